@@ -1,0 +1,120 @@
+"""Open the control plane: SQLite by default, PostgreSQL by URL.
+
+SQLite runs in WAL mode with foreign keys on. Transactions are begun explicitly: the driver's own lazy ``BEGIN`` lets a
+transaction read first and then fail with "database is locked" when it wants to write, so a writer takes the write lock
+at once (``BEGIN IMMEDIATE``, https://www.sqlite.org/lang_transaction.html) and waits for it up to ``BUSY_SECONDS``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.pool import StaticPool
+from sqlmodel import Session, SQLModel
+
+from fhir_gateway.errors import ConfigurationError
+
+#: How long a SQLite writer waits for another one; bulk writes of a large pull take seconds.
+BUSY_SECONDS = 60
+
+
+def create_engine(url: str) -> Engine:
+    """Return an engine for ``url`` (``sqlite:///path``, ``sqlite://`` for memory, or ``postgresql://...``).
+
+    A SQLite file and its folder are created when absent, readable by their owner only (modes 600 and 700).
+    Raises ConfigurationError for an URL of any other kind; the message never contains the URL (it may hold a password).
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise ConfigurationError("database_url is not a database URL") from error
+    backend = parsed.get_backend_name()
+    if backend == "sqlite":
+        return _sqlite(parsed)
+    if backend == "postgresql":
+        return sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+    raise ConfigurationError("database_url must begin with sqlite:// or postgresql://")
+
+
+def _sqlite(url: URL) -> Engine:
+    arguments: dict[str, Any] = {"connect_args": {"timeout": BUSY_SECONDS, "check_same_thread": False}}
+    in_memory = url.database in (None, "", ":memory:")
+    if in_memory:
+        arguments["poolclass"] = StaticPool  # one connection: each new one would be another, empty database
+    else:
+        _create_private_file(Path(str(url.database)))
+    engine = sa.create_engine(url, **arguments)
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves, below
+        cursor = connection.cursor()
+        if not in_memory:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=NORMAL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        reading = connection.get_execution_options().get("reading", False)
+        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _create_private_file(path: Path) -> None:
+    if not path.parent.is_dir():
+        path.parent.mkdir(parents=True, mode=0o700)
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        path.chmod(0o600)
+
+
+@contextmanager
+def transaction(engine: Engine, lock: str | None = None) -> Iterator[Connection]:
+    """Open a connection for writing; commits at the end, rolls back on an error.
+
+    ``lock`` names a rule that needs one writer at a time. SQLite has only one writer anyway; PostgreSQL takes an
+    advisory lock of that name until the transaction ends.
+    """
+    with engine.begin() as connection:
+        if lock is not None and engine.dialect.name == "postgresql":
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": lock})
+        yield connection
+
+
+@contextmanager
+def snapshot(engine: Engine) -> Iterator[Connection]:
+    """Open a connection for reading only: it sees one state and never waits for a writer."""
+    options: dict[str, Any] = {"reading": True}
+    if engine.dialect.name == "postgresql":
+        options["isolation_level"] = "REPEATABLE READ"
+    with engine.connect().execution_options(**options) as connection:
+        yield connection
+
+
+@contextmanager
+def session(engine: Engine) -> Iterator[Session]:
+    """Open an ORM session for reading and writing; commits at the end, rolls back on an error.
+
+    Objects stay readable after the commit.
+    """
+    with Session(engine, expire_on_commit=False) as opened, opened.begin():
+        yield opened
+
+
+def table_of(model: type[SQLModel]) -> sa.Table:
+    """Return the table of a SQLModel class, for bulk statements."""
+    table = SQLModel.metadata.tables[str(model.__tablename__)]
+    return table

@@ -1,0 +1,235 @@
+"""The search parameters we index, as data: a name, a kind and where its elements are.
+
+A new parameter is one line; a new resource type is one small entry. Sources: R4 search parameter registry
+(https://hl7.org/fhir/R4/searchparameter-registry.html) and, for ``category`` and ``subject-organization``, the
+Da Vinci Value-Based Performance Reporting guide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
+from typing import Any
+
+from fhir_gateway.db.search import values
+from fhir_gateway.db.search.values import Entry, Kind
+
+Elements = Callable[[Mapping[str, Any]], Iterator[Any]]
+
+_CATEGORY = "http://hl7.org/fhir/StructureDefinition/measurereport-category"
+_SUBJECT_ORGANIZATION = "http://hl7.org/fhir/us/davinci-vbpr/StructureDefinition/organization-subject"
+
+
+@dataclass(frozen=True, slots=True)
+class SearchParameter:
+    """A search parameter of one resource type."""
+
+    name: str
+    kind: Kind
+    elements: Elements
+    system: str | None = None  # of the codes, when the element is a plain code
+    target: str | None = None  # only references to this type count
+    same_as: str | None = None  # another name of the same parameter: nothing is indexed twice
+
+    def entries(self, resource: Mapping[str, Any], base_url: str | None) -> Iterator[Entry]:
+        """Yield the index entries of a resource; raises ValueError when an element is malformed."""
+        for element in self.elements(resource):
+            if self.kind == "token":
+                yield from values.tokens(element, self.system)
+            elif self.kind == "reference":
+                for entry in values.references(element, base_url):
+                    if self.target is None or entry[0] == self.target:
+                        yield entry
+            elif self.kind == "string":
+                yield from values.strings(element)
+            elif self.kind == "date":
+                yield from values.dates(element)
+            else:
+                yield from values.uris(element)
+
+
+def path(*paths: str) -> Elements:
+    """Return a function that yields all elements at the given dotted paths; lists are flattened on the way."""
+    split = [tuple(one.split(".")) for one in paths]
+
+    def elements(resource: Mapping[str, Any]) -> Iterator[Any]:
+        for steps in split:
+            yield from _descend(resource, steps)
+
+    return elements
+
+
+def _descend(node: Any, steps: tuple[str, ...]) -> Iterator[Any]:
+    if isinstance(node, list):
+        for one in node:
+            yield from _descend(one, steps)
+    elif not steps:
+        yield node
+    elif isinstance(node, dict):
+        child = node.get(steps[0])
+        if child is not None:
+            yield from _descend(child, steps[1:])
+
+
+def extension(url: str, value: str, at: str | None = None) -> Elements:
+    """Return a function that yields ``value`` of each extension ``url`` of the resource, or of its element ``at``."""
+    holders = path(f"{at}.extension" if at else "extension")
+
+    def elements(resource: Mapping[str, Any]) -> Iterator[Any]:
+        for one in holders(resource):
+            if one.get("url") == url and value in one:
+                yield one[value]
+
+    return elements
+
+
+def _token(name: str, *paths: str, system: str | None = None) -> SearchParameter:
+    return SearchParameter(name, "token", path(*paths or (name,)), system=system)
+
+
+def _string(name: str, *paths: str) -> SearchParameter:
+    return SearchParameter(name, "string", path(*paths or (name,)))
+
+
+def _reference(name: str, *paths: str, target: str | None = None) -> SearchParameter:
+    return SearchParameter(name, "reference", path(*paths or (name,)), target=target)
+
+
+def _date(name: str, *paths: str) -> SearchParameter:
+    return SearchParameter(name, "date", path(*paths or (name,)))
+
+
+def _uri(name: str, *paths: str) -> SearchParameter:
+    return SearchParameter(name, "uri", path(*paths or (name,)))
+
+
+_EVERY_TYPE = (
+    _uri("_profile", "meta.profile"),
+    _token("_tag", "meta.tag"),
+    _token("_security", "meta.security"),
+    _uri("_source", "meta.source"),
+)
+
+_PERSON_NAME = (
+    _string("name"),
+    _string("family", "name.family"),
+    _string("given", "name.given"),
+)
+
+_CANONICAL = (
+    _uri("url"),
+    _token("version"),
+    _string("name"),
+    _string("title"),
+    _token("status", system="http://hl7.org/fhir/publication-status"),
+    _token("identifier"),
+    _date("date"),
+    _date("effective", "effectivePeriod"),
+)
+
+_CATEGORY_PARAMETER = SearchParameter("category", "token", extension(_CATEGORY, "valueCodeableConcept"))
+_SUBJECT_PARAMETER = SearchParameter(
+    "subject-organization", "reference", extension(_SUBJECT_ORGANIZATION, "valueReference", at="subject")
+)
+
+_BY_TYPE: Mapping[str, tuple[SearchParameter, ...]] = {
+    "Coverage": (
+        _token("identifier"),
+        _reference("beneficiary"),
+        _reference("patient", "beneficiary", target="Patient"),
+        _reference("payor"),
+        _reference("subscriber"),
+        _token("status", system="http://hl7.org/fhir/fm-status"),
+        _token("type"),
+    ),
+    "Group": (
+        _token("identifier"),
+        _token("type", system="http://hl7.org/fhir/group-type"),
+        _token("actual"),
+        _token("code"),
+        _reference("member", "member.entity"),
+        _token("characteristic", "characteristic.code"),
+        _token("value", "characteristic.valueCodeableConcept", "characteristic.valueBoolean"),
+        _reference("characteristic-reference", "characteristic.valueReference"),  # ATR contracts; not in base R4
+        _reference("managing-entity", "managingEntity"),
+        _string("name"),  # not in base R4; US clients of ATR ask for it
+    ),
+    "Library": (*_CANONICAL, _token("type"), _token("content-type", "content.contentType")),
+    "Measure": _CANONICAL,
+    "MeasureReport": (
+        _uri("measure"),
+        _reference("subject"),
+        _reference("patient", "subject", target="Patient"),
+        _date("date"),
+        _date("period"),
+        _reference("reporter"),
+        _token("status", system="http://hl7.org/fhir/measure-report-status"),
+        _token("type", system="http://hl7.org/fhir/measure-report-type"),  # not in base R4
+        _reference("evaluated-resource", "evaluatedResource"),
+        _token("identifier"),
+        _CATEGORY_PARAMETER,
+        _SUBJECT_PARAMETER,
+        # The guide's CapabilityStatement spells these three differently from its SearchParameters.
+        SearchParameter("measurereport-category", "token", _CATEGORY_PARAMETER.elements, same_as="category"),
+        SearchParameter(
+            "measurereport-subject-organization",
+            "reference",
+            _SUBJECT_PARAMETER.elements,
+            same_as="subject-organization",
+        ),
+        SearchParameter("evaluatedResource", "reference", path("evaluatedResource"), same_as="evaluated-resource"),
+    ),
+    "Organization": (_token("identifier"), _string("name", "name", "alias"), _token("type"), _token("active")),
+    "Patient": (
+        _token("identifier"),
+        *_PERSON_NAME,
+        _date("birthdate", "birthDate"),
+        _token("gender", system="http://hl7.org/fhir/administrative-gender"),
+        _token("active"),
+        _reference("general-practitioner", "generalPractitioner"),
+        _reference("organization", "managingOrganization"),
+    ),
+    "Practitioner": (_token("identifier"), *_PERSON_NAME, _token("active")),
+    "PractitionerRole": (
+        _token("identifier"),
+        _reference("practitioner"),
+        _reference("organization"),
+        _token("specialty"),
+        _token("role", "code"),
+        _token("active"),
+    ),
+}
+
+
+@cache
+def search_parameters(resource_type: str) -> Mapping[str, SearchParameter]:
+    """Return the indexed parameters of a type by name; types without an entry have those of every type.
+
+    ``_id`` and ``_lastUpdated`` are answered from the resource's row and are not listed.
+    """
+    own = _BY_TYPE.get(resource_type, (_token("identifier"),))
+    return MappingProxyType({one.name: one for one in (*own, *_EVERY_TYPE)})
+
+
+@cache
+def _indexed(resource_type: str) -> tuple[tuple[str, SearchParameter], ...]:
+    parameters = search_parameters(resource_type).values()
+    return tuple((f"{resource_type}.{one.name}", one) for one in parameters if one.same_as is None)
+
+
+def index_entries(resource: Mapping[str, Any], base_url: str | None) -> Iterator[tuple[str, Entry]]:
+    """Yield (``Type.parameter``, entry) for all parameters of a resource, without repetitions.
+
+    A Reference that has an ``identifier`` also gives a token under ``Type.parameter:identifier``.
+    """
+    for name, parameter in _indexed(resource["resourceType"]):
+        seen: dict[Entry, None] = dict.fromkeys(parameter.entries(resource, base_url))
+        for entry in seen:
+            yield name, entry
+        if parameter.kind == "reference":
+            for element in parameter.elements(resource):
+                if isinstance(element, dict) and isinstance(element.get("identifier"), dict):
+                    for entry in values.tokens(element["identifier"]):
+                        yield f"{name}:identifier", entry

@@ -1,0 +1,24 @@
+"""Every module that defines tables of the control plane.
+
+A domain keeps its tables beside its rules (``sources/store.py``); this list is how migrations and tests get to know
+them. Names are imported lazily and from below, so that ``db`` depends on no domain.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import sqlalchemy as sa
+from sqlmodel import SQLModel
+
+#: To add a table: define the SQLModel class in the domain's ``store.py``, name that module here, add a migration.
+TABLE_MODULES: tuple[str, ...] = (
+    "fhir_gateway.db.resource_tables",
+)
+
+
+def metadata() -> sa.MetaData:
+    """Import all table modules and return the metadata that holds every table."""
+    for name in TABLE_MODULES:
+        import_module(name)
+    return SQLModel.metadata
