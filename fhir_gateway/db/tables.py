@@ -14,6 +14,7 @@ from sqlmodel import SQLModel
 #: To add a table: define the SQLModel class in the domain's ``store.py``, name that module here, add a migration.
 TABLE_MODULES: tuple[str, ...] = (
     "fhir_gateway.db.resource_tables",
+    "fhir_gateway.sources.tables",
 )
 
 

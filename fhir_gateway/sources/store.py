@@ -1,0 +1,172 @@
+"""The endpoint registry: endpoints and the keys we sign with for each, private keys encrypted at rest."""
+
+from __future__ import annotations
+
+import re
+import secrets as random
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, Protocol, cast
+
+from sqlalchemy import Engine
+from sqlmodel import select
+
+from fhir_gateway.db.engine import session
+from fhir_gateway.errors import ConfigurationError, ConflictError, NotFoundError
+from fhir_gateway.sources.endpoint import (
+    ALGORITHMS,
+    Algorithm,
+    AuthKind,
+    Endpoint,
+    KeyState,
+    SigningKey,
+    checked_base_url,
+    generate_key,
+    load_key,
+)
+from fhir_gateway.sources.tables import SourceEndpoint, SourceKey
+from fhir_gateway.sources.vendors import vendor_profile
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+
+
+class Cipher(Protocol):
+    """Encryption at rest (``fhir_gateway.db.secrets``)."""
+
+    def encrypt(self, plain: bytes, /) -> bytes:
+        """Ciphertext of these bytes."""
+
+    def decrypt(self, token: bytes, /) -> bytes:
+        """The bytes that were encrypted."""
+
+
+class EndpointStore:
+    """Registered endpoints and their keys."""
+
+    def __init__(self, engine: Engine, cipher: Cipher) -> None:
+        """Over a control plane whose tables exist; `cipher` protects private keys."""
+        self._engine = engine
+        self._cipher = cipher
+
+    def add(self, endpoint: Endpoint, algorithm: Algorithm = "ES384", private_key: bytes | None = None) -> Endpoint:
+        """Register an endpoint; one with SMART Backend Services gets a key of its own (or brings one as PEM)."""
+        if not _NAME.fullmatch(endpoint.name):
+            raise ConfigurationError("an endpoint's name is 1 to 32 of a-z, 0-9 and '-', not beginning with '-'")
+        if algorithm not in ALGORITHMS:
+            raise ConfigurationError(f"unknown signing algorithm {algorithm!r}; known: {', '.join(ALGORITHMS)}")
+        vendor_profile(endpoint.vendor)
+        if endpoint.auth == "smart-backend" and not endpoint.client_id:
+            raise ConfigurationError("SMART Backend Services needs the client id that the endpoint gave us")
+        endpoint = replace(endpoint, base_url=checked_base_url(endpoint.base_url))
+        with session(self._engine) as opened:
+            if opened.get(SourceEndpoint, endpoint.name):
+                raise ConflictError(f"endpoint {endpoint.name} is registered already")
+            opened.add(
+                SourceEndpoint(
+                    name=endpoint.name,
+                    base_url=endpoint.base_url,
+                    auth=endpoint.auth,
+                    client_id=endpoint.client_id,
+                    token_endpoint=endpoint.token_endpoint,
+                    scopes=endpoint.scopes,
+                    vendor=endpoint.vendor,
+                    trusted_origins=list(endpoint.trusted_origins),
+                    created=_now(),
+                )
+            )
+            opened.flush()
+            if endpoint.auth == "smart-backend":
+                opened.add(self._new_key(endpoint.name, algorithm, "active", private_key))
+        return endpoint
+
+    def get(self, name: str) -> Endpoint:
+        """The endpoint of that name."""
+        with session(self._engine) as opened:
+            row = opened.get(SourceEndpoint, name)
+        if row is None:
+            raise NotFoundError(f"no endpoint named {name}; register it with `fhir-gateway endpoint add`")
+        return _endpoint(row)
+
+    def all(self) -> list[Endpoint]:
+        """All endpoints, by name."""
+        with session(self._engine) as opened:
+            return [_endpoint(row) for row in opened.exec(select(SourceEndpoint).order_by(SourceEndpoint.name))]
+
+    def keys(self, name: str | None = None) -> list[SigningKey]:
+        """The keys of one endpoint, or of all, oldest first."""
+        query = select(SourceKey).order_by(SourceKey.created, SourceKey.kid)
+        if name is not None:
+            query = query.where(SourceKey.endpoint == name)
+        with session(self._engine) as opened:
+            return [self._key(row) for row in opened.exec(query)]
+
+    def signing_key(self, name: str) -> SigningKey:
+        """The key that signs for the endpoint now."""
+        for key in self.keys(name):
+            if key.state == "active":
+                return key
+        raise NotFoundError(f"endpoint {name} has no active signing key")
+
+    def prepare_key(self, name: str, algorithm: Algorithm = "ES384") -> SigningKey:
+        """First step of a rotation: publish a new key beside the present one, without signing with it yet."""
+        self.get(name)
+        row = self._new_key(name, algorithm, "next", None)
+        with session(self._engine) as opened:
+            opened.add(row)
+        return self._key(row)
+
+    def activate_key(self, name: str, kid: str) -> None:
+        """Second step, when caches have had the time to see the new key: sign with it; the old one stays published."""
+        with session(self._engine) as opened:
+            rows = {row.kid: row for row in opened.exec(select(SourceKey).where(SourceKey.endpoint == name))}
+            if kid not in rows:
+                raise NotFoundError(f"endpoint {name} has no key {kid}")
+            for row in rows.values():
+                if row.state == "active":
+                    row.state = "retired"
+            rows[kid].state = "active"
+            opened.add_all(rows.values())
+
+    def remove_key(self, name: str, kid: str) -> None:
+        """Last step: stop publishing a key that no longer signs."""
+        with session(self._engine) as opened:
+            row = opened.get(SourceKey, kid)
+            if row is None or row.endpoint != name:
+                raise NotFoundError(f"endpoint {name} has no key {kid}")
+            if row.state == "active":
+                raise ConflictError(f"key {kid} signs for {name}; activate another one first")
+            opened.delete(row)
+
+    def public_jwks(self, name: str | None = None) -> dict[str, Any]:
+        """The JWK Set to host at ``/.well-known/jwks.json``: every key that signs, will sign or has just signed."""
+        return {"keys": [key.public_jwk() for key in self.keys(name)]}
+
+    def _new_key(self, name: str, algorithm: Algorithm, state: KeyState, pem: bytes | None) -> SourceKey:
+        key = load_key(pem, algorithm) if pem is not None else generate_key(algorithm)
+        encrypted = self._cipher.encrypt(key.as_pem(private=True))
+        kid = f"{name}-{random.token_hex(8)}"
+        return SourceKey(
+            kid=kid, endpoint=name, algorithm=algorithm, state=state, private_key=encrypted, created=_now()
+        )
+
+    def _key(self, row: SourceKey) -> SigningKey:
+        algorithm = cast("Algorithm", row.algorithm)
+        key = load_key(self._cipher.decrypt(row.private_key), algorithm)
+        return SigningKey(row.kid, algorithm, cast("KeyState", row.state), key)
+
+
+def _endpoint(row: SourceEndpoint) -> Endpoint:
+    return Endpoint(
+        name=row.name,
+        base_url=row.base_url,
+        auth=cast("AuthKind", row.auth),
+        client_id=row.client_id,
+        token_endpoint=row.token_endpoint,
+        scopes=row.scopes,
+        vendor=row.vendor,
+        trusted_origins=tuple(row.trusted_origins),
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")

@@ -1,0 +1,55 @@
+"""Tables of the control plane that belong to sources: endpoints, their keys, and the log of pulls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlmodel import JSON, Column, Field, LargeBinary, SQLModel
+
+
+class SourceEndpoint(SQLModel, table=True):
+    """Table of registered endpoints."""
+
+    __tablename__ = "source_endpoint"
+
+    name: str = Field(primary_key=True, max_length=32)
+    base_url: str
+    auth: str
+    client_id: str | None = None
+    token_endpoint: str | None = None
+    scopes: str | None = None
+    vendor: str = "generic"
+    trusted_origins: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    created: str
+
+
+class SourceKey(SQLModel, table=True):
+    """Table of signing keys, several per endpoint while a rotation is under way."""
+
+    __tablename__ = "source_key"
+
+    kid: str = Field(primary_key=True, max_length=64)
+    endpoint: str = Field(foreign_key="source_endpoint.name", index=True)
+    algorithm: str
+    state: str
+    private_key: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    created: str
+
+
+class SourcePull(SQLModel, table=True):
+    """Table of pulls: what was asked, how far it came, and what it brought."""
+
+    __tablename__ = "source_pull"
+
+    id: str = Field(primary_key=True, max_length=64)
+    source: str = Field(index=True)
+    kind: str
+    request: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    state: str = "started"
+    status_url: bytes | None = Field(default=None, sa_column=Column(LargeBinary, nullable=True))
+    transaction_time: str | None = None
+    complete: bool = False
+    ledger: list[dict[str, Any]] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    issues: list[dict[str, Any]] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    started: str
+    finished: str | None = None
