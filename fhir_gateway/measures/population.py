@@ -1,0 +1,215 @@
+"""Populations: whom a measure is evaluated over, cut into batches that are evaluated one at a time.
+
+A batch holds whole members, so results do not depend on how a population is cut, and memory is bounded by the
+largest batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import duckdb
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fhir_gateway.errors import InputError
+from fhir_gateway.r4 import spec
+
+Resource = Mapping[str, Any]
+Read = Callable[[str, Sequence[str]], pa.Table]
+
+#: Columns every table read from a population has, besides those asked for.
+ROW_COLUMNS: Mapping[str, pa.DataType] = {
+    "_source": pa.string(),
+    "id": pa.string(),
+    "_member": pa.string(),
+    "_bucket": pa.int32(),
+    "_last_updated": pa.timestamp("us", tz="UTC"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Members (person ids, sorted) and a way to read their resources as columns."""
+
+    members: pa.Array
+    read: Read
+
+
+class Population(Protocol):
+    """Anything that can be evaluated: batches of members, and the lake version they were read from."""
+
+    @property
+    def lake_version(self) -> int | None:
+        """Version of the lake, None when the population does not come from a lake."""
+
+    def batches(self) -> Iterator[Batch]:
+        """Batches of disjoint members; together they are the population."""
+
+
+class ReadableLake(Protocol):
+    """The part of the lake that evaluation needs."""
+
+    @property
+    def version(self) -> int:
+        """Newest version."""
+
+    @property
+    def buckets(self) -> int:
+        """Number of member buckets."""
+
+    def members(self, bucket: int | None = None, version: int | None = None) -> pa.Array:
+        """Sorted person ids."""
+
+    def read(
+        self,
+        resource_type: str,
+        columns: Sequence[str] | None = None,
+        bucket: int | None = None,
+        version: int | None = None,
+    ) -> pa.Table:
+        """Newest rows of a type."""
+
+
+class LakePopulation:
+    """All members of a lake, or those of ``members``, one batch per bucket.
+
+    Resources that belong to no member (Practitioner, Medication ...) are read from all buckets, since any member
+    may refer to them.
+    """
+
+    def __init__(self, lake: ReadableLake, *, version: int | None = None, members: Iterable[str] | None = None) -> None:
+        """Pin ``version`` (default: the newest now), so that commits made meanwhile are not seen half."""
+        self._lake = lake
+        self._version = lake.version if version is None else version
+        self._wanted = None if members is None else pa.array(sorted(set(members)), pa.string())
+
+    @property
+    def lake_version(self) -> int | None:
+        """Version of the lake that is read."""
+        return self._version
+
+    def batches(self) -> Iterator[Batch]:
+        """One batch for each bucket that has members."""
+        for bucket in range(self._lake.buckets):
+            members = self._lake.members(bucket=bucket, version=self._version)
+            if self._wanted is not None:
+                members = members.filter(pc.is_in(members, value_set=self._wanted))
+            if len(members):
+                yield Batch(members, self._reader(bucket, members))
+
+    def _reader(self, bucket: int, members: pa.Array) -> Read:
+        def read(resource_type: str, columns: Sequence[str]) -> pa.Table:
+            own = resource_type == "Patient" or spec.patient_element(resource_type) is not None
+            table = self._lake.read(resource_type, columns, bucket=bucket if own else None, version=self._version)
+            if own and self._wanted is not None:
+                table = table.filter(pc.is_in(table["_member"], value_set=members))
+            return table
+
+        return read
+
+
+class MemoryPopulation:
+    """FHIR resources held in memory, with the same columns as the lake gives.
+
+    ``groups`` are (member, resources) pairs: every resource of a group belongs to that member, whatever it refers to;
+    the member None holds resources that any member may refer to.
+    """
+
+    lake_version: int | None = None
+
+    def __init__(
+        self, groups: Iterable[tuple[str | None, Iterable[Resource]]], *, batch_size: int | None = None
+    ) -> None:
+        """Take over the resources; ``batch_size`` is the number of members per batch (default: all in one)."""
+        rows: dict[str, list[tuple[str | None, str | None, bytes]]] = {}
+        members: set[str] = set()
+        for member, resources in groups:
+            for resource in resources:
+                rows.setdefault(resource["resourceType"], []).append(
+                    (member, resource.get("id"), orjson.dumps(resource))
+                )
+                if member is not None and resource["resourceType"] == "Patient":
+                    members.add(member)
+        self._members = pa.array(sorted(members), pa.string())
+        self._batch_size = batch_size or max(len(members), 1)
+        self._tables = {resource_type: _raw_table(found) for resource_type, found in rows.items()}
+
+    @classmethod
+    def from_resources(cls, resources: Iterable[Resource], *, batch_size: int | None = None) -> MemoryPopulation:
+        """Group resources by the Patient they refer to; the member is that Patient's id."""
+        return cls(((member_of(resource), [resource]) for resource in resources), batch_size=batch_size)
+
+    def batches(self) -> Iterator[Batch]:
+        """Batches of at most ``batch_size`` members, in order of member id."""
+        for start in range(0, len(self._members), self._batch_size):
+            members = self._members.slice(start, self._batch_size)
+            yield Batch(members, self._reader(members))
+
+    def _reader(self, members: pa.Array) -> Read:
+        def read(resource_type: str, columns: Sequence[str]) -> pa.Table:
+            raw = self._tables.get(resource_type)
+            if raw is None:
+                raw = _raw_table([])
+            here = pc.or_(pc.is_in(raw["_member"], value_set=members), pc.is_null(raw["_member"]))
+            return typed_columns(raw.filter(here), resource_type, columns)
+
+        return read
+
+
+def member_of(resource: Resource) -> str | None:
+    """Id of the Patient a resource belongs to, None when it belongs to nobody."""
+    resource_type = resource["resourceType"]
+    if resource_type == "Patient":
+        return str(resource["id"])
+    element = spec.patient_element(resource_type)
+    reference = (resource.get(element) or {}).get("reference") if element else None
+    if not reference:
+        return None
+    parts = str(reference).partition("/_history/")[0].split("/")
+    return parts[-1] if len(parts) >= 2 and parts[-2] == "Patient" else None
+
+
+def typed_columns(raw: pa.Table, resource_type: str, columns: Sequence[str]) -> pa.Table:
+    """Add the typed columns of FHIR elements to a table that has the resources' JSON in ``_raw``.
+
+    Layout and types are those of ``r4.spec.column_structure``; ``_raw`` itself is kept only when asked for.
+    """
+    structure = spec.column_structure(resource_type)
+    unknown = [name for name in columns if name not in structure and name not in (*ROW_COLUMNS, "_raw")]
+    if unknown:
+        raise InputError(f"{resource_type} has no columns {', '.join(unknown)}")
+    wanted = [name for name in dict.fromkeys(columns) if name not in ROW_COLUMNS and name != "_raw"]
+    table = raw.select([*ROW_COLUMNS, *(["_raw"] if "_raw" in columns else [])])
+    if not wanted:
+        return table
+    types = {name: spec.arrow_type(structure[name]) for name in wanted}
+    with duckdb.connect() as connection:
+        connection.register("resources", raw.select(["_raw"]))
+        shape = orjson.dumps({name: structure[name] for name in wanted}).decode()
+        query = "SELECT json_transform(_raw, ?) AS typed FROM resources"
+        typed = connection.sql(query, params=[shape]).to_arrow_table()["typed"].combine_chunks()
+    if isinstance(typed, pa.ChunkedArray):
+        typed = pa.concat_arrays(typed.chunks) if typed.num_chunks else pa.array([], typed.type)
+    for name, arrow_type in types.items():
+        table = table.append_column(name, pc.struct_field(typed, name).cast(arrow_type))
+    return table
+
+
+def _raw_table(rows: Iterable[tuple[str | None, str | None, bytes]]) -> pa.Table:
+    """Rows in the order of the lake: by member, source and id; the last of a repeated id wins, as in a second pull."""
+    newest = {(member or "", resource_id or ""): (member, resource_id, raw) for member, resource_id, raw in rows}
+    ordered = [newest[key] for key in sorted(newest)]
+    return pa.table(
+        {
+            "_source": pa.array(["memory"] * len(ordered), pa.string()),
+            "id": pa.array([resource_id for _, resource_id, _ in ordered], pa.string()),
+            "_member": pa.array([member for member, _, _ in ordered], pa.string()),
+            "_bucket": pa.array([0] * len(ordered), pa.int32()),
+            "_last_updated": pa.nulls(len(ordered), pa.timestamp("us", tz="UTC")),
+            "_raw": pa.array([raw.decode() for _, _, raw in ordered], pa.string()),
+        }
+    )
