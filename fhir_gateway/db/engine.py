@@ -116,5 +116,4 @@ def session(engine: Engine) -> Iterator[Session]:
 
 def table_of(model: type[SQLModel]) -> sa.Table:
     """Return the table of a SQLModel class, for bulk statements."""
-    table = SQLModel.metadata.tables[str(model.__tablename__)]
-    return table
+    return SQLModel.metadata.tables[str(model.__tablename__)]

@@ -16,8 +16,8 @@ class ResourceRow(SQLModel, table=True):
     __table_args__ = (sa.UniqueConstraint("type", "id", name="uq_fhir_resource_type_id"),)
 
     key: int = Field(sa_column=sa.Column(sa.BigInteger, primary_key=True, autoincrement=False))
-    type: str = Field(sa_type=_TEXT)  # type: ignore[call-overload]
-    id: str = Field(sa_type=_TEXT)  # type: ignore[call-overload]
+    type: str = Field(sa_type=_TEXT)
+    id: str = Field(sa_type=_TEXT)
     version: int
     last_updated: int = Field(sa_column=sa.Column(sa.BigInteger, nullable=False))  # microseconds since 1970, UTC
     deleted: bool
@@ -62,9 +62,9 @@ class SearchIndexRow(SQLModel, table=True):
     key: int = Field(
         sa_column=sa.Column(sa.BigInteger, sa.ForeignKey("fhir_resource.key", ondelete="CASCADE"), nullable=False)
     )
-    parameter: str = Field(sa_type=_TEXT)  # type: ignore[call-overload]  # "Type.name"
+    parameter: str = Field(sa_type=_TEXT)  # "Type.name"
     system: str | None = None
-    value: str | None = Field(default=None, sa_type=_TEXT)  # type: ignore[call-overload]
+    value: str | None = Field(default=None, sa_type=_TEXT)
     text: str | None = None
     low: int | None = Field(default=None, sa_column=sa.Column(sa.BigInteger))
     high: int | None = Field(default=None, sa_column=sa.Column(sa.BigInteger))

@@ -259,9 +259,11 @@ class ResourceStore:
         if created:
             connection.execute(sa.insert(self._resource), created)
         if updated:
-            of_key = sa.bindparam("of_key")
+            of_key: sa.BindParameter[int] = sa.bindparam("of_key")
             connection.execute(sa.delete(self._index).where(self._index.c.key == of_key), updated)
-            settable = {name: sa.bindparam(name) for name in ("version", "last_updated", "deleted", "digest", "body")}
+            settable: dict[str, sa.BindParameter[object]] = {
+                name: sa.bindparam(name) for name in ("version", "last_updated", "deleted", "digest", "body")
+            }
             connection.execute(
                 sa.update(self._resource).where(self._resource.c.key == of_key).values(settable), updated
             )

@@ -130,7 +130,7 @@ def _uri(text: str, index: sa.Table) -> Condition:
 
 
 def _date(code: str, text: str, low: sa.ColumnElement[int], high: sa.ColumnElement[int], now: datetime) -> Condition:
-    """Compare the stored range ``[low, high)`` with the range of the value (R4 §3.1.1.4.7 and the table of prefixes)."""
+    """Compare the stored range ``[low, high)`` with the range of the value (R4 §3.1.1.4.7, table of prefixes)."""
     match = _PREFIX.fullmatch(text.replace(" ", "+"))  # an unescaped + of a zone arrives as a blank
     try:
         start, end = parse_range(match[2] if match else "")

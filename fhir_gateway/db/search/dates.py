@@ -62,5 +62,5 @@ def _month_start(year: int, month: int) -> int:
 def _zone(text: str | None) -> timezone:
     if text in (None, "Z"):
         return UTC
-    sign = -1 if text[0] == "-" else 1  # type: ignore[index]  # None is excluded above
-    return timezone(sign * timedelta(hours=int(text[1:3]), minutes=int(text[4:6])))  # type: ignore[index]
+    sign = -1 if text[0] == "-" else 1
+    return timezone(sign * timedelta(hours=int(text[1:3]), minutes=int(text[4:6])))

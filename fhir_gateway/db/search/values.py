@@ -64,7 +64,7 @@ def tokens(element: Any, system: str | None = None) -> Iterator[Entry]:
 
 
 def references(element: Any, base_url: str | None) -> Iterator[Entry]:
-    """Yield the entry of a Reference or canonical string; contained (``#...``) and display-only references have none."""
+    """Yield the entry of a Reference or canonical; contained (``#...``) and display-only references have none."""
     reference = element.get("reference") if isinstance(element, dict) else element
     if isinstance(reference, str) and reference and not reference.startswith("#"):
         target, value = reference_parts(reference, base_url)

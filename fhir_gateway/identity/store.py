@@ -1,0 +1,272 @@
+"""The crosswalk from patients to persons in the control plane.
+
+Kept in SQL and not in the lake because it changes row by row under one writer at a time, must survive together with
+its history, and is small: a row per patient and per identifier, no clinical content (ADR 0022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+from sqlmodel import Field, SQLModel
+
+from fhir_gateway.db.engine import table_of
+
+
+class PatientRow(SQLModel, table=True):
+    """A patient of a source, the person it is, and what matching compares."""
+
+    __tablename__ = "identity_patient"
+    __table_args__ = (
+        sa.UniqueConstraint("source", "patient_id", name="uq_identity_patient"),
+        sa.Index("ix_identity_patient_person", "person"),
+    )
+
+    number: int = Field(sa_column=sa.Column(sa.BigInteger, primary_key=True, autoincrement=False))
+    source: str
+    patient_id: str
+    person: str
+    birth_date: str | None = None
+    gender: str | None = None
+    fingerprint: str
+
+
+class KeyRow(SQLModel, table=True):
+    """A match key of a patient: the hash of an identifier, and the name of its system."""
+
+    __tablename__ = "identity_key"
+    __table_args__ = (sa.Index("ix_identity_key_number", "number"),)
+
+    key: str = Field(primary_key=True)
+    number: int = Field(
+        sa_column=sa.Column(
+            sa.BigInteger,
+            sa.ForeignKey("identity_patient.number", ondelete="CASCADE"),
+            primary_key=True,
+            autoincrement=False,
+        )
+    )
+    system: str
+
+
+class PersonRow(SQLModel, table=True):
+    """A person: its id is derived from its first patient (``anchor``); ``born`` numbers the assignment that made it."""
+
+    __tablename__ = "identity_person"
+
+    person: str = Field(primary_key=True)
+    anchor: int = Field(sa_column=sa.Column(sa.BigInteger, nullable=False))
+    born: int
+    merged_into: str | None = None
+
+
+class ChangeRow(SQLModel, table=True):
+    """A merge or split of persons (``models.PersonChange``)."""
+
+    __tablename__ = "identity_change"
+
+    id: int | None = Field(default=None, primary_key=True)
+    kind: str
+    person: str
+    other: str
+    reason: str
+    changed_at: str
+
+
+class ReviewRow(SQLModel, table=True):
+    """A link that was not made (``models.Review``); ``digest`` keeps the same one from being listed twice."""
+
+    __tablename__ = "identity_review"
+
+    digest: str = Field(primary_key=True)
+    rule: str
+    system: str
+    source: str
+    patient_id: str | None = None
+    other_source: str | None = None
+    other_patient_id: str | None = None
+    patients: int
+    noticed_at: str
+
+
+PATIENT, KEY, PERSON = table_of(PatientRow), table_of(KeyRow), table_of(PersonRow)
+CHANGE, REVIEW = table_of(ChangeRow), table_of(ReviewRow)
+
+#: What the present assignment may touch; temporary tables of the connection.
+_REACHED_KEY = sa.Table(
+    "identity_reached_key", sa.MetaData(), sa.Column("key", sa.String, primary_key=True), prefixes=["TEMPORARY"]
+)
+_REACHED_PATIENT = sa.Table(
+    "identity_reached_patient",
+    sa.MetaData(),
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    prefixes=["TEMPORARY"],
+)
+
+PATIENT_SCHEMA = pa.schema(
+    [
+        ("number", pa.int64()),
+        ("source", pa.string()),
+        ("id", pa.string()),
+        ("person", pa.string()),
+        ("birth_date", pa.string()),
+        ("gender", pa.string()),
+        ("fingerprint", pa.string()),
+    ]
+)
+KEY_SCHEMA = pa.schema([("number", pa.int64()), ("system", pa.string()), ("key", pa.string())])
+PERSON_SCHEMA = pa.schema([("person", pa.string()), ("anchor", pa.int64()), ("born", pa.int64())])
+
+_PATIENT_COLUMNS = (
+    PATIENT.c.number,
+    PATIENT.c.source,
+    PATIENT.c.patient_id,
+    PATIENT.c.person,
+    PATIENT.c.birth_date,
+    PATIENT.c.gender,
+    PATIENT.c.fingerprint,
+)
+_SLICE = 10_000  # ids in one statement; below this many a lookup names them, above it reads the whole source
+
+
+def arrow(rows: Sequence[Any], schema: pa.Schema) -> pa.Table:
+    """Return SQL rows as an Arrow table."""
+    columns: Sequence[Sequence[Any]] = list(zip(*rows, strict=True)) if rows else [()] * len(schema)
+    return pa.table([pa.array(column, one.type) for column, one in zip(columns, schema, strict=True)], schema=schema)
+
+
+def patients_of(connection: Connection, source: str, ids: pa.Array) -> pa.Table:
+    """Return the stored patients of a source among ``ids`` (distinct), maybe with others of that source."""
+    statement = sa.select(*_PATIENT_COLUMNS).where(PATIENT.c.source == source)
+    if len(ids) <= _SLICE:
+        statement = statement.where(PATIENT.c.patient_id.in_(ids.to_pylist()))
+    return arrow(connection.execute(statement).all(), PATIENT_SCHEMA)
+
+
+def neighbourhood(connection: Connection, numbers: pa.Array, keys: pa.Array) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """Return (patients, keys, living persons) of these patients and of all who are linked to them or to ``keys``.
+
+    Links are followed however far they go; a connected set of patients is small, whatever the size of the crosswalk.
+    """
+    for table, column, values in ((_REACHED_KEY, "key", keys), (_REACHED_PATIENT, "number", numbers)):
+        connection.exec_driver_sql(f"DROP TABLE IF EXISTS {table.name}")
+        table.create(connection, checkfirst=False)
+        if len(values):
+            connection.execute(sa.insert(table), [{column: value} for value in values.to_pylist()])
+    reached_keys, reached_patients = sa.select(_REACHED_KEY.c.key), sa.select(_REACHED_PATIENT.c.number)
+    more_patients = sa.insert(_REACHED_PATIENT).from_select(
+        ["number"],
+        sa.select(KEY.c.number).where(KEY.c.key.in_(reached_keys), KEY.c.number.not_in(reached_patients)).distinct(),
+    )
+    more_keys = sa.insert(_REACHED_KEY).from_select(
+        ["key"],
+        sa.select(KEY.c.key).where(KEY.c.number.in_(reached_patients), KEY.c.key.not_in(reached_keys)).distinct(),
+    )
+    connection.execute(more_patients)
+    while connection.execute(more_keys).rowcount and connection.execute(more_patients).rowcount:
+        pass
+    here = PATIENT.c.number.in_(reached_patients)
+    patients = connection.execute(sa.select(*_PATIENT_COLUMNS).where(here)).all()
+    pairs = connection.execute(
+        sa.select(KEY.c.number, KEY.c.system, KEY.c.key).where(KEY.c.number.in_(reached_patients))
+    ).all()
+    persons = connection.execute(
+        sa.select(PERSON.c.person, PERSON.c.anchor, PERSON.c.born).where(
+            PERSON.c.person.in_(sa.select(PATIENT.c.person).where(here))
+        )
+    ).all()
+    connection.exec_driver_sql(f"DROP TABLE {_REACHED_KEY.name}")
+    connection.exec_driver_sql(f"DROP TABLE {_REACHED_PATIENT.name}")
+    return arrow(patients, PATIENT_SCHEMA), arrow(pairs, KEY_SCHEMA), arrow(persons, PERSON_SCHEMA)
+
+
+def next_numbers(connection: Connection) -> tuple[int, int]:
+    """Return the first free patient number and the number of this assignment."""
+    patient = connection.scalar(sa.select(sa.func.max(PATIENT.c.number))) or 0
+    born = connection.scalar(sa.select(sa.func.max(PERSON.c.born))) or 0
+    return patient + 1, born + 1
+
+
+def replace_patients(connection: Connection, patients: pa.Table, keys: pa.Table, known: pa.Array) -> None:
+    """Write patients with their keys; those whose number is in ``known`` replace what is stored."""
+    rows = [
+        {
+            "number": row["number"],
+            "source": row["source"],
+            "patient_id": row["id"],
+            "person": row["person"],
+            "birth_date": row["birth_date"],
+            "gender": row["gender"],
+            "fingerprint": row["fingerprint"],
+        }
+        for row in patients.to_pylist()
+    ]
+    old = set(known.to_pylist())
+    if old:
+        of_number = sa.bindparam("of_number", type_=sa.BigInteger)
+        changed = [{"of_number": number} for number in old]
+        connection.execute(sa.delete(KEY).where(KEY.c.number == of_number), changed)
+        connection.execute(
+            sa.update(PATIENT)
+            .where(PATIENT.c.number == of_number)
+            .values({name: sa.bindparam(name) for name in ("person", "birth_date", "gender", "fingerprint")}),
+            [{"of_number": row["number"]} | row for row in rows if row["number"] in old],
+        )
+    fresh = [row for row in rows if row["number"] not in old]
+    if fresh:
+        connection.execute(sa.insert(PATIENT), fresh)
+    if len(keys):
+        connection.execute(sa.insert(KEY), keys.to_pylist())
+
+
+def move_patients(connection: Connection, moved: pa.Table) -> None:
+    """Set the person of patients that did not change themselves: columns ``number`` and ``person``."""
+    if len(moved):
+        statement = sa.update(PATIENT).where(PATIENT.c.number == sa.bindparam("of_number", type_=sa.BigInteger))
+        rows = [{"of_number": row["number"], "person": row["person"]} for row in moved.to_pylist()]
+        connection.execute(statement.values(person=sa.bindparam("person")), rows)
+
+
+def write_persons(connection: Connection, made: pa.Table, merged: pa.Table) -> None:
+    """Insert or revive persons (``person, anchor, born``) and mark merged ones (``person, other``)."""
+    if len(made):
+        rows = made.to_pylist()
+        names = pc.unique(made["person"]).to_pylist()
+        retired: set[str] = set()
+        for start in range(0, len(names), _SLICE):
+            some = names[start : start + _SLICE]
+            retired |= set(connection.scalars(sa.select(PERSON.c.person).where(PERSON.c.person.in_(some))))
+        fresh = [row | {"merged_into": None} for row in rows if row["person"] not in retired]
+        if fresh:
+            connection.execute(sa.insert(PERSON), fresh)
+        _set_merged(connection, [{"of_person": name, "merged_into": None} for name in retired])
+    _set_merged(connection, [{"of_person": row["other"], "merged_into": row["person"]} for row in merged.to_pylist()])
+
+
+def _set_merged(connection: Connection, rows: list[dict[str, str | None]]) -> None:
+    if rows:
+        statement = sa.update(PERSON).where(PERSON.c.person == sa.bindparam("of_person"))
+        connection.execute(statement.values(merged_into=sa.bindparam("merged_into")), rows)
+
+
+def write_changes(connection: Connection, changes: pa.Table, now: str) -> None:
+    """Append to the history of persons: columns ``kind, person, other, reason``."""
+    if len(changes):
+        connection.execute(sa.insert(CHANGE), [row | {"changed_at": now} for row in changes.to_pylist()])
+
+
+def write_reviews(connection: Connection, reviews: pa.Table, now: str) -> None:
+    """Add reviews that are not listed yet: the columns of ``ReviewRow`` without ``noticed_at``."""
+    digests = reviews["digest"].to_pylist()
+    listed: set[str] = set()
+    for start in range(0, len(digests), _SLICE):
+        some = digests[start : start + _SLICE]
+        listed |= set(connection.scalars(sa.select(REVIEW.c.digest).where(REVIEW.c.digest.in_(some))))
+    fresh = [row | {"noticed_at": now} for row in reviews.to_pylist() if row["digest"] not in listed]
+    if fresh:
+        connection.execute(sa.insert(REVIEW), fresh)
