@@ -1,0 +1,212 @@
+"""Claim lines: one row per line of an ExplanationOfBenefit, with the version of each claim that counts.
+
+Input are tables as :meth:`Lake.read` gives them; everything is set-based (DuckDB over the nested columns). Shapes
+understood: CARIN Blue Button (C4BB), the CMS Blue Button variables, and Synthea. Amounts are exact decimals in the
+currency of the claim; a null amount means the payer did not say. Dates are the days as written by the payer.
+
+Versions of a claim. EOBs of one member and source belong to one *claim group* when they share the unique claim id
+(identifier type ``uc``), a claim group identifier, or name each other in ``related`` (CARIN BB 2.2.0: ``prior``,
+``replacedby``). In a group
+
+* an EOB with a negative net amount is a *reversal*; it cancels the version with exactly the opposite amount (the one it
+  names, else the earliest unreversed one), and neither counts; a negative EOB that opposes no version counts as an
+  *adjustment* beside the version it corrects;
+* the newest other version decides: it alone counts when it is ``active`` and not reversed; when it is ``cancelled`` or
+  reversed the claim is void.
+
+All rows stay in the table: ``counts`` says which to add up, ``version_status`` why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any, Protocol
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+#: Columns of ExplanationOfBenefit that :func:`claim_lines` reads.
+EOB_COLUMNS = (
+    *("identifier", "status", "use", "type", "subType", "created", "billablePeriod", "insurer", "provider", "outcome"),
+    *("related", "claim", "careTeam", "supportingInfo", "diagnosis", "insurance", "item", "adjudication", "total"),
+    "payment",
+)
+#: Columns of the directory resources that :func:`providers` reads.
+PRACTITIONER_COLUMNS = ("identifier", "qualification", "name")
+ROLE_COLUMNS = ("identifier", "practitioner", "organization", "specialty", "code")
+ORGANIZATION_COLUMNS = ("identifier", "name")
+
+
+_AMOUNT = pa.decimal128(28, 8)
+#: Columns of a claim line table, in order.
+LINE_SCHEMA = pa.schema(
+    [
+        ("_member", pa.string()),
+        ("source", pa.string()),
+        ("eob", pa.string()),
+        ("claim_group", pa.string()),
+        ("version", pa.int32()),
+        ("version_status", pa.string()),
+        ("counts", pa.bool_()),
+        ("line", pa.int64()),
+        ("service_from", pa.date32()),
+        ("service_thru", pa.date32()),
+        ("claim_from", pa.date32()),
+        ("claim_thru", pa.date32()),
+        ("claim_type", pa.string()),
+        ("bill_type", pa.string()),
+        ("npi", pa.string()),
+        ("tin", pa.string()),
+        ("organization", pa.string()),
+        ("specialty", pa.string()),
+        ("procedure_system", pa.string()),
+        ("procedure", pa.string()),
+        ("place_of_service", pa.string()),
+        ("revenue_code", pa.string()),
+        ("diagnosis", pa.string()),
+        ("drg", pa.string()),
+        ("submitted", _AMOUNT),
+        ("allowed", _AMOUNT),
+        ("paid", _AMOUNT),
+        ("patient", _AMOUNT),
+        ("amount_level", pa.string()),
+        ("denied", pa.bool_()),
+        ("payment_date", pa.date32()),
+        ("coverage", pa.string()),
+        ("insurer", pa.string()),
+    ]
+)
+
+#: Columns of a provider directory.
+DIRECTORY_SCHEMA = pa.schema(
+    [
+        (name, pa.string())
+        for name in ("source", "reference", "npi", "tin", "organization", "specialty", "specialty_system", "name")
+    ]
+)
+
+#: Adjudication categories: (code or last segment of a code, amount, rank). Of the ranks present the lowest is taken and
+#: its categories are added. Sources: HL7 adjudication codes; CARIN BB CodeSystem C4BBAdjudication; CMS Blue Button
+#: variables (line_* on carrier and DME claims, rev_cntr_* on institutional ones).
+_CATEGORIES = (
+    ("submitted", "submitted", 1), ("line_sbmtd_chrg_amt", "submitted", 2), ("rev_cntr_tot_chrg_amt", "submitted", 3),
+    ("eligible", "allowed", 1), ("line_alowd_chrg_amt", "allowed", 2),
+    ("paidtoprovider", "paid", 1), ("paidtopatient", "paid", 1), ("benefit", "paid", 2),
+    ("line_nch_pmt_amt", "paid", 3), ("rev_cntr_pmt_amt_amt", "paid", 4),
+    ("line_prvdr_pmt_amt", "paid", 5), ("line_bene_pmt_amt", "paid", 5),
+    ("memberliability", "patient", 1),
+    ("copay", "patient", 2), ("deductible", "patient", 2), ("coinsurance", "patient", 2), ("noncovered", "patient", 2),
+    ("line_coinsrnc_amt", "patient", 3), ("line_bene_ptb_ddctbl_amt", "patient", 3),
+    ("paidbypatient", "patient", 4),
+)  # fmt: skip
+
+
+@cache
+def _sections() -> Mapping[str, str]:
+    """Queries of ``claims.sql`` by section name."""
+    text = files(__package__).joinpath("claims.sql").read_text(encoding="utf-8")
+    return {name.strip(): body for name, body in (part.split("\n", 1) for part in text.split("-- section:")[1:])}
+
+
+class ClaimSource(Protocol):
+    """What :func:`claims` needs of a lake."""
+
+    def read(
+        self,
+        resource_type: str,
+        columns: Sequence[str] | None = None,
+        bucket: int | None = None,
+        version: int | None = None,
+    ) -> pa.Table:
+        """Newest rows of a resource type."""
+
+
+def claims(lake: ClaimSource, bucket: int | None = None, version: int | None = None) -> pa.Table:
+    """Claim lines of a lake (of one member bucket, as of a version), providers resolved."""
+    return claim_lines(
+        lake.read("ExplanationOfBenefit", EOB_COLUMNS, bucket=bucket, version=version),
+        directory(lake, version=version),
+        lake.read("Claim", ("provider",), bucket=bucket, version=version),
+    )
+
+
+def directory(lake: ClaimSource, version: int | None = None) -> pa.Table:
+    """Provider directory of a lake: :func:`providers` over all its Practitioners, roles and Organizations."""
+    return providers(
+        lake.read("Practitioner", PRACTITIONER_COLUMNS, version=version),
+        lake.read("PractitionerRole", ROLE_COLUMNS, version=version),
+        lake.read("Organization", ORGANIZATION_COLUMNS, version=version),
+    )
+
+
+def _connect(**tables: pa.Table) -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect()
+    connection.execute(_sections()["macros"])
+    for name, table in tables.items():
+        connection.register(name, table)
+    return connection
+
+
+def _fetch(connection: duckdb.DuckDBPyConnection, query: str, schema: pa.Schema) -> pa.Table:
+    result = connection.sql(query).to_arrow_table()
+    return result.select(schema.names).cast(schema).combine_chunks()
+
+
+def providers(practitioners: pa.Table, roles: pa.Table, organizations: pa.Table) -> pa.Table:
+    """Provider directory: one row per Practitioner, PractitionerRole and Organization of each source.
+
+    ``reference`` is the typed relative reference; ``organization`` the billing Organization (of a Practitioner: that
+    of the first role by id); ``tin`` is that Organization's tax number. References by identifier are resolved by
+    NPI within the source. A specialty is the first coding of the role, else of the Practitioner's qualification.
+    """
+    with _connect(practitioners=practitioners, roles=roles, organizations=organizations) as connection:
+        return _fetch(connection, _sections()["providers"], DIRECTORY_SCHEMA)
+
+
+def claim_lines(
+    eobs: pa.Table, directory: pa.Table | None = None, submitted_claims: pa.Table | None = None
+) -> pa.Table:
+    """One row per claim line (:data:`LINE_SCHEMA`), sorted by member, source, EOB and line.
+
+    ``eobs`` has ``_member, _source, id, _last_updated`` and :data:`EOB_COLUMNS`; ``directory`` comes from
+    :func:`providers`; ``submitted_claims`` are Claim rows with ``provider``, used where an EOB names no billing
+    organization. An amount the payer gives only for the whole claim stands on its first line (``amount_level``
+    ``header``). Allowed, where not given, is paid plus patient share. ``payment_date`` falls back to ``created``.
+    """
+    connection = _connect(
+        eobs=eobs.append_column("rid", pa.array(np.arange(eobs.num_rows, dtype=np.int64))),
+        directory=directory if directory is not None else DIRECTORY_SCHEMA.empty_table(),
+        categories=pa.Table.from_arrays(
+            [pa.array(column) for column in zip(*_CATEGORIES, strict=True)], names=["code", "amount", "rank"]
+        ),
+    )
+    with connection:
+        if submitted_claims is not None:
+            connection.register("claim_rows", submitted_claims)
+            connection.execute(
+                "CREATE TABLE submitters AS SELECT _source, 'Claim/' || id AS claim,"
+                " typed_reference(provider.reference) AS organization FROM claim_rows"
+                " WHERE provider.reference LIKE '%Organization/%'"
+            )
+        else:
+            connection.execute("CREATE TABLE submitters (_source VARCHAR, claim VARCHAR, organization VARCHAR)")
+        connection.execute(_sections()["lines"])
+        connection.register("grouping", _claim_groups(connection, eobs.num_rows))
+        connection.execute(_sections()["versions"])
+        return _fetch(connection, _sections()["output"], LINE_SCHEMA)
+
+
+def _claim_groups(connection: duckdb.DuckDBPyConnection, count: int) -> pa.Table:
+    """Connected components of EOBs that are versions of one claim: rid -> component, and who supersedes whom."""
+    if count == 0:
+        return pa.table({"rid": pa.array([], pa.int64()), "component": pa.array([], pa.int64())})
+    connection.execute(_sections()["links"])
+    links: dict[str, Any] = connection.sql("SELECT a, b FROM links").fetchnumpy()
+    graph = coo_array((np.ones(len(links["a"]), dtype=np.int8), (links["a"], links["b"])), shape=(count, count))
+    _, labels = connected_components(graph, directed=False)
+    return pa.table({"rid": np.arange(count, dtype=np.int64), "component": labels.astype(np.int64)})
