@@ -1,0 +1,159 @@
+"""The HTTP application: routes from the registry, answers to errors, and the frame around every request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from importlib.metadata import version
+from typing import Any, cast
+
+import orjson
+from fastapi import APIRouter, FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from fhir_gateway.auth.routes import router as authorization_router
+from fhir_gateway.errors import GatewayError, InputError, NotFoundError
+from fhir_gateway.r4.spec import resource_types
+from fhir_gateway.server import documentation
+from fhir_gateway.server.access import access_of
+from fhir_gateway.server.audit import AuditTrail
+from fhir_gateway.server.capability import capability_statement
+from fhir_gateway.server.catalog import Catalog, StoredCatalog
+from fhir_gateway.server.gateway import Gateway
+from fhir_gateway.server.interactions import Interactions
+from fhir_gateway.server.middleware import RequestFrame
+from fhir_gateway.server.negotiation import require_json
+from fhir_gateway.server.problems import FHIR_JSON, MethodNotAllowed, UnsupportedType, error_response
+from fhir_gateway.server.registry import SERVED
+from fhir_gateway.server.search import PageLinks
+
+#: Path of the FHIR base; its public address is ``Settings.public_url`` plus this.
+FHIR_PATH = "/fhir"
+#: Documents that browser-based tools of any origin may read (SMART conformance; they hold nothing secret).
+_OPEN = {"Access-Control-Allow-Origin": "*"}
+
+
+def create_app(gateway: Gateway) -> FastAPI:
+    """Build the application over a gateway's services; nothing is started before the first request."""
+    base_url = gateway.settings.public_url.rstrip("/") + FHIR_PATH
+    trail = AuditTrail(gateway.engine)
+    catalogs: dict[str, Catalog] = dict.fromkeys(SERVED, StoredCatalog(gateway.resources))
+    links = PageLinks(base_url, gateway.link_key)
+    interactions = Interactions(base_url, gateway.authorization, gateway.resources, catalogs, links)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await run_in_threadpool(trail.close)
+
+    app = FastAPI(
+        title="FHIR gateway",
+        version=version("fhir-gateway"),
+        description=documentation.DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.openapi = partial(documentation.openapi, app)  # type: ignore[method-assign]  # FastAPI's documented hook
+    app.state.audit = trail
+    app.include_router(authorization_router(gateway.authorization, fhir_path=FHIR_PATH))
+    app.include_router(_open_documents(gateway, base_url))
+    app.include_router(_fhir(interactions), prefix=FHIR_PATH)
+    _answer_errors(app)
+    app.add_middleware(
+        RequestFrame, trail=trail, base_path=FHIR_PATH, https=gateway.settings.public_url.startswith("https:")
+    )
+    return app
+
+
+def _open_documents(gateway: Gateway, base_url: str) -> APIRouter:
+    """What anybody may read: the CapabilityStatement, our public keys, and that we are alive."""
+    routes = APIRouter(tags=["discovery"])
+    statement = orjson.dumps(capability_statement(base_url, version("fhir-gateway"), gateway.authorization.token_url))
+
+    @routes.get(f"{FHIR_PATH}/metadata", **documentation.route("CapabilityStatement", "CapabilityStatement"))
+    async def metadata(request: Request) -> Response:
+        access_of(request).interaction = "capabilities"
+        require_json(request)
+        return Response(statement, headers=_OPEN, media_type=FHIR_JSON)
+
+    @routes.get("/.well-known/jwks.json", summary="Public keys we sign with towards the endpoints we pull from")
+    async def jwks() -> Response:
+        keys = await run_in_threadpool(gateway.public_jwks)
+        # Endpoints cache the set; a rotated or revoked key must reach them within minutes.
+        return Response(orjson.dumps(keys), headers={"Cache-Control": "max-age=300"}, media_type="application/json")
+
+    @routes.get("/health", summary="Liveness")
+    async def health() -> Response:
+        return Response(b'{"status":"ok"}', media_type="application/json")
+
+    return routes
+
+
+def _fhir(interactions: Interactions) -> APIRouter:
+    routes = APIRouter()
+    for name in SERVED:
+        _add_type(routes, name, interactions)
+    return routes
+
+
+def _add_type(routes: APIRouter, name: str, interactions: Interactions) -> None:
+    tags: list[Any] = [name]
+
+    @routes.get(f"/{name}", tags=tags, **documentation.search(name))
+    async def search(request: Request) -> Response:
+        return await interactions.search(request, name)
+
+    @routes.post(f"/{name}/_search", tags=tags, **documentation.search_form(name))
+    async def search_form(request: Request) -> Response:
+        return await interactions.search(request, name)
+
+    @routes.get(f"/{name}/{{id}}", tags=tags, **documentation.read(name))
+    async def read(request: Request, id: str) -> Response:
+        return await interactions.read(request, name, id)
+
+    @routes.get(f"/{name}/{{id}}/_history/{{vid}}", tags=tags, **documentation.vread(name))
+    async def vread(request: Request, id: str, vid: str) -> Response:
+        return await interactions.vread(request, name, id, vid)
+
+
+def _answer_errors(app: FastAPI) -> None:
+    """Every refusal becomes an OperationOutcome; what nobody expected is left to the middleware."""
+    Handler = Callable[[Request, Exception], Awaitable[Response]]
+
+    async def refused(request: Request, error: Exception) -> Response:
+        return error_response(cast(GatewayError, error), access_of(request).request_id)
+
+    async def unrouted(request: Request, error: Exception) -> Response:
+        failure = cast(HTTPException, error)
+        response = error_response(_unrouted(request, failure.status_code), access_of(request).request_id)
+        response.headers.update({key: value for key, value in (failure.headers or {}).items() if key == "Allow"})
+        return response
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        return error_response(InputError("the request does not match the route"), access_of(request).request_id)
+
+    handlers: dict[type[Exception], Handler] = {
+        GatewayError: refused,
+        HTTPException: unrouted,
+        RequestValidationError: invalid,
+    }
+    for kind, handler in handlers.items():
+        app.add_exception_handler(kind, handler)
+
+
+def _unrouted(request: Request, status: int) -> GatewayError:
+    """Why there is no route: the type is not ours, FHIR has no such type, or the method is wrong."""
+    if status == 405:
+        return MethodNotAllowed("this method is not supported here")
+    match = re.match(rf"{FHIR_PATH}/([A-Z][A-Za-z]+)(/|$)", request.url.path)
+    if match and match[1] not in SERVED:
+        known = "not served here" if match[1] in resource_types() else "not a resource type of FHIR R4"
+        return UnsupportedType(f"this resource type is {known}")
+    return NotFoundError("there is nothing at this address")

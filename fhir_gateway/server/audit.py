@@ -1,0 +1,124 @@
+"""The audit trail: one row for every request to the FHIR face, written before the answer leaves.
+
+A row says who (client), what (interaction, type, id, names of the parameters), when, and how it ended. It never holds
+parameter values, bodies or tokens. Rows are only ever added. Requests that end at the same moment share one commit, so
+that the trail costs a busy server one write for many answers; when the trail cannot be written, nothing is served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+
+from sqlalchemy import Column, DateTime, Engine, Integer, String, Table, insert
+from sqlmodel import SQLModel
+
+from fhir_gateway.db.engine import transaction
+
+#: Append-only. Mirrors AuditEvent: recorded, agent (client), type/subtype (interaction), entity, outcome.
+audit_events = Table(
+    "audit_event",
+    SQLModel.metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("recorded", DateTime(timezone=True), nullable=False, index=True),
+    Column("request_id", String(64), nullable=False),
+    Column("client_id", String(255)),
+    Column("interaction", String(64), nullable=False),
+    Column("resource_type", String(64)),
+    Column("resource_id", String(64)),
+    Column("parameters", String(1024), nullable=False),
+    Column("status", Integer, nullable=False),
+)
+
+
+@dataclass(slots=True)
+class Access:
+    """What one request did; filled in by the route as it learns it, completed by the middleware."""
+
+    request_id: str
+    recorded: datetime = field(default_factory=lambda: datetime.now(UTC))
+    client_id: str | None = None
+    interaction: str = "unknown"
+    resource_type: str | None = None
+    resource_id: str | None = None
+    parameters: str = ""
+    status: int = 0
+
+    def named(self, names: list[str]) -> None:
+        """Note the names of the parameters (values are not noted)."""
+        self.parameters = ",".join(sorted(set(names)))[:1024]
+
+
+_Entry = tuple[Access, "asyncio.Future[None]", asyncio.AbstractEventLoop]
+
+
+class AuditTrail:
+    """Writes accesses to the control plane from one thread, many to a commit."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    async def record(self, access: Access) -> None:
+        """Return when the access is committed; raises what the database raised."""
+        self._start()
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        self._queue.put((access, done, loop))
+        await done
+
+    def close(self) -> None:
+        """Write what is waiting and stop the thread."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+        if thread:
+            self._queue.put(None)
+            thread.join()
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._write, name="audit", daemon=True)
+                self._thread.start()
+
+    def _write(self) -> None:
+        running = True
+        while running:
+            entry = self._queue.get()
+            entries: list[_Entry] = []
+            while entry is not None:
+                entries.append(entry)
+                if len(entries) == 500:
+                    break
+                try:
+                    entry = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+            else:
+                running = False
+            if entries:
+                self._commit(entries)
+
+    def _commit(self, entries: list[_Entry]) -> None:
+        failure: BaseException | None = None
+        try:
+            with transaction(self._engine) as connection:
+                connection.execute(insert(audit_events), [asdict(access) for access, _, _ in entries])
+        except Exception as error:  # noqa: BLE001 - handed to every request that waits for this commit
+            failure = error
+        for _, done, loop in entries:
+            loop.call_soon_threadsafe(_finish, done, failure)
+
+
+def _finish(done: asyncio.Future[None], failure: BaseException | None) -> None:
+    if done.cancelled():
+        return
+    if failure is None:
+        done.set_result(None)
+    else:
+        done.set_exception(failure)

@@ -1,0 +1,92 @@
+"""OpenAPI descriptions of the routes, from the registry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from fhir_gateway.server.problems import FHIR_JSON
+from fhir_gateway.server.registry import RESULT_PARAMETERS, SERVED
+
+DESCRIPTION = (
+    "FHIR R4 REST face of the gateway. Every route below /fhir except metadata and discovery needs a bearer token of "
+    "SMART Backend Services (see /fhir/.well-known/smart-configuration). Errors are OperationOutcome resources."
+)
+_OUTCOMES = {400: "Wrong request", 401: "No valid token", 403: "Scopes are short", 404: "Not found", 406: "Not JSON"}
+_RESULT = {
+    "_count": "resources on a page, at most 1000; 0 gives the total only",
+    "_elements": "comma-separated elements to return",
+    "_format": "json or one of its media types",
+    "_pretty": "accepted, without effect",
+    "_sort": "_id, _lastUpdated, or a date or string parameter; descending with a leading -",
+    "_summary": "true, text, data, count or false",
+    "_total": "none, estimate or accurate",
+}
+
+
+def _content(schema_name: str) -> dict[str, Any]:
+    schema = {"type": "object", "title": schema_name, "required": ["resourceType"]}
+    return {FHIR_JSON: {"schema": schema | {"properties": {"resourceType": {"const": schema_name}}}}}
+
+
+def route(summary: str, resource: str, errors: tuple[int, ...] = (406,), **openapi: Any) -> dict[str, Any]:
+    """Arguments of a route that answers one resource."""
+    answers: dict[int | str, dict[str, Any]] = {200: {"description": resource, "content": _content(resource)}}
+    for status in errors:
+        answers[status] = {"description": _OUTCOMES[status], "content": _content("OperationOutcome")}
+    extra = dict(openapi)
+    return {"summary": summary, "responses": answers, "openapi_extra": extra, "response_model": None}
+
+
+_ALL = (400, 401, 403, 404, 406)
+_SECURITY: list[dict[str, list[str]]] = [{"backend": []}]
+
+
+def _query(name: str, description: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": False, "description": description, "schema": {"type": "string"}}
+
+
+def _searchable(name: str) -> list[tuple[str, str]]:
+    found = [(code, f"{kind} search parameter") for code, kind in SERVED[name].parameters()]
+    found.append(("_include", f"{name}:parameter of resources to send along"))
+    return found + [(code, _RESULT[code]) for code in RESULT_PARAMETERS]
+
+
+def search(name: str) -> dict[str, Any]:
+    """``GET [type]``."""
+    parameters = [_query(code, text) for code, text in _searchable(name)]
+    return route(f"Search {name}", "Bundle", _ALL, parameters=parameters, security=_SECURITY)
+
+
+def search_form(name: str) -> dict[str, Any]:
+    """``POST [type]/_search``."""
+    properties = {code: {"type": "string", "description": text} for code, text in _searchable(name)}
+    form = {"application/x-www-form-urlencoded": {"schema": {"type": "object", "properties": properties}}}
+    return route(
+        f"Search {name} by form", "Bundle", _ALL, requestBody={"content": form, "required": False}, security=_SECURITY
+    )
+
+
+def read(name: str) -> dict[str, Any]:
+    """``GET [type]/[id]``."""
+    parameters = [_query(code, _RESULT[code]) for code in ("_elements", "_format", "_summary")]
+    return route(f"Read {name}", name, _ALL, parameters=parameters, security=_SECURITY)
+
+
+def vread(name: str) -> dict[str, Any]:
+    """``GET [type]/[id]/_history/[vid]``."""
+    return route(f"Read a version of {name}", name, _ALL, security=_SECURITY)
+
+
+def openapi(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document of the routes, with how to get in."""
+    if app.openapi_schema is None:
+        schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        flow = {
+            "clientCredentials": {"tokenUrl": "/auth/token", "scopes": {"system/*.rs": "read and search everything"}}
+        }
+        schema.setdefault("components", {})["securitySchemes"] = {"backend": {"type": "oauth2", "flows": flow}}
+        app.openapi_schema = schema
+    return app.openapi_schema

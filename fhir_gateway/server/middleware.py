@@ -1,0 +1,95 @@
+"""Around every request: an id, the audit entry, security headers, and a clean answer to the unexpected.
+
+Plain ASGI, so that answers are not buffered and background work keeps its context.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Mapping
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fhir_gateway.server.audit import Access, AuditTrail
+from fhir_gateway.server.problems import internal_error
+
+log = logging.getLogger("fhir_gateway.server")
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+#: On every answer. Resources are patients' data: nobody between us and the client may keep a copy.
+SECURITY_HEADERS: Mapping[str, str] = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+
+class RequestFrame:
+    """Gives each request an id and an audit entry, and finishes both before the first byte of the answer leaves."""
+
+    def __init__(self, app: ASGIApp, trail: AuditTrail, base_path: str, https: bool) -> None:
+        self._app = app
+        self._trail = trail
+        self._base_path = base_path
+        self._extra = {"Strict-Transport-Security": "max-age=31536000"} if https else {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one HTTP request; other kinds of connection pass through."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        offered = Headers(scope=scope).get("x-request-id", "")
+        access = Access(offered if _REQUEST_ID.fullmatch(offered) else uuid.uuid4().hex)
+        scope.setdefault("state", {})["access"] = access
+        audited = scope["path"].startswith(self._base_path + "/")
+        started = time.perf_counter()
+        answering = False
+
+        async def answer(message: Message) -> None:
+            nonlocal answering
+            if message["type"] == "http.response.start" and not answering:
+                access.status = message["status"]
+                if audited:
+                    await self._trail.record(access)
+                answering = True
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = access.request_id
+                for name, value in {**SECURITY_HEADERS, **self._extra}.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, answer)
+        except Exception:
+            log.exception("request %s failed: %s %s", access.request_id, access.interaction, access.resource_type)
+            if answering:
+                raise  # half an answer is out already: the server closes the connection
+            access.status = 500
+            await internal_error(access.request_id)(scope, receive, self._bare(send, access))
+        finally:
+            log.info(
+                "request %s %s %s -> %d in %.1f ms",
+                access.request_id,
+                access.interaction,
+                access.resource_type or "-",
+                access.status,
+                (time.perf_counter() - started) * 1000,
+            )
+
+    def _bare(self, send: Send, access: Access) -> Send:
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = access.request_id
+                for name, value in {**SECURITY_HEADERS, **self._extra}.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        return answer

@@ -1,0 +1,147 @@
+"""Formats, preferences and bodies of requests (FHIR R4 http.html sections 2.21.0.6, 3.1.0.1.1 and 3.2.1).
+
+FHIR JSON is the only format served. ``_format`` overrides ``Accept``; what neither names is JSON.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl
+
+import orjson
+from starlette.requests import Request
+
+from fhir_gateway.errors import InputError, Location
+from fhir_gateway.server.problems import NotAcceptable, PayloadTooLarge, UnsupportedMediaType
+
+#: Spellings of JSON that clients use in ``_format`` and ``Accept`` (R4 http.html 3.1.0.1.13).
+JSON_FORMATS = frozenset({"json", "application/json", "application/fhir+json", "text/json", "application/json+fhir"})
+_WILDCARDS = frozenset({"*/*", "application/*"})
+_FORM = "application/x-www-form-urlencoded"
+#: A search form is a handful of parameters; a Parameters body names measures and one subject.
+MAX_FORM_BYTES = 64 * 1024
+MAX_PARAMETERS_BYTES = 1024 * 1024
+_PREFERENCE = re.compile(r"\s*([A-Za-z-]+)\s*(?:=\s*\"?([^\s\";,]*)\"?)?")
+
+
+def _media(text: str) -> tuple[str, dict[str, str]]:
+    name, *rest = text.split(";")
+    parameters = dict(part.strip().lower().partition("=")[::2] for part in rest)
+    return name.strip().lower(), parameters
+
+
+def require_json(request: Request) -> None:
+    """Refuse a request that wants another format than JSON, or another FHIR version than 4.0; raises NotAcceptable."""
+    chosen = request.query_params.get("_format")
+    if chosen is not None:
+        # "+" of application/fhir+json arrives as a space from clients that do not encode it
+        if _media(chosen)[0].replace(" ", "+") not in JSON_FORMATS:
+            raise NotAcceptable("only JSON is served", location=Location(path="_format", rule="format"))
+        return
+    header = request.headers.get("accept")
+    if header is None or not header.strip():
+        return
+    for part in header.split(","):
+        name, parameters = _media(part)
+        if parameters.get("q") in ("0", "0.0", "0.00", "0.000"):
+            continue
+        if name in JSON_FORMATS or name in _WILDCARDS:
+            if parameters.get("fhirversion", "4.0") not in ("4.0", "4.0.1"):
+                continue
+            return
+    raise NotAcceptable("only FHIR R4 JSON is served", location=Location(path="Accept", rule="format"))
+
+
+@dataclass(frozen=True, slots=True)
+class Preferences:
+    """What the ``Prefer`` headers of a request ask for (RFC 7240)."""
+
+    strict: bool = False
+    respond_async: bool = False
+
+
+def preferences(request: Request) -> Preferences:
+    """Preferences of a request; unknown ones are ignored, as RFC 7240 wants."""
+    found: dict[str, str] = {}
+    for header in request.headers.getlist("prefer"):
+        for part in re.split(r"[,;]", header):
+            match = _PREFERENCE.match(part)
+            if match:
+                found.setdefault(match[1].lower(), (match[2] or "").lower())
+    return Preferences(found.get("handling") == "strict", "respond-async" in found)
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The body, at most ``limit`` bytes; raises PayloadTooLarge before the rest is read."""
+    length = request.headers.get("content-length", "0")
+    if not length.isdigit() or int(length) > limit:
+        raise PayloadTooLarge(f"the body may have at most {limit} bytes")
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise PayloadTooLarge(f"the body may have at most {limit} bytes")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+async def form_parameters(request: Request) -> list[tuple[str, str]]:
+    """Parameters of a ``POST _search``: those of the URL, then those of the form body."""
+    parameters = list(request.query_params.multi_items())
+    body = await read_body(request, MAX_FORM_BYTES)
+    if not body:
+        return parameters
+    if _media(request.headers.get("content-type", ""))[0] != _FORM:
+        raise UnsupportedMediaType(f"a search body is {_FORM}")
+    try:
+        return parameters + parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=200)
+    except ValueError:
+        raise InputError("the form body cannot be read") from None
+
+
+async def operation_parameters(request: Request) -> list[tuple[str, Any]]:
+    """Parameters of an operation as (name, value): the URL's as text, then those of a Parameters body.
+
+    A POST with an empty body and everything in the URL is accepted (the DEQM test kit sends those). In a body every
+    ``value[x]`` counts by its value, whatever its type; a ``resource`` part comes as the resource.
+    """
+    parameters: list[tuple[str, Any]] = [
+        item for item in request.query_params.multi_items() if item[0] not in ("_format", "_pretty")
+    ]
+    if request.method == "GET":
+        return parameters
+    body = await read_body(request, MAX_PARAMETERS_BYTES)
+    if not body.strip():
+        return parameters
+    if _media(request.headers.get("content-type", ""))[0] not in JSON_FORMATS:
+        raise UnsupportedMediaType("the body of an operation is a Parameters resource in FHIR JSON")
+    return parameters + parse_parameters(body)
+
+
+def parse_parameters(body: bytes) -> list[tuple[str, Any]]:
+    """Read a Parameters resource; raises InputError naming the rule that is broken."""
+    try:
+        resource = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise InputError("the body is not JSON", location=Location(rule="json")) from None
+    if not isinstance(resource, Mapping) or resource.get("resourceType") != "Parameters":
+        raise InputError("the body is not a Parameters resource", location=Location(path="resourceType"))
+    entries = resource.get("parameter", [])
+    if not isinstance(entries, list):
+        raise InputError("not a list", location=Location(path="Parameters.parameter"))
+    found: list[tuple[str, Any]] = []
+    for index, entry in enumerate(entries):
+        where = Location(path=f"Parameters.parameter[{index}]")
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
+            raise InputError("a parameter needs a name", location=where)
+        values = [value for key, value in entry.items() if key.startswith("value")]
+        if "resource" in entry:
+            values.append(entry["resource"])
+        if len(values) != 1:
+            raise InputError("a parameter needs exactly one value or resource", location=where)
+        found.append((entry["name"], values[0]))
+    return found

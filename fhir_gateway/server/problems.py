@@ -1,0 +1,117 @@
+"""What a client is told when something is wrong: the error tree as OperationOutcomes.
+
+Only HTTP knows the leaves defined here; everything else comes from :mod:`fhir_gateway.errors`. Nothing of a request's
+values is repeated in an answer: names of parameters, types and rules only.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+from fhir_gateway.errors import AuthenticationError, AuthorizationError, GatewayError, InputError, NotFoundError
+
+FHIR_JSON = "application/fhir+json"
+
+
+class UnknownResource(NotFoundError):
+    """The type is served, but no resource has this id (or version)."""
+
+    code = "unknown-resource"
+
+
+class UnsupportedType(NotFoundError):
+    """The resource type is not served here."""
+
+    code, issue_type = "unsupported-type", "not-supported"
+
+
+class MethodNotAllowed(InputError):
+    """The route exists, but not for this HTTP method."""
+
+    code, status, issue_type = "method-not-allowed", 405, "not-supported"
+
+
+class NotAcceptable(InputError):
+    """The client wants a format other than FHIR JSON."""
+
+    code, status, issue_type = "not-acceptable", 406, "not-supported"
+
+
+class PayloadTooLarge(InputError):
+    """The body is longer than the route allows."""
+
+    code, status, issue_type = "payload-too-large", 413, "too-long"
+
+
+class UnsupportedMediaType(InputError):
+    """The body has a content type the route does not read."""
+
+    code, status, issue_type = "unsupported-media-type", 415, "not-supported"
+
+
+class InsufficientScope(AuthorizationError):
+    """The token is good, but its scopes do not cover the interaction."""
+
+    code = "insufficient-scope"
+
+
+class TooCostly(InputError):
+    """The request is legal but asks for more than one answer may hold."""
+
+    code, issue_type = "too-costly", "too-costly"
+
+
+def issue(severity: str, issue_type: str, diagnostics: str, expression: str | None = None) -> dict[str, Any]:
+    """One OperationOutcome issue; ``expression`` is a FHIRPath or parameter name."""
+    entry: dict[str, Any] = {"severity": severity, "code": issue_type, "diagnostics": diagnostics}
+    if expression:
+        entry["expression"] = [expression]
+    return entry
+
+
+def outcome(*issues: dict[str, Any]) -> dict[str, Any]:
+    """An OperationOutcome of these issues."""
+    return {"resourceType": "OperationOutcome", "issue": list(issues)}
+
+
+def challenge(error: GatewayError) -> dict[str, str]:
+    """``WWW-Authenticate`` of RFC 6750 section 3 for a refusal; empty for every other error.
+
+    A request without any token gets the bare scheme (section 3.1: no error code when no credentials were given).
+    """
+    if isinstance(error, AuthorizationError):
+        return {"WWW-Authenticate": 'Bearer realm="fhir", error="insufficient_scope"'}
+    if isinstance(error, AuthenticationError):
+        detail = "" if getattr(error, "code", "") == MissingToken.code else ', error="invalid_token"'
+        return {"WWW-Authenticate": f'Bearer realm="fhir"{detail}'}
+    return {}
+
+
+class MissingToken(AuthenticationError):
+    """No bearer token was sent at all."""
+
+    code = "missing-token"
+
+
+def error_response(error: GatewayError, request_id: str | None = None) -> Response:
+    """The HTTP answer to ``error``: its status, an OperationOutcome, and a challenge for refusals.
+
+    Errors with status 500 and above that the tree does not attribute to a remote endpoint say nothing of the inside.
+    """
+    status = error.status
+    message = str(error) if status != HTTPStatus.INTERNAL_SERVER_ERROR else "internal error"
+    if request_id and status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        message += f" (request {request_id})"
+    body = outcome(issue("error", error.issue_type, message, error.location.path))
+    return Response(orjson.dumps(body), status, challenge(error), FHIR_JSON)
+
+
+def internal_error(request_id: str | None) -> Response:
+    """The answer to an exception nobody expected; the log has the rest under the same request id."""
+    where = f" (request {request_id})" if request_id else ""
+    body = outcome(issue("fatal", "exception", f"internal error{where}"))
+    return Response(orjson.dumps(body), 500, media_type=FHIR_JSON)

@@ -1,0 +1,84 @@
+"""What the FHIR face serves: types with their profiles, and operations; routes, metadata and OpenAPI read it here.
+
+A new type is one line here (and its search parameters in :mod:`fhir_gateway.db.search.parameters`); a new operation is
+one line and its module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from fhir_gateway.db.search.parameters import search_parameters
+
+ATR = "http://hl7.org/fhir/us/davinci-atr/StructureDefinition/"
+DEQM = "http://hl7.org/fhir/us/davinci-deqm/StructureDefinition/"
+VBPR = "http://hl7.org/fhir/us/davinci-vbpr/StructureDefinition/"
+
+#: Parameters that shape a result rather than select it (R4 search.html 3.1.1.5).
+RESULT_PARAMETERS = ("_count", "_elements", "_format", "_pretty", "_sort", "_summary", "_total")
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A FHIR operation: its code, the canonical of its definition, and the HTTP methods that run it."""
+
+    code: str
+    definition: str
+    methods: tuple[str, ...]
+    letters: str  # scope letters needed on the type it is invoked on
+    documentation: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServedType:
+    """A resource type that clients may read and search."""
+
+    name: str
+    documentation: str
+    profiles: tuple[str, ...] = ()
+    operations: tuple[Operation, ...] = ()
+
+    def parameters(self) -> Iterator[tuple[str, str]]:
+        """Search parameters as (name, kind), each once under its main name, sorted by name."""
+        found = {"_id": "token", "_lastUpdated": "date"}
+        for parameter in search_parameters(self.name).values():
+            if parameter.same_as is None:
+                found[parameter.name] = parameter.kind
+        return iter(sorted(found.items()))
+
+
+EVALUATE_MEASURE = Operation(
+    "evaluate-measure",
+    "http://hl7.org/fhir/OperationDefinition/Measure-evaluate-measure",
+    ("GET", "POST"),
+    "r",
+    "Evaluates a measure now: for one member (individual report), for the members of a Group, or for everyone "
+    "(summary report). Runs while the client waits.",
+)
+
+_TYPES = (
+    ServedType("Coverage", "Coverage of members, as pulled, with the person as beneficiary."),
+    ServedType("Group", "Attribution lists: one ATR Group for each contract.", (ATR + "atr-group",)),
+    ServedType("Library", "Logic of the measures: CQL with its compiled ELM."),
+    ServedType(
+        "Measure", "Measures that can be evaluated, and contracts.", (VBPR + "vbp-measure",), (EVALUATE_MEASURE,)
+    ),
+    ServedType(
+        "MeasureReport",
+        "Results: individual and summary reports of measures, and settlements as performance reports.",
+        (
+            DEQM + "indv-measurereport-deqm",
+            DEQM + "summary-measurereport-deqm",
+            VBPR + "vbp-performance-measurereport",
+            VBPR + "vbp-quality-measurereport",
+        ),
+    ),
+    ServedType("Organization", "Payers and provider organizations."),
+    ServedType("Patient", "Persons: one for all Patient resources that describe the same human."),
+    ServedType("Practitioner", "Practitioners that members are attributed to."),
+    ServedType("PractitionerRole", "Roles of practitioners in organizations."),
+)
+
+SERVED: Mapping[str, ServedType] = MappingProxyType({served.name: served for served in _TYPES})
