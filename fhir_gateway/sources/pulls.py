@@ -74,8 +74,8 @@ class PullLog:
 
     def _save(self, row: SourcePull) -> SourcePull:
         with session(self._engine) as opened:
-            merged = opened.merge(row)
-        return merged
+            saved: SourcePull = opened.merge(row)
+        return saved
 
 
 def _same_but_since(one: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -1,0 +1,251 @@
+"""The client side of Bulk Data export: kick off, poll, download, delete.
+
+Bulk Data Access 3.0.0 (and 1.0 to 4.0 ballot where they differ), hardened by what servers were seen to do. The poll
+URL is handed out before the first poll, so that a restarted process goes on with the same export.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import urlencode, urljoin
+
+import httpx
+import orjson
+
+from fhir_gateway.errors import GatewayError, SourceError
+from fhir_gateway.sources.download import Downloaded, Downloader, chunks
+from fhir_gateway.sources.endpoint import without_query
+from fhir_gateway.sources.manifest import Manifest, earliest
+from fhir_gateway.sources.models import StagedFile
+from fhir_gateway.sources.outcome import SourceIssue, outcome_issues
+from fhir_gateway.sources.retry import TRANSIENT_STATUS
+from fhir_gateway.sources.session import FHIR_JSON, SourceSession, refusal
+from fhir_gateway.sources.vendors import Level
+
+_KICKOFF_RETRY = frozenset({429, 503})
+"""Other transient answers to a kick-off may hide an export that did start; a second one would be refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportRequest:
+    """What to export. ``since`` is a FHIR instant, taken verbatim from an earlier ``transactionTime``."""
+
+    level: Level = "system"
+    group: str | None = None
+    types: tuple[str, ...] = ()
+    since: str | None = None
+    type_filters: tuple[str, ...] = ()
+
+    def url(self, base_url: str) -> str:
+        """The kick-off URL; the ``+`` of an offset is percent-encoded."""
+        path = {"system": "", "patient": "/Patient", "group": f"/Group/{self.group}"}[self.level]
+        query = [("_outputFormat", "application/fhir+ndjson")]
+        if self.types:
+            query.append(("_type", ",".join(self.types)))
+        if self.since:
+            query.append(("_since", self.since))
+        query += [("_typeFilter", item) for item in self.type_filters]
+        return f"{base_url}{path}/$export?{urlencode(query)}"
+
+
+@dataclass(frozen=True, slots=True)
+class ExportState:
+    """All that a restarted process needs. ``transaction_time`` is the earliest one seen."""
+
+    status_url: str
+    transaction_time: str | None = None
+
+
+class ExportGone(SourceError):
+    """The server no longer knows the export: it must be kicked off anew."""
+
+
+class ExportNotOffered(SourceError):
+    """The endpoint has no such export operation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """The files of a finished export."""
+
+    files: tuple[StagedFile, ...]
+    issues: tuple[SourceIssue, ...]
+    transaction_time: str | None
+    deletions: int
+    bytes: int
+
+
+class BulkExport:
+    """One export of one endpoint into one folder."""
+
+    def __init__(
+        self,
+        session: SourceSession,
+        folder: Path,
+        on_state: Callable[[ExportState], None] | None = None,
+        accept_partial: bool = False,
+    ) -> None:
+        """`on_state` must make its argument durable before it returns."""
+        self._session = session
+        self._folder = folder
+        self._on_state = on_state
+        self._accept_partial = accept_partial
+
+    async def run(self, request: ExportRequest, state: ExportState | None = None) -> Export:
+        """Export, or go on with the export of ``state``. The job is deleted on the server when every file is here."""
+        if state is not None:
+            try:
+                return await self._finish(state)
+            except ExportGone:
+                self._session.report("export", "the earlier export is gone; starting anew")
+        return await self._finish(await self._kick_off(request))
+
+    async def _kick_off(self, request: ExportRequest) -> ExportState:
+        url = request.url(self._session.endpoint.base_url)
+        self._session.report("export", f"{request.level} export")
+        headers = {"Accept": FHIR_JSON, "Prefer": "respond-async"}
+        response = await self._session.send("GET", url, headers=headers, statuses=_KICKOFF_RETRY)
+        if response.status_code in (404, 405, 501) and request.level != "group":
+            raise ExportNotOffered(f"{without_query(url)}: answered {response.status_code}")
+        if response.status_code != 202:
+            raise refusal(response, "the kick-off")
+        location = response.headers.get("Content-Location")
+        if not location:
+            raise SourceError(f"{without_query(url)}: accepted without a Content-Location to poll")
+        return self._remember(ExportState(urljoin(url, location)))
+
+    async def _finish(self, state: ExportState) -> Export:
+        manifest = await self._manifest(state.status_url)
+        state = self._remember(
+            replace(state, transaction_time=earliest(state.transaction_time, manifest.transaction_time))
+        )
+
+        async def repoll() -> Manifest:
+            nonlocal state
+            fresh = await self._manifest(state.status_url)
+            state = self._remember(
+                replace(state, transaction_time=earliest(state.transaction_time, fresh.transaction_time))
+            )
+            return fresh
+
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        downloader = Downloader(self._session, self._folder, manifest, repoll)
+        results = await downloader.all(manifest.output)
+        errors = await downloader.all(manifest.errors, "error.")
+        deleted = await downloader.all(manifest.deleted, "deleted.")
+        issues = self._losses([*results, *errors, *deleted])
+        files = []
+        for one in results:
+            if isinstance(one, Downloaded):
+                counted = one.file.count if self._session.profile.counts_exact else None
+                files.append(StagedFile(one.path, one.file.shown, one.file.resource_type, counted))
+        for one in errors:
+            if isinstance(one, Downloaded):
+                issues += outcome_issues(_lines(one.path), one.file.shown)
+        deletions = sum(_deletions(one.path) for one in deleted if isinstance(one, Downloaded))
+        if deletions:
+            issues.append(SourceIssue("warning", f"{deletions} deletions were reported; they are not applied"))
+        if state.transaction_time is None:
+            issues.append(SourceIssue("warning", "no usable transactionTime: the next pull cannot be incremental"))
+        if not manifest.output:
+            issues.append(SourceIssue("warning", "the export is empty; an unknown Group can look like this"))
+        issues += await self._delete(state.status_url)
+        return Export(tuple(files), tuple(issues), state.transaction_time, deletions, downloader.bytes)
+
+    def _losses(self, results: list[Downloaded | GatewayError]) -> list[SourceIssue]:
+        """Files that did not come fail the pull (those that did are kept for the next try) unless loss is accepted."""
+        failed = [one for one in results if isinstance(one, GatewayError)]
+        if failed and not self._accept_partial:
+            more = f" (and {len(failed) - 1} more files)" if len(failed) > 1 else ""
+            raise type(failed[0])(f"{failed[0].message}{more}; pulling again goes on with the files that are missing")
+        issues = [SourceIssue("error", one.message) for one in failed]
+        for one in results:
+            if isinstance(one, Downloaded) and one.mismatch is not None:
+                text = f"{one.mismatch} lines where the manifest says {one.file.count}"
+                issues.append(SourceIssue("error", text, one.file.shown, max((one.file.count or 0) - one.mismatch, 0)))
+        return issues
+
+    async def _manifest(self, status_url: str) -> Manifest:
+        """Poll until the export is complete, with all further pages."""
+        manifest = await self._page(status_url)
+        seen = {status_url}
+        while manifest.next is not None:
+            if manifest.next in seen:
+                raise SourceError(f"{without_query(manifest.next)}: manifest pages go round in a circle")
+            seen.add(manifest.next)
+            manifest = manifest.plus(await self._page(manifest.next))
+        return manifest
+
+    async def _page(self, url: str) -> Manifest:
+        session, profile = self._session, self._session.profile
+        deadline = session.clock.monotonic() + profile.export_deadline
+        polls = failures = 0
+        while True:
+            if session.clock.monotonic() >= deadline:
+                await self._delete(url)
+                raise SourceError(
+                    f"{without_query(url)}: not finished after {profile.export_deadline:.0f} s; cancelled"
+                )
+            response = await session.send("GET", url, headers={"Accept": "application/json"}, statuses=frozenset())
+            status = response.status_code
+            if status == 200:
+                try:
+                    return Manifest.parse(orjson.loads(response.content), url)
+                except orjson.JSONDecodeError:
+                    raise SourceError(f"{without_query(url)}: the manifest is not JSON") from None
+            if status in (202, 429, 503):
+                failures = 0
+                polls += 1
+                self._say_progress(response)
+            elif status in (404, 410):
+                raise ExportGone(f"{without_query(url)}: the export is gone ({status})")
+            elif status in TRANSIENT_STATUS and failures + 1 < profile.max_attempts:
+                failures += 1
+            else:
+                raise refusal(response, "the poll")
+            await session.clock.sleep(self._pause(response, polls + failures))
+
+    def _pause(self, response: httpx.Response, polls: int) -> float:
+        """Between polls: what the server asks for within our cap, else growing up to the profile's interval."""
+        if "Retry-After" in response.headers:
+            return self._session.wait_for(response, polls)
+        return min(self._session.profile.poll_interval, 0.25 * 2.0 ** min(polls, 16))
+
+    def _say_progress(self, response: httpx.Response) -> None:
+        said = response.headers.get("X-Progress", "")[:100]
+        if not said and response.status_code != 202:
+            said = f"answered {response.status_code}"
+        self._session.report("export", said or "in progress")
+
+    async def _delete(self, status_url: str) -> list[SourceIssue]:
+        """Tell the server that its files may go; many allow one job per client and Group. A failure costs nothing."""
+        try:
+            response = await self._session.send("DELETE", status_url, headers={"Accept": FHIR_JSON})
+        except SourceError as error:
+            return [SourceIssue("warning", f"the export job could not be deleted: {error.message}")]
+        if response.is_success or response.status_code in (404, 410):
+            return []
+        return [SourceIssue("warning", f"deleting the export job was answered with {response.status_code}")]
+
+    def _remember(self, state: ExportState) -> ExportState:
+        if self._on_state is not None:
+            self._on_state(state)
+        return state
+
+
+def _lines(path: Path) -> list[bytes]:
+    return b"".join(chunks(path)).splitlines()
+
+
+def _deletions(path: Path) -> int:
+    """Deletions in a file of transaction Bundles, one Bundle a line."""
+    count = 0
+    for line in _lines(path):
+        try:
+            bundle = orjson.loads(line) if line.strip() else {}
+        except orjson.JSONDecodeError:
+            raise SourceError(f"{path.name}: a line of deletions is not JSON") from None
+        count += len(bundle.get("entry") or []) if isinstance(bundle, dict) else 0
+    return count

@@ -1,0 +1,132 @@
+"""Opening an endpoint: discovery (kept for a while), token source, session."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import httpx
+import orjson
+
+from fhir_gateway.errors import ConfigurationError, SourceAuthError, SourceError
+from fhir_gateway.sources.discovery import Capabilities, SmartConfiguration
+from fhir_gateway.sources.endpoint import Endpoint, SigningKey, without_query
+from fhir_gateway.sources.outcome import Progress
+from fhir_gateway.sources.retry import Clock
+from fhir_gateway.sources.session import FHIR_JSON, SourceSession, new_client
+from fhir_gateway.sources.token import TokenSource
+from fhir_gateway.sources.vendors import VendorProfile, vendor_profile
+
+DISCOVERY_LIFE = 900.0
+"""Seconds a SMART configuration is believed without asking again."""
+
+_discovered: dict[str, tuple[float, SmartConfiguration]] = {}
+
+
+@dataclass(slots=True)
+class Source:
+    """An endpoint that is ready to be asked."""
+
+    endpoint: Endpoint
+    profile: VendorProfile
+    session: SourceSession
+    smart: SmartConfiguration | None
+    _capabilities: Capabilities | None = field(default=None)
+
+    async def capabilities(self) -> Capabilities:
+        """The CapabilityStatement, read once; asked without a token first, since it is public by the specification."""
+        if self._capabilities is None:
+            url = f"{self.endpoint.base_url}/metadata"
+            headers = {"Accept": FHIR_JSON}
+            response = await self.session.send("GET", url, headers=headers, authorized=False)
+            if response.status_code in (401, 403):
+                response = await self.session.send("GET", url, headers=headers)
+            self._capabilities = Capabilities.parse(_document(response, "CapabilityStatement"))
+        return self._capabilities
+
+
+@asynccontextmanager
+async def open_source(
+    endpoint: Endpoint,
+    key: SigningKey | None,
+    *,
+    types: tuple[str, ...] = (),
+    client: httpx.AsyncClient | None = None,
+    clock: Clock | None = None,
+    progress: Progress | None = None,
+    profile: VendorProfile | None = None,
+) -> AsyncIterator[Source]:
+    """Discover an endpoint and make its token source; no token is asked for before the first request needs one.
+
+    ``types`` narrows the scope where the server has no wildcard. ``client``, ``clock`` and ``profile`` are for tests
+    and for callers that share a connection pool.
+    """
+    profile = profile or vendor_profile(endpoint.vendor)
+    owned = client is None
+    client = client or new_client(profile)
+    try:
+        session = SourceSession(client, endpoint, profile, None, clock, progress)
+        smart = None
+        if endpoint.auth == "smart-backend":
+            if key is None or not endpoint.client_id:
+                raise ConfigurationError(f"endpoint {endpoint.name} has no signing key or no client id")
+            session.report("discover", endpoint.base_url)
+            smart = await smart_configuration(session)
+            token_endpoint = endpoint.token_endpoint or smart.token_endpoint
+            if not token_endpoint:
+                raise SourceAuthError(f"{endpoint.base_url}: the SMART configuration names no token_endpoint")
+            if endpoint.base_url.startswith("https:") and not token_endpoint.startswith("https:"):
+                raise SourceAuthError(f"{endpoint.base_url}: its token_endpoint is not https")
+            session.tokens = TokenSource(
+                client,
+                token_endpoint=token_endpoint,
+                client_id=endpoint.client_id,
+                key=key,
+                scope=endpoint.scopes or smart.read_scope(types),
+                max_wait=profile.max_wait,
+                attempts=profile.max_attempts,
+                clock=session.clock,
+            )
+        yield Source(endpoint, profile, session, smart)
+    finally:
+        if owned:
+            await client.aclose()
+
+
+async def smart_configuration(session: SourceSession, *, fresh: bool = False) -> SmartConfiguration:
+    """The endpoint's SMART configuration, at most `DISCOVERY_LIFE` old.
+
+    It lies under the FHIR base, not under the host's root (unlike RFC 8615). An endpoint whose token endpoint is
+    registered here may do without it.
+    """
+    base = session.endpoint.base_url
+    known = _discovered.get(base)
+    if known is not None and not fresh and time.monotonic() - known[0] < DISCOVERY_LIFE:
+        return known[1]
+    url = f"{base}/.well-known/smart-configuration"
+    response = await session.send("GET", url, headers={"Accept": "application/json"}, authorized=False)
+    if response.status_code != 200 and session.endpoint.token_endpoint:
+        return SmartConfiguration(token_endpoint=None)
+    found = SmartConfiguration.parse(_document(response, "the SMART configuration"), base)
+    _discovered[base] = (time.monotonic(), found)
+    return found
+
+
+def forget_discovery(base_url: str) -> None:
+    """Ask the endpoint again next time, as after a refused token."""
+    _discovered.pop(base_url, None)
+
+
+def _document(response: httpx.Response, what: str) -> dict[str, object]:
+    where = without_query(str(response.request.url))
+    if response.status_code != 200:
+        raise SourceError(f"{where}: {what} was answered with {response.status_code}")
+    try:
+        body = orjson.loads(response.content)
+    except orjson.JSONDecodeError:
+        body = None
+    if not isinstance(body, dict):
+        raise SourceError(f"{where}: {what} is no JSON object")
+    return body
