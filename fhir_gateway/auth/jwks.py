@@ -1,0 +1,137 @@
+"""Fetch clients' JWK Sets from their registered URLs, with a cache that obeys the client's ``Cache-Control``."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from fhir_gateway.errors import InputError, SourceError
+
+#: A set of public keys is some kilobytes; what is bigger is not one.
+MAXIMUM_BYTES = 256 * 1024
+#: Life of a set whose server says nothing (RFC 9111 leaves it to us; short, so that a rotation is seen).
+DEFAULT_LIFETIME_SECONDS = 300
+#: A longer ``max-age`` is cut: a compromised key must disappear within the hour.
+MAXIMUM_LIFETIME_SECONDS = 3600
+#: Between two fetches that nobody's ``Cache-Control`` asked for (unknown kid, server down), so that bad assertions
+#: cannot be used to hammer the client's server.
+RETRY_SECONDS = 10
+
+_TIMEOUT = httpx.Timeout(5.0)
+_DEADLINE_SECONDS = 10.0
+_MAX_AGE = re.compile(r'max-age\s*=\s*"?(\d+)')
+
+
+def check_jwks_url(url: str) -> None:
+    """Refuse (InputError) a JWKS URL that is not https; plain http is allowed to this very machine only."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.username or parts.password or parts.fragment:
+        raise InputError("a JWKS URL carries neither credentials nor a fragment")
+    if parts.scheme == "https" and host:
+        return
+    if parts.scheme == "http" and (host == "localhost" or _is_loopback(host)):
+        return
+    raise InputError("a JWKS URL must be an absolute https URL")
+
+
+@dataclass(slots=True)
+class _Entry:
+    jwks: Mapping[str, Any] | None
+    expires_at: float
+    fetched_at: float
+
+
+class JwksCache:
+    """JWK Sets by URL. Redirects are not followed: the registered URL is the only one that was agreed on."""
+
+    def __init__(self, open_client: Callable[[str], httpx.Client] | None = None) -> None:
+        self._open_client = open_client or _open_client
+        self._entries: dict[str, _Entry] = {}
+        self._lock = threading.Lock()
+
+    def get(self, url: str) -> Mapping[str, Any]:
+        """The set at ``url``, from the cache while it is fresh; SourceError when it cannot be had."""
+        with self._lock:
+            entry = self._entries.get(url)
+        now = time.time()
+        if entry is not None:
+            if entry.jwks is not None and now < entry.expires_at:
+                return entry.jwks
+            if entry.jwks is None and now < entry.fetched_at + RETRY_SECONDS:
+                raise SourceError("the client's JWK Set could not be fetched a moment ago")
+        return self._fetch(url)
+
+    def refresh(self, url: str) -> Mapping[str, Any] | None:
+        """Fetch again because a key id is unknown (rotation); None when that was just done."""
+        with self._lock:
+            entry = self._entries.get(url)
+        if entry is not None and time.time() < entry.fetched_at + RETRY_SECONDS:
+            return None
+        return self._fetch(url)
+
+    def _fetch(self, url: str) -> Mapping[str, Any]:
+        jwks: Mapping[str, Any] | None = None
+        lifetime = 0.0
+        try:
+            jwks, lifetime = self._request(url)
+        except httpx.HTTPError as error:
+            raise SourceError(f"the client's JWK Set could not be fetched ({type(error).__name__})") from error
+        finally:
+            now = time.time()
+            with self._lock:
+                self._entries[url] = _Entry(jwks, now + lifetime, now)
+        return jwks
+
+    def _request(self, url: str) -> tuple[Mapping[str, Any], float]:
+        deadline = time.monotonic() + _DEADLINE_SECONDS
+        body = bytearray()
+        with (
+            self._open_client(url) as client,
+            client.stream("GET", url, headers={"Accept": "application/json"}, follow_redirects=False) as response,
+        ):
+            if response.status_code != httpx.codes.OK:
+                raise SourceError(f"the client's JWKS URL answered {response.status_code}")
+            for chunk in response.iter_bytes():
+                body += chunk
+                if len(body) > MAXIMUM_BYTES:
+                    raise SourceError(f"the client's JWK Set is larger than {MAXIMUM_BYTES} bytes")
+                if time.monotonic() > deadline:
+                    raise SourceError("the client's JWKS URL answers too slowly")
+        try:
+            jwks = json.loads(bytes(body))
+        except (ValueError, RecursionError) as error:
+            raise SourceError("the client's JWKS URL did not answer JSON") from error
+        if not isinstance(jwks, dict) or not isinstance(jwks.get("keys"), list):
+            raise SourceError('the client\'s JWKS URL did not answer an object with a list "keys"')
+        return jwks, lifetime_seconds(response.headers.get("cache-control"))
+
+
+def lifetime_seconds(cache_control: str | None) -> float:
+    """How long a set may be kept by its ``Cache-Control``; 0 means fetch it again next time."""
+    directives = (cache_control or "").lower()
+    if "no-store" in directives or "no-cache" in directives:
+        return 0.0
+    match = _MAX_AGE.search(directives)
+    return float(min(int(match[1]), MAXIMUM_LIFETIME_SECONDS)) if match else float(DEFAULT_LIFETIME_SECONDS)
+
+
+def _open_client(url: str) -> httpx.Client:
+    # A proxy of the environment may carry https (it cannot answer in the client's name); http is this machine only.
+    return httpx.Client(timeout=_TIMEOUT, trust_env=url.startswith("https:"))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,121 @@
+"""Routes of the authorization server: token, introspection, revocation, and SMART discovery."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qsl
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
+
+from fhir_gateway.auth.models import ALGORITHMS, AccessToken, Reply
+from fhir_gateway.auth.service import AuthorizationServer
+
+_FORM = "application/x-www-form-urlencoded"
+_MAXIMUM_FORM_BYTES = 64 * 1024
+_MAXIMUM_FIELDS = 20
+_NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
+
+
+def smart_configuration(server: AuthorizationServer) -> dict[str, Any]:
+    """The ``.well-known/smart-configuration`` document of a FHIR server that only backend clients use.
+
+    ``code_challenge_methods_supported`` is required even where no authorization code is ever issued; the
+    authorization endpoint is left out, as the specification allows without app launch.
+    """
+    return {
+        "token_endpoint": server.token_url,
+        "introspection_endpoint": server.introspection_url,
+        "revocation_endpoint": server.revocation_url,
+        "grant_types_supported": ["client_credentials"],
+        "token_endpoint_auth_methods_supported": ["private_key_jwt"],
+        "token_endpoint_auth_signing_alg_values_supported": list(ALGORITHMS),
+        "scopes_supported": list(server.scopes_supported),
+        "response_types_supported": [],
+        "code_challenge_methods_supported": ["S256"],
+        "capabilities": ["client-confidential-asymmetric", "permission-v1", "permission-v2"],
+    }
+
+
+def router(server: AuthorizationServer, *, auth_path: str = "/auth", fhir_path: str | None = "/fhir") -> APIRouter:
+    """Build the router: ``{auth_path}/token``, ``/introspect``, ``/revoke``, and discovery below ``fhir_path``.
+
+    ``auth_path`` must be where ``server.token_url`` points. With ``fhir_path`` None there is no discovery route.
+    """
+    routes = APIRouter(tags=["authorization"])
+
+    @routes.post(f"{auth_path}/token", openapi_extra=_form("grant_type", "scope", *_ASSERTION), summary="Get a token")
+    async def token(request: Request) -> JSONResponse:
+        """SMART Backend Services: client credentials grant with a signed client assertion."""
+        return await _answer(request, lambda fields, _: server.token(fields))
+
+    @routes.post(f"{auth_path}/introspect", openapi_extra=_form("token"), summary="Introspect a token")
+    async def introspect(request: Request) -> JSONResponse:
+        """RFC 7662, for the caller's own tokens; authenticate by bearer token or client assertion."""
+        return await _answer(request, server.introspect)
+
+    @routes.post(f"{auth_path}/revoke", openapi_extra=_form("token"), summary="Revoke a token")
+    async def revoke(request: Request) -> JSONResponse:
+        """RFC 7009, for the caller's own tokens; authenticate by bearer token or client assertion."""
+        return await _answer(request, server.revoke)
+
+    if fhir_path is not None:
+        document = smart_configuration(server)
+
+        @routes.get(f"{fhir_path}/.well-known/smart-configuration", summary="SMART discovery")
+        async def discover() -> JSONResponse:
+            """Where and how to get a token; open to everyone, from any origin."""
+            return JSONResponse(document, headers={"Access-Control-Allow-Origin": "*"})
+
+    return routes
+
+
+def bearer(server: AuthorizationServer) -> Callable[[Request], AccessToken]:
+    """Build a FastAPI dependency that verifies the request's token (in a thread, as it reads the database)."""
+
+    def verified(request: Request) -> AccessToken:
+        return server.verify(request.headers.get("authorization"))
+
+    return verified
+
+
+_ASSERTION = ("client_assertion_type", "client_assertion")
+
+
+def _form(*fields: str) -> dict[str, Any]:
+    schema = {
+        "type": "object",
+        "required": list(fields),
+        "properties": {name: {"type": "string"} for name in fields},
+    }
+    return {"requestBody": {"required": True, "content": {_FORM: {"schema": schema}}}}
+
+
+async def _answer(request: Request, call: Callable[[dict[str, str], str | None], Reply]) -> JSONResponse:
+    fields = await _fields(request)
+    if isinstance(fields, str):
+        reply = Reply(400, {"error": "invalid_request", "error_description": fields}, _NO_STORE)
+    else:
+        reply = await run_in_threadpool(call, fields, request.headers.get("authorization"))
+    headers = {name: value for name, value in reply.headers.items() if name.lower() != "content-type"}
+    return JSONResponse(dict(reply.body), reply.status, headers)
+
+
+async def _fields(request: Request) -> dict[str, str] | str:
+    """Read the form; a text says what is wrong with it. Parsed here because duplicates must be refused."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM:
+        return f"The content type must be {_FORM}."
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _MAXIMUM_FORM_BYTES:
+            return "The form is too large."
+    try:
+        pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_MAXIMUM_FIELDS)
+    except ValueError:
+        return "The form is malformed."
+    if len({name for name, _ in pairs}) != len(pairs):
+        return "A parameter occurs more than once."
+    return dict(pairs)

@@ -1,0 +1,168 @@
+"""The authorization server for backend clients (SMART App Launch 2.2.0, Backend Services).
+
+::
+
+    server = AuthorizationServer(engine, auth_url="https://gateway.example/auth")
+    server.register_client("acme", scopes="system/*.rs", jwks={"keys": [...]})
+    server.token(form fields)            -> Reply, the token endpoint's answer
+    server.verify("Bearer ...")          -> AccessToken, or AuthenticationError
+    token.require("Observation", "s")    -> AuthorizationError unless granted
+
+Access tokens are opaque: 256 random bits whose digest is a row of the control plane, so that every process knows them
+and a revocation holds at once (docs/adr/0040). All calls block on the database and some on the network: in an event
+loop run them in a thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from sqlalchemy import Engine
+
+from fhir_gateway.auth import scopes as smart_scopes
+from fhir_gateway.auth.assertions import PrivateKeyJwt
+from fhir_gateway.auth.endpoints import OAuthServer, bearer_client, bearer_token
+from fhir_gateway.auth.jwks import JwksCache, check_jwks_url
+from fhir_gateway.auth.keys import check_key_set
+from fhir_gateway.auth.models import AccessToken, Client, Reply
+from fhir_gateway.auth.store import AuthStore
+from fhir_gateway.config import Settings
+from fhir_gateway.errors import AuthenticationError, InputError
+
+
+class AuthorizationServer:
+    """Registers clients, issues tokens, verifies them.
+
+    ``auth_url`` is the public base of the endpoints (``{auth_url}/token`` is what assertions must name as ``aud``).
+    ``supported_types`` None means every R4 type; ``supported_interactions`` is what the FHIR server behind it can do.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        auth_url: str,
+        token_lifetime_seconds: int = 300,
+        supported_types: Iterable[str] | None = None,
+        supported_interactions: str = "rs",
+        jwks: JwksCache | None = None,
+    ) -> None:
+        self.store = AuthStore(engine)
+        self.token_url = f"{auth_url.rstrip('/')}/token"
+        self.introspection_url = f"{auth_url.rstrip('/')}/introspect"
+        self.revocation_url = f"{auth_url.rstrip('/')}/revoke"
+        self._types = None if supported_types is None else frozenset(supported_types)
+        self._interactions = supported_interactions
+        self._oauth = OAuthServer(self.store, token_lifetime_seconds, self._types, supported_interactions)
+        self._oauth.register_client_auth_method(
+            PrivateKeyJwt.CLIENT_AUTH_METHOD, PrivateKeyJwt(self.store, jwks or JwksCache(), self.token_url)
+        )
+        self._oauth.register_client_auth_method(
+            "bearer", lambda _query, request: bearer_client(self.store, request.authorization)
+        )
+
+    @classmethod
+    def from_settings(cls, engine: Engine, settings: Settings, **options: Any) -> Self:
+        """The gateway's own server, at ``{public_url}/auth``."""
+        return cls(
+            engine,
+            auth_url=f"{settings.public_url.rstrip('/')}/auth",
+            token_lifetime_seconds=settings.token_lifetime_seconds,
+            **options,
+        )
+
+    def register_client(
+        self,
+        client_id: str,
+        *,
+        scopes: str,
+        name: str | None = None,
+        jwks: Mapping[str, Any] | None = None,
+        jwks_url: str | None = None,
+    ) -> Client:
+        """Register a backend client by its public keys, inline (``jwks``) or by URL; InputError when unfit.
+
+        ``scopes`` is the most it may be granted, for example ``system/*.rs``. ConflictError when the id is taken.
+        """
+        if not client_id or len(client_id) > 255 or not client_id.isprintable() or " " in client_id:
+            raise InputError("a client id is 1 to 255 printable characters without spaces")
+        if (jwks is None) == (jwks_url is None):
+            raise InputError("register either a JWK Set or a JWKS URL")
+        if jwks is not None:
+            check_key_set(jwks)
+        if jwks_url is not None:
+            check_jwks_url(jwks_url)
+        client = Client(client_id, name or client_id, _registered_scopes(scopes), jwks, jwks_url)
+        self.store.add_client(client)
+        return client
+
+    def clients(self) -> list[Client]:
+        """All registered clients, disabled ones included."""
+        return self.store.clients()
+
+    def disable_client(self, client_id: str) -> None:
+        """Refuse a client from now on; its tokens end at once. NotFoundError for an unknown one."""
+        self.store.disable_client(client_id)
+
+    def token(self, fields: Mapping[str, str]) -> Reply:
+        """Answer a token request; every refusal is a Reply too."""
+        return self._oauth.token(fields)
+
+    def introspect(self, fields: Mapping[str, str], authorization: str | None) -> Reply:
+        """Answer an introspection request of a client that authenticates by bearer token or assertion."""
+        return self._oauth.about_token("introspection", fields, authorization)
+
+    def revoke(self, fields: Mapping[str, str], authorization: str | None) -> Reply:
+        """Answer a revocation request of a client that authenticates by bearer token or assertion."""
+        return self._oauth.about_token("revocation", fields, authorization)
+
+    def verify(self, authorization: str | None) -> AccessToken:
+        """The valid token of an ``Authorization`` header; AuthenticationError when missing, unknown, expired, revoked.
+
+        What it allows is the token's to say: ``token.require("Patient", "rs")``.
+        """
+        presented = bearer_token(authorization)
+        if presented is None:
+            raise AuthenticationError("an access token is required: Authorization: Bearer <token>")
+        issued = self.store.token(presented)
+        if issued is None or issued.is_revoked():
+            raise AuthenticationError("the access token is not valid")
+        if issued.is_expired():
+            raise AuthenticationError("the access token has expired")
+        return AccessToken(
+            issued.client_id,
+            smart_scopes.parse_scopes(issued.scope),
+            datetime.fromtimestamp(issued.expires_at, UTC),
+        )
+
+    @property
+    def scopes_supported(self) -> tuple[str, ...]:
+        """Scopes for the discovery document: wildcards, then one per type when the types are limited."""
+        interactions = "".join(x for x in smart_scopes.INTERACTIONS if x in self._interactions)
+        wildcards = [smart_scopes.Scope("*", interactions)]
+        if set("rs") <= set(interactions):
+            wildcards.append(smart_scopes.Scope("*", "rs", version=1))
+        single = [smart_scopes.Scope(name, interactions) for name in sorted(self._types or ())]
+        return tuple(str(scope) for scope in (*wildcards, *single))
+
+
+def challenge(error: Exception) -> str:
+    """``WWW-Authenticate`` value for a 401 (AuthenticationError) or 403 (RFC 6750 section 3)."""
+    code = "invalid_token" if isinstance(error, AuthenticationError) else "insufficient_scope"
+    return f'Bearer error="{code}"'
+
+
+def _registered_scopes(text: str) -> tuple[smart_scopes.Scope, ...]:
+    scopes = []
+    for word in text.split():
+        scope = smart_scopes.parse_scope(word)
+        if scope is None:
+            raise InputError(f"{word} is not a system scope such as system/Patient.rs or system/*.read")
+        if scope.constraint is not None:
+            raise InputError(f"{word}: scopes with search restrictions cannot be enforced")
+        scopes.append(scope)
+    if not scopes:
+        raise InputError("a client needs at least one scope")
+    return tuple(scopes)

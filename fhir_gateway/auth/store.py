@@ -1,0 +1,187 @@
+"""Control plane tables of authorization: clients, assertions seen, tokens issued.
+
+All of it is shared by every process of the gateway. Times are epoch seconds (integers), so that no driver's idea of
+time zones comes between. Tokens and assertion ids are kept only as SHA-256 digests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+
+from sqlalchemy import BigInteger, Column, Engine, RowMapping, Text, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import Field, SQLModel
+
+from fhir_gateway.auth.models import Client, IssuedToken
+from fhir_gateway.auth.scopes import parse_scopes
+from fhir_gateway.db.engine import snapshot, table_of, transaction
+from fhir_gateway.errors import ConflictError, NotFoundError
+
+_PURGE_INTERVAL_SECONDS = 60
+
+
+class ClientRow(SQLModel, table=True):
+    """A registered backend client."""
+
+    __tablename__ = "auth_client"
+
+    client_id: str = Field(primary_key=True, max_length=255)
+    name: str = Field(max_length=255)
+    scopes: str = Field(sa_column=Column(Text, nullable=False))
+    jwks: str | None = Field(default=None, sa_column=Column(Text, nullable=True))
+    jwks_url: str | None = Field(default=None, sa_column=Column(Text, nullable=True))
+    disabled: bool = Field(default=False)
+    created_at: int = Field(sa_column=Column(BigInteger, nullable=False))
+
+
+class AssertionRow(SQLModel, table=True):
+    """A client assertion that was used; the primary key is what refuses it a second time."""
+
+    __tablename__ = "auth_assertion"
+
+    client_id: str = Field(primary_key=True, max_length=255)
+    jti_hash: str = Field(primary_key=True, max_length=64)
+    expires_at: int = Field(sa_column=Column(BigInteger, nullable=False, index=True))
+
+
+class TokenRow(SQLModel, table=True):
+    """An access token that was issued."""
+
+    __tablename__ = "auth_token"
+
+    token_hash: str = Field(primary_key=True, max_length=64)
+    client_id: str = Field(max_length=255, index=True)
+    scope: str = Field(sa_column=Column(Text, nullable=False))
+    issued_at: int = Field(sa_column=Column(BigInteger, nullable=False))
+    expires_at: int = Field(sa_column=Column(BigInteger, nullable=False, index=True))
+    revoked: bool = Field(default=False)
+
+
+_CLIENT = table_of(ClientRow)
+_ASSERTION = table_of(AssertionRow)
+_TOKEN = table_of(TokenRow)
+
+
+def digest(secret: str) -> str:
+    """SHA-256 of a high-entropy secret, in hex (no salt is needed: it cannot be guessed)."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class AuthStore:
+    """Reads and writes the tables; every method is one transaction."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._purge_lock = threading.Lock()
+        self._purged_at = 0.0
+
+    def create_tables(self) -> None:
+        """Create the tables in a database that has no migrations (in memory: sandbox, tests)."""
+        SQLModel.metadata.create_all(self._engine, tables=[_CLIENT, _ASSERTION, _TOKEN])
+
+    def add_client(self, client: Client) -> None:
+        """Register ``client``; ConflictError when its id is taken."""
+        row = {
+            "client_id": client.client_id,
+            "name": client.name,
+            "scopes": " ".join(map(str, client.scopes)),
+            "jwks": None if client.jwks is None else json.dumps(client.jwks, sort_keys=True),
+            "jwks_url": client.jwks_url,
+            "disabled": client.disabled,
+            "created_at": int(time.time()),
+        }
+        try:
+            with transaction(self._engine) as connection:
+                connection.execute(insert(_CLIENT).values(row))
+        except IntegrityError as error:
+            raise ConflictError(f"client {client.client_id} is already registered") from error
+
+    def client(self, client_id: str) -> Client | None:
+        """The client with that id, None when there is none or it was disabled."""
+        with snapshot(self._engine) as connection:
+            row = connection.execute(select(_CLIENT).where(_CLIENT.c.client_id == client_id)).mappings().first()
+        client = None if row is None else _client(row)
+        return None if client is None or client.disabled else client
+
+    def clients(self) -> list[Client]:
+        """All clients, by id, disabled ones included."""
+        with snapshot(self._engine) as connection:
+            rows = connection.execute(select(_CLIENT).order_by(_CLIENT.c.client_id)).mappings().all()
+        return [_client(row) for row in rows]
+
+    def disable_client(self, client_id: str) -> None:
+        """Refuse the client from now on and revoke its tokens."""
+        with transaction(self._engine) as connection:
+            changed = connection.execute(
+                update(_CLIENT).where(_CLIENT.c.client_id == client_id).values(disabled=True)
+            ).rowcount
+            if not changed:
+                raise NotFoundError(f"there is no client {client_id}")
+            connection.execute(update(_TOKEN).where(_TOKEN.c.client_id == client_id).values(revoked=True))
+
+    def use_assertion(self, client_id: str, jti: str, expires_at: int) -> bool:
+        """Record an assertion as used; False when it was used before.
+
+        The insert itself decides, so of two processes that see the same assertion at once only one wins.
+        ``expires_at`` is when the assertion can no longer be accepted and the row may go.
+        """
+        row = {"client_id": client_id, "jti_hash": digest(jti), "expires_at": expires_at}
+        try:
+            with transaction(self._engine) as connection:
+                connection.execute(insert(_ASSERTION).values(row))
+        except IntegrityError:
+            return False
+        return True
+
+    def add_token(self, token: str, client_id: str, scope: str, issued_at: int, expires_at: int) -> None:
+        """Record an issued token (as a digest), and now and then clear what has expired."""
+        row = {
+            "token_hash": digest(token),
+            "client_id": client_id,
+            "scope": scope,
+            "issued_at": issued_at,
+            "expires_at": expires_at,
+            "revoked": False,
+        }
+        with transaction(self._engine) as connection:
+            connection.execute(insert(_TOKEN).values(row))
+        if self._purge_is_due(issued_at):
+            self.purge(issued_at)
+
+    def token(self, token: str) -> IssuedToken | None:
+        """The issued token, expired and revoked ones included; None when it is unknown."""
+        with snapshot(self._engine) as connection:
+            row = connection.execute(select(_TOKEN).where(_TOKEN.c.token_hash == digest(token))).mappings().first()
+        return None if row is None else IssuedToken(**row, now=int(time.time()))
+
+    def revoke_token(self, token_hash: str) -> None:
+        """Refuse a token from now on."""
+        with transaction(self._engine) as connection:
+            connection.execute(update(_TOKEN).where(_TOKEN.c.token_hash == token_hash).values(revoked=True))
+
+    def purge(self, now: int) -> None:
+        """Delete assertions and tokens that can no longer be accepted anyway."""
+        with transaction(self._engine) as connection:
+            connection.execute(delete(_ASSERTION).where(_ASSERTION.c.expires_at < now))
+            connection.execute(delete(_TOKEN).where(_TOKEN.c.expires_at < now))
+
+    def _purge_is_due(self, now: float) -> bool:
+        with self._purge_lock:
+            due = now - self._purged_at >= _PURGE_INTERVAL_SECONDS
+            if due:
+                self._purged_at = now
+        return due
+
+
+def _client(row: RowMapping) -> Client:
+    return Client(
+        client_id=row["client_id"],
+        name=row["name"],
+        scopes=parse_scopes(row["scopes"]),
+        jwks=None if row["jwks"] is None else json.loads(row["jwks"]),
+        jwks_url=row["jwks_url"],
+        disabled=row["disabled"],
+    )

@@ -1,0 +1,67 @@
+"""A backend client and an authorization server to tell token stories with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import sqlalchemy as sa
+
+from fhir_gateway.auth.assertion import client_assertion, public_key_set
+
+ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+
+
+@dataclass
+class Partner:
+    """A client that asks for tokens; ``request`` lets a test break any one thing."""
+
+    http: httpx.AsyncClient
+    token_url: str
+    key: dict[str, Any]
+    alg: str
+    client_id: str = "partner"
+
+    async def request(
+        self,
+        *,
+        scope: str | None = "system/*.rs",
+        claims: Mapping[str, Any] | None = None,
+        assertion: str | None = None,
+        **fields: str | None,
+    ) -> httpx.Response:
+        """POST a token request; a field or claim that is None is left out."""
+        form: dict[str, str | None] = {
+            "grant_type": "client_credentials",
+            "scope": scope,
+            "client_assertion_type": ASSERTION_TYPE,
+            "client_assertion": assertion or self.assertion(**(claims or {})),
+        }
+        sent = {name: value for name, value in (form | fields).items() if value is not None}
+        return await self.http.post(self.token_url, data=sent)
+
+    def assertion(self, **claims: Any) -> str:
+        return client_assertion(self.client_id, self.token_url, self.key, self.alg, **claims)
+
+    async def bearer(self, scope: str = "system/*.rs") -> dict[str, str]:
+        """Headers with a fresh token."""
+        response = await self.request(scope=scope)
+        assert response.status_code == 200, response.text
+        return {"Authorization": f"Bearer {response.json()['access_token']}"}
+
+    @property
+    def jwks(self) -> dict[str, Any]:
+        return public_key_set(self.key)
+
+
+def memory_engine() -> sa.Engine:
+    """A database in memory whose one connection is used by one thread at a time."""
+    return sa.create_engine(
+        "sqlite://",
+        poolclass=sa.pool.QueuePool,
+        pool_size=1,
+        max_overflow=0,
+        connect_args={"check_same_thread": False},
+    )
