@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
+from fhir_gateway.measures.evaluate import Evaluator, evaluate
+from fhir_gateway.measures.model import GroupResult, MeasureResult, PopulationResult
 from fhir_gateway.measures.package import MeasurePackage
+from fhir_gateway.measures.population import LakePopulation, MemoryPopulation, Population
 
-__all__ = ["MeasurePackage"]
+__all__ = [
+    "Evaluator",
+    "GroupResult",
+    "LakePopulation",
+    "MeasurePackage",
+    "MeasureResult",
+    "MemoryPopulation",
+    "Population",
+    "PopulationResult",
+    "evaluate",
+]

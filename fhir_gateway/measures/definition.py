@@ -64,7 +64,7 @@ class GroupDefinition:
     scoring: Scoring
     basis: str
     improvement_notation: str | None
-    scoring_unit: str | None
+    scoring_unit: Node | None
     scoring_precision: int | None
     populations: tuple[PopulationDefinition, ...]
     element: Node
@@ -72,6 +72,21 @@ class GroupDefinition:
     def of(self, code: str) -> tuple[PopulationDefinition, ...]:
         """Populations of that code in Measure order."""
         return tuple(population for population in self.populations if population.code == code)
+
+    def initial_population(self, branch: str = "denominator") -> PopulationDefinition:
+        """The initial population; of a ratio that has two, the one of the ``numerator`` or ``denominator`` branch."""
+        heads = self.of(branch)
+        named = self.named(heads[0].criteria_reference) if heads and heads[0].criteria_reference else None
+        return named if named is not None and named.code == "initial-population" else self.of("initial-population")[0]
+
+    def basis_of(self, population: PopulationDefinition) -> str:
+        """Basis of a population: its own, else that of its ratio branch's initial population, else the group's."""
+        if population.basis or population.code == "initial-population" or self.scoring != "ratio":
+            return population.basis or self.basis
+        if population.code == "measure-observation":
+            observed = self.named(population.criteria_reference or "")
+            return self.basis_of(observed) if observed else self.basis
+        return self.basis_of(self.initial_population(population.code.removesuffix("-exclusion")))
 
     def named(self, reference: str) -> PopulationDefinition | None:
         """The population a criteriaReference names: by linkId, then id, then code when unique."""
@@ -145,7 +160,7 @@ def _group(measure: Node, group: Node, number: int, name: str) -> GroupDefinitio
         scoring=cast(Scoring, scoring),
         basis=str(extension(group, "populationBasis") or extension(measure, "populationBasis") or "boolean"),
         improvement_notation=_code(notation),
-        scoring_unit=_code(unit),
+        scoring_unit=unit if isinstance(unit, Mapping) or unit is None else {"text": str(unit)},
         scoring_precision=int(precision) if precision is not None else None,
         populations=tuple(_population(p, n, where) for n, p in enumerate(group.get("population", ()), 1)),
         element=group,
@@ -202,6 +217,12 @@ def _check(group: GroupDefinition, where: str) -> None:
             raise MeasureError(f"{where}: aggregate method {observation.aggregate_method!r} is not one of the six")
         if group.scoring == "ratio" and observation.criteria_reference is None:
             raise MeasureError(f"{where}: observation {observation.id} does not say which population it observes")
+    for population in group.populations:
+        branch = population.code.removesuffix("-exclusion") if group.scoring == "ratio" else "denominator"
+        if population.code not in ("initial-population", "measure-observation") and (
+            group.basis_of(population) != group.basis_of(group.initial_population(branch))
+        ):
+            raise MeasureError(f"{where}: {population.code} has another basis than its initial population")
     if counts["initial-population"] == 2:
         for code in ("denominator", "numerator"):
             target = group.named(group.of(code)[0].criteria_reference or "")

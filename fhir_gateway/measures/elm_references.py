@@ -13,7 +13,7 @@ from typing import Any
 from fhir_gateway.errors import LibraryError, MeasureError
 from fhir_gateway.terminology.canonical import version_order
 
-Elm = Mapping[str, Any]
+Elm = dict[str, Any]
 LibraryId = tuple[str, str | None]
 
 #: Parts of an ELM node that describe it and refer to nothing.

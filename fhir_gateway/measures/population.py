@@ -7,7 +7,6 @@ largest batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import duckdb
@@ -15,6 +14,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fhir_gateway.cql import Batch
 from fhir_gateway.errors import InputError
 from fhir_gateway.r4 import spec
 
@@ -29,14 +29,6 @@ ROW_COLUMNS: Mapping[str, pa.DataType] = {
     "_bucket": pa.int32(),
     "_last_updated": pa.timestamp("us", tz="UTC"),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Members (person ids, sorted) and a way to read their resources as columns."""
-
-    members: pa.Array
-    read: Read
 
 
 class Population(Protocol):
@@ -149,11 +141,14 @@ class MemoryPopulation:
             members = self._members.slice(start, self._batch_size)
             yield Batch(members, self._reader(members))
 
+    def read(self, resource_type: str, columns: Sequence[str]) -> pa.Table:
+        """All resources of a type, in order of member and id."""
+        raw = self._tables.get(resource_type)
+        return typed_columns(_raw_table([]) if raw is None else raw, resource_type, columns)
+
     def _reader(self, members: pa.Array) -> Read:
         def read(resource_type: str, columns: Sequence[str]) -> pa.Table:
-            raw = self._tables.get(resource_type)
-            if raw is None:
-                raw = _raw_table([])
+            raw = self._tables.get(resource_type, _raw_table([]))
             here = pc.or_(pc.is_in(raw["_member"], value_set=members), pc.is_null(raw["_member"]))
             return typed_columns(raw.filter(here), resource_type, columns)
 

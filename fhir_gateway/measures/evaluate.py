@@ -1,0 +1,135 @@
+"""Evaluating a measure over a population, batch by batch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime, timedelta
+from datetime import time as clock
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from fhir_gateway.cql import Batch, CompiledLibrary, compile_library
+from fhir_gateway.errors import InputError
+from fhir_gateway.measures.elm_references import section
+from fhir_gateway.measures.merge import merge_groups
+from fhir_gateway.measures.model import GroupResult, MeasureResult
+from fhir_gateway.measures.package import MeasurePackage
+from fhir_gateway.measures.population import MemoryPopulation, Population
+from fhir_gateway.measures.populations import evaluate_group
+
+#: Name of the parameter every measure has (Quality Measure IG, measurement period).
+MEASUREMENT_PERIOD = "Measurement Period"
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+class Evaluator:
+    """A package that passed its preflight and is compiled; evaluates any number of populations and batches."""
+
+    def __init__(self, package: MeasurePackage) -> None:
+        """Check terminology and compile what the criteria need.
+
+        Raises TerminologyError, UnsupportedElm, LibraryError or MeasureError; nothing has been evaluated then.
+        """
+        self.package = package
+        package.preflight()
+        observed = {p.expression for g in package.definition.groups for p in g.of("measure-observation")}
+        criteria = [name for name in package.definition.expressions if name not in observed]
+        self.compiled: CompiledLibrary = compile_library(
+            package.libraries, package.primary, package.value_sets, definitions=criteria
+        )
+
+    def evaluate(
+        self,
+        population: Population,
+        period: tuple[date, date],
+        now: datetime,
+        parameters: Mapping[str, object] | None = None,
+    ) -> MeasureResult:
+        """Evaluate the measure for each batch of ``population`` and put the results together.
+
+        ``period`` is inclusive on both ends: from the first instant of its first day to the last millisecond of its
+        last, in the time zone of ``now``, which must have one. Members whose data makes an expression fail are
+        reported in ``failed``; the others are evaluated.
+        """
+        started = time.perf_counter()
+        values = dict(parameters or {}) | {MEASUREMENT_PERIOD: self._measurement_period(period, now)}
+        parts: list[Sequence[GroupResult]] = []
+        members: list[pa.Array] = []
+        failed: dict[str, str] = {}
+        for batch in population.batches():
+            groups, failures = self.evaluate_batch(batch, values, now)
+            parts.append(groups)
+            members.append(batch.members)
+            failed |= failures
+        if not parts:  # nobody: the same groups, with zeros
+            nobody = Batch(pa.array([], pa.string()), MemoryPopulation([]).read)
+            parts.append(self.evaluate_batch(nobody, values, now)[0])
+        package = self.package
+        return MeasureResult(
+            url=package.url,
+            version=package.version,
+            name=package.name,
+            title=package.title,
+            period=period,
+            evaluated_at=now,
+            engine_version=version("fhir-gateway"),
+            package_hash=package.package_hash,
+            terminology_hash=package.terminology_hash,
+            lake_version=population.lake_version,
+            members=pa.concat_arrays(members) if members else pa.array([], pa.string()),
+            groups=merge_groups(parts, [len(part) for part in members] or [0]),
+            failed=dict(sorted(failed.items())),
+            notes=package.definition.notes,
+            seconds=time.perf_counter() - started,
+        )
+
+    def evaluate_batch(
+        self, batch: Batch, parameters: Mapping[str, object], now: datetime
+    ) -> tuple[tuple[GroupResult, ...], dict[str, str]]:
+        """Groups of one batch, and the reason for each member that could not be evaluated."""
+        evaluation = self.compiled.evaluate(batch, parameters, now)
+        size = len(batch.members)
+        known = -1
+        groups: tuple[GroupResult, ...] = ()
+        while known != len(evaluation.failures):  # an observation may fail members that the criteria did not
+            known = len(evaluation.failures)
+            failed = np.array(sorted(evaluation.failures), dtype=np.intp)
+            groups = tuple(evaluate_group(g, evaluation, size, failed) for g in self.package.definition.groups)
+        reasons = {
+            batch.members[index].as_py(): f"{failure.definition} ({failure.locator}): {failure.reason}"
+            for index, failure in evaluation.failures.items()
+        }
+        return groups, reasons
+
+    def _measurement_period(self, period: tuple[date, date], now: datetime) -> tuple[object, object]:
+        """The closed interval, of the point type the primary library declares for the parameter."""
+        start, end = period
+        if end < start:
+            raise InputError("the measurement period ends before it starts")
+        if now.tzinfo is None:
+            raise InputError("the evaluation instant needs a time zone offset")
+        for parameter in section(self.package.libraries[0], "parameters"):
+            if parameter["name"] == MEASUREMENT_PERIOD and _point_type(parameter) == "Date":
+                return start, end
+        first = datetime.combine(start, clock.min, now.tzinfo)
+        return first, datetime.combine(end + timedelta(days=1), clock.min, now.tzinfo) - _MILLISECOND
+
+
+def evaluate(
+    package: MeasurePackage,
+    population: Population,
+    period: tuple[date, date],
+    now: datetime,
+    parameters: Mapping[str, object] | None = None,
+) -> MeasureResult:
+    """Compile ``package`` and evaluate it over ``population``; see :meth:`Evaluator.evaluate`."""
+    return Evaluator(package).evaluate(population, period, now, parameters)
+
+
+def _point_type(parameter: Mapping[str, Any]) -> str:
+    specifier = parameter.get("parameterTypeSpecifier") or {}
+    return str((specifier.get("pointType") or {}).get("name", "")).rpartition("}")[2]

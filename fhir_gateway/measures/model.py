@@ -1,0 +1,128 @@
+"""Results of an evaluated measure: counts per member, observations, cases, and where they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from fhir_gateway.measures import scoring
+
+Counts = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Observations:
+    """Values a ``measure-observation`` gave for the members (or episodes) it observes.
+
+    ``member`` is the index of the member each value belongs to, ascending; ``value`` is decimal128(28,8) without
+    nulls: a null observation is not aggregated. ``unit`` is set when the function returns quantities.
+    """
+
+    aggregate_method: str
+    criteria_reference: str | None
+    member: npt.NDArray[np.int32]
+    value: pa.Array
+    unit: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PopulationResult:
+    """One population: ``counts`` after gating by its parents, ``raw`` as its criteria alone said; one per member."""
+
+    id: str
+    code: str
+    counts: Counts
+    raw: Counts
+    observations: Observations | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cases:
+    """Episodes of one basis: whose they are, their references (``Type/id``), effective membership per population."""
+
+    basis: str
+    member: npt.NDArray[np.int32]
+    reference: pa.Array
+    populations: Mapping[str, Mask]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupResult:
+    """One rate of a measure.
+
+    ``scoring_unit`` is the CodeableConcept of the Measure, ``scoring_precision`` the decimals to round to at output;
+    ``cases`` lists the episodes of an episode-based group, one entry per basis, and is empty for subject-based ones.
+    """
+
+    id: str
+    code: Mapping[str, Any] | None
+    scoring: str
+    improvement_notation: str | None
+    basis: str
+    populations: tuple[PopulationResult, ...]
+    scoring_unit: Mapping[str, Any] | None = None
+    scoring_precision: int | None = None
+    cases: tuple[Cases, ...] = ()
+
+    def population(self, code: str) -> PopulationResult | None:
+        """The first population of that code."""
+        return next((population for population in self.populations if population.code == code), None)
+
+    def count(self, code: str, mask: Mask | None = None) -> int:
+        """Labelled count of a population over the members in ``mask`` (default: all); 0 when it is not defined."""
+        population = self.population(code)
+        return 0 if population is None else scoring.count(population, mask)
+
+    def score(self, mask: Mask | None = None) -> Decimal | None:
+        """Exact score over the members in ``mask`` (default: all); None when it is undefined."""
+        return scoring.score(self, mask)
+
+    def member_score(self, index: int) -> Decimal | None:
+        """Score of one member alone."""
+        return scoring.member_score(self, index)
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureResult:
+    """A measure evaluated over a population, with everything needed to make the numbers again.
+
+    ``failed`` maps members whose data an expression could not digest to the reason; they count in no population.
+    ``notes`` says what the Measure asks for that was not computed. ``seconds`` is how long the evaluation took; it is
+    no part of any report, since the same inputs give the same bytes.
+    """
+
+    url: str
+    version: str
+    name: str
+    title: str
+    period: tuple[date, date]
+    evaluated_at: datetime
+    engine_version: str
+    package_hash: str
+    terminology_hash: str
+    lake_version: int | None
+    members: pa.Array
+    groups: tuple[GroupResult, ...]
+    failed: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    seconds: float = field(default=0.0, compare=False)
+
+    @property
+    def canonical(self) -> str:
+        """``url|version`` of the Measure."""
+        return f"{self.url}|{self.version}"
+
+    def group(self, group_id: str) -> GroupResult:
+        """The group with that id; KeyError when there is none."""
+        for group in self.groups:
+            if group.id == group_id:
+                return group
+        raise KeyError(group_id)

@@ -1,0 +1,1 @@
+"""Measure cases: our own packages, and published ones run from the command line."""

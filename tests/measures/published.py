@@ -1,0 +1,138 @@
+"""Run published measures against their own test cases.
+
+``python -m tests.measures.published [-v] DIR...`` where each DIR holds a package (``bundle.json.gz``,
+or any layout ``MeasurePackage.load`` reads) and ``cases.ndjson.gz``: one line per case with ``id``,
+``measurementPeriod``, ``resources`` and ``expected``. Prints ``NAME passed/total`` for each measure and last
+``cases passed/total passed``; exits 1 when any case fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+from fhir_gateway.errors import GatewayError
+from fhir_gateway.measures import Evaluator, MeasurePackage, MeasureResult, MemoryPopulation
+
+Resource = dict[str, Any]
+#: All published cases are written in UTC.
+NOW = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One case: its id and title, and what differs from the expected counts (empty when it passes)."""
+
+    case: str
+    title: str
+    differences: tuple[str, ...]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR")
+    parser.add_argument("-v", "--verbose", action="store_true", help="list failing cases with got and expected")
+    options = parser.parse_args(arguments)
+    passed = total = 0
+    for folder in options.folders:
+        cases = read_cases(folder)
+        try:
+            outcomes = run(MeasurePackage.load(folder), cases)
+        except GatewayError as error:
+            print(f"{folder.name}: {type(error).__name__}: {error}")
+            outcomes = [Outcome(case["id"], case.get("title", ""), ("not evaluated",)) for case in cases]
+        good = sum(not outcome.differences for outcome in outcomes)
+        print(f"{folder.name} {good}/{len(outcomes)}", flush=True)
+        if options.verbose:
+            for outcome in outcomes:
+                if outcome.differences:
+                    print(f"    {outcome.case} {outcome.title}: {'; '.join(outcome.differences)}")
+        passed += good
+        total += len(outcomes)
+    print(f"cases {passed}/{total} passed")
+    return 0 if passed == total else 1
+
+
+def read_cases(folder: Path) -> list[dict[str, Any]]:
+    """Cases of ``cases.ndjson.gz``, or of every JSON file in ``cases/``."""
+    packed = folder / "cases.ndjson.gz"
+    if packed.exists():
+        with gzip.open(packed, "rt", encoding="utf-8") as lines:
+            return [json.loads(line) for line in lines]
+    return [json.loads(file.read_text("utf-8")) for file in sorted((folder / "cases").glob("*.json"))]
+
+
+def run(package: MeasurePackage, cases: Iterable[Mapping[str, Any]], now: datetime = NOW) -> list[Outcome]:
+    """Evaluate all cases that share a measurement period as one population, and compare the counts."""
+    evaluator = Evaluator(package)
+    by_period: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for case in cases:
+        period = case["measurementPeriod"]
+        by_period.setdefault((period["start"][:10], period["end"][:10]), []).append(case)
+    outcomes: list[Outcome] = []
+    for (start, end), together in by_period.items():
+        population = MemoryPopulation((f"case-{n}", rename(case, n)) for n, case in enumerate(together))
+        result = evaluator.evaluate(population, (date.fromisoformat(start), date.fromisoformat(end)), now)
+        outcomes.extend(compare(result, together))
+    return outcomes
+
+
+def rename(case: Mapping[str, Any], number: int) -> list[Resource]:
+    """The case's resources under new ids: ids recur between cases, which are evaluated together.
+
+    The Patient becomes ``case-N``; references inside the case follow, references to what is not there stay dangling.
+    """
+    resources = case["resources"]
+    names = {
+        f"{resource['resourceType']}/{resource['id']}": f"{resource['resourceType']}/case-{number}"
+        if resource["resourceType"] == "Patient"
+        else f"{resource['resourceType']}/case-{number}-{resource['id']}"
+        for resource in resources
+    }
+
+    def renamed(node: Any) -> Any:
+        if isinstance(node, list):
+            return [renamed(item) for item in node]
+        if isinstance(node, dict):
+            return {
+                key: names.get(value, value) if key == "reference" and isinstance(value, str) else renamed(value)
+                for key, value in node.items()
+            }
+        return node
+
+    return [
+        renamed(resource) | {"id": names[f"{resource['resourceType']}/{resource['id']}"].partition("/")[2]}
+        for resource in resources
+    ]
+
+
+def compare(result: MeasureResult, cases: list[Mapping[str, Any]]) -> Iterator[Outcome]:
+    """Population counts of each case against what it expects."""
+    members = {member: index for index, member in enumerate(result.members.to_pylist())}
+    for number, case in enumerate(cases):
+        member = f"case-{number}"
+        differences = []
+        if member in result.failed:
+            differences.append(f"failed: {result.failed[member]}")
+        elif member not in members:
+            differences.append("the case has no Patient")
+        else:
+            for expected in case["expected"]["groups"]:
+                group = result.group(expected["id"])
+                for code, count in expected["population"].items():
+                    population = group.population(code)
+                    got = None if population is None else int(population.counts[members[member]])
+                    if got != count:
+                        differences.append(f"{group.id} {code} got {got} expected {count}")
+        yield Outcome(case["id"], case.get("title", ""), tuple(differences))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
