@@ -19,7 +19,7 @@ KEY_FILE = "encryption.key"
 
 
 class SecretBox:
-    """Seals and opens short secrets with one key."""
+    """Encrypts and decrypts short secrets with one key."""
 
     def __init__(self, key: str | bytes) -> None:
         try:
@@ -27,14 +27,14 @@ class SecretBox:
         except ValueError as error:
             raise ConfigurationError("encryption_key is not a Fernet key (32 bytes in URL-safe base64)") from error
 
-    def seal(self, secret: str) -> bytes:
+    def encrypt(self, plain: bytes, /) -> bytes:
         """Return the secret encrypted; two calls give different bytes."""
-        return self._fernet.encrypt(secret.encode())
+        return self._fernet.encrypt(plain)
 
-    def open(self, sealed: bytes) -> str:
-        """Return the secret; raises ConfigurationError when it was sealed with another key or changed since."""
+    def decrypt(self, token: bytes, /) -> bytes:
+        """Return the secret; raises ConfigurationError when it was encrypted with another key or changed since."""
         try:
-            return self._fernet.decrypt(sealed).decode()
+            return self._fernet.decrypt(token)
         except InvalidToken as error:
             raise ConfigurationError(
                 f"a stored secret does not open with this encryption key (setting encryption_key, or {KEY_FILE} in the "

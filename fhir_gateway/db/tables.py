@@ -16,6 +16,7 @@ TABLE_MODULES: tuple[str, ...] = (
     "fhir_gateway.db.resource_tables",
     "fhir_gateway.identity.store",
     "fhir_gateway.sources.tables",
+    "fhir_gateway.auth.store",
     "fhir_gateway.server.audit",
 )
 
