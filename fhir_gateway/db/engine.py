@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import QueuePool
 from sqlmodel import Session, SQLModel
 
 from fhir_gateway.errors import ConfigurationError
@@ -48,7 +48,8 @@ def _sqlite(url: URL) -> Engine:
     arguments: dict[str, Any] = {"connect_args": {"timeout": BUSY_SECONDS, "check_same_thread": False}}
     in_memory = url.database in (None, "", ":memory:")
     if in_memory:
-        arguments["poolclass"] = StaticPool  # one connection: each new one would be another, empty database
+        # One connection, used by one thread at a time: each new one would be another, empty database.
+        arguments |= {"poolclass": QueuePool, "pool_size": 1, "max_overflow": 0, "pool_timeout": 10}
     else:
         _create_private_file(Path(str(url.database)))
     engine = sa.create_engine(url, **arguments)

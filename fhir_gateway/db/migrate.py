@@ -26,11 +26,10 @@ def upgrade(engine: Engine) -> None:
     """Create or upgrade all tables; cheap when there is nothing to do, safe from several processes at once."""
     head = ScriptDirectory(str(_FOLDER)).get_current_head()
     with snapshot(engine) as connection:
-        if MigrationContext.configure(connection).get_current_revision() == head:
-            metadata().create_all(engine)  # while tables are still being added; goes with the first release
-            return
-    with transaction(engine, lock="migrations") as connection:
-        command.upgrade(_configuration(connection), "head")
+        current = MigrationContext.configure(connection).get_current_revision()
+    if current != head:
+        with transaction(engine, lock="migrations") as connection:
+            command.upgrade(_configuration(connection), "head")
     metadata().create_all(engine)
 
 

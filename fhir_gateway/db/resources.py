@@ -203,13 +203,13 @@ class ResourceStore:
             _encode(sort, last.sort_value, last.key) if last is not None else None,
         )
 
-    def ids(self, resource_type: str, criteria: Sequence[Criterion] = ()) -> Iterator[str]:
-        """Yield the ids of all resources that meet the criteria, in the order of their creation."""
+    def ids(self, resource_type: str, criteria: Sequence[Criterion] = ()) -> list[str]:
+        """Return the ids of all resources that meet the criteria, in the order of their creation."""
         resource = self._resource
         where = conditions(resource_type, criteria, resource, self._index, self._base_url, self._clock())
         chosen = sa.select(resource.c.id).where(resource.c.type == resource_type, resource.c.deleted.is_(False), *where)
         with snapshot(self._engine) as connection:
-            yield from connection.execution_options(yield_per=10_000).scalars(chosen.order_by(resource.c.key))
+            return list(connection.scalars(chosen.order_by(resource.c.key)))
 
     def counts(self) -> dict[str, int]:
         """Return the number of live resources of each type."""
