@@ -44,7 +44,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     base_url = gateway.settings.public_url.rstrip("/") + FHIR_PATH
     trail = AuditTrail(gateway.engine)
     catalogs: dict[str, Catalog] = dict.fromkeys(SERVED, StoredCatalog(gateway.resources))
-    links = PageLinks(base_url, gateway.link_key)
+    links = PageLinks(base_url, gateway.secrets)
     interactions = Interactions(base_url, gateway.authorization, gateway.resources, catalogs, links)
 
     @asynccontextmanager

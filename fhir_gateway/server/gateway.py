@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 from fhir_gateway.auth.service import AuthorizationServer
 from fhir_gateway.config import Settings
 from fhir_gateway.db.resources import ResourceStore
+from fhir_gateway.db.secrets import SecretBox
 
 
 class Gateway(Protocol):
@@ -35,8 +36,8 @@ class Gateway(Protocol):
         ...
 
     @property
-    def link_key(self) -> bytes:
-        """Fernet key that seals next links."""
+    def secrets(self) -> SecretBox:
+        """Seals next links."""
         ...
 
     def public_jwks(self) -> dict[str, Any]:

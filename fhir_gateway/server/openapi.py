@@ -19,6 +19,7 @@ from fhir_gateway.auth.service import AuthorizationServer
 from fhir_gateway.config import Settings
 from fhir_gateway.db.engine import create_engine
 from fhir_gateway.db.resources import ResourceStore
+from fhir_gateway.db.secrets import SecretBox
 from fhir_gateway.server.app import create_app
 
 DEFAULT_PATH = Path("openapi/openapi.json")
@@ -30,7 +31,7 @@ class _Bare:
 
     engine: Engine
     settings: Settings = field(default_factory=Settings)
-    link_key: bytes = field(default_factory=Fernet.generate_key)
+    secrets: SecretBox = field(default_factory=lambda: SecretBox(Fernet.generate_key()))
 
     @property
     def resources(self) -> ResourceStore:

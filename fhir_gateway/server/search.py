@@ -13,12 +13,12 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import orjson
-from cryptography.fernet import Fernet, InvalidToken
 
 from fhir_gateway.db.resources import StoredResource
 from fhir_gateway.db.search.criteria import Criterion
 from fhir_gateway.db.search.parameters import search_parameters
-from fhir_gateway.errors import InputError, Location
+from fhir_gateway.db.secrets import SecretBox
+from fhir_gateway.errors import ConfigurationError, InputError, Location
 from fhir_gateway.server.problems import TooCostly, issue, outcome
 from fhir_gateway.server.registry import RESULT_PARAMETERS
 from fhir_gateway.server.summary import Subset
@@ -121,9 +121,9 @@ def _include(text: str, resource_type: str) -> str:
 class PageLinks:
     """Seals the rest of a search into a next link and opens it again."""
 
-    def __init__(self, base_url: str, key: bytes) -> None:
+    def __init__(self, base_url: str, secrets: SecretBox) -> None:
         self._base_url = base_url
-        self._fernet = Fernet(key)
+        self._secrets = secrets
 
     def seal(self, query: Query, after: str, total: int | None) -> str:
         """URL of the next page; raises TooCostly when the search is too long for a link."""
@@ -138,7 +138,7 @@ class PageLinks:
             after,
             total,
         ]
-        token = self._fernet.encrypt(zlib.compress(orjson.dumps(state), 9)).decode()
+        token = self._secrets.encrypt(zlib.compress(orjson.dumps(state), 9)).decode()
         if len(token) > MAX_LINK:
             raise TooCostly("the search is too long to be continued on a next page: ask for fewer values at once")
         return f"{self._base_url}/{query.resource_type}?{_PAGE}={quote(token)}"
@@ -149,8 +149,8 @@ class PageLinks:
         if not tokens:
             return None
         try:
-            state = orjson.loads(zlib.decompress(self._fernet.decrypt(tokens[0].encode())))
-        except (InvalidToken, ValueError, zlib.error):
+            state = orjson.loads(zlib.decompress(self._secrets.decrypt(tokens[0].encode())))
+        except (ConfigurationError, ValueError, zlib.error):
             raise InputError("not a page of ours", location=Location(path=_PAGE, rule="value")) from None
         of_type, criteria, count, sort, summary, elements, includes, after, total = state
         if of_type != resource_type:

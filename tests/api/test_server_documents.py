@@ -1,0 +1,53 @@
+"""What the face says of itself: CapabilityStatement, SMART discovery, OpenAPI."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from fhir_face import BASE, app_of, client_for, new_gateway
+
+from fhir_gateway.db.search.parameters import search_parameters
+from fhir_gateway.server import openapi
+from fhir_gateway.server.registry import SERVED
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def fetch(path: str) -> Any:
+    async def fetched() -> Any:
+        async with client_for(app_of(new_gateway())) as http:
+            response = await http.get(path)
+            assert response.status_code == 200
+            return response.json()
+
+    return asyncio.run(fetched())
+
+
+def test_the_capability_statement_lists_what_is_served() -> None:
+    statement = fetch("/fhir/metadata")
+    assert statement["fhirVersion"] == "4.0.1"
+    assert statement["implementation"]["url"] == BASE
+    (rest,) = statement["rest"]
+    resources = {resource["type"]: resource for resource in rest["resource"]}
+    assert set(resources) == set(SERVED)
+    for name, resource in resources.items():
+        assert [one["code"] for one in resource["interaction"]] == ["read", "vread", "search-type"]
+        listed = {one["name"] for one in resource["searchParam"]}
+        assert {"_id", "_lastUpdated"} < listed
+        assert listed <= {"_id", "_lastUpdated", *search_parameters(name)}
+    (operation,) = resources["Measure"]["operation"]
+    assert operation["name"] == "evaluate-measure"
+
+
+def test_smart_discovery_names_absolute_addresses_and_backend_services() -> None:
+    document = fetch("/fhir/.well-known/smart-configuration")
+    assert document["token_endpoint"] == "https://gateway.example/auth/token"
+    assert "client_credentials" in document["grant_types_supported"]
+    assert document["code_challenge_methods_supported"] == ["S256"]
+
+
+def test_the_committed_openapi_document_is_that_of_the_code() -> None:
+    committed = (REPOSITORY / "openapi" / "openapi.json").read_text(encoding="utf-8")
+    assert committed == openapi.current(), "run: python -m fhir_gateway.server.openapi"
