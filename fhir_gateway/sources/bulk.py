@@ -210,7 +210,7 @@ class BulkExport:
     def _pause(self, response: httpx.Response, polls: int) -> float:
         """Between polls: what the server asks for within our cap, else growing up to the profile's interval."""
         if "Retry-After" in response.headers:
-            return self._session.wait_for(response, polls)
+            return max(0.1, self._session.wait_for(response, polls))  # 0 is no licence to hammer
         return min(self._session.profile.poll_interval, 0.25 * 2.0 ** min(polls, 16))
 
     def _say_progress(self, response: httpx.Response) -> None:

@@ -1,0 +1,352 @@
+"""A FHIR source that misbehaves on demand, over real HTTP on loopback.
+
+It behaves until told otherwise. Faults are queued per kind of request and used up one by one::
+
+    source.faults["file"] += [Fault(status=502), Fault(truncate=True)]
+
+Switches (attributes) change how it always behaves. Kinds: smart, metadata, token, kickoff, poll, file, delete, search.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import uvicorn
+from joserfc import jwt
+from joserfc.jwk import KeySet
+
+
+@dataclass
+class Fault:
+    """One wrong answer. ``truncate`` and ``stall`` break the right answer; else status and body replace it."""
+
+    status: int = 503
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    truncate: bool = False
+    stall: float = 0.0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A request as it arrived."""
+
+    kind: str
+    path: str
+    query: dict[str, list[str]]
+    headers: dict[str, str]
+
+    @property
+    def authorized(self) -> bool:
+        """Whether it carried a token."""
+        return "authorization" in self.headers
+
+
+def patients(count: int, first: int = 0) -> list[dict[str, Any]]:
+    """Made-up patients."""
+    return [{"resourceType": "Patient", "id": f"p{first + n}", "gender": "unknown"} for n in range(count)]
+
+
+class MisbehavingSource:
+    """The source; ``files`` are served as an export's output, in order."""
+
+    def __init__(self) -> None:
+        self.base = ""
+        self.files: dict[str, list[dict[str, Any]]] = {"Patient-1": patients(3), "Patient-2": patients(2, 3)}
+        self.error_files: dict[str, list[dict[str, Any]]] = {}
+        self.deleted_files: dict[str, list[dict[str, Any]]] = {}
+        self.faults: dict[str, list[Fault]] = defaultdict(list)
+        self.seen: list[Seen] = []
+        self.jwks: dict[str, Any] = {"keys": []}
+        self.jtis: list[str] = []
+        self.capabilities = ["permission-v2", "client-confidential-asymmetric"]
+        self.export_levels: set[str] = {"system", "patient", "group"}
+        self.scopes_supported: list[str] | None = None
+        self.granted_scope: str | None = "same"
+        self.expires_in: Any = 300
+        self.token_uses: int | None = None
+        self.token_type = "bearer"
+        self.requires_access_token: bool = True
+        self.refuse_token_on_files = False
+        self.relative_urls = False
+        self.file_host: str | None = None
+        self.file_redirect: str | None = None
+        self.counts: str = "number"
+        self.count_error = 0
+        self.trailing_newline = True
+        self.gzip = False
+        self.presigned = False
+        self.errors_name: str | None = "error"
+        self.moving_transaction_time = False
+        self.transaction_time = "2025-06-01T00:00:00.000Z"
+        self.manifest_pages = 1
+        self.manifest_extra: dict[str, Any] = {}
+        self.polls_before_done = 1
+        self.page_cap = 2
+        self.hide_next = False
+        self.extra_entries: list[dict[str, Any]] = []
+        self.deleted_job = False
+        self.kickoffs = 0
+        self.manifests = 0
+        self._polls = 0
+        self._uses: dict[str, int] = {}
+        self._signature = 0
+
+    def requests(self, kind: str) -> list[Seen]:
+        """Requests of one kind, in order."""
+        return [one for one in self.seen if one.kind == kind]
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        body = b""
+        while True:
+            message = await receive()
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        headers = {name.decode().lower(): value.decode() for name, value in scope["headers"]}
+        query = parse_qs(scope["query_string"].decode())
+        path = scope["path"]
+        kind = self._kind(scope["method"], path)
+        seen = Seen(kind, path, query, headers)
+        self.seen.append(seen)
+        fault = self.faults[kind].pop(0) if self.faults[kind] else None
+        if fault is not None and not (fault.truncate or fault.stall):
+            await _answer(send, fault.status, fault.headers, fault.body)
+            return
+        status, answer_headers, content = self._respond(seen, body)
+        if fault is None:
+            await _answer(send, status, answer_headers, content)
+            return
+        declared = {**answer_headers, "Content-Length": str(len(content))}
+        await _start(send, status, declared)
+        await send({"type": "http.response.body", "body": content[: len(content) // 2], "more_body": True})
+        if fault.stall:
+            await asyncio.sleep(fault.stall)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _kind(self, method: str, path: str) -> str:
+        if path.endswith("/.well-known/smart-configuration"):
+            return "smart"
+        if path.endswith("/metadata"):
+            return "metadata"
+        if path == "/token":
+            return "token"
+        if path.endswith("/$export"):
+            return "kickoff"
+        if path.startswith("/jobs/"):
+            return "delete" if method == "DELETE" else "poll"
+        if path.startswith(("/files/", "/moved/")):
+            return "file"
+        return "search"
+
+    def _respond(self, seen: Seen, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        handler = getattr(self, f"_{seen.kind}")
+        if seen.kind not in ("smart", "metadata", "token"):
+            open_file = seen.kind == "file" and not self.requires_access_token
+            if open_file and seen.authorized and self.refuse_token_on_files:
+                return 401, {}, b"two kinds of authorization"
+            if not open_file and not self._token_good(seen):
+                return 401, {"Content-Type": "text/html"}, b"<html>who are you</html>"
+        answer: tuple[int, dict[str, str], bytes] = handler(seen, body)
+        return answer
+
+    def _token_good(self, seen: Seen) -> bool:
+        token = seen.headers.get("authorization", "").removeprefix("Bearer ")
+        if token not in self._uses:
+            return False
+        self._uses[token] += 1
+        return self.token_uses is None or self._uses[token] <= self.token_uses
+
+    def _smart(self, seen: Seen, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        document: dict[str, Any] = {
+            "token_endpoint": "/token" if self.relative_urls else f"{_root(self.base)}/token",
+            "capabilities": self.capabilities,
+            "grant_types_supported": ["client_credentials"],
+        }
+        if self.scopes_supported is not None:
+            document["scopes_supported"] = self.scopes_supported
+        return _json(document)
+
+    def _metadata(self, seen: Seen, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        export = [{"name": "export", "definition": "http://hl7.org/fhir/uv/bulkdata/OperationDefinition/export"}]
+        resources: list[dict[str, Any]] = [{"type": "Observation"}]
+        for level, name in (("patient", "Patient"), ("group", "Group")):
+            resources.append({"type": name, "operation": export if level in self.export_levels else []})
+        rest: dict[str, Any] = {"mode": "server", "resource": resources}
+        if "system" in self.export_levels:
+            rest["operation"] = export
+        return _json({"resourceType": "CapabilityStatement", "fhirVersion": "4.0.1", "rest": [rest]})
+
+    def _token(self, seen: Seen, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        form = {name: values[0] for name, values in parse_qs(body.decode()).items()}
+        try:
+            claims = jwt.decode(
+                form["client_assertion"], KeySet.import_key_set(self.jwks), algorithms=["ES384", "RS384"]
+            ).claims
+        except Exception:  # noqa: BLE001 - whatever is wrong with the assertion is invalid_client
+            return _json({"error": "invalid_client"}, 401)
+        if claims["aud"] != f"{_root(self.base)}/token" or not time.time() < claims["exp"] <= time.time() + 300:
+            return _json({"error": "invalid_client", "error_description": "aud or exp"}, 400)
+        if claims["jti"] in self.jtis:
+            return _json({"error": "invalid_client", "error_description": "jti was used"}, 400)
+        self.jtis.append(claims["jti"])
+        token = f"secret-token-{len(self.jtis)}"
+        self._uses[token] = 0
+        answer = {"access_token": token, "token_type": self.token_type, "expires_in": self.expires_in}
+        if self.granted_scope is not None:
+            answer["scope"] = form["scope"] if self.granted_scope == "same" else self.granted_scope
+        return _json(answer)
+
+    def _kickoff(self, seen: Seen, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        self.kickoffs += 1
+        self._polls = 0
+        self.deleted_job = False
+        location = f"/jobs/{self.kickoffs}" if self.relative_urls else f"{_root(self.base)}/jobs/{self.kickoffs}"
+        return 202, {"Content-Location": location}, b""
+
+    def _poll(self, seen: Seen, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        if self.deleted_job:
+            issue = {"severity": "error", "code": "not-found"}
+            return _json({"resourceType": "OperationOutcome", "issue": [issue]}, 404)
+        self._polls += 1
+        if self._polls <= self.polls_before_done:
+            return 202, {"X-Progress": "working on it", "Retry-After": "0"}, b""
+        return _json(self._manifest(int(seen.query.get("page", ["1"])[0])))
+
+    def _manifest(self, page: int) -> dict[str, Any]:
+        self.manifests += 1
+        self._signature += 1
+        names = list(self.files)
+        size = -(-len(names) // self.manifest_pages)
+        mine = names[(page - 1) * size : page * size]
+        moment = f"2025-06-0{self.manifests}T00:00:00.000Z" if self.moving_transaction_time else self.transaction_time
+        manifest: dict[str, Any] = {
+            "transactionTime": moment,
+            "request": f"{self.base}/$export",
+            "requiresAccessToken": self.requires_access_token,
+            "output": [self._item(name, self.files[name]) for name in mine],
+            **self.manifest_extra,
+        }
+        if self.errors_name:
+            manifest[self.errors_name] = [
+                {"type": "OperationOutcome", "url": self._url(name)} for name in self.error_files
+            ]
+        if self.deleted_files:
+            manifest["deleted"] = [{"type": "Bundle", "url": self._url(name)} for name in self.deleted_files]
+        if page < self.manifest_pages:
+            manifest["link"] = [{"relation": "next", "url": f"{_root(self.base)}/jobs/{self.kickoffs}?page={page + 1}"}]
+        return manifest
+
+    def _item(self, name: str, resources: list[dict[str, Any]]) -> dict[str, Any]:
+        item: dict[str, Any] = {"type": name.split("-")[0], "url": self._url(name), "unknown": {"x": 1}}
+        count = len(resources) + self.count_error
+        if self.counts == "number":
+            item["count"] = count
+        elif self.counts == "string":
+            item["count"] = str(count)
+        return item
+
+    def _url(self, name: str) -> str:
+        path = f"/files/{name}" + (f"?sig={self._signature}" if self.presigned else "")
+        if self.relative_urls:
+            return path
+        return (self.file_host or _root(self.base)) + path
+
+    def _file(self, seen: Seen, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        if self.file_redirect and seen.path.startswith("/files/"):
+            return 307, {"Location": f"{self.file_redirect}{seen.path.replace('/files/', '/moved/')}"}, b""
+        name = seen.path.rsplit("/", 1)[-1]
+        resources = {**self.files, **self.error_files, **self.deleted_files}.get(name)
+        if resources is None or self.deleted_job:
+            return 404, {}, b"gone"
+        content = "\n".join(json.dumps(resource) for resource in resources).encode()
+        if self.trailing_newline:
+            content += b"\n"
+        headers = {"Content-Type": "application/fhir+ndjson"}
+        if self.gzip and "gzip" in seen.headers.get("accept-encoding", ""):
+            return 200, {**headers, "Content-Encoding": "gzip"}, gzip.compress(content)
+        return 200, headers, content
+
+    def _delete(self, seen: Seen, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        self.deleted_job = True
+        return 202, {}, b""
+
+    def _search(self, seen: Seen, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        """Searches page through all resources of a type by offset."""
+        kind = seen.path.rsplit("/", 1)[-1]
+        everything = [one for resources in self.files.values() for one in resources if one["resourceType"] == kind]
+        if seen.path.split("/")[-2] == "Group":
+            members = [{"entity": {"reference": f"Patient/{one['id']}"}} for one in self.files["Patient-1"]]
+            return _json({"resourceType": "Group", "id": kind, "member": members})
+        wanted = seen.query.get("patient") or seen.query.get("_id")
+        if wanted:
+            everything = [one for one in everything if one["id"] in wanted or _subject(one) in wanted]
+        offset, count = int(seen.query.get("offset", ["0"])[0]), int(seen.query.get("_count", ["2"])[0])
+        count = min(count, self.page_cap)
+        bundle: dict[str, Any] = {
+            "resourceType": "Bundle",
+            "type": "searchset",
+            "total": len(everything),
+            "entry": [{"resource": one, "search": {"mode": "match"}} for one in everything[offset : offset + count]],
+        }
+        bundle["entry"] += self.extra_entries
+        if offset + count < len(everything) and not self.hide_next:
+            next_page = f"{kind}?_count={count}&offset={offset + count}"
+            bundle["link"] = [{"relation": "next", "url": f"{self.base}/{next_page}"}]
+        return _json(bundle)
+
+
+def _subject(resource: dict[str, Any]) -> str:
+    reference: str = resource.get("subject", {}).get("reference", "")
+    return reference.removeprefix("Patient/")
+
+
+def _json(document: Any, status: int = 200) -> tuple[int, dict[str, str], bytes]:
+    return status, {"Content-Type": "application/json"}, json.dumps(document).encode()
+
+
+def _root(base: str) -> str:
+    parts = urlsplit(base)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+async def _start(send: Any, status: int, headers: dict[str, str]) -> None:
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+
+
+async def _answer(send: Any, status: int, headers: dict[str, str], body: bytes) -> None:
+    await _start(send, status, {"Content-Length": str(len(body)), **headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+@contextmanager
+def running(app: Any) -> Iterator[str]:
+    """Serve an ASGI app on a free loopback port; gives its root URL."""
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", ws="none", lifespan="off")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 10
+    while not server.started:
+        if time.monotonic() > deadline:
+            raise TimeoutError("the test server did not start")
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = server.force_exit = True
+        thread.join(timeout=10)
