@@ -1,0 +1,58 @@
+# The verbs of this repository, the same at a desk and in CI. `make demo` and `make test` set everything up first.
+# Needs python >= 3.11, make and git; everything else is installed into .venv.
+
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(shell $(name) -c 'import sys; print("$(name)") if sys.version_info >= (3, 11) else None' 2>/dev/null | grep -v None)))
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+ARGS ?=
+
+.PHONY: help install demo test lint type docs openapi lock bench-measures bench-ingest
+
+help: ## Show the verbs
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
+
+install: $(INSTALLED) ## Set up .venv with the gateway and its development tools
+
+# Constraints pin every package (ADR 0020); a newer pip is needed to read dependency groups.
+$(INSTALLED): pyproject.toml requirements.lock
+	@test -n "$(PYTHON)" || { echo "no python >= 3.11 found; name one with make PYTHON=..." >&2; exit 1; }
+	@test -x $(BIN)/python || { echo "creating .venv with $(PYTHON)"; $(PYTHON) -m venv .venv; }
+	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@echo "installing the gateway into .venv (a few minutes on the first run)"
+	@$(BIN)/python -m pip install --quiet --constraint requirements.lock --group dev --editable .
+	@touch $@
+
+demo: install ## Run the main job on a synthetic population and serve the results (ARGS=--once to stop after the summary)
+	@$(BIN)/python -m fhir_gateway.demo $(ARGS)
+
+test: install ## Run the tests (ARGS="tests/unit -k name" for some)
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: install ## Check style, format, the direction of imports, and the image's recipe
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
+	@$(BIN)/hadolint docker/Dockerfile
+
+type: install ## Check types
+	@$(BIN)/mypy
+
+docs: install ## Check that documentation and generated files agree with the code
+	@$(BIN)/python -m pytest tests/unit/test_docs.py tests/api/test_server_documents.py $(ARGS)
+
+openapi: install ## Write openapi/openapi.json anew
+	@$(BIN)/python -m fhir_gateway.server.openapi
+
+lock: install ## Write requirements.lock anew from pyproject.toml
+	@$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --upgrade --quiet \
+	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements.lock
+
+bench-measures: install ## Measure evaluation: patients per second and peak memory
+	@$(BIN)/python -m bench.measures $(ARGS)
+
+bench-ingest: install ## Measure ingest: resources per second and peak memory
+	@$(BIN)/python -m bench.ingest $(ARGS)
