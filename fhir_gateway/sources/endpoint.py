@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, RSAKey
 
 from fhir_gateway.errors import ConfigurationError
@@ -71,7 +72,7 @@ def load_key(pem: bytes, algorithm: Algorithm) -> ECKey | RSAKey:
     """A private key from its PEM; `ConfigurationError` when it does not fit the algorithm."""
     try:
         key = ECKey.import_key(pem) if algorithm == "ES384" else RSAKey.import_key(pem)
-    except (ValueError, TypeError):
+    except (JoseError, ValueError, TypeError):
         raise ConfigurationError(f"the private key cannot be read as a key for {algorithm}") from None
     if isinstance(key, ECKey) and key.curve_name != "P-384":
         raise ConfigurationError(f"ES384 needs a P-384 key, this one is {key.curve_name}")

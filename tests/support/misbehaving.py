@@ -335,7 +335,9 @@ async def _answer(send: Any, status: int, headers: dict[str, str], body: bytes) 
 @contextmanager
 def running(app: Any) -> Iterator[str]:
     """Serve an ASGI app on a free loopback port; gives its root URL."""
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", ws="none", lifespan="off")
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=0, log_level="critical", ws="none", lifespan="off", date_header=False
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
