@@ -122,7 +122,9 @@ GROUP BY rid, position;
 CREATE TABLE rendering AS
 WITH team AS (
   SELECT rid, t.sequence AS sequence, typed_reference(t.provider.reference) AS reference,
-    number_of(t.provider, npi_system()) AS npi, t.qualification.coding[1].code AS specialty,
+    number_of(t.provider, npi_system()) AS npi,
+    coalesce(list_filter(t.qualification.coding, lambda x: x.system LIKE '%prvdr_spclty')[1].code,
+      t.qualification.coding[1].code) AS specialty, -- the CMS specialty of the line, else whatever is there first
     CASE WHEN len(codes_of(t.role)) = 0 THEN 6
       ELSE list_min(list_transform(codes_of(t.role), lambda x: CASE x
         WHEN 'rendering' THEN 1 WHEN 'performing' THEN 1 WHEN 'primary' THEN 2 WHEN 'attending' THEN 3

@@ -1,0 +1,119 @@
+"""From raw JSON to typed nested columns, and from stored columns back to their full layout.
+
+Only the paths that hold a value somewhere in a commit are written (an Observation has 600 leaves, a source fills 30);
+reading gives the full layout of :func:`fhir_gateway.r4.spec.column_structure` again, nulls where nothing was written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from itertools import chain
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fhir_gateway.r4 import spec
+
+#: Columns of our own, present in every file, in this order.
+OWN_COLUMNS = pa.schema(
+    [
+        ("_source", pa.string()),
+        ("id", pa.string()),
+        ("_member", pa.string()),  # person; null when the resource belongs to no patient
+        ("_patient", pa.string()),  # the source's id of that patient
+        ("_last_updated", pa.timestamp("us", "UTC")),
+        ("_version", pa.int64()),  # meta.versionId when numeric
+        ("_seq", pa.int64()),  # lake version that wrote the row
+        ("_pull", pa.string()),
+        ("_deleted", pa.bool_()),  # true: the resource left this bucket
+        ("_raw", pa.string()),
+    ]
+)
+
+
+@cache
+def table_schema(resource_type: str) -> pa.Schema:
+    """Full schema of a type's table: our own columns, all elements, and the partition column ``_bucket``."""
+    elements = [
+        pa.field(name, spec.arrow_type(structure))
+        for name, structure in spec.column_structure(resource_type).items()
+        if name != "id"
+    ]
+    return pa.schema([*OWN_COLUMNS, *elements, pa.field("_bucket", pa.int32())])
+
+
+def widen(shape: dict[str, Any], resources: Sequence[Mapping[str, Any]], structure: Mapping[str, Any]) -> None:
+    """Add to ``shape`` (a part of ``structure``) the paths that these parsed objects fill.
+
+    Works a level at a time over all objects, so its cost per resource is that of a few dictionary look-ups.
+    """
+    for name in set().union(*resources):
+        known = structure.get(name)
+        if known is None:
+            continue
+        is_list = isinstance(known, list)
+        inner = known[0] if is_list else known
+        if isinstance(inner, str):
+            shape[name] = known
+            continue
+        children: Iterable[Any] = [resource[name] for resource in resources if name in resource]
+        if is_list:
+            children = chain.from_iterable(children)
+        below = shape.setdefault(name, [{}] if is_list else {})
+        widen(below[0] if is_list else below, [child for child in children if child is not None], inner)
+
+
+def transform_structure(shape: Mapping[str, Any]) -> str:
+    """The ``json_transform`` argument for a shape; objects without any column (extensions only) are left out."""
+
+    def kept(part: Any) -> Any:
+        if isinstance(part, str):
+            return part
+        if isinstance(part, list):
+            inner = kept(part[0])
+            return [inner] if inner else None
+        return {name: below for name, inner in part.items() if (below := kept(inner))}
+
+    return json.dumps({name: inner for name, inner in kept(dict(shape)).items() if name != "id"})
+
+
+def instants(texts: pa.Array) -> pa.Array:
+    """FHIR instants as timestamps in UTC, to the microsecond; null stays null."""
+    # the column type ends at microseconds and knows no leap second
+    cut = pc.replace_substring_regex(texts, r"(\.[0-9]{6})[0-9]+", r"\1")
+    cut = pc.replace_substring_regex(cut, r":60(\.[0-9]+)?(Z|[+-])", r":59\1\2")
+    return cut.cast(pa.timestamp("us", "UTC"))
+
+
+def version_numbers(texts: pa.Array) -> pa.Array:
+    """Numeric version ids as integers, null for any other."""
+    numeric = pc.match_substring_regex(texts, r"^[0-9]{1,18}$")
+    return pc.if_else(numeric, texts, pa.scalar(None, pa.string())).cast(pa.int64())
+
+
+def patient_ids(references: pa.Array) -> pa.Array:
+    """The source's patient ids in references: ``Patient/x``, absolute or versioned, or ``urn:uuid:x``; else null."""
+    pattern = r"^(?:(?:.*/)?Patient/|urn:uuid:)(?P<id>[A-Za-z0-9\-.]{1,64})(?:/_history/[^/]+)?$"
+    return pc.struct_field(pc.extract_regex(references, pattern=pattern), "id")
+
+
+@cache
+def patient_reference(resource_type: str) -> str | None:
+    """Element that names the patient, also where R4 allows any resource there (``Task.for``, ``Composition.subject``)."""
+    named = spec.patient_element(resource_type)
+    if named is not None:
+        return named
+    elements = spec.type_definition(resource_type).elements
+    for name in ("subject", "for", "patient"):
+        element = elements.get(name)
+        if element is not None and element.type == "Reference" and "Resource" in element.targets:
+            return name
+    return None
+
+
+def belongs_to_patients(resource_type: str) -> bool:
+    """Whether resources of this type have a member (``Patient``, ``Observation``) or none (``Organization``)."""
+    return resource_type == "Patient" or patient_reference(resource_type) is not None

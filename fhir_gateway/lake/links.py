@@ -1,0 +1,81 @@
+"""Which person each known patient of each source is, as the lake last placed them.
+
+The lake keeps its own copy of the answers of the :class:`~fhir_gateway.lake.persons.PersonAssigner`, to see at the next
+commit who has become another person and must move.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from fhir_gateway.errors import GatewayError
+from fhir_gateway.lake.persons import PersonAssigner
+
+SCHEMA = pa.schema(
+    [("_source", pa.string()), ("_patient", pa.string()), ("_member", pa.string()), ("_bucket", pa.int32())]
+)
+
+
+def bucket_of(member: str, buckets: int) -> int:
+    """Bucket of a person: stable over machines, versions and time."""
+    return int.from_bytes(hashlib.blake2b(member.encode(), digest_size=8).digest(), "big") % buckets
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """All links after asking the assigner: rows of ``SCHEMA``, and the pairs of source and patient that moved."""
+
+    table: pa.Table
+    moved: pa.Table
+
+    @property
+    def changed(self) -> bool:
+        """Whether anyone moved."""
+        return bool(self.moved.num_rows)
+
+
+def read_links(path: Path | None) -> pa.Table:
+    """Links of a lake version; none without a file."""
+    return pq.read_table(path, schema=SCHEMA) if path else SCHEMA.empty_table()
+
+
+def _persons(answer: pa.Array, asked: int) -> pa.Array:
+    if len(answer) != asked or answer.null_count:
+        raise GatewayError("the person assigner must give one person for every patient")
+    return answer.cast(pa.string())
+
+
+def update_links(
+    known: pa.Table, source: str, patients: pa.Array, assigned: pa.Table, persons: PersonAssigner, buckets: int
+) -> Links:
+    """Ask for all ``patients`` (ids of ``source``) and all known ones; ``assigned`` are answers already given."""
+    parts = []
+    for name in sorted({source, *known["_source"].unique().to_pylist()}):
+        ids = known.filter(pc.field("_source") == name)["_patient"].combine_chunks()
+        if name == source:
+            ids = pc.unique(pa.concat_arrays([ids, patients.cast(pa.string())])).drop_null()
+        ids = ids.take(pc.sort_indices(ids))
+        if not len(ids):
+            continue
+        members = _persons(persons.lookup(name, ids), len(ids))
+        if name == source and assigned.num_rows:
+            at = pc.index_in(ids, assigned["_patient"])
+            members = pc.coalesce(assigned["_member"].combine_chunks().take(at), members)
+        parts.append(pa.table({"_source": pa.repeat(name, len(ids)), "_patient": ids, "_member": members}))
+    if not parts:
+        return Links(SCHEMA.empty_table(), SCHEMA.empty_table())
+    table = pa.concat_tables(parts)
+    distinct = pc.unique(table["_member"])
+    # one hash per person of the lake, about a microsecond each
+    places = pa.array([bucket_of(member, buckets) for member in distinct.to_pylist()], pa.int32())
+    table = table.append_column("_bucket", places.take(pc.index_in(table["_member"], distinct))).cast(SCHEMA)
+    before = known.select(["_source", "_patient", "_member"]).rename_columns(["_source", "_patient", "_before"])
+    joined = table.join(before, ["_source", "_patient"], join_type="inner")
+    moved = joined.filter(pc.field("_member") != pc.field("_before"))
+    return Links(table, moved.select(["_source", "_patient"]))

@@ -1,0 +1,104 @@
+"""Second half of a commit, decisions: which of the staged rows are new, newer, or nothing new.
+
+Precedence is ``meta.lastUpdated``, then a numeric ``meta.versionId``, then the order of arrival; a key that one side
+lacks does not decide. Every row written therefore supersedes what was there, and readers need only the latest commit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import duckdb
+import pyarrow as pa
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Fate of the staged rows of one type.
+
+    ``accepted`` are the rows to write: ``_order`` of the staged row, ``id``, ``_patient``, and ``old_bucket`` and
+    ``old_member`` of the row they replace (both null when there is none).
+    """
+
+    stored: int
+    replaced: int
+    unchanged: int
+    accepted: pa.Table
+
+
+def place(connection: duckdb.DuckDBPyConnection, staged: pa.Table, old: pa.RecordBatchReader | None) -> Placement:
+    """Compare staged rows with each other and with the stored rows ``old`` of the same source (None: there are none).
+
+    ``old`` has the columns ``id``, ``_member``, ``_last_updated``, ``_version``, ``_seq``, ``_deleted``, ``_raw``,
+    ``_bucket``; several rows of an id are its history.
+    """
+    connection.register("staged", staged)
+    connection.execute(
+        "create or replace temp table fresh as "
+        "select _order, id, _patient, _last_updated as updated, _version as version, hash(_raw) as content from staged"
+    )
+    connection.unregister("staged")
+    total, distinct = _row(connection, "select count(*), count(distinct id) from fresh")
+    best = "fresh"
+    repeated = 0
+    if distinct < total:
+        best = "best"
+        connection.execute(
+            "create or replace temp table best as select * from fresh qualify 1 = row_number() over "
+            "(partition by id order by updated desc nulls last, version desc nulls last, _order desc)"
+        )
+        # the last of several contents with nothing to order them replaced the others
+        (repeated,) = _row(
+            connection,
+            "select count(*) from fresh f join best b using (id) where f._order <> b._order and f.content <> b.content "
+            "and f.updated is not distinct from b.updated and f.version is not distinct from b.version",
+        )
+    _load_old(connection, old)
+    connection.execute(
+        f"""
+        create or replace temp table decided as
+        select b._order, b.id, b._patient, o.bucket as old_bucket, o.member as old_member,
+            case when o.id is null then 'stored'
+                 when o.content = b.content
+                      or coalesce(b.updated < o.updated, false)
+                      or (coalesce(b.updated = o.updated, true) and coalesce(b.version < o.version, false)) then 'unchanged'
+                 else 'replaced' end as fate
+        from {best} b left join old o using (id)
+        """  # noqa: S608 - one of two fixed table names
+    )
+    stored, replaced = _row(
+        connection, "select count(*) filter (fate = 'stored'), count(*) filter (fate = 'replaced') from decided"
+    )
+    accepted = connection.sql(
+        "select _order, id, _patient, old_bucket, old_member from decided where fate <> 'unchanged'"
+    ).to_arrow_table()
+    replaced += repeated
+    return Placement(stored, replaced, total - stored - replaced, accepted)
+
+
+def _row(connection: duckdb.DuckDBPyConnection, query: str) -> tuple[int, ...]:
+    (row,) = connection.execute(query).fetchall()
+    return tuple(row)
+
+
+def _load_old(connection: duckdb.DuckDBPyConnection, old: pa.RecordBatchReader | None) -> None:
+    """Newest stored rows of the staged ids into the table ``old``."""
+    if old is None:
+        connection.execute(
+            "create or replace temp table old (id varchar, bucket integer, member varchar, updated timestamptz, "
+            "version bigint, content ubigint)"
+        )
+        return
+    connection.register("stored_rows", old)
+    connection.execute(
+        """
+        create or replace temp table old as
+        select * exclude (seq, deleted) from (
+            select id, _bucket as bucket, _member as member, _last_updated as updated, _version as version,
+                hash(_raw) as content, _seq as seq, _deleted as deleted
+            from stored_rows where id in (select id from fresh)
+            qualify 1 = row_number() over (partition by id order by _seq desc, _deleted)
+        ) where not deleted
+        """
+    )
+    connection.unregister("stored_rows")

@@ -1,0 +1,179 @@
+"""The lake: pulls go in, versions of typed tables come out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fhir_gateway.errors import ConfigurationError, InputError
+from fhir_gateway.lake.columns import belongs_to_patients, table_schema
+from fhir_gateway.lake.commit import Commit
+from fhir_gateway.lake.persons import PersonAssigner
+from fhir_gateway.lake.quarantine import QuarantinedLine, read_quarantine
+from fhir_gateway.lake.staging import Progress
+from fhir_gateway.lake.tables import ResourceTable
+from fhir_gateway.lake.versions import LakeVersion, VersionLog, replace_file
+from fhir_gateway.r4 import spec
+from fhir_gateway.sources.models import Ledger, StagedPull
+
+#: Columns that every read gives.
+KEY_COLUMNS = ("_source", "id", "_member", "_bucket", "_last_updated")
+_FORMAT = 1
+
+
+def _folder(url: str | Path) -> Path:
+    text = str(url)
+    parts = urlsplit(text)
+    if parts.scheme == "file":
+        return Path(url2pathname(parts.path))
+    if "://" in text:
+        raise ConfigurationError(f"the lake can rest in a local folder only, not on {parts.scheme}://")
+    return Path(text)
+
+
+class Lake:
+    """A folder of Delta tables, one per resource type, with versions. Made by :meth:`open`."""
+
+    def __init__(self, root: Path, buckets: int) -> None:
+        self.root = root
+        self.buckets = buckets
+        self._log = VersionLog(root / "_lake")
+        self._tables: dict[str, ResourceTable] = {}
+
+    @classmethod
+    def open(cls, url: str | Path, buckets: int = 8) -> Lake:
+        """Open the lake in a folder (path or ``file://`` URL), creating it when absent.
+
+        ConfigurationError when it exists with another number of buckets, or rests where it cannot.
+        """
+        root = _folder(url)
+        about = root / "_lake" / "lake.json"
+        try:
+            stated = json.loads(about.read_bytes())
+        except FileNotFoundError:
+            about.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(about, json.dumps({"format": _FORMAT, "buckets": buckets}).encode())
+            return cls(root, buckets)
+        if stated["format"] != _FORMAT:
+            raise ConfigurationError(f"the lake has format {stated['format']}, this program reads {_FORMAT}")
+        if stated["buckets"] != buckets:
+            raise ConfigurationError(f"the lake was made with {stated['buckets']} buckets, not {buckets}")
+        return cls(root, buckets)
+
+    @property
+    def version(self) -> int:
+        """Newest version; 0 while empty. Every commit of a pull adds one."""
+        return self._log.latest
+
+    def versions(self) -> tuple[LakeVersion, ...]:
+        """All versions with their pulls and ledgers, oldest first."""
+        return self._log.all()
+
+    def commit(self, pull: StagedPull, persons: PersonAssigner, progress: Progress | None = None) -> Ledger:
+        """Take in a pull, all or nothing, and return its ledger; a pull that is already in changes nothing.
+
+        Lines that are not valid go to quarantine. InputError when a file cannot be read to its end, LedgerError when
+        the counts do not balance; then the lake is as before. ``progress(resource_type, lines_done)`` is called
+        while reading.
+        """
+        with self._log.writing():
+            done = self._log.of_pull(pull.id)
+            if done is not None:
+                return done.ledger
+            base = self._log.latest
+            self._roll_back(base)
+            scratch = self._log.folder / "scratch"
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir()
+            with tempfile.TemporaryDirectory(dir=scratch, ignore_cleanup_errors=True) as folder:
+                commit = Commit(self.root, self._log, base, self.buckets, Path(folder), pull, persons, progress)
+                manifest = commit.run()
+                self._log.add(manifest)
+            return manifest.ledger
+
+    def _roll_back(self, base: int) -> None:
+        """Undo table commits of an interrupted commit: nothing is in the lake that no manifest names."""
+        states = self._log.tables(base)
+        for path in sorted(self.root.iterdir()):
+            if path.name in spec.resource_types():
+                state = states.get(path.name)
+                ResourceTable(self.root, path.name).roll_back(state.delta_version if state else None)
+
+    def types(self, version: int | None = None) -> tuple[str, ...]:
+        """Resource types with a table."""
+        return tuple(sorted(self._log.tables(self.version if version is None else version)))
+
+    def read(
+        self,
+        resource_type: str,
+        columns: Sequence[str] | None = None,
+        bucket: int | None = None,
+        version: int | None = None,
+    ) -> pa.Table:
+        """Newest row of each resource, sorted by ``_member`` (nulls last), ``_source``, ``id``.
+
+        Always there are ``_source``, ``id``, ``_member``, ``_bucket`` and ``_last_updated``; ``columns`` adds elements
+        in the layout of :func:`fhir_gateway.r4.spec.column_structure`, and ``_raw``, the exact JSON. What was never
+        filled is null. With ``bucket``, only that bucket's members; types that belong to no patient come whole.
+        """
+        if resource_type not in spec.resource_types():
+            raise InputError(f"{resource_type} is not an R4 resource type")
+        schema = table_schema(resource_type)
+        names = list(dict.fromkeys([*KEY_COLUMNS, *(columns or ())]))
+        unknown = [name for name in names if name not in schema.names]
+        if unknown:
+            raise InputError(f"{resource_type} has no column {', '.join(unknown)}")
+        state = self._log.tables(self.version if version is None else version).get(resource_type)
+        if state is None:
+            return pa.schema([schema.field(name) for name in names]).empty_table()
+        table = self._tables.setdefault(resource_type, ResourceTable(self.root, resource_type))
+        by_member = belongs_to_patients(resource_type)
+        hidden = [name for name in ("_seq", "_deleted") if state.superseded and name not in names]
+        rows = table.read(
+            state.delta_version, [*names, *hidden], lambda b: bucket is None or not by_member or b == bucket
+        )
+        order = _newest_in_order(rows, state.superseded)
+        rows = rows.drop_columns(hidden)
+        in_place = len(order) == rows.num_rows and bool(np.array_equal(order, np.arange(len(order))))
+        return rows if in_place else rows.take(pa.array(order))
+
+    def members(self, bucket: int | None = None, version: int | None = None) -> pa.Array:
+        """Persons with a Patient row, sorted."""
+        found = pc.unique(self.read("Patient", bucket=bucket, version=version)["_member"]).drop_null()
+        return found.take(pc.sort_indices(found))
+
+    def quarantined(self, pull_id: str | None = None) -> list[QuarantinedLine]:
+        """Refused lines of a pull, or of all pulls, oldest first."""
+        found: list[QuarantinedLine] = []
+        for version in self.versions():
+            if version.quarantine is not None and pull_id in (None, version.pull_id):
+                found.extend(read_quarantine(self._log.folder / version.quarantine))
+        return found
+
+
+def _newest_in_order(rows: pa.Table, superseded: bool) -> np.ndarray:
+    """Row numbers of the newest row of each resource, in reading order."""
+    keys = rows.select([n for n in ("_member", "_source", "id", "_bucket", "_seq", "_deleted") if n in rows.column_names])
+    keys = keys.append_column("i", pa.array(np.arange(rows.num_rows, dtype=np.int64)))
+    # a resource that moved has a row in its old bucket that says so: newest by bucket, then drop what is gone
+    current = (
+        "(select * from (select * from keys qualify 1 = row_number() over "
+        "(partition by _bucket, _source, id order by _seq desc)) where not _deleted)"
+        if superseded
+        else "keys"
+    )
+    with duckdb.connect() as connection:
+        connection.register("keys", keys)
+        ordered = connection.sql(f"select i from {current} order by _member nulls last, _source, id")  # noqa: S608
+        indices: np.ndarray = ordered.to_arrow_table()["i"].combine_chunks().to_numpy()
+    return indices

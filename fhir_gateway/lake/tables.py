@@ -1,0 +1,213 @@
+"""One Delta table per resource type: declared with its full schema, written as Parquet files of our own making.
+
+The files hold only the columns and nested fields that are filled; Delta readers give null for the rest. All files of a
+commit become visible in one Delta transaction. A partition is a bucket of members; bucket -1 holds what belongs to no
+member.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+from deltalake.exceptions import TableNotFoundError
+from deltalake.transaction import AddAction
+
+from fhir_gateway.lake.columns import OWN_COLUMNS, table_schema
+
+NO_BUCKET = -1
+_BUCKET_FIELD = pa.field("_bucket", pa.int32())
+_ROW_GROUP_BYTES = 1 << 27
+_CONFIGURATION = {
+    "delta.dataSkippingNumIndexedCols": "0",  # readers choose files by bucket; statistics of 600 leaves serve nobody
+    "delta.enableExpiredLogCleanup": "false",  # a report names the lake version it came from: versions are kept
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A Parquet file of a table."""
+
+    path: Path
+    bucket: int
+
+
+class ResourceTable:
+    """The Delta table of one resource type."""
+
+    def __init__(self, root: Path, resource_type: str) -> None:
+        self.resource_type = resource_type
+        self.path = root / resource_type
+        self._files: dict[int, tuple[StoredFile, ...]] = {}
+
+    def files(self, version: int) -> tuple[StoredFile, ...]:
+        """Files of a Delta version, sorted by bucket and name."""
+        if version not in self._files:
+            self._files[version] = self._listed(DeltaTable(str(self.path), version=version))
+        return self._files[version]
+
+    def _listed(self, table: DeltaTable) -> tuple[StoredFile, ...]:
+        actions = pa.table(table.get_add_actions(flatten=True))
+        found = zip(actions["path"].to_pylist(), actions["partition._bucket"].to_pylist(), strict=True)
+        return tuple(sorted((StoredFile(self.path / path, int(b)) for path, b in found), key=lambda f: (f.bucket, f.path)))
+
+    def scan(self, version: int, columns: Sequence[str], where: ds.Expression | None = None) -> pa.RecordBatchReader:
+        """Stream our own columns (and ``_bucket``) of all rows ever written up to a Delta version."""
+        fragments = ds.dataset(
+            [str(file.path) for file in self.files(version)],
+            schema=pa.schema([*OWN_COLUMNS, _BUCKET_FIELD]),
+            format="parquet",
+            partition_base_dir=str(self.path),
+            partitioning=ds.partitioning(pa.schema([_BUCKET_FIELD]), flavor="hive"),
+        )
+        return fragments.scanner(columns=list(columns), filter=where).to_reader()
+
+    def read(self, version: int, columns: Sequence[str], buckets: Callable[[int], bool]) -> pa.Table:
+        """Rows of the chosen buckets in the full column layout; ``columns`` are names of :func:`table_schema`."""
+        full = table_schema(self.resource_type)
+        schema = pa.schema([full.field(name) for name in columns])
+        parts = [
+            _conform(pq.ParquetFile(file.path, memory_map=True), file.bucket, schema)
+            for file in self.files(version)
+            if buckets(file.bucket)
+        ]
+        return pa.concat_tables(parts) if parts else schema.empty_table()
+
+    def append(self, files: Iterable[StoredFile]) -> int:
+        """Make written files part of the table, creating it when absent; returns the new Delta version."""
+        schema = table_schema(self.resource_type)
+        try:
+            table = DeltaTable(str(self.path))
+        except TableNotFoundError:
+            table = DeltaTable.create(
+                str(self.path), schema=schema, partition_by=["_bucket"], configuration=_CONFIGURATION
+            )
+        actions = []
+        for file in files:
+            status = file.path.stat()
+            rows = pq.read_metadata(file.path).num_rows
+            actions.append(
+                AddAction(
+                    file.path.relative_to(self.path).as_posix(),
+                    status.st_size,
+                    {"_bucket": str(file.bucket)},
+                    int(status.st_mtime * 1000),
+                    True,
+                    json.dumps({"numRecords": rows}),
+                )
+            )
+            _sync(file.path)
+        table.create_write_transaction(actions, "append", schema, ["_bucket"])
+        table.update_incremental()
+        version = int(table.version())
+        _sync(self.path / "_delta_log" / f"{version:020d}.json")
+        return version
+
+    def roll_back(self, version: int | None) -> bool:
+        """Undo what came after ``version`` (None: the table must not exist); says whether there was anything."""
+        try:
+            table = DeltaTable(str(self.path))
+        except TableNotFoundError:
+            if version is not None:
+                raise
+            shutil.rmtree(self.path, ignore_errors=True)  # files of a commit that never got as far as its table
+            return False
+        if version is None:
+            shutil.rmtree(self.path)
+            return True
+        if self._listed(table) == self.files(version):
+            return False
+        table.restore(version)
+        return True
+
+
+def _sync(path: Path) -> None:
+    """Have a file on the disk before a manifest names it."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _conform(file: pq.ParquetFile, bucket: int, schema: pa.Schema) -> pa.Table:
+    """A file's rows with exactly the columns of ``schema``: missing columns and nested fields are null."""
+    there = set(file.schema_arrow.names)
+    table = file.read(columns=[name for name in schema.names if name in there], use_threads=False)
+    columns = []
+    for column in schema:
+        if column.name == "_bucket":
+            columns.append(pa.repeat(pa.scalar(bucket, pa.int32()), file.metadata.num_rows))
+        elif column.name in there:
+            columns.append(table[column.name].cast(column.type))
+        else:
+            columns.append(pa.nulls(file.metadata.num_rows, column.type))
+    return pa.table(columns, schema=schema)
+
+
+class BucketWriter:
+    """Writes rows that come sorted by bucket into one Parquet file per bucket of a table."""
+
+    def __init__(self, table: ResourceTable, seq: int) -> None:
+        self._table = table
+        self._seq = seq
+        self._waiting: list[pa.Table] = []
+        self._size = 0
+        self._bucket: int | None = None
+        self._writer: pq.ParquetWriter | None = None
+        self.files: list[StoredFile] = []
+
+    def add(self, rows: pa.Table) -> None:
+        """Take rows with an int32 column ``_bucket``, whose buckets never fall back."""
+        if rows.num_rows == 0:
+            return
+        buckets = rows["_bucket"].combine_chunks().to_numpy()
+        starts = [0, *((buckets[1:] != buckets[:-1]).nonzero()[0] + 1).tolist(), len(buckets)]
+        rows = rows.drop_columns(["_bucket"])
+        for start, end in zip(starts[:-1], starts[1:], strict=True):
+            bucket = int(buckets[start])
+            if bucket != self._bucket:
+                self._finish_bucket()
+                self._bucket = bucket
+            part = rows.slice(start, end - start)
+            self._waiting.append(part)
+            self._size += part.nbytes
+            if self._size >= _ROW_GROUP_BYTES:
+                self._flush()
+
+    def _flush(self) -> None:
+        if not self._waiting or self._bucket is None:
+            return
+        rows = pa.concat_tables(self._waiting)
+        if self._writer is None:
+            folder = self._table.path / f"_bucket={self._bucket}"
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f"part-{self._seq:08d}-{len(self.files):03d}-{uuid.uuid4().hex[:12]}.parquet"
+            self._writer = pq.ParquetWriter(
+                path,
+                rows.schema,
+                compression="zstd",
+                compression_level=1,
+                use_dictionary=[name for name in rows.schema.names if name not in ("_raw", "id")],
+                write_statistics=False,
+            )
+            self.files.append(StoredFile(path, self._bucket))
+        self._writer.write_table(rows)
+        self._waiting, self._size = [], 0
+
+    def _finish_bucket(self) -> None:
+        self._flush()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def close(self) -> list[StoredFile]:
+        """Finish and return the files."""
+        self._finish_bucket()
+        return self.files

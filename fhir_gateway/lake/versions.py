@@ -1,0 +1,124 @@
+"""Lake versions: one JSON manifest each, written as the last step of a commit.
+
+A manifest names the Delta version of every table, so readers see either all of a commit or nothing of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fhir_gateway.errors import NotFoundError
+from fhir_gateway.sources.models import Ledger, LedgerEntry
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - only where there is no POSIX
+    fcntl = None  # type: ignore[assignment]
+
+_NAME = re.compile(r"v([0-9]{8,})\.json")
+
+
+@dataclass(frozen=True, slots=True)
+class TableState:
+    """A table in a lake version: its Delta version, and whether some row supersedes another."""
+
+    delta_version: int
+    superseded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LakeVersion:
+    """What one commit made of the lake. ``quarantine`` and ``links`` are file names beside the manifest."""
+
+    version: int
+    pull_id: str
+    source: str
+    kind: str
+    transaction_time: str | None
+    committed_at: str
+    tables: Mapping[str, TableState]
+    ledger: Ledger
+    quarantine: str | None
+    links: str | None
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file so that it is there completely or not at all, also after a power cut."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with draft.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+class VersionLog:
+    """The manifests of a lake, in its folder ``_lake``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._known: dict[int, LakeVersion] = {}
+
+    @property
+    def latest(self) -> int:
+        """Newest version; 0 when the lake is empty."""
+        return max((int(m[1]) for name in os.listdir(self.folder) if (m := _NAME.fullmatch(name))), default=0)
+
+    def get(self, version: int) -> LakeVersion:
+        """The manifest of a version; NotFoundError when there is none."""
+        if version not in self._known:
+            path = self.folder / f"v{version:08d}.json"
+            try:
+                self._known[version] = _decoded(json.loads(path.read_bytes()))
+            except FileNotFoundError as error:
+                raise NotFoundError(f"the lake has no version {version}") from error
+        return self._known[version]
+
+    def tables(self, version: int) -> Mapping[str, TableState]:
+        """Tables of a version; none in version 0."""
+        return self.get(version).tables if version else {}
+
+    def all(self) -> tuple[LakeVersion, ...]:
+        """Every version, oldest first."""
+        return tuple(self.get(version) for version in range(1, self.latest + 1))
+
+    def of_pull(self, pull_id: str) -> LakeVersion | None:
+        """The version that committed a pull; None when it was never committed."""
+        return next((version for version in self.all() if version.pull_id == pull_id), None)
+
+    def add(self, version: LakeVersion) -> None:
+        """Publish a version."""
+        content = json.dumps(asdict(version), indent=1, sort_keys=True).encode()
+        replace_file(self.folder / f"v{version.version:08d}.json", content)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the lake's only writer's place; waits for another writer to finish."""
+        with (self.folder / "lock").open("w") as lock:
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def _decoded(row: dict[str, Any]) -> LakeVersion:
+    ledger = row["ledger"]
+    entries = tuple(LedgerEntry(**entry) for entry in ledger["entries"])
+    return LakeVersion(
+        **{
+            **row,
+            "tables": {name: TableState(**state) for name, state in row["tables"].items()},
+            "ledger": Ledger(ledger["pull_id"], ledger["source"], entries),
+        }
+    )
