@@ -1,0 +1,19 @@
+"""Who is whose patient: member months, attribution methods, rosters as Da Vinci ATR Groups."""
+
+from fhir_gateway.attribution.atr import Roster, atr_group
+from fhir_gateway.attribution.eligibility import COVERAGE_COLUMNS, member_months
+from fhir_gateway.attribution.models import Attribution, AttributionTerms, Participant, shipped_terms
+from fhir_gateway.attribution.service import SELECTION_SCHEMA, attribute
+
+__all__ = [
+    "COVERAGE_COLUMNS",
+    "SELECTION_SCHEMA",
+    "Attribution",
+    "AttributionTerms",
+    "Participant",
+    "Roster",
+    "atr_group",
+    "attribute",
+    "member_months",
+    "shipped_terms",
+]
