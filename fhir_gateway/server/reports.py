@@ -1,0 +1,250 @@
+"""MeasureReports: the stored ones, and the individual ones that are rendered from a run's columns when asked for.
+
+A run evaluates one measure over a population. Its summary report is a stored resource whose id is the run's; the
+individual report of a member has the id ``{run}-{member}`` and is never stored: a hundred thousand members in twenty
+measures would be two million resources that say nothing the columns do not say. What an individual report shares with
+its summary (measure, period, date, reporter, status ...) is searched in the summary's index; what is its own (subject,
+id) is looked up in the columns.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from fhir_gateway.db.resources import ResourceStore, StoredResource
+from fhir_gateway.db.search.criteria import Criterion
+from fhir_gateway.errors import InputError, NotFoundError
+from fhir_gateway.measures.model import MeasureResult
+from fhir_gateway.server.catalog import Found, StoredCatalog
+from fhir_gateway.server.problems import UnknownResource
+from fhir_gateway.server.search import Query
+
+_TYPE = "MeasureReport"
+#: Criteria that are an individual report's own; all others are answered by its summary.
+_OWN = ("subject", "patient", "type", "_id")
+_MAX_RUNS = 1000
+_KEPT_RUNS = 32
+_SPLIT = re.compile(r"(?<!\\),")
+
+Indices = npt.NDArray[np.intp]
+Render = Callable[[MeasureResult, int, Mapping[str, Any]], Mapping[str, Any]]
+
+
+class Results(Protocol):
+    """Where the columns of runs are kept."""
+
+    def load(self, run: str) -> MeasureResult:
+        """The result of a run; raises NotFoundError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run in memory: its columns, the members that have a report, and where each member is."""
+
+    result: MeasureResult
+    reported: Indices
+    index: Mapping[str, int]
+
+    @classmethod
+    def of(cls, result: MeasureResult) -> Run:
+        """Members in an initial population have a report (DEQM: no report for anybody else)."""
+        inside = np.zeros(len(result.members), np.bool_)
+        for group in result.groups:
+            for population in group.populations:
+                if population.code == "initial-population":
+                    inside |= population.counts > 0
+        reported = np.flatnonzero(inside)
+        names = result.members.take(reported).to_pylist()
+        return cls(result, reported, dict(zip(names, reported.tolist(), strict=True)))
+
+
+class ReportCatalog:
+    """All MeasureReports as one catalog."""
+
+    def __init__(self, store: ResourceStore, results: Results, render: Render) -> None:
+        self._store = store
+        self._stored = StoredCatalog(store)
+        self._results = results
+        self._render = render
+        self._runs: OrderedDict[str, Run] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, resource_type: str, resource_id: str) -> StoredResource:
+        """A stored report, or the individual one of that id; raises UnknownResource."""
+        try:
+            return self._stored.read(resource_type, resource_id)
+        except UnknownResource:
+            run_id, _, member = resource_id.rpartition("-")
+            if not run_id:
+                raise
+            summary = self._stored.read(resource_type, run_id)
+            run = self._run(run_id)
+            if run is None or member not in run.index:
+                raise
+            return self._individual(summary, run, run.index[member])
+
+    def vread(self, resource_type: str, resource_id: str, version: int) -> StoredResource:
+        """One version; an individual report has only that of its run."""
+        try:
+            return self._stored.vread(resource_type, resource_id, version)
+        except UnknownResource:
+            report = self.read(resource_type, resource_id)
+            if report.version != version:
+                raise
+            return report
+
+    def search(self, query: Query) -> Found:
+        """One page: first the stored reports that match, then the individual ones, run by run."""
+        wanted = _wanted(query)
+        phase, _, place = (query.after or "s:").partition(":")
+        found: list[StoredResource] = []
+        total: int | None = query.total
+        if phase == "s":
+            page = self._store.search(_TYPE, query.criteria, query.count, place or None, query.sort, query.count_total)
+            found += page.resources
+            total = page.total if query.count_total else query.total
+            if page.next is not None and not query.count_total:
+                return Found(page.resources, total, f"s:{page.next}")
+            if page.next is not None:
+                beyond = sum(len(indices) for _, _, indices in self._matching(query, wanted)) if wanted else 0
+                _refuse_mixed_sort(query, beyond)
+                return Found(page.resources, (total or 0) + beyond, f"s:{page.next}")
+        if wanted is None:
+            return Found(tuple(found), total, None)
+        matching = list(self._matching(query, wanted))
+        beyond = sum(len(indices) for _, _, indices in matching)
+        if found:
+            _refuse_mixed_sort(query, beyond)
+        if phase == "s" and query.count_total:
+            total = (total or 0) + beyond
+        if query.count == 0:
+            return Found((), total, None)
+        after = _place(place) if phase == "i" else None
+        individual, following = self._page(matching, query.count - len(found), after)
+        return Found((*found, *individual), total, following)
+
+    def _page(
+        self, matching: Sequence[tuple[StoredResource, Run, Indices]], count: int, after: tuple[str, int] | None
+    ) -> tuple[list[StoredResource], str | None]:
+        """At most ``count`` individual reports behind ``after``, and where the next page goes on."""
+        reports: list[StoredResource] = []
+        if after is not None:
+            position = next((i for i, (summary, *_) in enumerate(matching) if summary.id == after[0]), None)
+            if position is None:
+                raise InputError("the run of this page is no longer served: start the search again")
+            summary, run, indices = matching[position]
+            matching = [(summary, run, indices[indices > after[1]]), *matching[position + 1 :]]
+        for number, (summary, run, indices) in enumerate(matching):
+            taken = indices[: max(count - len(reports), 0)]
+            reports += [self._individual(summary, run, int(index)) for index in taken]
+            more = len(indices) > len(taken) or any(len(rest) for _, _, rest in matching[number + 1 :])
+            if len(reports) >= count and more:
+                last = int(taken[-1]) if len(taken) else -1
+                return reports, f"i:{summary.id}:{last}"
+        return reports, None
+
+    def _matching(self, query: Query, wanted: _Wanted | None) -> Iterator[tuple[StoredResource, Run, Indices]]:
+        """Runs whose summaries meet the shared criteria, with the members that meet the others."""
+        if wanted is None:
+            return
+        shared: list[Criterion] = [*query.without(*_OWN), ("type", "summary")]
+        summaries = self._store.search(_TYPE, shared, _MAX_RUNS, None, query.sort, total=False).resources
+        for summary in summaries:
+            if wanted.ids is not None and not any(summary.id == run for run, _ in wanted.ids):
+                continue
+            run = self._run(summary.id)
+            if run is None:
+                continue
+            indices = run.reported
+            for members in wanted.member_sets(summary.id):
+                chosen = sorted(run.index[member] for member in members if member in run.index)
+                indices = np.intersect1d(indices, np.array(chosen, np.intp))
+            if len(indices):
+                yield summary, run, indices
+
+    def _individual(self, summary: StoredResource, run: Run, index: int) -> StoredResource:
+        member = run.result.members[index].as_py()
+        report = dict(self._render(run.result, index, summary.json()))
+        identity = f"{summary.id}-{member}"
+        meta = report.pop("meta", {}) | {"versionId": str(summary.version), "lastUpdated": summary.last_updated}
+        head = {"resourceType": _TYPE, "id": identity, "meta": meta}
+        body = orjson.dumps(head | {name: value for name, value in report.items() if name not in head})
+        return StoredResource(_TYPE, identity, summary.version, summary.last_updated, False, body)
+
+    def _run(self, run_id: str) -> Run | None:
+        with self._lock:
+            if run_id in self._runs:
+                self._runs.move_to_end(run_id)
+                return self._runs[run_id]
+        try:
+            run = Run.of(self._results.load(run_id))
+        except NotFoundError:  # a summary that belongs to no run (a contract's quality report, say)
+            return None
+        with self._lock:
+            self._runs[run_id] = run
+            while len(self._runs) > _KEPT_RUNS:
+                self._runs.popitem(last=False)
+        return run
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Which individual reports a search is about: sets of members that all must hold, and ids as (run, member)."""
+
+    members: tuple[frozenset[str], ...]
+    ids: frozenset[tuple[str, str]] | None
+
+    def member_sets(self, run: str) -> Iterable[frozenset[str]]:
+        yield from self.members
+        if self.ids is not None:
+            yield frozenset(member for of_run, member in self.ids if of_run == run)
+
+
+def _wanted(query: Query) -> _Wanted | None:
+    """The individual reports that the criteria can match; None when they match none at all."""
+    for modifier, value in query.named("type"):
+        if modifier:
+            raise InputError("search parameter type of MeasureReport has no modifiers")
+        if not any(part.rpartition("|")[2] == "individual" for part in _SPLIT.split(value)):
+            return None
+    members: list[frozenset[str]] = []
+    for name in ("subject", "patient"):
+        for modifier, value in query.named(name):
+            if modifier not in ("", "Patient"):
+                raise InputError(f"search parameter {name} of MeasureReport has no modifier :{modifier}")
+            members.append(frozenset(_patient(part, modifier or name) for part in _SPLIT.split(value)) - {""})
+    if any(not chosen for chosen in members):
+        return None
+    ids: frozenset[tuple[str, str]] | None = None
+    for _, value in query.named("_id"):
+        parts = frozenset((run, member) for run, _, member in (part.rpartition("-") for part in _SPLIT.split(value)))
+        ids = parts if ids is None else ids & parts
+    return _Wanted(tuple(members), ids)
+
+
+def _patient(text: str, kind: str) -> str:
+    """Patient id of a reference value; empty for a reference to something else."""
+    parts = text.partition("/_history/")[0].split("/")
+    if len(parts) == 1:
+        return parts[0]
+    return parts[-1] if parts[-2] == "Patient" else ""
+
+
+def _place(text: str) -> tuple[str, int]:
+    run, _, index = text.rpartition(":")
+    return run, int(index)
+
+
+def _refuse_mixed_sort(query: Query, beyond: int) -> None:
+    if query.sort and beyond:
+        raise InputError("to sort MeasureReports, search one type at a time (type=individual or type=summary)")
