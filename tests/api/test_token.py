@@ -16,13 +16,14 @@ import time_machine
 from fastapi import FastAPI
 from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey
-from support.backend_client import Partner, memory_engine
 
 from fhir_gateway.auth.assertion import generate_key, public_key_set
 from fhir_gateway.auth.jwks import JwksCache
 from fhir_gateway.auth.routes import router
 from fhir_gateway.auth.service import AuthorizationServer
+from fhir_gateway.db.engine import create_engine
 from fhir_gateway.errors import AuthenticationError
+from tests.support.backend_client import Partner
 
 pytestmark = pytest.mark.anyio
 
@@ -41,7 +42,7 @@ async def gateway(
     alg: str = "ES384", *, scopes: str = "system/*.rs", jwks: JwksCache | None = None, jwks_url: str | None = None
 ) -> AsyncIterator[tuple[AuthorizationServer, Partner]]:
     server = AuthorizationServer(
-        memory_engine(),
+        create_engine("sqlite://"),
         auth_url=f"{BASE}/auth",
         supported_types=["Patient", "Group", "Observation"],
         jwks=jwks,

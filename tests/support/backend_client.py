@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
-import sqlalchemy as sa
 
 from fhir_gateway.auth.assertion import client_assertion, public_key_set
 
@@ -54,14 +53,3 @@ class Partner:
     @property
     def jwks(self) -> dict[str, Any]:
         return public_key_set(self.key)
-
-
-def memory_engine() -> sa.Engine:
-    """A database in memory whose one connection is used by one thread at a time."""
-    return sa.create_engine(
-        "sqlite://",
-        poolclass=sa.pool.QueuePool,
-        pool_size=1,
-        max_overflow=0,
-        connect_args={"check_same_thread": False},
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from joserfc.jwk import RSAKey
+from joserfc.jwk import ECKey
 
 from fhir_gateway.auth.assertion import generate_key, public_key_set
 from fhir_gateway.auth.keys import candidates, check_key_set
@@ -47,8 +47,6 @@ def test_unfit_sets_are_refused_with_the_reason(jwks: dict[str, Any], reason: st
 
 
 def test_a_set_without_a_smart_algorithm_is_refused() -> None:
-    from joserfc.jwk import ECKey
-
     key = ECKey.generate_key("P-256", {"kid": "small"}).as_dict(private=False)
     with pytest.raises(InputError, match="no key for RS384"):
         check_key_set({"keys": [key]})

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from support.backend_client import memory_engine
 
 from fhir_gateway.auth.assertion import generate_key, public_key_set
 from fhir_gateway.auth.service import AuthorizationServer
@@ -36,14 +35,14 @@ def test_of_many_processes_one_uses_an_assertion(tmp_path: Path) -> None:
 
 
 def test_the_same_id_of_another_client_is_another_assertion() -> None:
-    store = _server(memory_engine()).store
+    store = _server(create_engine("sqlite://")).store
     assert store.use_assertion("a", "1", 100)
     assert store.use_assertion("b", "1", 100)
     assert not store.use_assertion("a", "1", 100)
 
 
 def test_rows_that_cannot_matter_any_more_are_purged() -> None:
-    store = _server(memory_engine()).store
+    store = _server(create_engine("sqlite://")).store
     store.use_assertion("a", "old", 100)
     store.use_assertion("a", "new", 200)
     store.add_token("old", "a", "system/*.rs", 0, 100)
@@ -71,11 +70,11 @@ def test_a_token_is_known_to_every_process_and_stored_only_as_a_digest(tmp_path:
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic abc", "Bearer unknown"])
 def test_without_a_valid_token_nobody_is_known(header: str | None) -> None:
     with pytest.raises(AuthenticationError):
-        _server(memory_engine()).verify(header)
+        _server(create_engine("sqlite://")).verify(header)
 
 
 def test_clients_are_registered_listed_and_disabled() -> None:
-    server = _server(memory_engine())
+    server = _server(create_engine("sqlite://"))
     server.register_client("a", scopes="system/*.read", jwks=JWKS, name="Partner A")
     server.register_client("b", scopes="system/Patient.rs", jwks_url="https://b.example/jwks")
     with pytest.raises(ConflictError):
@@ -110,4 +109,4 @@ def test_unfit_registrations_are_refused(
     client_id: str, scopes: str, jwks: dict[str, object] | None, jwks_url: str | None
 ) -> None:
     with pytest.raises(InputError):
-        _server(memory_engine()).register_client(client_id, scopes=scopes, jwks=jwks, jwks_url=jwks_url)
+        _server(create_engine("sqlite://")).register_client(client_id, scopes=scopes, jwks=jwks, jwks_url=jwks_url)
