@@ -44,7 +44,7 @@ _ARROW_TYPES = {
 
 #: Left out of the columns everywhere (they stay in the raw JSON): narrative, contained resources, extensions below
 #: the resource root, and primitive siblings such as ``_birthDate``.
-_RAW_ONLY = frozenset({"text", "contained", "modifierExtension", "implicitRules"})
+_RAW_ONLY = frozenset({"Narrative", "Resource", "Extension"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,12 @@ def type_definition(name: str) -> TypeDefinition:
 
 
 @cache
+def type_names() -> frozenset[str]:
+    """Names of all types of R4: primitives, data types, backbone elements and resources."""
+    return frozenset(_table()["types"])
+
+
+@cache
 def resource_types() -> tuple[str, ...]:
     """All concrete resource types of R4, sorted."""
     types = _table()["types"]
@@ -147,7 +153,7 @@ def _structure(fhir_type: str, above: tuple[str, ...]) -> Structure:
         return PRIMITIVE_COLUMNS[fhir_type]
     structure: dict[str, Structure] = {}
     for element in type_definition(fhir_type).elements.values():
-        if element.name in _RAW_ONLY or element.type in ("Extension", "Resource") or element.type in above:
+        if element.type in _RAW_ONLY or element.type in above:
             continue
         if element.name == "id" and above and not is_primitive(fhir_type):
             continue  # ids of inner elements serve only internal references

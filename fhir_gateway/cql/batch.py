@@ -1,0 +1,99 @@
+"""The patients of one evaluation and their resources as columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fhir_gateway.cql.values import ElementVec, IntArray, ListVec, Source
+from fhir_gateway.cql.values.base import offsets_of
+from fhir_gateway.r4 import spec
+
+Read = Callable[[str, Sequence[str]], Any]
+
+
+class Batch:
+    """Members (persons) in a fixed order, and a reader of resource tables for exactly these members.
+
+    ``read(resource_type, columns)`` returns an Arrow table with ``_source``, ``id``, ``_member`` and the columns asked
+    for, as :meth:`fhir_gateway.lake.Lake.read` does. Rows of other members are ignored; rows without a member
+    (Organization, Medication ...) are kept for look-ups by reference.
+    """
+
+    def __init__(self, members: Any, read: Read) -> None:
+        self.members = members
+        self._read = read
+
+    def __len__(self) -> int:
+        """Number of members."""
+        return len(self.members)
+
+    def table(self, resource_type: str, columns: Sequence[str], offset_ms: int) -> ResourceTable:
+        """The resources of one type."""
+        return ResourceTable(self, resource_type, self._read(resource_type, list(columns)), columns, offset_ms)
+
+    def read(self, resource_type: str, columns: Sequence[str]) -> Any:
+        """Read further columns (used when a property turns up that no expression named)."""
+        return self._read(resource_type, list(columns))
+
+
+class ResourceTable:
+    """Rows of one resource type, ordered by member, with the offsets of each member's rows."""
+
+    def __init__(self, batch: Batch, resource_type: str, table: Any, columns: Sequence[str], offset_ms: int) -> None:
+        self.resource_type = resource_type
+        position = pc.index_in(table["_member"].combine_chunks(), value_set=batch.members)
+        member = np.asarray(position.fill_null(-1)).astype(np.int64)
+        order = np.argsort(member, kind="stable")
+        order = order[np.searchsorted(member[order], 0) :]
+        self.table = table.take(pa.array(order)) if len(order) != len(member) or np.any(np.diff(order) != 1) else table
+        self.member = member[order]
+        counts = np.bincount(self.member, minlength=len(batch.members)).astype(np.int64)
+        self.offsets: IntArray = offsets_of(counts)
+        self._arrays: dict[str, Any] = {}
+        held = spec.column_structure(resource_type)
+        ready = {*columns, "id"}
+
+        def column(name: str) -> Any:
+            if name not in held:
+                return None
+            if name not in self._arrays:
+                if name in ready:
+                    array = self.table[name].combine_chunks()
+                else:  # an expression compiled after the table was read; the reader gives the same rows again
+                    array = batch.read(resource_type, [name])[name].take(pa.array(order)).combine_chunks()
+                self._arrays[name] = pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array
+            return self._arrays[name]
+
+        self.source = Source(
+            resource_type, None, offset_ms, path=resource_type, column=column, size=self.table.num_rows
+        )
+
+    def all(self) -> ListVec:
+        """All resources of each member."""
+        rows = ElementVec(self.source, np.arange(self.table.num_rows, dtype=np.int64))
+        return ListVec(self.offsets, rows)
+
+    def where(self, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> ListVec:
+        """Of each member the resources where ``mask`` is true."""
+        return self.all().keep(mask)
+
+    def first(self) -> ElementVec:
+        """The first resource of each member (null without one); rows are ordered by source, then id."""
+        has = np.diff(self.offsets) > 0
+        return ElementVec(self.source, np.where(has, self.offsets[:-1], -1))
+
+
+def element_names(resource_type: str, names: frozenset[str]) -> list[str]:
+    """Columns of ``resource_type`` behind the property names an expression uses (choices give one for each type)."""
+    definition = spec.type_definition(resource_type)
+    columns = spec.column_structure(resource_type)
+    wanted: list[str] = []
+    for element in definition.elements.values():
+        if element.name in columns and element.name != "id" and (element.name in names or element.choice in names):
+            wanted.append(element.name)
+    return wanted

@@ -1,0 +1,236 @@
+"""ELM to nodes: every name resolved, every operator found, every value set named, before any patient is looked at.
+
+Nodes are shared by content: equal expressions of one library are one node, and a frame computes a node once. An ELM
+node that the engine does not have raises :class:`UnsupportedElm` here, naming library, locator and node type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from fhir_gateway.cql.elm import Elm, Library, LibrarySet
+from fhir_gateway.cql.frame import Env, Frame
+from fhir_gateway.cql.registry import FORMS, OPERATORS
+from fhir_gateway.cql.values import Vec
+from fhir_gateway.errors import MeasureError, UnsupportedElm
+from fhir_gateway.terminology import ValueSets
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from fhir_gateway.cql.batch import Batch
+    from fhir_gateway.cql.evaluation import Evaluation
+
+Run = Callable[["Evaluation", Frame, Env], Vec]
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """A compiled expression.
+
+    ``free`` are the names it needs from its scope; ``patient`` is true when it looks at a patient's data. A node with
+    neither is constant: it is computed once for the whole evaluation.
+    """
+
+    library: Library
+    elm: Elm
+    run: Run
+    free: frozenset[str] = frozenset()
+    patient: bool = False
+    cheap: bool = False
+
+    @property
+    def constant(self) -> bool:
+        """True when every row of every frame has the same value."""
+        return not self.free and not self.patient
+
+    @property
+    def locator(self) -> str:
+        """Where the expression stands in its library's CQL."""
+        return str(self.elm.get("locator", "?"))
+
+
+@dataclass(eq=False, slots=True)
+class Function:
+    """A compiled function body and the names of its operands."""
+
+    library: Library
+    elm: Elm
+    operands: tuple[str, ...]
+    body: Node | None
+
+
+class Scope:
+    """The library being compiled and the definition path, for error messages."""
+
+    def __init__(self, compiler: Compiler, library: Library, definition: str) -> None:
+        self.compiler, self.library, self.definition = compiler, library, definition
+
+    def compile(self, elm: Elm) -> Node:
+        """Compile one expression of this library."""
+        return self.compiler.expression(self, elm)
+
+    def error(self, elm: Elm, reason: str) -> UnsupportedElm:
+        """An error that says where in which library."""
+        return UnsupportedElm(
+            f"{self.library.label}, definition {self.definition!r}, at {elm.get('locator', '?')}, "
+            f"node {elm.get('type', '?')}: {reason}"
+        )
+
+
+class Compiler:
+    """Compiles libraries of one set; keeps what it compiled."""
+
+    def __init__(self, libraries: LibrarySet, value_sets: ValueSets) -> None:
+        self.libraries = libraries
+        self.value_sets = value_sets
+        self.required_value_sets: dict[str, str | None] = {}
+        self.property_names: set[str] = set()
+        self._nodes: dict[tuple[str, str], Node] = {}
+        self._definitions: dict[tuple[str, str], Node] = {}
+        self._functions: dict[int, Function] = {}
+        self._underway: set[Any] = set()
+
+    def definition(self, library: Library, name: str) -> Node:
+        """The compiled expression definition ``name``."""
+        key = (library.label, name)
+        if key not in self._definitions:
+            if name not in library.definitions:
+                raise MeasureError(f"library {library.label} has no definition {name!r}")
+            if key in self._underway:
+                raise MeasureError(f"definition {name!r} of {library.label} refers to itself")
+            self._underway.add(key)
+            elm = library.definitions[name]
+            if "expression" not in elm:
+                raise MeasureError(f"definition {name!r} of {library.label} has no expression")
+            if elm.get("context", "Patient") not in ("Patient", "Unfiltered"):
+                raise UnsupportedElm(f"{library.label}, definition {name!r}: context {elm['context']}")
+            self._definitions[key] = Scope(self, library, name).compile(elm["expression"])
+            self._underway.discard(key)
+        return self._definitions[key]
+
+    def function(self, library: Library, elm: Elm) -> Function:
+        """The compiled body of a function definition."""
+        found = self._functions.get(id(elm))
+        if found is None:
+            if id(elm) in self._underway:
+                raise UnsupportedElm(f"{library.label}, function {elm['name']!r}: recursive function")
+            self._underway.add(id(elm))
+            operands = tuple(o["name"] for o in elm.get("operand", []))
+            if elm.get("external") or "expression" not in elm:
+                raise UnsupportedElm(f"{library.label}, function {elm['name']!r}: external function")
+            body = Scope(self, library, elm["name"]).compile(elm["expression"])
+            found = Function(library, elm, operands, body)
+            self._functions[id(elm)] = found
+            self._underway.discard(id(elm))
+        return found
+
+    def expression(self, scope: Scope, elm: Elm) -> Node:
+        """Compile ``elm``, or return the node that an equal expression of the library became."""
+        key = (scope.library.label, scope.library.digest(elm))
+        node = self._nodes.get(key)
+        if node is None:
+            node = self._compile(scope, elm)
+            self._nodes[key] = node
+        return node
+
+    def _compile(self, scope: Scope, elm: Elm) -> Node:
+        kind = elm.get("type")
+        if kind in FORMS:
+            node: Node = FORMS[kind](scope, elm)
+            return node
+        if kind not in OPERATORS:
+            raise scope.error(elm, "the engine has no such operator")
+        return compile_operator(scope, elm)
+
+
+def operand_nodes(scope: Scope, elm: Elm, fields: Iterable[str]) -> list[Node]:
+    """Compile the operand fields of a node, in order."""
+    nodes: list[Node] = []
+    for name in fields:
+        value = elm.get(name)
+        if value is None:
+            continue
+        items = value if isinstance(value, list) else [value]
+        nodes.extend(scope.compile({"type": _IMPLIED[name], **item} if name in _IMPLIED else item) for item in items)
+    return nodes
+
+
+#: Fields whose nodes the ELM schema types by their place, so that translators leave ``type`` out.
+_IMPLIED = {"valueset": "ValueSetRef", "codesystem": "CodeSystemRef"}
+
+
+def combine(nodes: Iterable[Node]) -> tuple[frozenset[str], bool]:
+    """Free names and patient dependence of a node made of ``nodes``."""
+    nodes = list(nodes)
+    return frozenset().union(*(n.free for n in nodes)), any(n.patient for n in nodes)
+
+
+def compile_operator(scope: Scope, elm: Elm) -> Node:
+    """A plain operator: evaluate the operands in the same frame, then run the kernel."""
+    from fhir_gateway.cql.dispatch import apply  # local: dispatch needs the Node type of this module
+
+    spec = OPERATORS[elm["type"]]
+    nodes = operand_nodes(scope, elm, spec.fields)
+    free, patient = combine(nodes)
+    node = Node(scope.library, elm, run=_unset, free=free, patient=patient)
+
+    def run(evaluation: Evaluation, frame: Frame, env: Env) -> Vec:
+        return apply(spec, evaluation, node, frame, [evaluation.value(n, frame, env) for n in nodes])
+
+    node.run = run
+    return node
+
+
+def _unset(evaluation: Evaluation, frame: Frame, env: Env) -> Vec:
+    raise AssertionError("node without a body")
+
+
+@dataclass
+class CompiledLibrary:
+    """A primary library with everything it includes, ready to run over any number of batches."""
+
+    compiler: Compiler
+    primary: Library
+    _required: dict[str, Node] = field(default_factory=dict)
+
+    def require(self, names: Iterable[str]) -> None:
+        """Compile these definitions now; raises UnsupportedElm, LibraryError, TerminologyError or MeasureError."""
+        for name in names:
+            self.compiler.definition(self.primary, name)
+        self.compiler.value_sets.require(
+            f"{url}|{version}" if version else url for url, version in self.compiler.required_value_sets.items()
+        )
+
+    def has_definition(self, name: str) -> bool:
+        """Whether the primary library defines the expression ``name``."""
+        return name in self.primary.definitions
+
+    def evaluate(self, batch: Batch, parameters: Mapping[str, object], now: datetime) -> Evaluation:
+        """Start an evaluation over ``batch``; definitions are computed when asked for."""
+        from fhir_gateway.cql.evaluation import Evaluation
+
+        return Evaluation(self, batch, parameters, now)
+
+
+def compile_library(
+    libraries: Iterable[Elm],
+    primary: tuple[str, str | None],
+    value_sets: ValueSets,
+    definitions: Iterable[str] | None = None,
+) -> CompiledLibrary:
+    """Compile the library named ``primary`` (name, version) out of ELM ``libraries``.
+
+    ``definitions`` are compiled at once (default: all of the primary library), so that whatever cannot run is
+    refused now. Others are compiled when they are asked for.
+    """
+    import fhir_gateway.cql.forms
+    import fhir_gateway.cql.operators  # noqa: F401 - registers the operators
+
+    found = LibrarySet(libraries)
+    library = found.find(*primary)
+    compiled = CompiledLibrary(Compiler(found, value_sets), library)
+    compiled.require(library.definitions if definitions is None else definitions)
+    return compiled

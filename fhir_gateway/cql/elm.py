@@ -1,0 +1,118 @@
+"""ELM libraries: reading, finding definitions, resolving includes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fhir_gateway.errors import LibraryError, MeasureError
+
+Elm = dict[str, Any]
+
+#: Parts of a node that do not change its meaning.
+_SILENT = frozenset({"annotation", "localId", "locator", "resultTypeName", "resultTypeSpecifier"})
+
+
+@dataclass(frozen=True)
+class Library:
+    """One ELM library, its definitions by name and its includes by alias."""
+
+    name: str
+    version: str | None
+    elm: Elm
+    definitions: Mapping[str, Elm]
+    functions: Mapping[str, tuple[Elm, ...]]
+    parameters: Mapping[str, Elm]
+    value_sets: Mapping[str, Elm]
+    codes: Mapping[str, Elm]
+    concepts: Mapping[str, Elm]
+    code_systems: Mapping[str, Elm]
+    includes: Mapping[str, tuple[str, str | None]]
+    digests: dict[int, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def label(self) -> str:
+        """``name|version``."""
+        return f"{self.name}|{self.version}" if self.version else self.name
+
+    def digest(self, node: Any) -> str:
+        """Content hash of a node without locators and annotations: equal nodes compute equal values."""
+        if isinstance(node, dict):
+            found = self.digests.get(id(node))
+            if found is None:
+                text = ",".join(f"{k}:{self.digest(node[k])}" for k in sorted(node) if k not in _SILENT)
+                found = hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+                self.digests[id(node)] = found
+            return found
+        if isinstance(node, list):
+            return "[" + ",".join(self.digest(item) for item in node) + "]"
+        return repr(node)
+
+
+def _by_name(elm: Elm, section: str) -> dict[str, Elm]:
+    return {d["name"]: d for d in elm.get(section, {}).get("def", [])}
+
+
+def read_library(document: Elm) -> Library:
+    """Read an ELM JSON document (with or without the outer ``library``)."""
+    elm = document.get("library", document)
+    if "identifier" not in elm or "id" not in elm["identifier"]:
+        raise MeasureError("ELM library without identifier")
+    definitions: dict[str, Elm] = {}
+    functions: dict[str, list[Elm]] = {}
+    for statement in elm.get("statements", {}).get("def", []):
+        if statement.get("type") == "FunctionDef":
+            functions.setdefault(statement["name"], []).append(statement)
+        else:
+            definitions[statement["name"]] = statement
+    return Library(
+        elm["identifier"]["id"],
+        elm["identifier"].get("version"),
+        elm,
+        definitions,
+        {name: tuple(bodies) for name, bodies in functions.items()},
+        _by_name(elm, "parameters"),
+        _by_name(elm, "valueSets"),
+        _by_name(elm, "codes"),
+        _by_name(elm, "concepts"),
+        _by_name(elm, "codeSystems"),
+        {
+            d["localIdentifier"]: (d["path"].rsplit("/", 1)[-1].rsplit(".", 1)[-1], d.get("version"))
+            for d in elm.get("includes", {}).get("def", [])
+        },
+    )
+
+
+class LibrarySet:
+    """All libraries of a package, found by name and version."""
+
+    def __init__(self, documents: Iterable[Elm]) -> None:
+        self._libraries: dict[tuple[str, str | None], Library] = {}
+        for document in documents:
+            library = read_library(document)
+            self._libraries[library.name, library.version] = library
+
+    def find(self, name: str, version: str | None, wanted_by: str = "the measure") -> Library:
+        """The library of that name and version (any, if only one and none is asked for)."""
+        found = self._libraries.get((name, version))
+        if found is not None:
+            return found
+        present = [library for (n, _), library in self._libraries.items() if n == name]
+        if version is None and len(present) == 1:
+            return present[0]
+        versions = ", ".join(sorted(str(library.version) for library in present)) or "none"
+        wanted = f"{name}|{version}" if version else name
+        everything = ", ".join(sorted(library.label for library in self._libraries.values()))
+        raise LibraryError(
+            f"library {wanted}, needed by {wanted_by}, is not in the package; versions found: {versions}; "
+            f"libraries found: {everything}"
+        )
+
+    def included(self, library: Library, alias: str) -> Library:
+        """The library that ``library`` includes under ``alias``."""
+        if alias not in library.includes:
+            raise MeasureError(f"{library.label} refers to the include {alias!r}, which it does not declare")
+        name, version = library.includes[alias]
+        return self.find(name, version, library.label)

@@ -1,0 +1,80 @@
+"""If and Case: each branch is evaluated only for the rows that take it (CQL 1.5 appendix B, 5)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fhir_gateway.cql.compile import Node, Scope, combine
+from fhir_gateway.cql.dispatch import unwrap
+from fhir_gateway.cql.elm import Elm
+from fhir_gateway.cql.folding import truth
+from fhir_gateway.cql.frame import Env, Frame
+from fhir_gateway.cql.operators.comparison import equal_masks
+from fhir_gateway.cql.registry import Call, form
+from fhir_gateway.cql.values import BoolArray, Vec, select
+
+
+def _branches(evaluation: Any, frame: Frame, env: Env, taken: list[tuple[BoolArray, Node]]) -> Vec:
+    """Evaluate each node over its rows and put the results together."""
+    results = []
+    for rows_mask, node in taken:
+        rows = np.flatnonzero(rows_mask)
+        if len(rows) == 0:
+            continue
+        if len(rows) == frame.n:
+            whole: Vec = evaluation.value(node, frame, env)
+            return whole
+        results.append((rows, evaluation.value(node, frame.child(rows), env)))
+    return select(frame.n, results)
+
+
+@form("If")
+def if_(scope: Scope, elm: Elm) -> Node:
+    """If-then-else."""
+    condition, then, otherwise = (scope.compile(elm[k]) for k in ("condition", "then", "else"))
+    free, patient = combine([condition, then, otherwise])
+
+    def run(evaluation: Any, frame: Frame, env: Env) -> Vec:
+        chosen = truth(evaluation.value(condition, frame, env))
+        return _branches(evaluation, frame, env, [(chosen, then), (~chosen, otherwise)])
+
+    return Node(scope.library, elm, run, free, patient)
+
+
+@form("Case")
+def case(scope: Scope, elm: Elm) -> Node:
+    """Case with or without comparand; later conditions are evaluated only where no earlier one held."""
+    comparand = scope.compile(elm["comparand"]) if elm.get("comparand") else None
+    items = [(scope.compile(item["when"]), scope.compile(item["then"])) for item in elm["caseItem"]]
+    otherwise = scope.compile(elm["else"])
+    parts = [n for pair in items for n in pair] + [otherwise] + ([comparand] if comparand else [])
+    free, patient = combine(parts)
+    node = Node(scope.library, elm, lambda *_: otherwise, free, patient)  # type: ignore[arg-type, return-value]
+
+    def run(evaluation: Any, frame: Frame, env: Env) -> Vec:
+        open_rows = np.ones(frame.n, dtype=bool)
+        taken: list[tuple[BoolArray, Node]] = []
+        for when, then in items:
+            rows = np.flatnonzero(open_rows)
+            if len(rows) == 0:
+                break
+            part = frame if len(rows) == frame.n else frame.child(rows)
+            condition = evaluation.value(when, part, env)
+            if comparand is None:
+                hit = truth(condition)
+            else:
+                equal, known = equal_masks(
+                    Call(evaluation, node, part), unwrap(evaluation.value(comparand, part, env)), unwrap(condition)
+                )
+                hit = equal & known
+            chosen = np.zeros(frame.n, dtype=bool)
+            chosen[rows[hit]] = True
+            open_rows &= ~chosen
+            taken.append((chosen, then))
+        taken.append((open_rows, otherwise))
+        return _branches(evaluation, frame, env, taken)
+
+    node.run = run
+    return node

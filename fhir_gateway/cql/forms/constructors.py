@@ -1,0 +1,134 @@
+"""Tuples, instances, lists, intervals, quantities (CQL 1.5 appendix B, 2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fhir_gateway.cql.compile import Node, Scope, combine
+from fhir_gateway.cql.dispatch import unwrap
+from fhir_gateway.cql.elm import Elm
+from fhir_gateway.cql.frame import Env, Frame, zeros
+from fhir_gateway.cql.literals import decimal_vector
+from fhir_gateway.cql.registry import form
+from fhir_gateway.cql.typespec import local_name
+from fhir_gateway.cql.values import (
+    BoolVec,
+    CodeVec,
+    ConceptVec,
+    DecVec,
+    IntervalVec,
+    IntVec,
+    ListVec,
+    NullVec,
+    QuantityVec,
+    RatioVec,
+    StrVec,
+    TupleVec,
+    Vec,
+    concat,
+)
+from fhir_gateway.cql.values.scalars import ONE
+
+
+@form("Quantity")
+def quantity(scope: Scope, elm: Elm) -> Node:
+    """Quantity literal."""
+    vec = QuantityVec(decimal_vector(str(elm["value"])), StrVec.constant(elm.get("unit", "1"), 1))
+    return Node(scope.library, elm, lambda evaluation, frame, env: vec.take(zeros(frame.n)))
+
+
+@form("Tuple")
+def tuple_(scope: Scope, elm: Elm) -> Node:
+    """Tuple selector."""
+    parts = {e["name"]: scope.compile(e["value"]) for e in elm.get("element", [])}
+    free, patient = combine(parts.values())
+
+    def run(evaluation: Any, frame: Frame, env: Env) -> Vec:
+        return TupleVec({k: evaluation.value(n, frame, env) for k, n in parts.items()}, np.ones(frame.n, dtype=bool))
+
+    return Node(scope.library, elm, run, free, patient)
+
+
+def _as_decimal(vec: Vec | None, n: int) -> DecVec:
+    vec = unwrap(vec) if vec is not None else NullVec(n)
+    if isinstance(vec, DecVec):
+        return vec
+    if isinstance(vec, IntVec):
+        return DecVec(vec.values * ONE, vec.valid)
+    return DecVec(np.zeros(n, dtype=np.int64), np.zeros(n, dtype=bool))
+
+
+def _as_text(vec: Vec | None, n: int) -> StrVec:
+    vec = unwrap(vec) if vec is not None else NullVec(n)
+    return vec if isinstance(vec, StrVec) else StrVec.constant(None, n)
+
+
+@form("Instance")
+def instance(scope: Scope, elm: Elm) -> Node:
+    """Instance selector of a System structured type."""
+    name = local_name(elm["classType"])
+    if name not in ("Quantity", "Code", "Concept", "Ratio"):
+        raise scope.error(elm, f"instances of {elm['classType']}")
+    parts = {e["name"]: scope.compile(e["value"]) for e in elm.get("element", [])}
+    free, patient = combine(parts.values())
+
+    def run(evaluation: Any, frame: Frame, env: Env) -> Vec:
+        values = {k: evaluation.value(n, frame, env) for k, n in parts.items()}
+        if name == "Quantity":
+            return QuantityVec(_as_decimal(values.get("value"), frame.n), _as_text(values.get("unit"), frame.n))
+        there = np.ones(frame.n, dtype=bool)
+        if name == "Code":
+            return CodeVec({k: _as_text(v, frame.n) for k, v in values.items()}, there)
+        return (ConceptVec if name == "Concept" else RatioVec)(values, there)
+
+    return Node(scope.library, elm, run, free, patient)
+
+
+@form("List")
+def list_(scope: Scope, elm: Elm) -> Node:
+    """List selector: the elements of a row stand behind one another."""
+    nodes = [scope.compile(e) for e in elm.get("element", [])]
+    free, patient = combine(nodes)
+
+    def run(evaluation: Any, frame: Frame, env: Env) -> Vec:
+        count, n = len(nodes), frame.n
+        offsets = np.arange(n + 1, dtype=np.int64) * count
+        if count == 0:
+            return ListVec(offsets, NullVec(0))
+        joined = concat([unwrap(evaluation.value(node, frame, env)) for node in nodes])
+        order = (np.arange(count, dtype=np.int64)[None, :] * n + np.arange(n, dtype=np.int64)[:, None]).ravel()
+        return ListVec(offsets, joined.take(order))
+
+    return Node(scope.library, elm, run, free, patient)
+
+
+@form("Interval")
+def interval(scope: Scope, elm: Elm) -> Node:
+    """Interval selector; null when both boundaries are null and both are known to be open or not given."""
+    low, high = (scope.compile(elm[k]) if elm.get(k) else None for k in ("low", "high"))
+    low_closed = scope.compile(elm["lowClosedExpression"]) if elm.get("lowClosedExpression") else None
+    high_closed = scope.compile(elm["highClosedExpression"]) if elm.get("highClosedExpression") else None
+    free, patient = combine([n for n in (low, high, low_closed, high_closed) if n is not None])
+
+    def closed(evaluation: Any, frame: Frame, env: Env, node: Node | None, attribute: str) -> Any:
+        if node is None:
+            return np.full(frame.n, bool(elm.get(attribute, True)))
+        vec = unwrap(evaluation.value(node, frame, env))
+        return vec.true if isinstance(vec, BoolVec) else np.zeros(frame.n, dtype=bool)
+
+    def run(evaluation: Any, frame: Frame, env: Env) -> Vec:
+        ends = [unwrap(evaluation.value(n, frame, env)) if n is not None else NullVec(frame.n) for n in (low, high)]
+        return IntervalVec(
+            ends[0],
+            ends[1],
+            closed(evaluation, frame, env, low_closed, "lowClosed"),
+            closed(evaluation, frame, env, high_closed, "highClosed"),
+            ends[0].valid | ends[1].valid,
+        )
+
+    return Node(scope.library, elm, run, free, patient)
+
+
+__all__ = ["instance", "interval", "list_", "quantity", "tuple_"]

@@ -1,0 +1,106 @@
+"""Function calls: the body is evaluated in the caller's frame with its operands bound (CQL 1.5 appendix B, 3.4)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fhir_gateway.cql.compile import Function, Node, Scope, combine
+from fhir_gateway.cql.elm import Elm
+from fhir_gateway.cql.forms.references import library_of
+from fhir_gateway.cql.frame import Env, Frame
+from fhir_gateway.cql.native import NATIVE
+from fhir_gateway.cql.registry import form
+from fhir_gateway.cql.typespec import matches
+from fhir_gateway.cql.values import ChoiceVec, NullVec, Vec, select
+
+
+def _accepts(specifiers: list[Elm], arguments: list[Vec]) -> bool:
+    for specifier, argument in zip(specifiers, arguments, strict=True):
+        options = argument.options if isinstance(argument, ChoiceVec) else (argument,)
+        if not all(matches(option, specifier) for option in options):
+            return False
+    return True
+
+
+def _specifiers(body: Elm) -> list[Elm]:
+    return [
+        o.get("operandTypeSpecifier") or {"type": "NamedTypeSpecifier", "name": o["operandType"]}
+        for o in body.get("operand", [])
+    ]
+
+
+def _by_signature(scope: Scope, elm: Elm, bodies: list[Elm]) -> list[Elm]:
+    """The overload that the translator named in the call, if it did."""
+    signature = elm.get("signature")
+    if not signature:
+        return bodies
+    digest = scope.library.digest(signature)
+    exact = [b for b in bodies if scope.library.digest(_specifiers(b)) == digest]
+    return exact or bodies
+
+
+@form("FunctionRef")
+def function_ref(scope: Scope, elm: Elm) -> Node:
+    """A call of a user-defined function; overloads are told apart by signature, else by the operands' types."""
+    library, name = library_of(scope, elm), elm["name"]
+    operands = [scope.compile(o) for o in elm.get("operand", [])]
+    bodies = [b for b in library.functions.get(name, ()) if len(b.get("operand", [])) == len(operands)]
+    if not bodies:
+        raise scope.error(elm, f"library {library.label} has no function {name!r} of {len(operands)} operands")
+    bodies = _by_signature(scope, elm, bodies)
+    candidates = [(_specifiers(body), _function(scope, library, body)) for body in bodies]
+    free, patient = combine(operands)
+    patient = patient or any(f.body is not None and f.body.patient for _, f in candidates)
+    native = NATIVE.get((library.name, name))
+    node = Node(scope.library, elm, _nothing, free, patient)
+
+    def call(evaluation: Any, frame: Frame, arguments: list[Vec]) -> Vec:
+        if native is not None:
+            result = native(evaluation, frame, node, *arguments)
+            if result is not None:
+                return result
+        chosen = [c for c in candidates if len(candidates) == 1 or _accepts(c[0], arguments)]
+        if not chosen:
+            return _lifted(evaluation, frame, arguments)
+        function = chosen[0][1]
+        if function.body is None:
+            raise AssertionError("function without a body")
+        env = Env()
+        for operand, argument in zip(function.operands, arguments, strict=True):
+            env = env.bind("operand:" + operand, frame, argument)
+        result_vec: Vec = evaluation.value(function.body, frame, env)
+        return result_vec
+
+    def _lifted(evaluation: Any, frame: Frame, arguments: list[Vec]) -> Vec:
+        """No overload takes the whole choice: each option goes to its own overload."""
+        for position, argument in enumerate(arguments):
+            if not isinstance(argument, ChoiceVec):
+                continue
+            branches = []
+            for option in argument.options:
+                rows = np.flatnonzero(option.valid)
+                if len(rows):
+                    taken = [a.take(rows) for a in arguments]
+                    taken[position] = option.take(rows)
+                    branches.append((rows, call(evaluation, frame.child(rows), taken)))
+            return select(frame.n, branches)
+        if all(isinstance(a, NullVec) or not a.valid.any() for a in arguments):
+            return NullVec(frame.n)
+        kinds = ", ".join(getattr(a, "type_name", a.kind) for a in arguments)
+        raise scope.error(elm, f"no overload of {name!r} takes ({kinds})")
+
+    def run(evaluation: Any, frame: Frame, env: Env) -> Vec:
+        return call(evaluation, frame, [evaluation.value(o, frame, env) for o in operands])
+
+    node.run = run
+    return node
+
+
+def _function(scope: Scope, library: Any, body: Elm) -> Function:
+    return scope.compiler.function(library, body)
+
+
+def _nothing(evaluation: Any, frame: Frame, env: Env) -> Vec:
+    return NullVec(frame.n)

@@ -1,0 +1,234 @@
+"""Queries: sources open a child frame, clauses narrow it, closing folds rows back into lists (CQL 1.5 appendix B, 12)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fhir_gateway.cql.compile import Node, Scope, combine
+from fhir_gateway.cql.elm import Elm
+from fhir_gateway.cql.folding import distinct_rows, fold, open_list, truth
+from fhir_gateway.cql.forms.properties import walk
+from fhir_gateway.cql.frame import Env, Frame
+from fhir_gateway.cql.operators.ordering import sort_keys
+from fhir_gateway.cql.registry import form
+from fhir_gateway.cql.values import IntArray, ListVec, NullVec, TupleVec, Vec, select
+from fhir_gateway.cql.values.base import offsets_of
+
+
+@dataclass(frozen=True)
+class Relationship:
+    """A ``with`` or ``without`` clause."""
+
+    keep_related: bool
+    alias: str
+    source: Node
+    such_that: Node
+
+
+@dataclass(frozen=True)
+class SortItem:
+    """One key of a sort clause."""
+
+    descending: bool
+    path: str | None
+    expression: Node | None
+
+
+def compile_sort(scope: Scope, elm: Elm | None) -> list[SortItem]:
+    """Keys of a sort clause."""
+    items = []
+    for by in (elm or {}).get("by", []):
+        descending = by["direction"] in ("desc", "descending")
+        if by["type"] == "ByDirection":
+            items.append(SortItem(descending, None, None))
+        elif by["type"] == "ByColumn":
+            scope.compiler.property_names.update(by["path"].split("."))
+            items.append(SortItem(descending, by["path"], None))
+        elif by["type"] == "ByExpression":
+            items.append(SortItem(descending, None, scope.compile(by["expression"])))
+        else:
+            raise scope.error(by, "unknown kind of sort item")
+    return items
+
+
+def sort_order(
+    evaluation: Any, frame: Frame, env: Env, parents: IntArray, items: Vec, keys: list[SortItem]
+) -> IntArray:
+    """Order of ``items`` within their parents: nulls first ascending, last descending; equal items keep their order."""
+    columns: list[Any] = []
+    this = frame.child(parents)
+    scope = env.bind("alias:$this", this, items)
+    for key in keys:
+        if key.expression is not None:
+            vec = evaluation.value(key.expression, this, scope)
+        else:
+            vec = walk(items, key.path) if key.path else items
+        for column in sort_keys(vec):
+            columns.append(-column if key.descending else column)
+    return np.lexsort((*reversed(columns), parents))
+
+
+@form("Query")
+def query(scope: Scope, elm: Elm) -> Node:
+    """A query over one or more sources."""
+    sources = [(s["alias"], scope.compile(s["expression"])) for s in elm["source"]]
+    lets = [(x["identifier"], scope.compile(x["expression"])) for x in elm.get("let") or []]
+    relationships = [
+        Relationship(r["type"] == "With", r["alias"], scope.compile(r["expression"]), scope.compile(r["suchThat"]))
+        for r in elm.get("relationship") or []
+    ]
+    where = scope.compile(elm["where"]) if elm.get("where") else None
+    returned = elm.get("return") or {}
+    result = scope.compile(returned["expression"]) if returned.get("expression") else None
+    distinct = bool(returned.get("distinct", True)) if result is not None else False
+    keys = compile_sort(scope, elm.get("sort"))
+    aggregate = elm.get("aggregate")
+    starting = scope.compile(aggregate["starting"]) if aggregate and aggregate.get("starting") else None
+    folding = scope.compile(aggregate["expression"]) if aggregate else None
+
+    parts = [n for _, n in sources] + [n for _, n in lets] + [k.expression for k in keys if k.expression]
+    parts += [n for r in relationships for n in (r.source, r.such_that)]
+    parts += [n for n in (where, result, starting, folding) if n is not None]
+    free, patient = combine(parts)
+    bound = (
+        {f"alias:{a}" for a, _ in sources} | {f"let:{x}" for x, _ in lets} | {f"alias:{r.alias}" for r in relationships}
+    )
+    bound |= {"alias:$this"}
+    if aggregate:
+        bound |= {f"let:{aggregate['identifier']}", f"alias:{aggregate['identifier']}"}
+
+    def run(evaluation: Any, frame: Frame, env: Env) -> Vec:
+        rows, single, valid = frame, True, np.ones(frame.n, dtype=bool)
+        for position, (alias, node) in enumerate(sources):
+            value = evaluation.value(node, rows, env)
+            single = single and not isinstance(value, ListVec)
+            items = open_list(value)
+            if position == 0:
+                valid = items.valid
+            rows = rows.child(items.parents)
+            env = env.bind(f"alias:{alias}", rows, items.flat)
+        for name, node in lets:
+            env = env.bind(f"let:{name}", rows, evaluation.value(node, rows, env))
+        for relationship in relationships:
+            rows = _related(evaluation, rows, env, relationship)
+        if where is not None:
+            rows = rows.child(np.flatnonzero(truth(evaluation.value(where, rows, env))))
+        parents = rows.rows_in(frame)
+        if parents is None:
+            raise AssertionError("a query opens at least one frame")
+        if folding is not None and aggregate is not None:
+            return _aggregate(evaluation, frame, rows, env, parents, aggregate, starting, folding)
+        if result is not None:
+            value = evaluation.value(result, rows, env)
+        elif len(sources) == 1:
+            value = env.look_up(f"alias:{sources[0][0]}", rows)
+        else:
+            value = TupleVec({a: env.look_up(f"alias:{a}", rows) for a, _ in sources}, np.ones(rows.n, dtype=bool))
+        if distinct and not single:
+            kept = distinct_rows(parents, value)
+            if len(kept) != rows.n:
+                parents, value = parents[kept], value.take(kept)
+        if keys:
+            order = sort_order(evaluation, frame, env, parents, value, keys)
+            parents, value = parents[order], value.take(order)
+        if single:
+            at = np.full(frame.n, -1, dtype=np.int64)
+            at[parents] = np.arange(len(parents), dtype=np.int64)
+            return value.take(at)
+        return fold(frame.n, parents, value, valid)
+
+    return Node(scope.library, elm, run, free - bound, patient)
+
+
+def _related(evaluation: Any, rows: Frame, env: Env, relationship: Relationship) -> Frame:
+    """Rows that have (``with``) or do not have (``without``) a related element."""
+    items = open_list(evaluation.value(relationship.source, rows, env))
+    inner = rows.child(items.parents)
+    scope = env.bind(f"alias:{relationship.alias}", inner, items.flat)
+    hit = truth(evaluation.value(relationship.such_that, inner, scope))
+    related = np.zeros(rows.n, dtype=bool)
+    related[items.parents[hit]] = True
+    return rows.child(np.flatnonzero(related if relationship.keep_related else ~related))
+
+
+def _aggregate(
+    evaluation: Any,
+    frame: Frame,
+    rows: Frame,
+    env: Env,
+    parents: IntArray,
+    clause: Elm,
+    starting: Node | None,
+    folding: Node,
+) -> Vec:
+    """Fold the rows of each parent in order, one position of all parents at a time."""
+    if clause.get("distinct"):
+        raise evaluation_error(clause)
+    total: Vec = evaluation.value(starting, frame, env) if starting is not None else NullVec(frame.n)
+    counts = np.bincount(parents, minlength=frame.n)
+    starts = offsets_of(counts.astype(np.int64))[:-1]
+    for position in range(int(counts.max(initial=0))):
+        owners = np.flatnonzero(counts > position)
+        at = rows.child(starts[owners] + position)
+        scope = env.bind(f"let:{clause['identifier']}", frame, total).bind(
+            f"alias:{clause['identifier']}", frame, total
+        )
+        value = evaluation.value(folding, at, scope)
+        rest = np.flatnonzero(counts <= position)
+        total = select(frame.n, [(owners, value), (rest, total.take(rest))] if len(rest) else [(owners, value)])
+    return total
+
+
+def evaluation_error(clause: Elm) -> Exception:
+    """Distinct aggregates are refused."""
+    from fhir_gateway.errors import UnsupportedElm
+
+    return UnsupportedElm(f"aggregate distinct at {clause.get('locator', '?')}")
+
+
+@form("Sort")
+def sort(scope: Scope, elm: Elm) -> Node:
+    """Sort of a list outside a query."""
+    source = scope.compile(elm["source"])
+    keys = compile_sort(scope, elm)
+    free, patient = combine([source, *(k.expression for k in keys if k.expression)])
+
+    def run(evaluation: Any, frame: Frame, env: Env) -> Vec:
+        items = open_list(evaluation.value(source, frame, env))
+        order = sort_order(evaluation, frame, env, items.parents, items.flat, keys)
+        return ListVec(items.offsets, items.flat.take(order), items.valid)
+
+    return Node(scope.library, elm, run, free - {"alias:$this"}, patient)
+
+
+@form("Filter")
+def filter_(scope: Scope, elm: Elm) -> Node:
+    """Elements of a list for which the condition is true."""
+    source, condition = scope.compile(elm["source"]), scope.compile(elm["condition"])
+    alias = f"alias:{elm.get('scope') or '$this'}"
+    free, patient = combine([source, condition])
+
+    def run(evaluation: Any, frame: Frame, env: Env) -> Vec:
+        items = open_list(evaluation.value(source, frame, env))
+        inner = frame.child(items.parents)
+        return items.keep(truth(evaluation.value(condition, inner, env.bind(alias, inner, items.flat))))
+
+    return Node(scope.library, elm, run, free - {alias}, patient)
+
+
+@form("ForEach")
+def for_each(scope: Scope, elm: Elm) -> Node:
+    """The expression evaluated for each element of a list."""
+    source, element = scope.compile(elm["source"]), scope.compile(elm["element"])
+    alias = f"alias:{elm.get('scope') or '$this'}"
+    free, patient = combine([source, element])
+
+    def run(evaluation: Any, frame: Frame, env: Env) -> Vec:
+        items = open_list(evaluation.value(source, frame, env))
+        inner = frame.child(items.parents)
+        return ListVec(items.offsets, evaluation.value(element, inner, env.bind(alias, inner, items.flat)), items.valid)
+
+    return Node(scope.library, elm, run, free - {alias}, patient)

@@ -1,0 +1,142 @@
+"""Literals and references: definitions, parameters, operands, aliases, terminology (CQL 1.5 appendix B, 2-3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fhir_gateway.cql.compile import Node, Scope
+from fhir_gateway.cql.elm import Elm, Library
+from fhir_gateway.cql.frame import Env, Frame, zeros
+from fhir_gateway.cql.literals import literal_vector
+from fhir_gateway.cql.registry import form
+from fhir_gateway.cql.typespec import local_name
+from fhir_gateway.cql.values import CodeVec, ConceptVec, ListVec, NullVec, StrVec, ValueSetVec, Vec, concat
+from fhir_gateway.cql.values.base import offsets_of
+from fhir_gateway.cql.values.clinical import code_vec
+
+
+def library_of(scope: Scope, elm: Elm) -> Library:
+    """The library a reference points into."""
+    alias = elm.get("libraryName")
+    return scope.compiler.libraries.included(scope.library, alias) if alias else scope.library
+
+
+@form("Literal")
+def literal(scope: Scope, elm: Elm) -> Node:
+    """Literal of a System type."""
+    type_name = local_name(elm["valueType"])
+    value = elm.get("value", "")
+
+    def run(evaluation: Any, frame: Frame, env: Env) -> Vec:
+        return literal_vector(type_name, value, evaluation.offset_ms).take(zeros(frame.n))
+
+    if type_name not in ("Boolean", "Integer", "Long", "Decimal", "String", "Date", "DateTime", "Time"):
+        raise scope.error(elm, f"literal of type {type_name}")
+    return Node(scope.library, elm, run)
+
+
+@form("Null")
+def null(scope: Scope, elm: Elm) -> Node:
+    """Untyped null."""
+    return Node(scope.library, elm, lambda evaluation, frame, env: NullVec(frame.n))
+
+
+@form("ExpressionRef")
+def expression_ref(scope: Scope, elm: Elm) -> Node:
+    """An expression definition: computed once for the batch, gathered into the frame that refers to it."""
+    library, name = library_of(scope, elm), elm["name"]
+    target = scope.compiler.definition(library, name)
+
+    def run(evaluation: Any, frame: Frame, env: Env) -> Vec:
+        home, vec = evaluation.definition(library, name)
+        if home is evaluation.unit:
+            taken: Vec = vec.take(zeros(frame.n))
+            return taken
+        rows = frame.rows_in(home)
+        return vec if rows is None else vec.take(rows)
+
+    return Node(scope.library, elm, run, patient=target.patient)
+
+
+@form("ParameterRef")
+def parameter_ref(scope: Scope, elm: Elm) -> Node:
+    """A parameter of the run, else its default."""
+    library, name = library_of(scope, elm), elm["name"]
+    if name not in library.parameters:
+        raise scope.error(elm, f"library {library.label} has no parameter {name!r}")
+
+    def run(evaluation: Any, frame: Frame, env: Env) -> Vec:
+        vec: Vec = evaluation.parameter(library, name).take(zeros(frame.n))
+        return vec
+
+    return Node(scope.library, elm, run)
+
+
+def _named(prefix: str) -> Any:
+    def compiler(scope: Scope, elm: Elm) -> Node:
+        name = prefix + elm["name"]
+        return Node(
+            scope.library, elm, lambda evaluation, frame, env: env.look_up(name, frame), frozenset([name]), cheap=True
+        )
+
+    return compiler
+
+
+form("OperandRef")(_named("operand:"))
+form("AliasRef")(_named("alias:"))
+form("QueryLetRef")(_named("let:"))
+
+
+@form("ValueSetRef")
+def value_set_ref(scope: Scope, elm: Elm) -> Node:
+    """A value set by name; expanded where codes are tested against it."""
+    library = library_of(scope, elm)
+    if elm["name"] not in library.value_sets:
+        raise scope.error(elm, f"library {library.label} declares no value set {elm['name']!r}")
+    declared = library.value_sets[elm["name"]]
+    url, version = declared["id"], declared.get("version")
+    scope.compiler.required_value_sets[url] = version
+    return Node(scope.library, elm, lambda evaluation, frame, env: ValueSetVec(url, version, frame.n))
+
+
+def declared_code(library: Library, scope: Scope, elm: Elm, name: str) -> CodeVec:
+    """A code of a library's codes section as a one-row vector."""
+    if name not in library.codes:
+        raise scope.error(elm, f"library {library.label} declares no code {name!r}")
+    declared = library.codes[name]
+    reference = declared["codeSystem"]
+    home = (
+        scope.compiler.libraries.included(library, reference["libraryName"])
+        if reference.get("libraryName")
+        else library
+    )
+    system = home.code_systems[reference["name"]]["id"]
+    return code_vec(StrVec.constant(declared["id"], 1), StrVec.constant(system, 1), 1)
+
+
+@form("CodeRef")
+def code_ref(scope: Scope, elm: Elm) -> Node:
+    """A code by name."""
+    code = declared_code(library_of(scope, elm), scope, elm, elm["name"])
+    return Node(scope.library, elm, lambda evaluation, frame, env: code.take(zeros(frame.n)))
+
+
+@form("ConceptRef")
+def concept_ref(scope: Scope, elm: Elm) -> Node:
+    """A concept by name: a list of codes."""
+    library = library_of(scope, elm)
+    if elm["name"] not in library.concepts:
+        raise scope.error(elm, f"library {library.label} declares no concept {elm['name']!r}")
+    parts = []
+    for reference in library.concepts[elm["name"]].get("code", []):
+        home = (
+            scope.compiler.libraries.included(library, reference["libraryName"])
+            if reference.get("libraryName")
+            else library
+        )
+        parts.append(declared_code(home, scope, elm, reference["name"]))
+    codes = ListVec(offsets_of(np.array([len(parts)], dtype=np.int64)), concat(parts))
+    concept = ConceptVec({"codes": codes}, np.ones(1, dtype=bool))
+    return Node(scope.library, elm, lambda evaluation, frame, env: concept.take(zeros(frame.n)))

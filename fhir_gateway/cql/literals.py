@@ -1,0 +1,64 @@
+"""One-row vectors of literals and parameters."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from fhir_gateway.cql.values import BoolVec, DateTimeVec, DateVec, DecVec, IntVec, LongVec, NullVec, StrVec, Vec
+from fhir_gateway.cql.values.scalars import SCALE, narrow
+from fhir_gateway.cql.values.temporal import parse_dates, parse_datetimes, parse_times
+
+
+def decimal_vector(value: Decimal | int | str) -> DecVec:
+    """A Decimal, rounded half up to 8 decimals."""
+    scaled = Decimal(value).scaleb(SCALE).to_integral_value(rounding="ROUND_HALF_UP")
+    return DecVec(narrow(np.array([int(scaled)], dtype=object)))
+
+
+def python_vector(value: object, offset_ms: int) -> Vec:
+    """A Python value as a one-row vector; texts that are ISO dates or date-times stay strings."""
+    if value is None:
+        return NullVec(1)
+    if isinstance(value, bool):
+        return BoolVec(np.array([value]))
+    if isinstance(value, int):
+        return IntVec(np.array([value], dtype=np.int64))
+    if isinstance(value, Decimal | float):
+        return decimal_vector(Decimal(str(value)))
+    if isinstance(value, datetime):
+        return datetime_vector(value.isoformat(), offset_ms)
+    if isinstance(value, date):
+        return parse_dates(pa.array([value.isoformat()], pa.string()))
+    return StrVec.constant(str(value), 1)
+
+
+def datetime_vector(text: str, offset_ms: int) -> DateTimeVec:
+    """An ISO date-time text."""
+    return parse_datetimes(pa.array([text], pa.string()), offset_ms)
+
+
+def literal_vector(type_name: str, value: Any, offset_ms: int) -> Vec:
+    """An ELM literal of a System type."""
+    if type_name == "Boolean":
+        return BoolVec(np.array([str(value).lower() == "true"]))
+    if type_name == "Integer":
+        return IntVec(np.array([int(value)], dtype=np.int64))
+    if type_name == "Long":
+        return LongVec(np.array([int(str(value).rstrip("Ll"))], dtype=np.int64))
+    if type_name == "Decimal":
+        return decimal_vector(str(value))
+    if type_name == "String":
+        return StrVec.constant(str(value), 1)
+    array = pa.array([str(value)], pa.string())
+    if type_name == "Date":
+        return DateVec.concat([parse_dates(array)])  # type: ignore[return-value]
+    if type_name == "DateTime":
+        return datetime_vector(str(value), offset_ms)
+    if type_name == "Time":
+        return parse_times(array)
+    raise KeyError(type_name)

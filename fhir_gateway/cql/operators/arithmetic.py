@@ -1,0 +1,297 @@
+"""Arithmetic; a result that CQL cannot represent is null (CQL 1.5 appendix B, 16)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fhir_gateway.cql.operators.aggregate import divide_half_up
+from fhir_gateway.cql.operators.intervals import extreme, neighbour
+from fhir_gateway.cql.operators.ordering import as_decimal
+from fhir_gateway.cql.operators.temporal import add_quantity
+from fhir_gateway.cql.registry import Call, operator
+from fhir_gateway.cql.typespec import local_name
+from fhir_gateway.cql.units import factors
+from fhir_gateway.cql.values import (
+    AnyArray,
+    DateTimeVec,
+    DateVec,
+    DecVec,
+    IntVec,
+    LongVec,
+    QuantityVec,
+    StrVec,
+    TemporalVec,
+    TimeVec,
+    Vec,
+)
+from fhir_gateway.cql.values.scalars import ONE, magnitude, narrow, overflows, widen_if
+from fhir_gateway.errors import MeasureError
+
+_INT = 2**31
+_LIMITS: dict[type[Vec], int] = {IntVec: _INT, LongVec: 2**63, DecVec: 10**28}
+
+
+def number(kind: type[Any], values: AnyArray, valid: Any) -> Vec:
+    """Numbers of the kind; out of its range gives null."""
+    limit = _LIMITS[kind]
+    inside = np.asarray((values < limit) & (values > -limit), dtype=bool)
+    return kind(narrow(np.where(inside, values, 0)), valid & inside)  # type: ignore[no-any-return]
+
+
+def _pair(left: Vec, right: Vec) -> tuple[type[Any], AnyArray, AnyArray]:
+    if isinstance(left, DecVec) or isinstance(right, DecVec):
+        return DecVec, as_decimal(left).values, as_decimal(right).values
+    kind = LongVec if isinstance(left, LongVec) or isinstance(right, LongVec) else IntVec
+    if not isinstance(left, IntVec | LongVec) or not isinstance(right, IntVec | LongVec):
+        raise MeasureError(f"arithmetic on {left.kind} and {right.kind}")
+    return kind, left.values, right.values
+
+
+def _add(left: Vec, right: Vec, sign: int) -> Vec:
+    if isinstance(left, TemporalVec) and isinstance(right, QuantityVec):
+        return add_quantity(left, right, sign)
+    if isinstance(left, QuantityVec) and isinstance(right, QuantityVec):
+        top, bottom, comparable = factors(right.unit, left.unit)
+        other = right.value.values
+        if not np.all((top == 1) & (bottom == 1)):
+            other = narrow(divide_half_up(other.astype(object) * top, bottom))
+        x, y = widen_if(overflows(magnitude(left.value.values) + magnitude(other)), left.value.values, other)
+        total = number(DecVec, x + sign * y, left.valid & right.valid & comparable)
+        return QuantityVec(total, left.unit)  # type: ignore[arg-type]
+    kind, a, b = _pair(left, right)
+    a, b = widen_if(overflows(magnitude(a) + magnitude(b)), a, b)
+    return number(kind, a + sign * b, left.valid & right.valid)
+
+
+@operator("Add", "16.2")
+def add(call: Call, left: Vec, right: Vec) -> Vec:
+    """Sum; of a date and a quantity, the date so much later."""
+    return _add(left, right, 1)
+
+
+@operator("Subtract", "16.21")
+def subtract(call: Call, left: Vec, right: Vec) -> Vec:
+    """Difference; of a date and a quantity, the date so much earlier."""
+    return _add(left, right, -1)
+
+
+def _multiply(kind: type[Any], a: AnyArray, b: AnyArray) -> AnyArray:
+    a, b = widen_if(overflows(magnitude(a) * magnitude(b) * (2 if kind is DecVec else 1)), a, b)
+    return divide_half_up(a * b, np.full(len(a), ONE, dtype=a.dtype)) if kind is DecVec else a * b
+
+
+@operator("Multiply", "16.15")
+def multiply(call: Call, left: Vec, right: Vec) -> Vec:
+    """Product; a quantity keeps its unit when the other factor has none."""
+    valid = left.valid & right.valid
+    if isinstance(left, QuantityVec) or isinstance(right, QuantityVec):
+        a, b = (v.value if isinstance(v, QuantityVec) else as_decimal(v) for v in (left, right))
+        value = number(DecVec, _multiply(DecVec, a.values, b.values), valid)
+        return QuantityVec(value, _product_unit(left, right))  # type: ignore[arg-type]
+    kind, x, y = _pair(left, right)
+    return number(kind, _multiply(kind, x, y), valid)
+
+
+def _units(vec: Vec) -> set[str | None]:
+    return (
+        set(vec.unit.take(np.unique(vec.unit.codes, return_index=True)[1]).pylist())
+        if isinstance(vec, QuantityVec)
+        else {"1"}
+    )
+
+
+def _product_unit(left: Vec, right: Vec, *, quotient: bool = False) -> StrVec:
+    for a, b in ((left, right), (right, left)):
+        if isinstance(a, QuantityVec) and _units(b) <= {"1", None} and not (quotient and a is right):
+            return a.unit
+    if quotient and isinstance(left, QuantityVec) and isinstance(right, QuantityVec):
+        if _units(left) == _units(right) and len(_units(left)) == 1:
+            return StrVec.constant("1", len(left))
+        words = [f"{u or '1'}/{w or '1'}" for u, w in zip(left.unit.pylist(), right.unit.pylist(), strict=True)]
+    elif isinstance(left, QuantityVec) and isinstance(right, QuantityVec):
+        words = [f"{u or '1'}.{w or '1'}" for u, w in zip(left.unit.pylist(), right.unit.pylist(), strict=True)]
+    else:
+        raise MeasureError("a number divided by a quantity")
+    import pyarrow as pa
+
+    return StrVec.of_arrow(pa.array(words, pa.string()))
+
+
+def _divide(a: AnyArray, b: AnyArray) -> tuple[AnyArray, Any]:
+    """Decimal quotient of scaled integers, rounded to 8 decimals; division by zero is null."""
+    ok = np.asarray(b != 0, dtype=bool)
+    a, b = widen_if(overflows(magnitude(a) * ONE * 2), a, b)
+    safe = np.where(ok, b, 1)
+    sign = np.where(safe < 0, -1, 1)
+    return narrow(divide_half_up(a * sign * ONE, safe * sign)), ok
+
+
+@operator("Divide", "16.5")
+def divide(call: Call, left: Vec, right: Vec) -> Vec:
+    """Decimal quotient; null for a zero divisor."""
+    valid = left.valid & right.valid
+    a, b = (v.value if isinstance(v, QuantityVec) else as_decimal(v) for v in (left, right))
+    values, ok = _divide(a.values, b.values)
+    value = number(DecVec, values, valid & ok)
+    if isinstance(left, QuantityVec) or isinstance(right, QuantityVec):
+        return QuantityVec(value, _product_unit(left, right, quotient=True))  # type: ignore[arg-type]
+    return value
+
+
+def _whole(left: Vec, right: Vec) -> tuple[type[Any], AnyArray, AnyArray, Any]:
+    kind, a, b = _pair(left, right)
+    ok = np.asarray(b != 0, dtype=bool)
+    return kind, a, np.where(ok, b, 1), left.valid & right.valid & ok
+
+
+@operator("TruncatedDivide", "16.22")
+def truncated_divide(call: Call, left: Vec, right: Vec) -> Vec:
+    """Integer quotient towards zero."""
+    kind, a, b, ok = _whole(left, right)
+    quotient = np.where((a < 0) != (b < 0), -(abs(a) // abs(b)), abs(a) // abs(b))
+    return number(kind, quotient * (ONE if kind is DecVec else 1), ok)
+
+
+@operator("Modulo", "16.13")
+def modulo(call: Call, left: Vec, right: Vec) -> Vec:
+    """Remainder with the sign of the dividend."""
+    kind, a, b, ok = _whole(left, right)
+    return number(kind, np.where(a < 0, -(abs(a) % abs(b)), abs(a) % abs(b)), ok)
+
+
+def _each(operand: Vec, function: Any) -> Vec:
+    if isinstance(operand, QuantityVec):
+        return QuantityVec(number(DecVec, function(operand.value.values), operand.valid), operand.unit)  # type: ignore[arg-type]
+    if isinstance(operand, IntVec | LongVec | DecVec):
+        return number(type(operand), function(operand.values), operand.valid)
+    raise MeasureError(f"arithmetic on {operand.kind}")
+
+
+@operator("Negate", "16.16")
+def negate(call: Call, operand: Vec) -> Vec:
+    """Minus."""
+    return _each(operand, lambda values: -values)
+
+
+@operator("Abs", "16.1")
+def abs_(call: Call, operand: Vec) -> Vec:
+    """Absolute value."""
+    return _each(operand, abs)
+
+
+def _to_integer(operand: Vec, function: Any) -> Vec:
+    return number(IntVec, function(as_decimal(operand).values), operand.valid)
+
+
+@operator("Ceiling", "16.4")
+def ceiling(call: Call, operand: Vec) -> Vec:
+    """Smallest integer not below."""
+    return _to_integer(operand, lambda v: -((-v) // ONE))
+
+
+@operator("Floor", "16.7")
+def floor(call: Call, operand: Vec) -> Vec:
+    """Largest integer not above."""
+    return _to_integer(operand, lambda v: v // ONE)
+
+
+@operator("Truncate", "16.23")
+def truncate(call: Call, operand: Vec) -> Vec:
+    """Integer part."""
+    return _to_integer(operand, lambda v: np.where(v < 0, -(-v // ONE), v // ONE))
+
+
+@operator("Round", "16.20", fields=("operand", "precision"))
+def round_(call: Call, operand: Vec, precision: Vec | None = None) -> Vec:
+    """Half up to a number of decimals (0 when not given)."""
+    values = as_decimal(operand).values
+    places = precision.values if isinstance(precision, IntVec) else np.zeros(call.n, dtype=np.int64)
+    step = np.array([10 ** int(8 - p) for p in range(9)], dtype=np.int64)[np.clip(places, 0, 8)]
+    return number(DecVec, (2 * values + step) // (2 * step) * step, operand.valid)
+
+
+@operator("Power", "16.18")
+def power(call: Call, left: Vec, right: Vec) -> Vec:
+    """Power, exact for integer exponents that are not negative, else by float rounded to 8 decimals."""
+    if isinstance(left, IntVec) and isinstance(right, IntVec) and bool(np.all(right.values[right.valid] >= 0)):
+        exponent = np.where(right.valid, right.values, 0)
+        return number(IntVec, left.values.astype(object) ** exponent.astype(object), left.valid & right.valid)
+    a, b = (as_decimal(v).values.astype(float) / ONE for v in (left, right))
+    with np.errstate(all="ignore"):
+        result = a**b
+    return _from_float(result, left.valid & right.valid)
+
+
+def _from_float(values: Any, valid: Any) -> Vec:
+    finite = np.isfinite(values) & (np.abs(values) < 1e20)
+    scaled = np.array([round(v * ONE) for v in np.where(finite, values, 0.0).tolist()], dtype=object)
+    return number(DecVec, scaled, valid & finite)
+
+
+def _by_float(operand: Vec, function: Any) -> Vec:
+    with np.errstate(all="ignore"):
+        result = function(as_decimal(operand).values.astype(float) / ONE)
+    return _from_float(result, operand.valid)
+
+
+@operator("Ln", "16.10")
+def ln(call: Call, operand: Vec) -> Vec:
+    """Natural logarithm."""
+    return _by_float(operand, np.log)
+
+
+@operator("Exp", "16.6")
+def exp(call: Call, operand: Vec) -> Vec:
+    """Exponential."""
+    return _by_float(operand, np.exp)
+
+
+@operator("Log", "16.11")
+def log(call: Call, operand: Vec, base: Vec) -> Vec:
+    """Logarithm to a base."""
+    b = np.log(as_decimal(base).values.astype(float) / ONE)
+    return _by_float(operand, lambda values: np.log(values) / b)
+
+
+@operator("Successor", "16.21")
+def successor(call: Call, operand: Vec) -> Vec:
+    """Next value of the type."""
+    return neighbour(operand, up=True)
+
+
+@operator("Predecessor", "16.19")
+def predecessor(call: Call, operand: Vec) -> Vec:
+    """Previous value of the type."""
+    return neighbour(operand, up=False)
+
+
+_TYPED: dict[str, Vec] = {
+    "Integer": IntVec(np.zeros(1, dtype=np.int64)),
+    "Long": LongVec(np.zeros(1, dtype=np.int64)),
+    "Decimal": DecVec(np.zeros(1, dtype=np.int64)),
+    "Date": DateVec.exact(np.zeros(1, dtype=np.int64)),
+    "DateTime": DateTimeVec.exact(np.zeros(1, dtype=np.int64)),
+    "Time": TimeVec.exact(np.zeros(1, dtype=np.int64)),
+    "Quantity": QuantityVec(DecVec(np.zeros(1, dtype=np.int64)), StrVec.constant("1", 1)),
+}
+
+
+def _limit(call: Call, largest: bool) -> Vec:
+    name = local_name(call.node.elm["valueType"])
+    if name not in _TYPED:
+        raise MeasureError(f"{name} has no smallest or largest value")
+    return extreme(_TYPED[name], largest).take(np.zeros(call.n, dtype=np.int64))
+
+
+@operator("MinValue", "16.12", nulls="handled", fields=())
+def min_value(call: Call) -> Vec:
+    """Smallest value of a type."""
+    return _limit(call, largest=False)
+
+
+@operator("MaxValue", "16.9", nulls="handled", fields=())
+def max_value(call: Call) -> Vec:
+    """Largest value of a type."""
+    return _limit(call, largest=True)

@@ -1,0 +1,143 @@
+"""Order and equality of single values: three answers (yes, no, unknown) as pairs of masks.
+
+Temporal values of different precision compare as the spans they can mean (CQL 1.5, uncertainty): the answer is known
+only when it holds for every value in the span.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fhir_gateway.cql.units import factors
+from fhir_gateway.cql.values import (
+    AnyArray,
+    BoolArray,
+    BoolVec,
+    DecVec,
+    IntervalVec,
+    IntVec,
+    LongVec,
+    NullVec,
+    QuantityVec,
+    StrVec,
+    TemporalVec,
+    Vec,
+)
+from fhir_gateway.cql.values.scalars import ONE, ScalarVec, magnitude, narrow, overflows, text_ranks, widen_if
+from fhir_gateway.cql.values.temporal import DAY_MS, DateTimeVec, DateVec, floor_to
+from fhir_gateway.errors import MeasureError
+
+#: masks (less, equal, greater); none of the three is set where the order is unknown
+Order = tuple[BoolArray, BoolArray, BoolArray]
+
+
+def _plain(left: AnyArray, right: AnyArray) -> Order:
+    return (
+        np.asarray(left < right, dtype=bool),
+        np.asarray(left == right, dtype=bool),
+        np.asarray(left > right, dtype=bool),
+    )
+
+
+def as_decimal(vec: Vec) -> DecVec:
+    """Integers and longs as decimals."""
+    if isinstance(vec, DecVec):
+        return vec
+    if isinstance(vec, IntVec | LongVec):
+        (values,) = widen_if(overflows(magnitude(vec.values) * ONE), vec.values)
+        return DecVec(values * ONE, vec.valid)
+    raise MeasureError(f"a {vec.kind} where a number is needed")
+
+
+def in_same_unit(left: QuantityVec, right: QuantityVec) -> tuple[AnyArray, AnyArray, BoolArray]:
+    """Both values on one scale and whether the units convert at all."""
+    numerator, denominator, comparable = factors(left.unit, right.unit)
+    simple = bool(np.all((numerator == 1) & (denominator == 1)))
+    if simple:
+        a, b = widen_if(False, left.value.values, right.value.values)
+        return a, b, comparable
+    a, b = (v.astype(object) for v in (left.value.values, right.value.values))
+    return narrow(a * numerator), narrow(b * denominator), comparable
+
+
+def to_datetime(vec: DateVec) -> DateTimeVec:
+    """A date as the span of its milliseconds."""
+    return DateTimeVec(vec.low * DAY_MS, (vec.high + 1) * DAY_MS - 1, vec.precision, vec.valid)
+
+
+def order_temporal(left: TemporalVec, right: TemporalVec, precision: int | None) -> Order:
+    """Order of dates, date-times or times, at a precision if one is given."""
+    if type(left) is not type(right):
+        left, right = (to_datetime(v) if isinstance(v, DateVec) else v for v in (left, right))
+    unit = left.unit_ms
+    a_low, a_high, b_low, b_high = left.low, left.high, right.low, right.high
+    if precision is not None:
+        a_low, a_high, b_low, b_high = (floor_to(x, unit, precision) for x in (a_low, a_high, b_low, b_high))
+    else:
+        alike = left.precision == right.precision
+        a_high = np.where(alike, a_low, a_high)
+        b_high = np.where(alike, b_low, b_high)
+    return a_high < b_low, (a_low == a_high) & (b_low == b_high) & (a_low == b_low), a_low > b_high
+
+
+def order(left: Vec, right: Vec, precision: int | None = None) -> Order:
+    """Order of two vectors of comparable types; garbage in null rows."""
+    if isinstance(left, TemporalVec) and isinstance(right, TemporalVec):
+        return order_temporal(left, right, precision)
+    if isinstance(left, QuantityVec) and isinstance(right, QuantityVec):
+        a, b, comparable = in_same_unit(left, right)
+        less, same, more = _plain(a, b)
+        return less & comparable, same & comparable, more & comparable
+    if isinstance(left, StrVec) and isinstance(right, StrVec):
+        return _plain(*text_ranks(left, right))
+    if isinstance(left, DecVec) or isinstance(right, DecVec):
+        return _plain(as_decimal(left).values, as_decimal(right).values)
+    if isinstance(left, ScalarVec) and isinstance(right, ScalarVec) and not isinstance(left, BoolVec):
+        return _plain(left.values, right.values)
+    raise MeasureError(f"a {left.kind} and a {right.kind} have no order")
+
+
+def has_order(vec: Vec) -> bool:
+    """Whether values of this kind can be ordered."""
+    return isinstance(vec, TemporalVec | QuantityVec | StrVec | ScalarVec) and not isinstance(vec, BoolVec)
+
+
+def sort_keys(vec: Vec) -> list[AnyArray]:
+    """Integer columns by which rows sort ascending, nulls first."""
+    if isinstance(vec, NullVec):
+        return []
+    from fhir_gateway.cql.dispatch import unwrap
+
+    vec = unwrap(vec)
+    ok = vec.valid
+    columns: list[Any] = [ok.astype(np.int64)]
+    if isinstance(vec, TemporalVec):
+        columns += [np.where(ok, vec.low, 0), np.where(ok, vec.high, 0)]
+    elif isinstance(vec, QuantityVec):
+        first = np.zeros(len(vec), dtype=np.int64)
+        at = np.flatnonzero(ok)
+        if len(at):
+            reference = StrVec.constant(vec.unit.take(at[:1]).pylist()[0] or "1", len(vec))
+            values, _, comparable = in_same_unit(vec, QuantityVec(vec.value, reference))
+            if not comparable[ok].all():
+                raise MeasureError("quantities in units that do not convert cannot be sorted")
+            first = _ranks(values)
+        columns.append(np.where(ok, first, 0))
+    elif isinstance(vec, StrVec):
+        columns.append(np.where(ok, text_ranks(vec, vec)[0], 0))
+    elif isinstance(vec, ScalarVec):
+        columns.append(np.where(ok, _ranks(vec.values), 0))
+    elif isinstance(vec, IntervalVec):
+        columns += sort_keys(vec.low) + sort_keys(vec.high)
+    else:
+        raise MeasureError(f"a {vec.kind} cannot be sorted")
+    return columns
+
+
+def _ranks(values: AnyArray) -> AnyArray:
+    """int64 that sorts as ``values`` do (negatable)."""
+    if values.dtype == object:
+        return np.unique(values, return_inverse=True)[1].astype(np.int64)
+    return values.astype(np.int64)

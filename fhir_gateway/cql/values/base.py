@@ -1,0 +1,127 @@
+"""What every vector can do, and the array helpers they share.
+
+A vector holds one CQL value (or null) for each row of a frame. Vectors are immutable; ``take`` gathers rows, where an
+index of -1 gives null. Nothing here loops over rows in Python except ``pylist``, which serves explanations only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+AnyArray = npt.NDArray[Any]
+
+
+class Vec:
+    """Base of all vectors."""
+
+    kind: ClassVar[str]
+
+    def __len__(self) -> int:
+        """Rows of the frame."""
+        raise NotImplementedError
+
+    @property
+    def valid(self) -> BoolArray:
+        """True where the row is not null."""
+        raise NotImplementedError
+
+    def take(self, index: IntArray) -> Self:
+        """Rows at ``index``; -1 gives null."""
+        raise NotImplementedError
+
+    @classmethod
+    def concat(cls, parts: Sequence[Any]) -> Vec:
+        """One vector of all rows of ``parts``, which are of this class."""
+        raise NotImplementedError
+
+    def key_columns(self) -> tuple[AnyArray, ...]:
+        """Integer arrays that are equal in two rows exactly when the values are equal (meaningless for nulls)."""
+        raise NotImplementedError
+
+    def pylist(self) -> list[Any]:
+        """Python values, for explanations and supplemental data."""
+        raise NotImplementedError
+
+
+def gather(values: AnyArray, index: IntArray) -> AnyArray:
+    """``values[index]`` that tolerates -1 (an arbitrary value) and an empty source."""
+    if len(values) == 0:
+        return np.zeros(len(index), dtype=values.dtype)
+    return values[index]
+
+
+def gather_valid(valid: BoolArray, index: IntArray) -> BoolArray:
+    """Validity of gathered rows: -1 is null."""
+    if len(valid) == 0:
+        return np.zeros(len(index), dtype=bool)
+    return valid[index] & (index >= 0)
+
+
+def ranges(starts: IntArray, lengths: IntArray) -> IntArray:
+    """Concatenation of ``arange(start, start + length)`` for all pairs."""
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.repeat(starts - (ends - lengths), lengths) + np.arange(total, dtype=np.int64)
+
+
+def offsets_of(lengths: IntArray) -> IntArray:
+    """List offsets for the given lengths."""
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def dense(*keys: AnyArray) -> IntArray:
+    """Dense group numbers of rows by the given key arrays (order of numbers is the order of the keys)."""
+    if len(keys) == 1:
+        return np.unique(keys[0], return_inverse=True)[1].astype(np.int64)
+    order = np.lexsort(tuple(reversed(keys)))
+    change = np.zeros(len(order), dtype=bool)
+    for key in keys:
+        ordered = key[order]
+        change[1:] |= ordered[1:] != ordered[:-1]
+    numbers = np.empty(len(order), dtype=np.int64)
+    numbers[order] = np.cumsum(change)
+    return numbers
+
+
+class NullVec(Vec):
+    """All rows null, of no particular type."""
+
+    kind = "Null"
+    __slots__ = ("_n",)
+
+    def __init__(self, n: int) -> None:
+        self._n = n
+
+    def __len__(self) -> int:
+        """Rows of the frame."""
+        return self._n
+
+    @property
+    def valid(self) -> BoolArray:
+        """Nothing is valid."""
+        return np.zeros(self._n, dtype=bool)
+
+    def take(self, index: IntArray) -> NullVec:
+        """As many nulls as asked for."""
+        return NullVec(len(index))
+
+    @classmethod
+    def concat(cls, parts: Sequence[NullVec]) -> NullVec:
+        """Nulls of all parts."""
+        return NullVec(sum(len(p) for p in parts))
+
+    def key_columns(self) -> tuple[AnyArray, ...]:
+        """All rows alike."""
+        return (np.zeros(self._n, dtype=np.int64),)
+
+    def pylist(self) -> list[Any]:
+        """None for each row."""
+        return [None] * self._n
