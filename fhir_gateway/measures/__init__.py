@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from fhir_gateway.measures.evaluate import Evaluator, evaluate
-from fhir_gateway.measures.model import GroupResult, MeasureResult, PopulationResult
+from fhir_gateway.measures.model import GroupResult, MeasureResult, PopulationResult, run_id
 from fhir_gateway.measures.package import MeasurePackage
 from fhir_gateway.measures.population import LakePopulation, MemoryPopulation, Population
+from fhir_gateway.measures.store import ResultStore
 
 __all__ = [
     "Evaluator",
@@ -16,5 +17,7 @@ __all__ = [
     "MemoryPopulation",
     "Population",
     "PopulationResult",
+    "ResultStore",
     "evaluate",
+    "run_id",
 ]

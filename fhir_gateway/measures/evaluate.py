@@ -42,13 +42,7 @@ class Evaluator:
             package.libraries, package.primary, package.value_sets, definitions=criteria
         )
 
-    def evaluate(
-        self,
-        population: Population,
-        period: tuple[date, date],
-        now: datetime,
-        parameters: Mapping[str, object] | None = None,
-    ) -> MeasureResult:
+    def evaluate(self, population: Population, period: tuple[date, date], now: datetime) -> MeasureResult:
         """Evaluate the measure for each batch of ``population`` and put the results together.
 
         ``period`` is inclusive on both ends: from the first instant of its first day to the last millisecond of its
@@ -56,7 +50,7 @@ class Evaluator:
         reported in ``failed``; the others are evaluated.
         """
         started = time.perf_counter()
-        values = dict(parameters or {}) | {MEASUREMENT_PERIOD: self._measurement_period(period, now)}
+        values = {MEASUREMENT_PERIOD: self._measurement_period(period, now)}
         parts: list[Sequence[GroupResult]] = []
         members: list[pa.Array] = []
         failed: dict[str, str] = {}
@@ -120,14 +114,10 @@ class Evaluator:
 
 
 def evaluate(
-    package: MeasurePackage,
-    population: Population,
-    period: tuple[date, date],
-    now: datetime,
-    parameters: Mapping[str, object] | None = None,
+    package: MeasurePackage, population: Population, period: tuple[date, date], now: datetime
 ) -> MeasureResult:
     """Compile ``package`` and evaluate it over ``population``; see :meth:`Evaluator.evaluate`."""
-    return Evaluator(package).evaluate(population, period, now, parameters)
+    return Evaluator(package).evaluate(population, period, now)
 
 
 def _point_type(parameter: Mapping[str, Any]) -> str:

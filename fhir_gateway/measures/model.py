@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -126,3 +127,23 @@ class MeasureResult:
             if group.id == group_id:
                 return group
         raise KeyError(group_id)
+
+
+def run_id(result: MeasureResult, mask: Mask | None = None) -> str:
+    """Id of a run, derived from all its inputs: the same inputs give the same id. At most 25 characters.
+
+    With ``mask`` the id is that of the same run restricted to those members.
+    """
+    members = result.members if mask is None else result.members.filter(pa.array(mask))
+    inputs = (
+        result.canonical,
+        result.period[0].isoformat(),
+        result.period[1].isoformat(),
+        result.evaluated_at.isoformat(),
+        result.engine_version,
+        result.package_hash,
+        result.terminology_hash,
+        str(result.lake_version),
+        *members.to_pylist(),
+    )
+    return "m" + hashlib.sha256("\n".join(inputs).encode()).hexdigest()[:24]

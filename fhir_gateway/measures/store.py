@@ -1,0 +1,196 @@
+"""Where results rest: one folder per run, columns as Parquet beside a JSON header.
+
+::
+
+    <run id>/header.json        everything about the run that is not a column
+             members.parquet    one row per member: member, and counts and raw counts of each population
+             observations-<group>-<population>.parquet    member index and value of each observation
+             cases-<group>-<basis>.parquet                member index, reference and membership of each episode
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fhir_gateway.errors import NotFoundError
+from fhir_gateway.measures.model import Cases, GroupResult, MeasureResult, Observations, PopulationResult, run_id
+
+_HEADER = "header.json"
+
+
+class ResultStore:
+    """Results in a local folder; saving the same run twice leaves it as it was."""
+
+    def __init__(self, folder: str | Path) -> None:
+        """Open ``folder``, which is made when the first result is saved."""
+        self._folder = Path(folder)
+
+    def save(self, result: MeasureResult) -> str:
+        """Write ``result`` and return its run id. A run is complete or not there at all."""
+        run = run_id(result)
+        target = self._folder / run
+        if (target / _HEADER).exists():
+            return run
+        self._folder.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".saving-", dir=self._folder))
+        try:
+            for name, table in _tables(result):
+                pq.write_table(table, partial / name)
+            (partial / _HEADER).write_bytes(orjson.dumps(_header(result), option=orjson.OPT_INDENT_2))
+            os.rename(partial, target)
+        except OSError:
+            shutil.rmtree(partial, ignore_errors=True)
+            if not (target / _HEADER).exists():  # else another process has just saved the same run
+                raise
+        return run
+
+    def load(self, run: str) -> MeasureResult:
+        """Read a run; NotFoundError when there is none of that id."""
+        if run not in self.runs():
+            raise NotFoundError("there is no evaluation with that id")
+        folder = self._folder / run
+        header = orjson.loads((folder / _HEADER).read_bytes())
+        members = pq.read_table(folder / "members.parquet")
+        return MeasureResult(
+            url=header["url"],
+            version=header["version"],
+            name=header["name"],
+            title=header["title"],
+            period=(date.fromisoformat(header["period"][0]), date.fromisoformat(header["period"][1])),
+            evaluated_at=datetime.fromisoformat(header["evaluated_at"]),
+            engine_version=header["engine_version"],
+            package_hash=header["package_hash"],
+            terminology_hash=header["terminology_hash"],
+            lake_version=header["lake_version"],
+            members=_array(members["member"]),
+            groups=tuple(_group(folder, number, group, members) for number, group in enumerate(header["groups"])),
+            failed=header["failed"],
+            notes=tuple(header["notes"]),
+            seconds=header["seconds"],
+        )
+
+    def runs(self) -> tuple[str, ...]:
+        """Ids of all complete runs, sorted."""
+        if not self._folder.is_dir():
+            return ()
+        return tuple(sorted(found.parent.name for found in self._folder.glob(f"m*/{_HEADER}")))
+
+    def delete(self, run: str) -> None:
+        """Remove a run; nothing happens when it is not there."""
+        if run in self.runs():
+            shutil.rmtree(self._folder / run)
+
+
+def _header(result: MeasureResult) -> dict[str, Any]:
+    return {
+        "url": result.url,
+        "version": result.version,
+        "name": result.name,
+        "title": result.title,
+        "period": [day.isoformat() for day in result.period],
+        "evaluated_at": result.evaluated_at.isoformat(),
+        "engine_version": result.engine_version,
+        "package_hash": result.package_hash,
+        "terminology_hash": result.terminology_hash,
+        "lake_version": result.lake_version,
+        "failed": dict(result.failed),
+        "notes": list(result.notes),
+        "seconds": result.seconds,
+        "groups": [
+            {
+                "id": group.id,
+                "code": group.code,
+                "scoring": group.scoring,
+                "improvement_notation": group.improvement_notation,
+                "basis": group.basis,
+                "scoring_unit": group.scoring_unit,
+                "scoring_precision": group.scoring_precision,
+                "cases": [cases.basis for cases in group.cases],
+                "populations": [
+                    {
+                        "id": population.id,
+                        "code": population.code,
+                        "observations": None
+                        if population.observations is None
+                        else {
+                            "aggregate_method": population.observations.aggregate_method,
+                            "criteria_reference": population.observations.criteria_reference,
+                            "unit": population.observations.unit,
+                        },
+                    }
+                    for population in group.populations
+                ],
+            }
+            for group in result.groups
+        ],
+    }
+
+
+def _tables(result: MeasureResult) -> Iterator[tuple[str, pa.Table]]:
+    columns: dict[str, pa.Array] = {"member": result.members}
+    for number, group in enumerate(result.groups):
+        for place, population in enumerate(group.populations):
+            columns[f"{number}.{place}.counts"] = pa.array(population.counts)
+            columns[f"{number}.{place}.raw"] = pa.array(population.raw)
+            observations = population.observations
+            if observations is not None:
+                table = pa.table({"member": pa.array(observations.member), "value": observations.value})
+                yield f"observations-{number}-{place}.parquet", table
+        for place, cases in enumerate(group.cases):
+            masks = {f"in.{name}": pa.array(mask) for name, mask in cases.populations.items()}
+            table = pa.table({"member": pa.array(cases.member), "reference": cases.reference} | masks)
+            yield f"cases-{number}-{place}.parquet", table
+    yield "members.parquet", pa.table(columns)
+
+
+def _group(folder: Path, number: int, header: dict[str, Any], members: pa.Table) -> GroupResult:
+    populations = []
+    for place, population in enumerate(header["populations"]):
+        observations = None
+        if population["observations"] is not None:
+            table = pq.read_table(folder / f"observations-{number}-{place}.parquet")
+            observations = Observations(
+                member=_numbers(table["member"], np.int32), value=_array(table["value"]), **population["observations"]
+            )
+        counts = _numbers(members[f"{number}.{place}.counts"], np.int64)
+        raw = _numbers(members[f"{number}.{place}.raw"], np.int64)
+        populations.append(PopulationResult(population["id"], population["code"], counts, raw, observations))
+    cases = []
+    for place, basis in enumerate(header["cases"]):
+        table = pq.read_table(folder / f"cases-{number}-{place}.parquet")
+        masks = {
+            name.removeprefix("in."): _numbers(table[name], np.bool_)
+            for name in table.column_names
+            if name.startswith("in.")
+        }
+        cases.append(Cases(basis, _numbers(table["member"], np.int32), _array(table["reference"]), masks))
+    kept = {name: header[name] for name in ("id", "code", "scoring", "improvement_notation", "basis")}
+    return GroupResult(
+        **kept,
+        populations=tuple(populations),
+        scoring_unit=header["scoring_unit"],
+        scoring_precision=header["scoring_precision"],
+        cases=tuple(cases),
+    )
+
+
+def _array(column: pa.ChunkedArray) -> pa.Array:
+    combined = column.combine_chunks()
+    if isinstance(combined, pa.ChunkedArray):
+        return pa.concat_arrays(combined.chunks) if combined.num_chunks else pa.array([], combined.type)
+    return combined
+
+
+def _numbers(column: pa.ChunkedArray, dtype: Any) -> Any:
+    return _array(column).to_numpy(zero_copy_only=False).astype(dtype)
