@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fhir_gateway import __name__ as package
-from fhir_gateway.server.registry import SERVED, ServedType
+from fhir_gateway.server.registry import SERVED, ServedType, definition
 
 #: When the statement's own content last changed (R4 requires a date; the time of the request would defeat caching).
 PUBLISHED = "2026-11-22"
@@ -59,7 +59,10 @@ def _resource(served: ServedType) -> dict[str, Any]:
         "versioning": "versioned",
         "readHistory": True,
         "conditionalRead": "full-support",
-        "searchParam": [{"name": name, "type": kind} for name, kind in served.parameters()],
+        "searchParam": [
+            {"name": name, "definition": definition(served.name, name), "type": kind}
+            for name, kind in served.parameters()
+        ],
     }
     includes = [f"{served.name}:{name}" for name, kind in served.parameters() if kind == "reference"]
     if includes:

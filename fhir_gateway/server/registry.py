@@ -16,6 +16,39 @@ ATR = "http://hl7.org/fhir/us/davinci-atr/StructureDefinition/"
 DEQM = "http://hl7.org/fhir/us/davinci-deqm/StructureDefinition/"
 VBPR = "http://hl7.org/fhir/us/davinci-vbpr/StructureDefinition/"
 
+_OURS = "https://fhir-gateway.example/fhir/SearchParameter/"  # defined in profiles/
+#: Definitions of parameters that R4 does not have; R4's own are named by their rule.
+_DEFINITIONS: Mapping[tuple[str, str], str] = {
+    ("Group", "characteristic-reference"): _OURS + "group-characteristic-reference",
+    ("Group", "name"): _OURS + "group-name",
+    ("MeasureReport", "category"): "http://hl7.org/fhir/us/davinci-vbpr/SearchParameter/measurereport-category",
+    (
+        "MeasureReport",
+        "subject-organization",
+    ): "http://hl7.org/fhir/us/davinci-vbpr/SearchParameter/measurereport-subject-organization",
+    ("MeasureReport", "type"): _OURS + "measurereport-type",
+}
+#: R4 defines these once for several types, under another id than ``[type]-[name]``.
+_SHARED: Mapping[tuple[str, str], str] = {
+    ("Patient", "birthdate"): "individual-birthdate",
+    ("Patient", "family"): "individual-family",
+    ("Patient", "gender"): "individual-gender",
+    ("Patient", "given"): "individual-given",
+    ("Practitioner", "family"): "individual-family",
+    ("Practitioner", "given"): "individual-given",
+}
+
+
+def definition(resource_type: str, name: str) -> str:
+    """Canonical of a search parameter's definition."""
+    own = _DEFINITIONS.get((resource_type, name))
+    if own:
+        return own
+    if name.startswith("_"):
+        return f"http://hl7.org/fhir/SearchParameter/Resource-{name[1:]}"
+    return "http://hl7.org/fhir/SearchParameter/" + _SHARED.get((resource_type, name), f"{resource_type}-{name}")
+
+
 #: Parameters that shape a result rather than select it (R4 search.html 3.1.1.5).
 RESULT_PARAMETERS = ("_count", "_elements", "_format", "_pretty", "_sort", "_summary", "_total")
 

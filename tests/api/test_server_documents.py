@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,26 @@ def test_the_capability_statement_lists_what_is_served() -> None:
         assert listed <= {"_id", "_lastUpdated", *search_parameters(name)}
     (operation,) = resources["Measure"]["operation"]
     assert operation["name"] == "evaluate-measure"
+
+
+def test_parameters_that_r4_lacks_are_defined_in_profiles_or_by_a_guide() -> None:
+    lock = json.loads((REPOSITORY / "profiles" / "guides.lock.json").read_text(encoding="utf-8"))
+    guides = tuple(guide["canonical"] for guide in lock["guides"])
+    ours = {}
+    for file in (REPOSITORY / "profiles").glob("SearchParameter-*.json"):
+        parameter = json.loads(file.read_text(encoding="utf-8"))
+        (base,) = parameter["base"]
+        ours[parameter["url"]] = (base, parameter["code"], parameter["type"])
+    used = set()
+    for resource in fetch("/fhir/metadata")["rest"][0]["resource"]:
+        for parameter in resource["searchParam"]:
+            url = parameter["definition"]
+            if url in ours:
+                assert ours[url] == (resource["type"], parameter["name"], parameter["type"])
+                used.add(url)
+            else:
+                assert url.startswith(("http://hl7.org/fhir/SearchParameter/", *guides)), url
+    assert used == set(ours)
 
 
 def test_smart_discovery_names_absolute_addresses_and_backend_services() -> None:
