@@ -64,6 +64,11 @@ class CodeTable:
         )
 
     @cached_property
+    def bare(self) -> TextArray:
+        """The same without the text, for claims."""
+        return words(json.dumps({"coding": list(codings)}, separators=(",", ":")) for codings, _ in self.concepts)
+
+    @cached_property
     def codes(self) -> tuple[str, ...]:
         """The code of each row's first coding."""
         return tuple(codings[0]["code"] for codings, _ in self.concepts)

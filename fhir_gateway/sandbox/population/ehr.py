@@ -198,8 +198,11 @@ class EhrSheets:
         emergency_in = stays.through_emergency[stay] if len(stays.person) else inpatient
         transferred = stays.transferred_in[stay] if len(stays.person) else inpatient
         classes = (("AMB", "ambulatory"), ("EMER", "emergency"), ("IMP", "inpatient encounter"))
-        sources = (("outp", "From outpatient department"), ("emd", "From accident/emergency department"))
-        sources += (("hosp-trans", "Transferred from other hospital"),)
+        sources = (
+            ("outp", "From outpatient department"),
+            ("emd", "From accident/emergency department"),
+            ("hosp-trans", "Transferred from other hospital"),
+        )
         participation = {"system": f"{_HL7}v3-ParticipationType", "code": "PPRF", "display": "primary performer"}
         use = {"system": f"{_HL7}diagnosis-role", "code": "DD", "display": "Discharge diagnosis"}
         template = {

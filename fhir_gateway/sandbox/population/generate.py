@@ -26,6 +26,7 @@ from fhir_gateway.sandbox.population.clinical import (
 from fhir_gateway.sandbox.population.columns import Ints
 from fhir_gateway.sandbox.population.directory import Directory, make_directory
 from fhir_gateway.sandbox.population.ehr import EhrSheets
+from fhir_gateway.sandbox.population.explanations import ClaimSheets
 from fhir_gateway.sandbox.population.payer import PayerSheets
 from fhir_gateway.sandbox.population.people import People, end_coverage_at_death, make_people
 from fhir_gateway.sandbox.population.render import Sheet
@@ -113,7 +114,8 @@ def _make_batch(
         raise ConfigurationError("the batch has too many events: choose a smaller batch size")
 
     ehr = EhrSheets(seed, base, year, people, directory, events, stays)
-    payer = PayerSheets(seed, base, year, people, directory, everything, stays)
+    payer = PayerSheets(seed, year, people, directory)
+    billed = ClaimSheets(seed, base, people, directory, everything, stays)
     paid, attributed = truths.claims_truth(people, directory, everything, claims, lines, versions, year)
     return _Batch(
         sheets={
@@ -128,8 +130,8 @@ def _make_batch(
             "payer": {
                 "Patient": payer.patients(),
                 "Coverage": payer.coverages(),
-                "Claim": payer.claims(claims, lines, versions),
-                "ExplanationOfBenefit": payer.explanations(claims, lines, versions),
+                "Claim": billed.claims(claims, lines, versions),
+                "ExplanationOfBenefit": billed.explanations(claims, lines, versions),
             },
         },
         truth=truths.person_truth(people, year)
@@ -191,9 +193,9 @@ def generate(
     """Write a population to ``folder``.
 
     ``ehr/`` and ``payer/`` hold NDJSON by type; beside them are ``roster.json`` (practices and their clinicians),
-    ``persons.parquet`` (who is who in both sources) and ``summary.json``. ``patients`` is the number of persons; ``year`` the measurement year, whose data and the year before are written.
-    The same arguments give the same bytes. ``folder`` must be empty or new. ``progress`` is called with the number of
-    persons written so far.
+    ``persons.parquet`` (who is who in both sources) and ``summary.json``. ``patients`` is the number of persons;
+    ``year`` the measurement year, whose data and the year before are written. The same arguments give the same bytes.
+    ``folder`` must be empty or new. ``progress`` is called with the number of persons written so far.
     """
     if not 1 <= patients <= 10_000_000 or batch < 1 or seed < 0 or not FIRST_YEAR <= year <= LAST_YEAR:
         raise ConfigurationError(
@@ -210,7 +212,7 @@ def generate(
     for source, prefix in (("ehr", EHR_PREFIX), ("payer", PAYER_PREFIX)):
         providers = provider_sheets(Ids(prefix, seed), directory, year, us_core=source == "ehr")
         _write(folder / source, 0, providers, counts[source])
-    total, persons = Truth(), []
+    total, persons = Truth(), list[pa.Table]()
     for number, sequence in enumerate(seeds):
         first = number * batch
         made = _make_batch(sequence, number, first, min(batch, patients - first), directory, seed, year)

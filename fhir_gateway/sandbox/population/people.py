@@ -15,7 +15,7 @@ from fhir_gateway.sandbox.population.names import CITIES, FAMILIES, MEN, STREETS
 
 #: How persons use primary care; see ``docs/develop/sandbox.md``.
 LOYAL, SPLIT, SPECIALISTS_ONLY, ABSENT, TIED = range(5)
-_HABITS = (0.745, 0.12, 0.035, 0.09, 0.01)
+_HABITS = (0.77, 0.12, 0.03, 0.07, 0.01)
 
 
 _AGE_BANDS = ((0, 18, 0.08), (18, 45, 0.27), (45, 65, 0.28), (65, 80, 0.26), (80, 98, 0.11))

@@ -77,7 +77,7 @@ def make_stays(rng: np.random.Generator, people: People, directory: Directory, y
     was_transfer = np.zeros(len(person), bool)
     had_stay = np.zeros(len(person), bool)
     hospital = np.full(len(person), -1)
-    found: list[dict[str, np.ndarray[tuple[int], np.dtype[np.int64]]]] = []
+    found: list[dict[str, Ints | Bools]] = []
     for _ in range(_MOST_STAYS):
         count = len(person)
         gap = 1 + rng.exponential(1.0 / hazard[person]).astype(np.int64)
@@ -126,8 +126,8 @@ def make_stays(rng: np.random.Generator, people: People, directory: Directory, y
         was_transfer, hospital = disposition[going] == TRANSFER, chosen[going]
         had_stay = np.ones(len(person), bool)
 
-    def column(name: str) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-        return np.concatenate([part[name] for part in found]) if found else np.zeros(0, np.int64)
+    def column(name: str) -> Ints:
+        return np.concatenate([part[name].astype(np.int64) for part in found]) if found else np.zeros(0, np.int64)
 
     order = np.lexsort((column("start"), column("person")))
     return Stays(

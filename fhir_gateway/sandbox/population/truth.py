@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 
 from fhir_gateway.sandbox.population.calendar import NEVER, day, month_starts
-from fhir_gateway.sandbox.population.claims import DENIED, REPLACED, REVERSED, VOIDED, Claims, Lines, Versions
+from fhir_gateway.sandbox.population.claims import DENIED, REPLACED, REVERSED, VOIDED, Claims, Versions
 from fhir_gateway.sandbox.population.clinical import Measurements, Pressures
 from fhir_gateway.sandbox.population.codes import (
     AGAINST_ADVICE,
@@ -29,6 +30,7 @@ from fhir_gateway.sandbox.population.codes import (
 )
 from fhir_gateway.sandbox.population.columns import Bools, Ints
 from fhir_gateway.sandbox.population.directory import Directory
+from fhir_gateway.sandbox.population.lines import Lines
 from fhir_gateway.sandbox.population.people import People
 from fhir_gateway.sandbox.population.stays import Stays
 from fhir_gateway.sandbox.population.visits import EMERGENCY, INPATIENT, SKILLED_NURSING, Events
@@ -101,14 +103,13 @@ class Truth:
     def __add__(self, other: Truth) -> Truth:
         """Both populations together."""
         mine, theirs = asdict(self), asdict(other)
-        return Truth(
-            **{
-                name: dict(sorted((Counter(value) + Counter(theirs[name])).items()))
-                if isinstance(value, Mapping)
-                else value + theirs[name]
-                for name, value in mine.items()
-            }
-        )
+        summed: dict[str, Any] = {}
+        for name, value in mine.items():
+            if isinstance(value, Mapping):
+                summed[name] = dict(sorted((Counter(value) + Counter(theirs[name])).items()))
+            else:
+                summed[name] = value + theirs[name]
+        return Truth(**summed)
 
 
 def _total(condition: Bools) -> int:

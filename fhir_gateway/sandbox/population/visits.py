@@ -59,8 +59,8 @@ class Events:
         return Events(*(getattr(self, column.name)[rows] for column in fields(self)))
 
 
-def _events(**columns: Ints | int) -> Events:
-    """Events with defaults for what is not given, at random minutes given by the caller."""
+def _events(**columns: Ints | Bools | int) -> Events:
+    """Events with defaults for what is not given."""
     person = np.asarray(columns["person"])
     full = {"chronic": np.zeros(len(person), bool), "stay": -1, "hba1c": -1} | columns
     return Events(**{name: np.broadcast_to(np.asarray(value), person.shape).copy() for name, value in full.items()})
@@ -94,7 +94,7 @@ def _minutes(rng: np.random.Generator, days: Ints, first_hour: int, last_hour: i
 def _office(
     rng: np.random.Generator, people: People, directory: Directory, year: int, age: Ints, burden: Ints
 ) -> Events:
-    yearly = (0.45 + 0.011 * age + 0.5 * burden) * np.isin(people.habit, (LOYAL, SPLIT))
+    yearly = (1.1 + 0.012 * age + 0.6 * burden) * np.isin(people.habit, (LOYAL, SPLIT))
     person, on = _spread(rng, rng.poisson(2 * yearly), year)
     on = np.clip(weekdays(on), day(year - 1), day(year, 12, 31))
     service = SERVICES.find(("99212", "99213", "99214", "99215"))[
@@ -102,7 +102,7 @@ def _office(
     ]
     first = np.ones(len(person), bool)
     first[1:] = person[1:] != person[:-1]
-    well = (rng.random(len(person)) < 0.75) & first
+    well = (rng.random(len(person)) < 0.55) & first
     wellness = np.select(
         [people.medicare[person], age[person] >= 40], SERVICES.find(("G0439", "99396")), SERVICES.find(("99395",))
     )
@@ -276,10 +276,10 @@ def _inpatient(rng: np.random.Generator, directory: Directory, stays: Stays) -> 
 
 
 def _measure_hba1c(rng: np.random.Generator, people: People, events: Events) -> None:
-    """Order HbA1c at some office visits of diabetics: about one in seven of them is never measured."""
-    never = rng.random(len(people)) < 0.14
+    """Order HbA1c at some office visits of diabetics: about one in fourteen of them is never measured."""
+    never = rng.random(len(people)) < 0.07
     diabetic = people.onset[events.person, DIABETES] <= events.start_day
-    measured = diabetic & (events.what == OFFICE) & ~never[events.person] & (rng.random(len(events)) < 0.55)
+    measured = diabetic & (events.what == OFFICE) & ~never[events.person] & (rng.random(len(events)) < 0.75)
     value = people.a1c_level[events.person] + rng.normal(0, 0.45, len(events))
     events.hba1c[measured] = np.clip((value * 10).round(), 45, 150).astype(np.int64)[measured]
 
