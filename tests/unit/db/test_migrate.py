@@ -1,0 +1,54 @@
+"""Migrations and table classes say the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+
+from sqlalchemy.engine import Engine
+
+from fhir_gateway.db.engine import create_engine, snapshot
+from fhir_gateway.db.migrate import differences, upgrade
+from fhir_gateway.db.tables import TABLE_MODULES, metadata
+
+
+def test_migrations_make_the_tables_of_the_code(engine: Engine) -> None:
+    assert differences(engine) == []
+
+
+def test_upgrading_again_changes_nothing(engine: Engine) -> None:
+    upgrade(engine)
+    assert differences(engine) == []
+
+
+def test_processes_that_start_together_upgrade_once(tmp_path: Path) -> None:
+    engines = [create_engine(f"sqlite:///{tmp_path}/control.db") for _ in range(3)]
+    # Alembic keeps its environment in a module global: threads stand in for processes one after another only.
+    for engine in engines:
+        upgrade(engine)
+    assert differences(engines[-1]) == []
+    for engine in engines:
+        engine.dispose()
+
+
+def test_every_module_with_tables_is_listed() -> None:
+    package = Path(__file__).parents[3] / "fhir_gateway"
+    with_tables = {
+        ".".join(path.relative_to(package.parent).with_suffix("").parts)
+        for path in package.rglob("*.py")
+        if "table=True" in path.read_text(encoding="utf-8") or "SQLModel.metadata,\n" in path.read_text(encoding="utf-8")
+    }
+    assert with_tables == set(TABLE_MODULES)
+
+
+def test_tables_are_named_after_their_domain() -> None:
+    prefixes = ("fhir_", "identity_", "source_", "auth_", "audit_", "job_", "contract_")
+    assert [name for name in metadata().tables if not name.startswith(prefixes)] == []
+
+
+def test_an_empty_database_has_no_tables_before_the_upgrade() -> None:
+    engine = create_engine("sqlite://")
+    with snapshot(engine) as connection:
+        assert engine.dialect.get_table_names(connection) == []
+    assert differences(engine) != []
+    engine.dispose()
