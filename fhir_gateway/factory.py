@@ -1,0 +1,154 @@
+"""The one factory: every service of the gateway, built on first use from one frozen :class:`Settings`.
+
+API, jobs, command line, demo and tests all take a :class:`Gateway`; nothing else reads settings or opens stores.
+Imports are made where a service is built, so that a command loads only what it needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fhir_gateway.config import Settings
+from fhir_gateway.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from fhir_gateway.auth.service import AuthorizationServer
+    from fhir_gateway.db.resources import ResourceStore
+    from fhir_gateway.db.secrets import SecretBox
+    from fhir_gateway.identity.crosswalk import Crosswalk
+    from fhir_gateway.lake.store import Lake
+    from fhir_gateway.measures.results import ResultStore
+    from fhir_gateway.sources.pulls import PullLog
+    from fhir_gateway.sources.store import EndpointStore
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """The services of one gateway. Safe to share between threads."""
+
+    settings: Settings
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The control plane, brought to the present schema."""
+        from fhir_gateway.db.engine import create_engine
+        from fhir_gateway.db.migrate import upgrade
+
+        engine = create_engine(self.settings.resolved_database_url)
+        upgrade(engine)
+        return engine
+
+    @cached_property
+    def secrets(self) -> SecretBox:
+        """Encryption of what must not lie in clear."""
+        from fhir_gateway.db.secrets import open_secret_box
+
+        return open_secret_box(self.settings)
+
+    @cached_property
+    def endpoints(self) -> EndpointStore:
+        """Registered sources and our keys for them."""
+        from fhir_gateway.sources.store import EndpointStore
+
+        return EndpointStore(self.engine, self.secrets)
+
+    @cached_property
+    def pulls(self) -> PullLog:
+        """Pulls made and under way."""
+        from fhir_gateway.sources.pulls import PullLog
+
+        return PullLog(self.engine, self.secrets)
+
+    @cached_property
+    def lake(self) -> Lake:
+        """The data plane."""
+        from fhir_gateway.lake.store import Lake
+
+        return Lake.open(self.settings.resolved_lake_url, self.settings.lake_buckets)
+
+    @cached_property
+    def persons(self) -> Crosswalk:
+        """Who is behind which patient id."""
+        from fhir_gateway.identity.crosswalk import Crosswalk
+
+        return Crosswalk(self.engine)
+
+    @cached_property
+    def resources(self) -> ResourceStore:
+        """The FHIR resources we serve."""
+        from fhir_gateway.db.resources import ResourceStore
+
+        return ResourceStore(self.engine, f"{self.settings.public_url.rstrip('/')}/fhir")
+
+    @cached_property
+    def authorization(self) -> AuthorizationServer:
+        """Issues and verifies access tokens for clients of ours."""
+        from fhir_gateway.auth.service import AuthorizationServer
+
+        return AuthorizationServer.from_settings(self.engine, self.settings)
+
+    @cached_property
+    def results(self) -> ResultStore:
+        """Results of measure evaluations, as columns."""
+        from fhir_gateway.measures.results import ResultStore
+
+        return ResultStore(self.data_folder / "results")
+
+    @cached_property
+    def data_folder(self) -> Path:
+        """The folder of everything that is kept, made when absent (mode 700: it holds patients)."""
+        folder = self.settings.data_dir.resolve()
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return folder
+
+    @property
+    def staging_folder(self) -> Path:
+        """Where pulls lie until they are committed."""
+        return self.data_folder / "staging"
+
+    def measure_package(self, name: str) -> Path:
+        """A measure package by path, or by its name in the measures folder."""
+        return _content(name, self.measures_folder, "measure package")
+
+    def contract(self, name: str) -> Path:
+        """A contract by path, or by its name in the contracts folder (with or without ``.toml``)."""
+        return _content(name, self.contracts_folder, "contract")
+
+    @cached_property
+    def measures_folder(self) -> Path:
+        """``measures`` in the data folder when there is one, else the packages that come with the checkout."""
+        return self._content_folder("measures")
+
+    @cached_property
+    def contracts_folder(self) -> Path:
+        """``contracts`` in the data folder when there is one, else those that come with the checkout."""
+        return self._content_folder("contracts")
+
+    def measure_packages(self) -> list[Path]:
+        """All packages of the measures folder, by name."""
+        return sorted(path.parent for path in self.measures_folder.glob("*/measure*.json"))
+
+    def public_jwks(self) -> dict[str, Any]:
+        """The JWK Set of the keys we sign with towards sources."""
+        return self.endpoints.public_jwks()
+
+    def _content_folder(self, name: str) -> Path:
+        own = self.settings.data_dir.resolve() / name
+        return own if own.is_dir() else Path(__file__).resolve().parents[1] / name
+
+
+def _content(name: str, folder: Path, what: str) -> Path:
+    for path in (Path(name), folder / name, folder / f"{name}.toml"):
+        if path.exists() and (path.is_file() or what == "measure package"):
+            return path
+    known = (
+        ", ".join(sorted(path.stem for path in folder.iterdir() if not path.name.startswith(".")))
+        if folder.is_dir()
+        else ""
+    )
+    raise ConfigurationError(f"no {what} {name}; in {folder} there are: {known or 'none'}")

@@ -1,0 +1,187 @@
+"""Serve who is in the lake: one Patient per person, and the organizations, clinicians and coverages around them.
+
+The golden Patient of a person is the Patient of the first source that has one, under the person's id, with the
+identifiers of all copies. Other resources keep their sources apart: their ids are ``{source}-{id}``. References follow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import duckdb
+import orjson
+import pyarrow as pa
+
+from fhir_gateway.factory import Gateway
+from fhir_gateway.r4 import spec
+from fhir_gateway.sources.outcome import Progress, PullProgress
+
+PUBLISHED = ("Organization", "Practitioner", "PractitionerRole", "Coverage")
+"""Types served beside Patient, each row of each source for itself."""
+REPORTER = "gateway"
+"""Id of the Organization that reports: ourselves."""
+
+_GOLDEN = """
+SELECT member, arg_min(source, place) AS source, arg_min(raw, place) AS raw,
+  list(json_extract(raw, '$.identifier')) FILTER (json_extract(raw, '$.identifier') IS NOT NULL) AS identifiers
+FROM (
+  SELECT _member AS member, _source AS source, _raw AS raw,
+    struct_pack(rank := coalesce(r.rank, 1000000), source := _source, id := id) AS place
+  FROM patients LEFT JOIN ranks r ON r.source = _source
+  WHERE _member IS NOT NULL
+) GROUP BY member ORDER BY member
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Persons served, and resources that are new or changed, by type."""
+
+    persons: int
+    counts: dict[str, int]
+
+
+def published_id(source: str, resource_id: str) -> str:
+    """The id under which a source's resource is served; long ones are cut to a hash (FHIR ids end at 64)."""
+    whole = f"{source}-{resource_id}"
+    if len(whole) <= 64:
+        return whole
+    return f"{source}-{hashlib.sha256(resource_id.encode()).hexdigest()[: 63 - len(source)]}"
+
+
+def publish(gateway: Gateway, progress: Progress | None = None) -> Published:
+    """Bring the served resources up to the newest lake version; what did not change is not written."""
+    lake, version = gateway.lake, gateway.lake.version
+    references = References(gateway)
+    patients = lake.read("Patient", ["_raw"], version=version)
+    ranks = pa.table({"source": [one.name for one in gateway.endpoints.all()]})
+    ranks = ranks.append_column("rank", pa.array(range(ranks.num_rows), pa.int64()))
+    with duckdb.connect() as connection:
+        connection.register("patients", patients)
+        connection.register("ranks", ranks)
+        golden = connection.sql(_GOLDEN).to_arrow_table()
+    counts: dict[str, int] = {}
+
+    def put(kind: str, resources: Iterator[dict[str, Any]]) -> None:
+        outcome = gateway.resources.put_many(resources)
+        counts[kind] = outcome.created + outcome.updated
+
+    put("Organization", iter([reporter(gateway)]))
+    own = counts.pop("Organization")
+    if progress:
+        progress(PullProgress("publish", "Patient", 0, golden.num_rows))
+    put("Patient", _patients(golden, references))
+    for gone in set(gateway.resources.ids("Patient")) - set(golden["member"].to_pylist()):
+        gateway.resources.delete("Patient", gone)  # a person that was merged into another one
+    for kind in PUBLISHED:
+        rows = lake.read(kind, ["_raw"], version=version)
+        if progress:
+            progress(PullProgress("publish", kind, 0, rows.num_rows))
+        put(kind, _copies(rows, references))
+    counts["Organization"] += own
+    return Published(golden.num_rows, counts)
+
+
+def reporter(gateway: Gateway) -> dict[str, Any]:
+    """The Organization that we are."""
+    return {
+        "resourceType": "Organization",
+        "id": REPORTER,
+        "active": True,
+        "name": gateway.settings.reporter_name,
+    }
+
+
+class References:
+    """Where references of a source's resources lead in what we serve."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        """Read the ids of all served types once."""
+        self._persons = gateway.persons
+        self._patients: dict[tuple[str, str], str] = {}
+        self._types: dict[tuple[str, str], str] = {}
+        for kind in ("Patient", *PUBLISHED):
+            rows = gateway.lake.read(kind)
+            keys = zip(rows["_source"].to_pylist(), rows["id"].to_pylist(), strict=True)
+            if kind == "Patient":
+                self._patients = dict(zip(keys, rows["_member"].to_pylist(), strict=True))
+            else:
+                self._types.update(dict.fromkeys(keys, kind))
+
+    def rewrite(self, source: str, value: Any) -> Any:
+        """The same JSON with the references of ``source`` led to our ids."""
+        if isinstance(value, dict):
+            return {
+                name: self._target(source, part)
+                if name == "reference" and isinstance(part, str)
+                else self.rewrite(source, part)
+                for name, part in value.items()
+            }
+        if isinstance(value, list):
+            return [self.rewrite(source, part) for part in value]
+        return value
+
+    def _target(self, source: str, reference: str) -> str:
+        if reference.startswith("urn:uuid:"):
+            return self._by_uuid(source, reference)
+        parts = reference.partition("/_history/")[0].split("/")
+        if len(parts) < 2 or parts[-2] not in _types() or "?" in parts[-1]:
+            return reference
+        kind, resource_id = parts[-2], parts[-1]
+        absolute = len(parts) > 2
+        if kind == "Patient":
+            person = self._patients.get((source, resource_id))
+            if person is None:
+                if absolute:
+                    return reference
+                person = self._persons.lookup(source, pa.array([resource_id]))[0].as_py()
+                self._patients[source, resource_id] = person
+            return f"Patient/{person}"
+        if absolute and (source, resource_id) not in self._types:
+            return reference
+        return f"{kind}/{published_id(source, resource_id)}"
+
+    def _by_uuid(self, source: str, reference: str) -> str:
+        """References inside a transaction Bundle name resources by the UUID that became their id."""
+        resource_id = reference.removeprefix("urn:uuid:")
+        if person := self._patients.get((source, resource_id)):
+            return f"Patient/{person}"
+        kind = self._types.get((source, resource_id))
+        return f"{kind}/{published_id(source, resource_id)}" if kind else reference
+
+
+def _patients(golden: pa.Table, references: References) -> Iterator[dict[str, Any]]:
+    for batch in golden.to_batches(max_chunksize=1000):
+        for row in batch.to_pylist():
+            patient = references.rewrite(row["source"], orjson.loads(row["raw"]))
+            patient["id"] = row["member"]
+            identifiers: dict[tuple[str | None, str | None], Any] = {}
+            for copy in row["identifiers"] or ():
+                for identifier in orjson.loads(copy):
+                    identifiers.setdefault((identifier.get("system"), identifier.get("value")), identifier)
+            if identifiers:
+                patient["identifier"] = list(identifiers.values())
+            links = [link for link in patient.pop("link", ()) if _other(link) != f"Patient/{row['member']}"]
+            yield {**patient, "link": links} if links else patient
+
+
+def _other(link: dict[str, Any]) -> str | None:
+    """Where a link between patient records leads; those of one person lead to themselves now."""
+    reference: str | None = link.get("other", {}).get("reference")
+    return reference
+
+
+def _copies(rows: pa.Table, references: References) -> Iterator[dict[str, Any]]:
+    for batch in rows.select(["_source", "id", "_raw"]).to_batches(max_chunksize=1000):
+        for row in batch.to_pylist():
+            resource = references.rewrite(row["_source"], orjson.loads(row["_raw"]))
+            yield {**resource, "id": published_id(row["_source"], row["id"])}
+
+
+@cache
+def _types() -> frozenset[str]:
+    return frozenset(spec.resource_types())
