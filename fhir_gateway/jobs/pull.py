@@ -21,7 +21,7 @@ import orjson
 from fhir_gateway.errors import GatewayError, SourceError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.publish import publish
-from fhir_gateway.sources.bulk import ExportState
+from fhir_gateway.sources.bulk import ExportFailed, ExportState
 from fhir_gateway.sources.files import stage_files
 from fhir_gateway.sources.models import Ledger, StagedFile, StagedPull
 from fhir_gateway.sources.outcome import Progress, PullOutcome, PullProgress, SourceIssue
@@ -134,9 +134,9 @@ def _run(
             gateway.pulls.update(row.id, state="staged", kind=outcome.staged.kind)
         told = _commit_progress(progress)
         ledger = gateway.lake.commit(outcome.staged, gateway.persons, told)
-    except SourceError:
-        raise
     except GatewayError as error:
+        if isinstance(error, SourceError) and not isinstance(error, ExportFailed):
+            raise
         issue = SourceIssue("error", str(error))
         gateway.pulls.update(row.id, state="failed", issues=[asdict(issue)])
         shutil.rmtree(folder, ignore_errors=True)

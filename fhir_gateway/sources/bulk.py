@@ -62,6 +62,10 @@ class ExportGone(SourceError):
     """The server no longer knows the export: it must be kicked off anew."""
 
 
+class ExportFailed(SourceError):
+    """The server gave the export up, or it took too long: there is nothing to go on with."""
+
+
 class ExportNotOffered(SourceError):
     """The endpoint has no such export operation."""
 
@@ -185,7 +189,7 @@ class BulkExport:
         while True:
             if session.clock.monotonic() >= deadline:
                 await self._delete(url)
-                raise SourceError(
+                raise ExportFailed(
                     f"{without_query(url)}: not finished after {profile.export_deadline:.0f} s; cancelled"
                 )
             response = await session.send("GET", url, headers={"Accept": "application/json"}, statuses=frozenset())
@@ -204,7 +208,8 @@ class BulkExport:
             elif status in TRANSIENT_STATUS and failures + 1 < profile.max_attempts:
                 failures += 1
             else:
-                raise refusal(response, "the poll")
+                error = refusal(response, "the poll")
+                raise error if status in (401, 403) else ExportFailed(error.message)
             await session.clock.sleep(self._pause(response, polls + failures))
 
     def _pause(self, response: httpx.Response, polls: int) -> float:
