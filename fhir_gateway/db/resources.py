@@ -189,7 +189,7 @@ class ResourceStore:
         order = sort_value(resource_type, name, resource, self._index) if name else resource.c.key
         statement = self._select(resource_type, order.label("sort_value")).where(*where)
         if after is not None:
-            statement = statement.where(_beyond(order, resource.c.key, _decode(after, sort), descending))
+            statement = statement.where(_beyond(order, resource.c.key, _decode(after, sort, order), descending))
         ends = (order.desc(), resource.c.key.desc()) if descending else (order, resource.c.key)
         with snapshot(self._engine) as connection:
             number = (
@@ -360,11 +360,12 @@ def _encode(sort: str | None, value: int | str, key: int) -> str:
     return base64.urlsafe_b64encode(orjson.dumps([sort, value, key])).decode()
 
 
-def _decode(after: str, sort: str | None) -> tuple[Any, int]:
+def _decode(after: str, sort: str | None, order: sa.ColumnElement[Any]) -> tuple[Any, int]:
+    kind = str if isinstance(order.type, sa.String) else int
     try:
         of_sort, value, key = orjson.loads(base64.urlsafe_b64decode(after))
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise InputError("the page token is damaged") from error
-    if of_sort != sort or not isinstance(key, int) or not isinstance(value, (int, str)):
+    if of_sort != sort or not isinstance(key, int) or not isinstance(value, kind):
         raise InputError("the page token belongs to another search")
     return value, key

@@ -89,9 +89,14 @@ def test_an_error_rolls_back(tmp_path: Path) -> None:
     engine = create_engine("sqlite://")
     with transaction(engine) as connection:
         connection.exec_driver_sql("CREATE TABLE t (n INTEGER)")
-    with pytest.raises(RuntimeError), transaction(engine) as connection:
-        connection.exec_driver_sql("INSERT INTO t VALUES (1)")
-        raise RuntimeError
+
+    def fail_after_writing() -> None:
+        with transaction(engine) as connection:
+            connection.exec_driver_sql("INSERT INTO t VALUES (1)")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_after_writing()
     with snapshot(engine) as connection:
         assert connection.scalar(sa.text("SELECT count(*) FROM t")) == 0
     engine.dispose()
@@ -109,7 +114,9 @@ def test_the_key_file_is_made_once_and_private(tmp_path: Path) -> None:
 def test_processes_that_start_together_agree_on_the_key(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path)
     tokens: list[bytes] = []
-    threads = [threading.Thread(target=lambda: tokens.append(open_secret_box(settings).encrypt(b"x"))) for _ in range(8)]
+    threads = [
+        threading.Thread(target=lambda: tokens.append(open_secret_box(settings).encrypt(b"x"))) for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

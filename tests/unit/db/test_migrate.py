@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
-from concurrent.futures import ThreadPoolExecutor
 
 from sqlalchemy.engine import Engine
 
@@ -22,13 +23,13 @@ def test_upgrading_again_changes_nothing(engine: Engine) -> None:
 
 
 def test_processes_that_start_together_upgrade_once(tmp_path: Path) -> None:
-    engines = [create_engine(f"sqlite:///{tmp_path}/control.db") for _ in range(3)]
-    # Alembic keeps its environment in a module global: threads stand in for processes one after another only.
-    for engine in engines:
-        upgrade(engine)
-    assert differences(engines[-1]) == []
-    for engine in engines:
-        engine.dispose()
+    url = f"sqlite:///{tmp_path}/control.db"
+    code = f"from fhir_gateway.db import engine, migrate; migrate.upgrade(engine.create_engine({url!r}))"
+    started = [subprocess.Popen([sys.executable, "-W", "error", "-c", code]) for _ in range(3)]  # noqa: S603  # our own interpreter and code
+    assert [process.wait() for process in started] == [0, 0, 0]
+    engine = create_engine(url)
+    assert differences(engine) == []
+    engine.dispose()
 
 
 def test_every_module_with_tables_is_listed() -> None:
@@ -36,7 +37,8 @@ def test_every_module_with_tables_is_listed() -> None:
     with_tables = {
         ".".join(path.relative_to(package.parent).with_suffix("").parts)
         for path in package.rglob("*.py")
-        if "table=True" in path.read_text(encoding="utf-8") or "SQLModel.metadata,\n" in path.read_text(encoding="utf-8")
+        if "table=True" in path.read_text(encoding="utf-8")
+        or "SQLModel.metadata,\n" in path.read_text(encoding="utf-8")
     }
     assert with_tables == set(TABLE_MODULES)
 
