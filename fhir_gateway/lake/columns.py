@@ -45,11 +45,12 @@ def table_schema(resource_type: str) -> pa.Schema:
     return pa.schema([*OWN_COLUMNS, *elements, pa.field("_bucket", pa.int32())])
 
 
-def widen(shape: dict[str, Any], resources: Sequence[Mapping[str, Any]], structure: Mapping[str, Any]) -> None:
-    """Add to ``shape`` (a part of ``structure``) the paths that these parsed objects fill.
+def widen(shape: dict[str, Any], resources: Sequence[Mapping[str, Any]], structure: Mapping[str, Any]) -> bool:
+    """Add to ``shape`` (a part of ``structure``) the paths that these parsed objects fill; says whether any was new.
 
     Works a level at a time over all objects, so its cost per resource is that of a few dictionary look-ups.
     """
+    new = False
     for name in set().union(*resources):
         known = structure.get(name)
         if known is None:
@@ -57,13 +58,16 @@ def widen(shape: dict[str, Any], resources: Sequence[Mapping[str, Any]], structu
         is_list = isinstance(known, list)
         inner = known[0] if is_list else known
         if isinstance(inner, str):
+            new |= name not in shape
             shape[name] = known
             continue
         children: Iterable[Any] = [resource[name] for resource in resources if name in resource]
         if is_list:
             children = chain.from_iterable(children)
+        new |= name not in shape
         below = shape.setdefault(name, [{}] if is_list else {})
-        widen(below[0] if is_list else below, [child for child in children if child is not None], inner)
+        new |= widen(below[0] if is_list else below, [child for child in children if child is not None], inner)
+    return new
 
 
 def transform_structure(shape: Mapping[str, Any]) -> str:

@@ -149,7 +149,7 @@ class Commit:
         table = self._table(resource_type)
         state = self.before.get(resource_type)
         staged = lines.rows.get(resource_type)
-        shape: dict[str, Any] = staged.shape if staged else {}
+        shape = lines.shapes.of.setdefault(resource_type, {})
         accepted = placed.accepted if placed else None
         moved = None
         if state is not None and links.changed and belongs_to_patients(resource_type):

@@ -6,24 +6,24 @@ What passed is spilled to Arrow files and mapped back, so memory does not grow w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from fhir_gateway.errors import LedgerError, Location
-from fhir_gateway.lake.columns import instants, patient_ids, patient_reference, version_numbers, widen
+from fhir_gateway.lake.columns import instants, patient_ids, patient_reference, version_numbers
 from fhir_gateway.lake.lines import read_lines
 from fhir_gateway.lake.quarantine import QuarantinedLine, QuarantineWriter
-from fhir_gateway.lake.validate import CheckedGroup, check, collector_off
+from fhir_gateway.lake.validate import CheckedGroup, Shapes, check, collector_off
 from fhir_gateway.r4 import spec
 from fhir_gateway.sources.models import LedgerEntry, StagedFile, StagedPull
 
 #: Called after each batch with a resource type and how many of its lines are done.
 Progress = Callable[[str, int], None]
 
-_SPILL_BYTES = 1 << 24
+_SPILL_BYTES = 1 << 21
 _SCHEMA = pa.schema(
     [
         ("_order", pa.int64()),  # position in the pull
@@ -36,58 +36,54 @@ _SCHEMA = pa.schema(
 )
 
 
-@dataclass
 class StagedRows:
-    """Checked resources of one type: rows of ``_SCHEMA``, mapped from files, and the paths they fill."""
+    """Checked resources of one type: rows of ``_SCHEMA``, written to a file and mapped back."""
 
-    resource_type: str
-    folder: Path
-    shape: dict[str, Any] = field(default_factory=dict)
-    _files: int = 0
-    _tables: list[pa.Table] = field(default_factory=list)
-    _raw: list[bytes] = field(default_factory=list)
-    _heads: dict[str, list[Any]] = field(default_factory=lambda: {"order": [], "id": [], "ref": [], "at": [], "ver": []})
-    _size: int = 0
+    def __init__(self, resource_type: str, folder: Path) -> None:
+        self.resource_type = resource_type
+        self._path = folder / f"{resource_type}.arrow"
+        self._writer = pa.ipc.new_file(str(self._path), _SCHEMA)
+        self._table: pa.Table | None = None
+        self._orders: list[int] = []
+        self._raw: list[bytes] = []
+        self._texts: dict[str, list[str | None]] = {name: [] for name in ("id", "reference", "updated", "version")}
+        self._size = 0
 
     def add(self, lines: list[bytes], resources: list[Any], first: int) -> None:
         """Take resources whose positions in the pull start at ``first``."""
-        heads = self._heads
         metas = [resource.get("meta") for resource in resources]
-        heads["order"].extend(range(first, first + len(lines)))
-        heads["id"].extend([resource["id"] for resource in resources])
-        heads["at"].extend([meta.get("lastUpdated") if meta else None for meta in metas])
-        heads["ver"].extend([meta.get("versionId") if meta else None for meta in metas])
-        heads["ref"].extend(_references(self.resource_type, resources))
+        self._orders.extend(range(first, first + len(lines)))
+        self._texts["id"].extend([resource["id"] for resource in resources])
+        self._texts["updated"].extend([meta.get("lastUpdated") if meta else None for meta in metas])
+        self._texts["version"].extend([meta.get("versionId") if meta else None for meta in metas])
+        self._texts["reference"].extend(_references(self.resource_type, resources))
         self._raw.extend(lines)
         self._size += sum(map(len, lines))
-        widen(self.shape, resources, spec.column_structure(self.resource_type))
         if self._size >= _SPILL_BYTES:
             self._spill()
 
     def _spill(self) -> None:
-        texts = {name: pa.array(values, pa.string()) for name, values in self._heads.items() if name != "order"}
-        patients = texts["id"] if self.resource_type == "Patient" else patient_ids(texts["ref"])
+        texts = {name: pa.array(values, pa.string()) for name, values in self._texts.items()}
         columns = [
-            pa.array(self._heads["order"], pa.int64()),
+            pa.array(self._orders, pa.int64()),
             texts["id"],
-            patients,
-            instants(texts["at"]),
-            version_numbers(texts["ver"]),
+            texts["id"] if self.resource_type == "Patient" else patient_ids(texts["reference"]),
+            instants(texts["updated"]),
+            version_numbers(texts["version"]),
             pa.array(self._raw, pa.binary()).cast(pa.string()),
         ]
-        path = self.folder / f"{self.resource_type}-{self._files}.arrow"
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
-            writer.write_table(pa.table(columns, schema=_SCHEMA))
-        self._tables.append(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
-        self._files += 1
-        self._raw, self._size = [], 0
-        self._heads = {name: [] for name in self._heads}
+        self._writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
+        self._orders, self._raw, self._size = [], [], 0
+        self._texts = {name: [] for name in self._texts}
 
     def table(self) -> pa.Table:
-        """All rows so far."""
-        if self._raw:
-            self._spill()
-        return pa.concat_tables(self._tables) if self._tables else _SCHEMA.empty_table()
+        """All rows; no more can be added."""
+        if self._table is None:
+            if self._raw:
+                self._spill()
+            self._writer.close()
+            self._table = pa.ipc.open_file(pa.memory_map(str(self._path))).read_all()
+        return self._table
 
 
 def _references(resource_type: str, resources: list[Any]) -> list[str | None]:
@@ -102,9 +98,10 @@ def _references(resource_type: str, resources: list[Any]) -> list[str | None]:
 
 @dataclass
 class StagedLines:
-    """What reading a pull gave: rows by type, counts by type, refused lines in ``quarantine``."""
+    """What reading a pull gave: rows and the columns they fill by type, and counts by type."""
 
     rows: dict[str, StagedRows]
+    shapes: Shapes
     read: dict[str | None, int]
     quarantined: dict[str | None, int]
     manifest: dict[str | None, int | None]
@@ -124,12 +121,12 @@ class StagedLines:
 
 def stage(pull: StagedPull, folder: Path, quarantine: QuarantineWriter, progress: Progress | None) -> StagedLines:
     """Read, check and lay down all lines of ``pull``; InputError or LedgerError when a file is not what was promised."""
-    staged = StagedLines({}, {}, {}, _manifest_counts(pull))
+    staged = StagedLines({}, Shapes(), {}, {}, _manifest_counts(pull))
     order = 0
     with collector_off():
         for file in pull.files:
             lines = 0
-            for groups, refused in _checked(file):
+            for groups, refused in _checked(file, staged.shapes):
                 quarantine.add(refused)
                 for line in refused:
                     staged.quarantined[line.resource_type] = staged.quarantined.get(line.resource_type, 0) + 1
@@ -151,9 +148,9 @@ def stage(pull: StagedPull, folder: Path, quarantine: QuarantineWriter, progress
     return staged
 
 
-def _checked(file: StagedFile) -> Iterator[tuple[list[CheckedGroup], list[QuarantinedLine]]]:
+def _checked(file: StagedFile, shapes: Shapes) -> Iterator[tuple[list[CheckedGroup], list[QuarantinedLine]]]:
     for batch in read_lines(file):
-        yield check(batch.lines, batch.numbers, file.resource_type, file.name)
+        yield check(batch.lines, batch.numbers, file.resource_type, file.name, shapes)
 
 
 def _count(staged: StagedLines, resource_type: str | None, lines: int, progress: Progress | None) -> None:

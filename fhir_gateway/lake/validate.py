@@ -14,15 +14,18 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+import jsonschema_rs
 import orjson
 
+from fhir_gateway.lake.columns import widen
 from fhir_gateway.lake.explain import Issue, issues
 from fhir_gateway.lake.quarantine import QuarantinedLine
-from fhir_gateway.lake.schema import contained_validator, list_validator
+from fhir_gateway.lake.schema import contained_validator, list_validator, shape_validator
 from fhir_gateway.r4 import spec
 
 #: Types that carry other resources elsewhere than in ``contained``: rare as stored data, always walked.
 _CARRIERS = frozenset({"Bundle", "Parameters"})
+_TYPES = frozenset(spec.resource_types())
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,25 @@ class CheckedGroup:
     lines: list[bytes]
     numbers: list[int]
     resources: list[Any]
+
+
+class Shapes:
+    """The columns seen so far, by type, and for each type a check that passes only resources that fill no others."""
+
+    def __init__(self) -> None:
+        self.of: dict[str, dict[str, Any]] = {}
+        self._validators: dict[str, jsonschema_rs.Draft202012Validator] = {}
+
+    def known(self, resource_type: str, resources: list[Any]) -> bool:
+        """Whether the resources are valid and fill only columns seen before."""
+        validator = self._validators.get(resource_type)
+        return validator is not None and bool(validator.is_valid(resources))
+
+    def learn(self, resource_type: str, resources: list[Any]) -> None:
+        """Note the columns that valid resources fill."""
+        shape = self.of.setdefault(resource_type, {})
+        if widen(shape, resources, spec.column_structure(resource_type)):
+            self._validators[resource_type] = shape_validator(resource_type, shape)
 
 
 @contextmanager
@@ -48,16 +70,19 @@ def collector_off() -> Iterator[None]:
 
 
 def check(
-    lines: list[bytes], numbers: list[int], promised: str | None, file: str
+    lines: list[bytes], numbers: list[int], promised: str | None, file: str, shapes: Shapes
 ) -> tuple[list[CheckedGroup], list[QuarantinedLine]]:
-    """Check one batch of lines of ``file`` whose sender promised the type ``promised`` (None: any)."""
+    """Check one batch of lines of ``file`` whose sender promised the type ``promised`` (None: any).
+
+    ``shapes`` learns which columns the valid ones fill.
+    """
     refused: list[QuarantinedLine] = []
     resources = _parse(lines)
     if resources is None or _hides_something(lines, resources):
         lines, numbers, resources = _sift(lines, numbers, promised, file, refused)
     groups: list[CheckedGroup] = []
     for group in _grouped(lines, numbers, resources, promised):
-        if _passes(group.resource_type, group.resources):
+        if _passes(group.resource_type, group.resources, shapes):
             groups.append(group)
             continue
         kept = CheckedGroup(group.resource_type, [], [], [])
@@ -70,6 +95,7 @@ def check(
             else:
                 refused.append(_refusal(line, number, resource, promised, file, issue))
         if kept.lines:
+            shapes.learn(group.resource_type, kept.resources)
             groups.append(kept)
     return groups, refused
 
@@ -154,26 +180,31 @@ def _grouped(
     yield from groups.values()
 
 
-def _passes(resource_type: str, resources: list[Any]) -> bool:
+def _passes(resource_type: str, resources: list[Any], shapes: Shapes | None = None) -> bool:
     """The fast check of resources of one type, with what they contain."""
-    if resource_type not in spec.resource_types() or resource_type in _CARRIERS:
+    if resource_type not in _TYPES or resource_type in _CARRIERS:
         return False
-    if not list_validator(resource_type).is_valid(resources):
+    known = shapes is not None and shapes.known(resource_type, resources)
+    if not known and not list_validator(resource_type).is_valid(resources):
         return False
     contained: dict[str, list[Any]] = {}
     for resource in chain.from_iterable(r["contained"] for r in resources if "contained" in r):
         contained.setdefault(str(resource["resourceType"]), []).append(resource)
-    return all(
-        name in spec.resource_types() and name not in _CARRIERS and contained_validator(name).is_valid(found)
-        for name, found in contained.items()
-    ) and not any("contained" in resource for found in contained.values() for resource in found)
+    for name, found in contained.items():
+        if name not in _TYPES or name in _CARRIERS or not contained_validator(name).is_valid(found):
+            return False
+        if any("contained" in resource for resource in found):
+            return False
+    if shapes is not None and not known:
+        shapes.learn(resource_type, resources)
+    return True
 
 
 def _refusal(
     line: bytes, number: int, resource: Any, promised: str | None, file: str, issue: Issue
 ) -> QuarantinedLine:
     found = resource.get("resourceType") if isinstance(resource, dict) else None
-    known = found if isinstance(found, str) and found in spec.resource_types() else None
+    known = found if isinstance(found, str) and found in _TYPES else None
     identifier = resource.get("id") if isinstance(resource, dict) else None
     return QuarantinedLine(
         file=file,
