@@ -66,6 +66,8 @@ class ResourceFolder:
             self._files.append(everyone)
             rows = pa.concat_tables([rows, _numbered(describe(everyone), self._synthetic_file)])
         self._types = _index(rows)
+        del rows
+        pa.default_memory_pool().release_unused()  # scanning takes several times what the index keeps
 
     @property
     def types(self) -> tuple[str, ...]:
