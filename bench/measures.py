@@ -1,0 +1,211 @@
+"""Measures over populations of published test cases replicated under new ids.
+
+``python -m bench.measures [MEASURE ...] [--patients 100000] [--data ../shared/data/ecqm/dqm2025]``
+
+Three things are measured apart, each in its own process: ingest (NDJSON to the lake, full validation), load (lake
+columns to memory) and evaluation (ELM over columns), with patients per CPU-second of one core and peak memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+ONE_CORE = {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1", "ARROW_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
+NOW = datetime(2026, 12, 31, tzinfo=UTC)
+#: Patients a second of the JavaScript reference engine on CMS122, as measured on a machine of this kind.
+REFERENCE_ENGINE = 19.0
+
+
+def read_cases(folder: Path) -> list[dict[str, Any]]:
+    """Published cases of a measure."""
+    with gzip.open(folder / "cases.ndjson.gz", "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def replicate(cases: Sequence[dict[str, Any]], patients: int, folder: Path) -> int:
+    """Write ``patients`` copies of the cases in turn, one NDJSON file per type; every id gets the copy's number."""
+    texts = []
+    for case in cases:
+        ids = sorted({r["id"] for r in case["resources"]}, key=len, reverse=True)
+        texts.append((ids, [(r["resourceType"], json.dumps(r, separators=(",", ":"))) for r in case["resources"]]))
+    files: dict[str, Any] = {}
+    written = 0
+    for number in range(patients):
+        ids, resources = texts[number % len(texts)]
+        for kind, text in resources:
+            for own in ids:
+                text = text.replace(f'"id":"{own}"', f'"id":"c{number}-{own[:40]}"')
+                text = text.replace(f'/{own}"', f'/c{number}-{own[:40]}"')
+            if kind not in files:
+                files[kind] = (folder / f"{kind}.ndjson").open("w", encoding="utf-8")
+            files[kind].write(text + "\n")
+            written += 1
+    for file in files.values():
+        file.close()
+    return written
+
+
+class EachPatientAPerson:
+    """Persons of a single source: every patient is one."""
+
+    def assign(self, source: str, patients: Any) -> Any:
+        """The patient's own id."""
+        return patients["id"].combine_chunks() if hasattr(patients["id"], "combine_chunks") else patients["id"]
+
+    def lookup(self, source: str, patient_ids: Any) -> Any:
+        """The patient's own id."""
+        return patient_ids
+
+
+def ingest(folder: Path, lake_folder: Path) -> None:
+    """Child process: NDJSON to the lake."""
+    from fhir_gateway.lake.store import Lake
+    from fhir_gateway.sources.models import StagedFile, StagedPull
+
+    lake = Lake.open(str(lake_folder), buckets=8)
+    files = tuple(StagedFile(path, path.name, path.stem, None) for path in sorted(folder.glob("*.ndjson")))
+    started, cpu = time.perf_counter(), time.process_time()
+    ledger = lake.commit(StagedPull("bench", "bench", "files", None, files), EachPatientAPerson())
+    report(wall=time.perf_counter() - started, cpu=time.process_time() - cpu, lines=sum(e.lines_read for e in ledger.entries))
+
+
+def evaluate(package_folder: Path, lake_folder: Path, period: tuple[str, str]) -> None:
+    """Child process: load and evaluate, one core."""
+    import pyarrow as pa
+
+    from fhir_gateway.cql import Batch
+    from fhir_gateway.lake.store import Lake
+    from fhir_gateway.measures import Evaluator, MeasurePackage
+    from fhir_gateway.measures.population import LakePopulation
+
+    pa.set_cpu_count(1)
+    pa.set_io_thread_count(1)
+    loading = {"wall": 0.0, "cpu": 0.0}
+
+    class Timed(LakePopulation):
+        def batches(self) -> Iterator[Batch]:
+            for batch in super().batches():
+                yield Batch(batch.members, timed(batch.read))
+
+    def timed(read: Any) -> Any:
+        def run(kind: str, columns: Sequence[str]) -> Any:
+            wall, cpu = time.perf_counter(), time.process_time()
+            try:
+                return read(kind, columns)
+            finally:
+                loading["wall"] += time.perf_counter() - wall
+                loading["cpu"] += time.process_time() - cpu
+
+        return run
+
+    wall, cpu = time.perf_counter(), time.process_time()
+    evaluator = Evaluator(MeasurePackage.load(package_folder))
+    compiled = time.process_time() - cpu
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = evaluator.evaluate(
+        Timed(Lake.open(str(lake_folder))), (date.fromisoformat(period[0]), date.fromisoformat(period[1])), NOW
+    )
+    counts = {f"{g.id}.{p.code}": int(p.counts.sum()) for g in result.groups for p in g.populations}
+    report(
+        patients=len(result.members),
+        compile_cpu=compiled,
+        load_cpu=loading["cpu"],
+        load_wall=loading["wall"],
+        evaluate_cpu=time.process_time() - cpu - loading["cpu"],
+        evaluate_wall=time.perf_counter() - wall - loading["wall"],
+        failed=len(result.failed),
+        counts=counts,
+    )
+
+
+def report(**values: Any) -> None:
+    """One JSON line to the parent, with the peak memory of this process."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({**values, "peak_mb": round(peak)}))
+
+
+def child(*arguments: str) -> dict[str, Any]:
+    """Run one step in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.measures", *arguments],
+        env={**os.environ, **ONE_CORE},
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
+
+
+def run(folder: Path, patients: int) -> dict[str, Any]:
+    """Ingest and evaluate one measure; the counts must be the published ones times the copies."""
+    cases = read_cases(folder)
+    copies, patients = divmod(patients, len(cases))[0], patients // len(cases) * len(cases)
+    period = cases[0]["measurementPeriod"]
+    with tempfile.TemporaryDirectory() as scratch:
+        source, lake = Path(scratch) / "source", Path(scratch) / "lake"
+        source.mkdir()
+        resources = replicate(cases, patients, source)
+        taken = child("--ingest", str(source), str(lake))
+        done = child("--evaluate", str(folder), str(lake), period["start"], period["end"])
+    expected: dict[str, int] = {}
+    for case in cases:
+        for group in case["expected"]["groups"]:
+            for code, count in group["population"].items():
+                key = f"{group['id']}.{code}"
+                expected[key] = expected.get(key, 0) + count * copies
+    return {"resources": resources, "ingest": taken, "expected": expected, **done}
+
+
+def main() -> None:
+    """Parent: print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("measures", nargs="*", default=["CMS122"])
+    parser.add_argument("--patients", type=int, default=100_000)
+    parser.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared/data/ecqm/dqm2025")
+    options = parser.parse_args()
+    if not options.data.is_dir():
+        raise SystemExit(f"{options.data}: no published measures here; name their folder with --data")
+    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, one core, {options.patients} patients")
+    head = ("measure", "patients", "resources", "ingest res/s", "load s", "eval s", "eval patients/CPU-s", "x reference", "peak MB", "counts")
+    print(" | ".join(head))
+    for name in options.measures:
+        folder = next(iter(sorted(options.data.glob(f"{name}*"))))
+        row = run(folder, options.patients)
+        speed = row["patients"] / row["evaluate_cpu"]
+        wrong = {k: (row["counts"].get(k), v) for k, v in row["expected"].items() if row["counts"].get(k) != v}
+        cells = (
+            folder.name,
+            row["patients"],
+            row["resources"],
+            f"{row['resources'] / row['ingest']['cpu']:,.0f}",
+            f"{row['load_cpu']:.2f}",
+            f"{row['evaluate_cpu']:.2f}",
+            f"{speed:,.0f}",
+            f"{speed / REFERENCE_ENGINE:,.0f}",
+            row["peak_mb"],
+            "as published" if not wrong else f"differ: {wrong}",
+        )
+        print(" | ".join(str(c) for c in cells), flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--ingest"]:
+        ingest(Path(sys.argv[2]), Path(sys.argv[3]))
+    elif sys.argv[1:2] == ["--evaluate"]:
+        evaluate(Path(sys.argv[2]), Path(sys.argv[3]), (sys.argv[4], sys.argv[5]))
+    else:
+        main()
