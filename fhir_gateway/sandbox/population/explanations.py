@@ -157,7 +157,7 @@ class ClaimSheets:
             if kind == STAY:
                 fields |= self._stay_fields(claims.stay[claim])
                 fields["bill"] = Coded(
-                    words(("111", "117")),
+                    words(("0111", "0117")),
                     ((versions.role[rows] == REPLACEMENT) | (versions.role[rows] == REVERSAL)) * 1,
                 )
             if kind == OUTPATIENT:

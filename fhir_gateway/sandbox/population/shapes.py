@@ -21,6 +21,8 @@ AMOUNTS = (
     (f"{C4BB_CODES}C4BBAdjudication", "paidtoprovider", "paid"),
     (f"{C4BB_CODES}C4BBAdjudication", "paidbypatient", "patient"),
 )
+#: Codes of :data:`AMOUNTS`.
+AMOUNT_CODES = tuple(code for _, code, _ in AMOUNTS)
 _NOT_COVERED = (f"{C4BB_CODES}C4BBAdjudication", "noncovered", "submitted")
 _PROFILES = {
     PROFESSIONAL: "ExplanationOfBenefit-Professional-NonClinician",
@@ -193,7 +195,7 @@ def _supporting_info(kind: int) -> list[Template]:
     if kind == OUTPATIENT:
         return [
             received,
-            _info(2, "typeofbill", code=concept(TYPE_OF_BILL, "131")),
+            _info(2, "typeofbill", code=concept(TYPE_OF_BILL, "0131")),
             _info(3, "admtype", code=concept(f"{_NUBC}PriorityTypeOfAdmitOrVisit", Text("admission"))),
             _info(4, "discharge-status", code=concept(f"{_NUBC}PatDischargeStatus", "01")),
         ]
