@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fhir_gateway.db.secrets import SecretBox
     from fhir_gateway.identity.crosswalk import Crosswalk
     from fhir_gateway.lake.store import Lake
-    from fhir_gateway.measures.results import ResultStore
+    from fhir_gateway.measures.store import ResultStore
     from fhir_gateway.sources.pulls import PullLog
     from fhir_gateway.sources.store import EndpointStore
 
@@ -95,7 +95,7 @@ class Gateway:
     @cached_property
     def results(self) -> ResultStore:
         """Results of measure evaluations, as columns."""
-        from fhir_gateway.measures.results import ResultStore
+        from fhir_gateway.measures.store import ResultStore
 
         return ResultStore(self.data_folder / "results")
 
