@@ -12,9 +12,10 @@ from typing import Any
 import orjson
 
 from fhir_gateway.errors import InputError, LibraryError, Location, MeasureError
-from fhir_gateway.measures.content import Resource, read_content
+from fhir_gateway.measures.content import Resource, read_content, read_json
 from fhir_gateway.measures.definition import MeasureDefinition, read_measure
 from fhir_gateway.measures.elm_references import Elm, LibraryId, References, identifier, include_closure, references
+from fhir_gateway.measures.lock import LOCK, verify
 from fhir_gateway.terminology import ValueSets
 from fhir_gateway.terminology.canonical import content_hash, split_canonical
 
@@ -41,14 +42,18 @@ class MeasurePackage:
         """Load a folder or a Bundle (``.json``, ``.json.gz``).
 
         ``accept_empty`` names value sets (urls) that may be empty. Raises MeasureError when there is not exactly one
-        Measure, LibraryError when a library is missing or in another version, InputError for files that are damaged.
+        Measure or the content differs from the package's lock, LibraryError when a library is missing or in another
+        version, InputError for files that are damaged.
         """
-        content = read_content(Path(path))
-        measure = _the_measure(Path(path), content)
+        path = Path(path)
+        content = read_content(path)
+        measure = _the_measure(path, content)
         libraries = _elm_libraries(content)
         primary = _primary(measure, content)
         closure = include_closure(libraries, primary)
         resources = tuple(resource for _, resource in content)
+        if (path / LOCK).is_file():
+            verify(read_json(path / LOCK), resources, path)
         return cls(
             measure=measure,
             definition=read_measure(measure),

@@ -1,9 +1,9 @@
 """Run published measures against their own test cases.
 
-``python -m tests.measures.published [-v] DIR...`` where each DIR holds a package (``bundle.json.gz``,
-or any layout ``MeasurePackage.load`` reads) and ``cases.ndjson.gz``: one line per case with ``id``,
-``measurementPeriod``, ``resources`` and ``expected``. Prints ``NAME passed/total`` for each measure and last
-``cases passed/total passed``; exits 1 when any case fails.
+``python -m tests.measures.published [-v] DIR...`` where each DIR holds a package (``bundle.json.gz``, or any layout
+``MeasurePackage.load`` reads) and ``cases.ndjson.gz``: one line per case with ``id``, ``measurementPeriod``,
+``resources`` and ``expected`` (counts by population code or id, and optionally the score). Prints
+``NAME passed/total`` for each measure and last ``cases passed/total passed``; exits 1 when any case fails.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -126,12 +127,19 @@ def compare(result: MeasureResult, cases: list[Mapping[str, Any]]) -> Iterator[O
         else:
             for expected in case["expected"]["groups"]:
                 group = result.group(expected["id"])
-                for code, count in expected["population"].items():
-                    population = group.population(code)
-                    got = None if population is None else int(population.counts[members[member]])
+                index = members[member]
+                for name, count in expected["population"].items():
+                    population = next((p for p in group.populations if p.id == name), group.population(name))
+                    got = None if population is None else int(population.counts[index])
                     if got != count:
-                        differences.append(f"{group.id} {code} got {got} expected {count}")
+                        differences.append(f"{group.id} {name} got {got} expected {count}")
+                if "score" in expected and (score := group.member_score(index)) != _decimal(expected["score"]):
+                    differences.append(f"{group.id} score got {score} expected {expected['score']}")
         yield Outcome(case["id"], case.get("title", ""), tuple(differences))
+
+
+def _decimal(score: str | None) -> Decimal | None:
+    return None if score is None else Decimal(score)
 
 
 if __name__ == "__main__":
