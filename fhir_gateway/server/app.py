@@ -19,18 +19,20 @@ from starlette.responses import Response
 
 from fhir_gateway.auth.routes import router as authorization_router
 from fhir_gateway.errors import GatewayError, InputError, NotFoundError
+from fhir_gateway.factory import Gateway
 from fhir_gateway.r4.spec import resource_types
 from fhir_gateway.server import documentation
 from fhir_gateway.server.access import access_of
 from fhir_gateway.server.audit import AuditTrail
 from fhir_gateway.server.capability import capability_statement
 from fhir_gateway.server.catalog import Catalog, StoredCatalog
-from fhir_gateway.server.gateway import Gateway
+from fhir_gateway.server.evaluate_measure import EvaluateMeasureOperation
 from fhir_gateway.server.interactions import Interactions
 from fhir_gateway.server.middleware import RequestFrame
 from fhir_gateway.server.negotiation import require_json
 from fhir_gateway.server.problems import FHIR_JSON, MethodNotAllowed, UnsupportedType, error_response
-from fhir_gateway.server.registry import SERVED
+from fhir_gateway.server.registry import EVALUATE_MEASURE, SERVED
+from fhir_gateway.server.reports import ReportCatalog, individual_report
 from fhir_gateway.server.search import PageLinks
 
 #: Path of the FHIR base; its public address is ``Settings.public_url`` plus this.
@@ -44,6 +46,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     base_url = gateway.settings.public_url.rstrip("/") + FHIR_PATH
     trail = AuditTrail(gateway.engine)
     catalogs: dict[str, Catalog] = dict.fromkeys(SERVED, StoredCatalog(gateway.resources))
+    catalogs["MeasureReport"] = ReportCatalog(gateway.resources, gateway.results, individual_report)
     links = PageLinks(base_url, gateway.secrets)
     interactions = Interactions(base_url, gateway.authorization, gateway.resources, catalogs, links)
 
@@ -64,6 +67,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     app.state.audit = trail
     app.include_router(authorization_router(gateway.authorization, fhir_path=FHIR_PATH))
     app.include_router(_open_documents(gateway, base_url))
+    app.include_router(_operations(EvaluateMeasureOperation(gateway)), prefix=FHIR_PATH)
     app.include_router(_fhir(interactions), prefix=FHIR_PATH)
     _answer_errors(app)
     app.add_middleware(
@@ -92,6 +96,29 @@ def _open_documents(gateway: Gateway, base_url: str) -> APIRouter:
     @routes.get("/health", summary="Liveness")
     async def health() -> Response:
         return Response(b'{"status":"ok"}', media_type="application/json")
+
+    return routes
+
+
+def _operations(evaluate_measure: EvaluateMeasureOperation) -> APIRouter:
+    routes = APIRouter(tags=["Measure"])
+    described = documentation.operation(EVALUATE_MEASURE)
+
+    @routes.get("/Measure/$evaluate-measure", **described)
+    async def on_type(request: Request) -> Response:
+        return await evaluate_measure.handle(request, None)
+
+    @routes.post("/Measure/$evaluate-measure", **documentation.operation(EVALUATE_MEASURE, body=True))
+    async def on_type_with_body(request: Request) -> Response:
+        return await evaluate_measure.handle(request, None)
+
+    @routes.get("/Measure/{id}/$evaluate-measure", **described)
+    async def on_instance(request: Request, id: str) -> Response:
+        return await evaluate_measure.handle(request, id)
+
+    @routes.post("/Measure/{id}/$evaluate-measure", **documentation.operation(EVALUATE_MEASURE, body=True))
+    async def on_instance_with_body(request: Request, id: str) -> Response:
+        return await evaluate_measure.handle(request, id)
 
     return routes
 

@@ -8,13 +8,14 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from fhir_gateway.server.problems import FHIR_JSON
-from fhir_gateway.server.registry import RESULT_PARAMETERS, SERVED
+from fhir_gateway.server.registry import RESULT_PARAMETERS, SERVED, Operation
 
 DESCRIPTION = (
     "FHIR R4 REST face of the gateway. Every route below /fhir except metadata and discovery needs a bearer token of "
     "SMART Backend Services (see /fhir/.well-known/smart-configuration). Errors are OperationOutcome resources."
 )
-_OUTCOMES = {400: "Wrong request", 401: "No valid token", 403: "Scopes are short", 404: "Not found", 406: "Not JSON"}
+_OUTCOMES = {400: "Wrong request", 401: "No valid token", 403: "Scopes are short", 404: "Not found"}
+_OUTCOMES |= {406: "Not JSON", 413: "Body too large", 415: "Body of another kind", 422: "The measure cannot be run"}
 _RESULT = {
     "_count": "resources on a page, at most 1000; 0 gives the total only",
     "_elements": "comma-separated elements to return",
@@ -78,6 +79,14 @@ def read(name: str) -> dict[str, Any]:
 def vread(name: str) -> dict[str, Any]:
     """``GET [type]/[id]/_history/[vid]``."""
     return route(f"Read a version of {name}", name, _ALL, security=_SECURITY)
+
+
+def operation(served: Operation, body: bool = False) -> dict[str, Any]:
+    """A FHIR operation with its parameters in the URL, and in the ``body`` where there is one."""
+    extra: dict[str, Any] = {"parameters": [_query(*one) for one in served.parameters], "security": _SECURITY}
+    if body:
+        extra["requestBody"] = {"content": _content("Parameters"), "required": False}
+    return route(f"${served.code}", "MeasureReport", (*_ALL, 413, 415, 422), **extra)
 
 
 def openapi(app: FastAPI) -> dict[str, Any]:

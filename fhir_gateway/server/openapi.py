@@ -7,42 +7,17 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from cryptography.fernet import Fernet
 from fastapi import FastAPI
-from sqlalchemy import Engine
+from pydantic import SecretStr
 
-from fhir_gateway.auth.service import AuthorizationServer
 from fhir_gateway.config import Settings
-from fhir_gateway.db.engine import create_engine
-from fhir_gateway.db.resources import ResourceStore
-from fhir_gateway.db.secrets import SecretBox
+from fhir_gateway.factory import Gateway
 from fhir_gateway.server.app import create_app
 
 DEFAULT_PATH = Path("openapi/openapi.json")
-
-
-@dataclass(frozen=True)
-class _Bare:
-    """A gateway without content: enough to build the routes."""
-
-    engine: Engine
-    settings: Settings = field(default_factory=Settings)
-    secrets: SecretBox = field(default_factory=lambda: SecretBox(Fernet.generate_key()))
-
-    @property
-    def resources(self) -> ResourceStore:
-        return ResourceStore(self.engine)
-
-    @property
-    def authorization(self) -> AuthorizationServer:
-        return AuthorizationServer.from_settings(self.engine, self.settings)
-
-    def public_jwks(self) -> dict[str, Any]:
-        return {"keys": []}
 
 
 def document(app: FastAPI) -> str:
@@ -52,7 +27,8 @@ def document(app: FastAPI) -> str:
 
 def current() -> str:
     """The document of the code as it is."""
-    return document(create_app(_Bare(create_engine("sqlite://"))))
+    key = SecretStr(Fernet.generate_key().decode())
+    return document(create_app(Gateway(Settings(database_url="sqlite://", encryption_key=key))))
 
 
 def main(arguments: list[str]) -> None:

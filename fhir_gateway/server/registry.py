@@ -55,12 +55,11 @@ RESULT_PARAMETERS = ("_count", "_elements", "_format", "_pretty", "_sort", "_sum
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A FHIR operation: its code, the canonical of its definition, and the HTTP methods that run it."""
+    """A FHIR operation: its code, the canonical of its definition, and its parameters."""
 
     code: str
     definition: str
-    methods: tuple[str, ...]
-    letters: str  # scope letters needed on the type it is invoked on
+    parameters: tuple[tuple[str, str], ...]  # name, description
     documentation: str
 
 
@@ -85,8 +84,14 @@ class ServedType:
 EVALUATE_MEASURE = Operation(
     "evaluate-measure",
     "http://hl7.org/fhir/OperationDefinition/Measure-evaluate-measure",
-    ("GET", "POST"),
-    "r",
+    (
+        ("measure", "canonical (url or url|version) or id of a Measure; on the type level only"),
+        ("periodStart", "first day, month or year of the measurement period"),
+        ("periodEnd", "last day, month or year of the measurement period"),
+        ("reportType", "subject, subject-list or population"),
+        ("subject", "Patient/id or Group/id; everyone without it"),
+        ("practitioner", "only members whose attribution list entry names this practitioner"),
+    ),
     "Evaluates a measure now: for one member (individual report), for the members of a Group, or for everyone "
     "(summary report). Runs while the client waits.",
 )

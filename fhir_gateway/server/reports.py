@@ -23,6 +23,8 @@ import orjson
 from fhir_gateway.db.resources import ResourceStore, StoredResource
 from fhir_gateway.db.search.criteria import Criterion
 from fhir_gateway.errors import InputError, NotFoundError
+from fhir_gateway.measures import reports
+from fhir_gateway.measures.dialect import Family
 from fhir_gateway.measures.model import MeasureResult
 from fhir_gateway.server.catalog import Found, StoredCatalog
 from fhir_gateway.server.problems import UnknownResource
@@ -34,6 +36,19 @@ _OWN = ("subject", "patient", "type", "_id")
 _MAX_RUNS = 1000
 _KEPT_RUNS = 32
 _SPLIT = re.compile(r"(?<!\\),")
+
+
+def individual_report(result: MeasureResult, index: int, summary: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The individual report of a member, from the reporter of the run's summary."""
+    return reports.individual(result, index, summary["reporter"], family=_family(summary))
+
+
+def _family(summary: Mapping[str, Any]) -> Family:
+    """The dialect (US or universal DEQM) that the summary's profile says."""
+    profiles = summary.get("meta", {}).get("profile", ())
+    found: Family = "uv" if any("/uv/deqm/" in profile for profile in profiles) else "us"
+    return found
+
 
 Indices = npt.NDArray[np.intp]
 Render = Callable[[MeasureResult, int, Mapping[str, Any]], Mapping[str, Any]]
@@ -57,8 +72,10 @@ class Run:
 
     @classmethod
     def of(cls, result: MeasureResult) -> Run:
-        """Members in an initial population have a report (DEQM: no report for anybody else)."""
+        """Members in an initial population have a report, and those that failed (DEQM: nobody else has one)."""
         inside = np.zeros(len(result.members), np.bool_)
+        if result.failed:
+            inside |= np.isin(result.members.to_pylist(), list(result.failed))
         for group in result.groups:
             for population in group.populations:
                 if population.code == "initial-population":

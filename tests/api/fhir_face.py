@@ -1,62 +1,39 @@
-"""A gateway face over an in-memory control plane, with real clients and tokens, for the API stories."""
+"""A gateway's FHIR face over an in-memory control plane, with real clients and tokens, for the API stories."""
 
 from __future__ import annotations
 
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
 
 import httpx
 from cryptography.fernet import Fernet
 from fastapi import FastAPI
 from joserfc import jwt
 from joserfc.jwk import ECKey
-from sqlalchemy import Engine
+from pydantic import SecretStr
 
-from fhir_gateway.auth.service import AuthorizationServer
 from fhir_gateway.config import Settings
-from fhir_gateway.db.engine import create_engine
-from fhir_gateway.db.migrate import upgrade
-from fhir_gateway.db.resources import ResourceStore
-from fhir_gateway.db.secrets import SecretBox
-from fhir_gateway.server.app import create_app
+from fhir_gateway.factory import Gateway
 
 PUBLIC_URL = "https://gateway.example"
 BASE = f"{PUBLIC_URL}/fhir"
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
-@dataclass
-class FaceGateway:
-    """The least that the HTTP face needs."""
-
-    engine: Engine
-    settings: Settings = field(default_factory=lambda: Settings(public_url=PUBLIC_URL))
-    secrets: SecretBox = field(default_factory=lambda: SecretBox(Fernet.generate_key()))
-
-    def __post_init__(self) -> None:
-        self.resources = ResourceStore(self.engine, BASE)
-        self.authorization = AuthorizationServer.from_settings(self.engine, self.settings)
-        self.keys: dict[str, ECKey] = {}
-
-    def public_jwks(self) -> dict[str, Any]:
-        return {"keys": []}
-
-    def register(self, client_id: str, scopes: str) -> None:
-        """Register a client with a new key of its own."""
-        key = ECKey.generate_key("P-384", {"kid": f"{client_id}-key", "use": "sig", "alg": "ES384"})
-        self.keys[client_id] = key
-        public = key.as_dict(private=False)
-        self.authorization.register_client(client_id, scopes=scopes, jwks={"keys": [public]})
+def new_gateway(folder: Path | None = None) -> Gateway:
+    """A gateway over an empty in-memory database; ``folder`` for tests that need a lake or results."""
+    key = SecretStr(Fernet.generate_key().decode())
+    folder = folder or Path("/nonexistent-data-folder")
+    return Gateway(Settings(database_url="sqlite://", encryption_key=key, public_url=PUBLIC_URL, data_dir=folder))
 
 
-def new_gateway() -> FaceGateway:
-    """A gateway over an empty in-memory database."""
-    engine = create_engine("sqlite://")
-    upgrade(engine)
-    return FaceGateway(engine)
+def register(gateway: Gateway, client_id: str, scopes: str) -> ECKey:
+    """Register a client with a new key of its own, and return the key."""
+    key = ECKey.generate_key("P-384", {"kid": f"{client_id}-key", "use": "sig", "alg": "ES384"})
+    gateway.authorization.register_client(client_id, scopes=scopes, jwks={"keys": [key.as_dict(private=False)]})
+    return key
 
 
 def client_for(app: FastAPI) -> httpx.AsyncClient:
@@ -64,15 +41,10 @@ def client_for(app: FastAPI) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=PUBLIC_URL)
 
 
-def app_of(gateway: FaceGateway) -> FastAPI:
-    return create_app(gateway)
-
-
-async def authorize(http: httpx.AsyncClient, gateway: FaceGateway, client_id: str, scope: str) -> Mapping[str, str]:
+async def authorize(http: httpx.AsyncClient, client_id: str, key: ECKey, scope: str) -> Mapping[str, str]:
     """Discover, sign an assertion, get a token; returns the headers that carry it."""
     discovered = await http.get("/fhir/.well-known/smart-configuration")
     endpoint = discovered.json()["token_endpoint"]
-    key = gateway.keys[client_id]
     claims = {
         "iss": client_id,
         "sub": client_id,

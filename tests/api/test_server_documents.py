@@ -7,10 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fhir_face import BASE, app_of, client_for, new_gateway
+from fhir_face import BASE, client_for, new_gateway
 
 from fhir_gateway.db.search.parameters import search_parameters
 from fhir_gateway.server import openapi
+from fhir_gateway.server.app import create_app
 from fhir_gateway.server.registry import SERVED
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -18,7 +19,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 def fetch(path: str) -> Any:
     async def fetched() -> Any:
-        async with client_for(app_of(new_gateway())) as http:
+        async with client_for(create_app(new_gateway())) as http:
             response = await http.get(path)
             assert response.status_code == 200
             return response.json()

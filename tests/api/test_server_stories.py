@@ -5,18 +5,34 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import pytest
 import sqlalchemy as sa
-from fhir_face import BASE, FaceGateway, app_of, authorize, client_for, new_gateway
+from fhir_face import BASE, authorize, client_for, new_gateway, register
+from joserfc.jwk import ECKey
 
 from fhir_gateway.db.engine import snapshot
+from fhir_gateway.factory import Gateway
+from fhir_gateway.server.app import create_app
 from fhir_gateway.server.audit import audit_events
 
-Story = Callable[[httpx.AsyncClient, FaceGateway], Awaitable[None]]
+Story = Callable[[httpx.AsyncClient, "Reader"], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A client that may be granted everything."""
+
+    http: httpx.AsyncClient
+    key: ECKey
+
+    async def token(self, scope: str) -> Mapping[str, str]:
+        """Headers with a token of that scope."""
+        return await authorize(self.http, "reader", self.key, scope)
 
 
 def patient(number: int) -> dict[str, Any]:
@@ -49,17 +65,16 @@ def roster() -> dict[str, Any]:
     }
 
 
-def run(story: Story, gateway: FaceGateway | None = None) -> FaceGateway:
+def run(story: Story, gateway: Gateway | None = None) -> None:
     """Tell a story to a face with a client that may read everything."""
     gateway = gateway or new_gateway()
-    gateway.register("reader", "system/*.rs")
+    key = register(gateway, "reader", "system/*.rs")
 
     async def told() -> None:
-        async with client_for(app_of(gateway)) as http:
-            await story(http, gateway)
+        async with client_for(create_app(gateway)) as http:
+            await story(http, Reader(http, key))
 
     asyncio.run(told())
-    return gateway
 
 
 def outcome_of(response: httpx.Response) -> dict[str, Any]:
@@ -75,8 +90,8 @@ def test_a_client_reads_searches_and_pages() -> None:
     gateway = new_gateway()
     gateway.resources.put_many([patient(number) for number in range(25)])
 
-    async def story(http: httpx.AsyncClient, _: FaceGateway) -> None:
-        http.headers.update(await authorize(http, gateway, "reader", "system/Patient.rs"))
+    async def story(http: httpx.AsyncClient, reader: Reader) -> None:
+        http.headers.update(await reader.token("system/Patient.rs"))
         read = await http.get("/fhir/Patient/p007")
         assert (read.status_code, read.headers["etag"]) == (200, 'W/"1"')
         assert read.content == gateway.resources.read("Patient", "p007").body, "stored bytes are sent as they are"
@@ -105,8 +120,8 @@ def test_a_form_search_equals_a_get_search_and_keeps_values_out_of_links() -> No
     gateway = new_gateway()
     gateway.resources.put_many([patient(number) for number in range(6)])
 
-    async def story(http: httpx.AsyncClient, _: FaceGateway) -> None:
-        http.headers.update(await authorize(http, gateway, "reader", "system/Patient.rs"))
+    async def story(http: httpx.AsyncClient, reader: Reader) -> None:
+        http.headers.update(await reader.token("system/Patient.rs"))
         identifier = "http://payer.example/member|M3"
         got = (await http.get("/fhir/Patient", params={"identifier": identifier})).json()
         posted = (await http.post("/fhir/Patient/_search", data={"identifier": identifier})).json()
@@ -127,8 +142,8 @@ def test_an_updated_resource_has_versions() -> None:
     gateway.resources.put(patient(1))
     gateway.resources.put(patient(1) | {"active": True})
 
-    async def story(http: httpx.AsyncClient, _: FaceGateway) -> None:
-        http.headers.update(await authorize(http, gateway, "reader", "system/Patient.r"))
+    async def story(http: httpx.AsyncClient, reader: Reader) -> None:
+        http.headers.update(await reader.token("system/Patient.r"))
         now = await http.get("/fhir/Patient/p001")
         before = await http.get("/fhir/Patient/p001/_history/1")
         assert (now.headers["etag"], before.headers["etag"]) == ('W/"2"', 'W/"1"')
@@ -147,8 +162,8 @@ def test_subsets_and_totals() -> None:
     gateway.resources.put(roster())
     gateway.resources.put_many([patient(number) for number in range(3)])
 
-    async def story(http: httpx.AsyncClient, _: FaceGateway) -> None:
-        http.headers.update(await authorize(http, gateway, "reader", "system/*.rs"))
+    async def story(http: httpx.AsyncClient, reader: Reader) -> None:
+        http.headers.update(await reader.token("system/*.rs"))
         found = await http.get("/fhir/Group", params={"identifier": "C1", "_summary": "true"})
         (entry,) = found.json()["entry"]
         group = entry["resource"]
@@ -174,15 +189,15 @@ def test_includes_respect_scopes() -> None:
     gateway.resources.put(roster())
     gateway.resources.put_many([patient(number) for number in range(3)])
 
-    async def story(http: httpx.AsyncClient, _: FaceGateway) -> None:
+    async def story(http: httpx.AsyncClient, reader: Reader) -> None:
         question = {"_id": "contract-1", "_include": "Group:member"}
-        wide = await authorize(http, gateway, "reader", "system/*.rs")
+        wide = await reader.token("system/*.rs")
         modes = [
             (entry["resource"]["resourceType"], entry["search"]["mode"])
             for entry in (await http.get("/fhir/Group", params=question, headers=wide)).json()["entry"]
         ]
         assert modes == [("Group", "match"), ("Patient", "include"), ("Patient", "include")]
-        narrow = await authorize(http, gateway, "reader", "system/Group.rs")
+        narrow = await reader.token("system/Group.rs")
         bundle = (await http.get("/fhir/Group", params=question, headers=narrow)).json()
         assert [entry["resource"]["resourceType"] for entry in bundle["entry"]] == ["Group"]
         unknown = await http.get("/fhir/Group", params={"_include": "Group:nothing"}, headers=wide)
@@ -195,8 +210,8 @@ def test_unknown_parameters_are_ignored_visibly_or_refused() -> None:
     gateway = new_gateway()
     gateway.resources.put(patient(1))
 
-    async def story(http: httpx.AsyncClient, _: FaceGateway) -> None:
-        http.headers.update(await authorize(http, gateway, "reader", "system/Patient.rs"))
+    async def story(http: httpx.AsyncClient, reader: Reader) -> None:
+        http.headers.update(await reader.token("system/Patient.rs"))
         lenient = (await http.get("/fhir/Patient", params={"shoe-size": "43"})).json()
         assert lenient["total"] == 1
         assert lenient["entry"][-1]["search"]["mode"] == "outcome"
@@ -214,14 +229,14 @@ def test_refusals_without_and_with_too_small_a_token() -> None:
     gateway = new_gateway()
     gateway.resources.put(patient(1))
 
-    async def story(http: httpx.AsyncClient, _: FaceGateway) -> None:
+    async def story(http: httpx.AsyncClient, reader: Reader) -> None:
         bare = await http.get("/fhir/Patient/p001")
         assert (bare.status_code, outcome_of(bare)["code"]) == (401, "login")
         assert bare.headers["www-authenticate"] == 'Bearer realm="fhir"'
         forged = await http.get("/fhir/Patient/p001", headers={"Authorization": "Bearer forged"})
         assert forged.status_code == 401
         assert 'error="invalid_token"' in forged.headers["www-authenticate"]
-        reading = await authorize(http, gateway, "reader", "system/Patient.r")
+        reading = await reader.token("system/Patient.r")
         assert (await http.get("/fhir/Patient/p001", headers=reading)).status_code == 200
         for path in ("/fhir/Patient", "/fhir/Group/contract-1", "/fhir/Group"):
             refused = await http.get(path, headers=reading)
@@ -250,8 +265,8 @@ def test_every_refusal_is_an_operation_outcome(
     gateway = new_gateway()
     gateway.resources.put(patient(1))
 
-    async def story(http: httpx.AsyncClient, _: FaceGateway) -> None:
-        token = await authorize(http, gateway, "reader", "system/*.rs")
+    async def story(http: httpx.AsyncClient, reader: Reader) -> None:
+        token = await reader.token("system/*.rs")
         response = await http.request(method, path, headers={**token, **headers})
         assert (response.status_code, outcome_of(response)["code"]) == (status, code)
 
@@ -260,7 +275,7 @@ def test_every_refusal_is_an_operation_outcome(
 
 @pytest.mark.parametrize("accept", ["application/fhir+json", "application/json", "*/*", "text/html, */*;q=0.1", ""])
 def test_json_is_what_clients_of_all_kinds_get(accept: str) -> None:
-    async def story(http: httpx.AsyncClient, _: FaceGateway) -> None:
+    async def story(http: httpx.AsyncClient, reader: Reader) -> None:
         response = await http.get("/fhir/metadata", headers={"Accept": accept})
         assert response.status_code == 200
         formatted = await http.get("/fhir/metadata?_format=application/fhir%2Bjson", headers={"Accept": "text/html"})
@@ -279,8 +294,8 @@ def test_the_unexpected_is_logged_and_says_nothing(
 
     monkeypatch.setattr(gateway.resources, "read", broken)
 
-    async def story(http: httpx.AsyncClient, _: FaceGateway) -> None:
-        token = await authorize(http, gateway, "reader", "system/*.rs")
+    async def story(http: httpx.AsyncClient, reader: Reader) -> None:
+        token = await reader.token("system/*.rs")
         response = await http.get("/fhir/Patient/p001", headers={**token, "X-Request-Id": "story-1"})
         assert response.status_code == 500
         assert "inside" not in response.text
@@ -296,8 +311,8 @@ def test_the_audit_trail_knows_who_did_what_and_no_values(caplog: pytest.LogCapt
     gateway = new_gateway()
     gateway.resources.put(patient(1))
 
-    async def story(http: httpx.AsyncClient, _: FaceGateway) -> None:
-        token = await authorize(http, gateway, "reader", "system/*.rs")
+    async def story(http: httpx.AsyncClient, reader: Reader) -> None:
+        token = await reader.token("system/*.rs")
         await http.get("/fhir/Patient/p001", headers={**token, "X-Request-Id": "one"})
         await http.get("/fhir/Patient", params={"family": "Secretname"}, headers={**token, "X-Request-Id": "two"})
         await http.post(
@@ -324,8 +339,8 @@ def test_nothing_is_served_when_the_audit_trail_cannot_be_written(monkeypatch: p
     gateway = new_gateway()
     gateway.resources.put(patient(1))
 
-    async def story(http: httpx.AsyncClient, _: FaceGateway) -> None:
-        token = await authorize(http, gateway, "reader", "system/*.rs")
+    async def story(http: httpx.AsyncClient, reader: Reader) -> None:
+        token = await reader.token("system/*.rs")
         with gateway.engine.begin() as connection:
             audit_events.drop(connection)
         response = await http.get("/fhir/Patient/p001", headers=token)
@@ -336,7 +351,7 @@ def test_nothing_is_served_when_the_audit_trail_cannot_be_written(monkeypatch: p
 
 
 def test_every_answer_carries_security_headers() -> None:
-    async def story(http: httpx.AsyncClient, _: FaceGateway) -> None:
+    async def story(http: httpx.AsyncClient, reader: Reader) -> None:
         for path in ("/fhir/metadata", "/fhir/Patient/p001", "/nowhere", "/health"):
             response = await http.get(path, headers={"Host": "evil.example", "Origin": "https://app.example"})
             assert response.headers["x-content-type-options"] == "nosniff"

@@ -1,0 +1,173 @@
+"""``Measure/$evaluate-measure`` (R4 Measure operation; DEQM keeps it as a compatibility alias).
+
+The measure is evaluated now, over the newest version of the lake, while the client waits; the answer is one
+MeasureReport. Results of whole populations are better searched: ``MeasureReport?measure=...``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from datetime import date, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import anyio.to_thread
+import orjson
+import pyarrow as pa
+from starlette.requests import Request
+from starlette.responses import Response
+
+from fhir_gateway.db.resources import ResourceStore
+from fhir_gateway.errors import NotFoundError
+from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs.publish import REPORTER
+from fhir_gateway.measures import reports
+from fhir_gateway.measures.evaluate import Evaluator
+from fhir_gateway.measures.model import MeasureResult
+from fhir_gateway.measures.package import MeasurePackage
+from fhir_gateway.measures.population import LakePopulation
+from fhir_gateway.server.access import access_of, admit
+from fhir_gateway.server.negotiation import operation_parameters, require_json
+from fhir_gateway.server.parameters import EvaluateMeasure, evaluate_measure_parameters
+from fhir_gateway.server.problems import FHIR_JSON, UnknownResource
+
+#: Evaluations that run at the same time; each uses all of a core.
+CONCURRENT = 2
+_ATTRIBUTED = "http://hl7.org/fhir/us/davinci-atr/StructureDefinition/ext-attributedProvider"
+
+
+class EvaluateMeasureOperation:
+    """The operation over one gateway; compiled measures are kept."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._limiter: anyio.CapacityLimiter | None = None
+        self._packages: list[MeasurePackage] | None = None
+        self._evaluators: dict[str, Evaluator] = {}
+        self._lock = threading.Lock()
+
+    async def handle(self, request: Request, measure_id: str | None) -> Response:
+        """Answer a call on the type or, with ``measure_id``, on one Measure."""
+        access = access_of(request)
+        access.interaction, access.resource_type, access.resource_id = "$evaluate-measure", "Measure", measure_id
+        require_json(request)
+        header = request.headers.get("authorization")
+        pairs = await operation_parameters(request)
+        access.named([name for name, _ in pairs])
+        if self._limiter is None:  # needs a running event loop
+            self._limiter = anyio.CapacityLimiter(CONCURRENT)
+
+        def work() -> bytes:
+            admit(self._gateway.authorization, header, access, "Measure", "r")
+            admit(self._gateway.authorization, header, access, "MeasureReport", "r")
+            return orjson.dumps(self.evaluate(evaluate_measure_parameters(pairs, measure_id)))
+
+        body = await anyio.to_thread.run_sync(work, limiter=self._limiter)
+        return Response(body, media_type=FHIR_JSON)
+
+    def evaluate(self, asked: EvaluateMeasure) -> Mapping[str, Any]:
+        """The MeasureReport; raises NotFoundError for a measure, patient, group or practitioner that is not here."""
+        evaluator = self._evaluator(asked.measure)
+        members = self._members(asked)
+        population = LakePopulation(self._gateway.lake, members=members)
+        now = datetime.now(ZoneInfo(self._gateway.settings.time_zone))
+        result = evaluator.evaluate(population, asked.period, now)
+        reporter = {"reference": f"Organization/{REPORTER}"}
+        if asked.subject is not None and asked.subject[0] == "Patient" and not len(result.members):
+            raise UnknownResource("there is no such Patient")
+        if asked.report_type == "individual":
+            return reports.individual(result, 0, reporter)
+        report = dict(reports.summary(result, reporter))
+        return _with_subject_lists(report, result) if asked.report_type == "subject-list" else report
+
+    def _evaluator(self, measure: str) -> Evaluator:
+        """The compiled measure of a canonical or id; raises UnknownResource."""
+        if measure.startswith("Measure/") or "/" not in measure:
+            stored = self._stored(measure.removeprefix("Measure/"))
+            measure = f"{stored.get('url')}|{stored.get('version')}"
+        url, _, version = measure.partition("|")
+        with self._lock:
+            if self._packages is None:
+                self._packages = [MeasurePackage.load(path) for path in self._gateway.measure_packages()]
+            found = [one for one in self._packages if one.url == url and version in ("", one.version)]
+            if not found:
+                raise UnknownResource("there is no such Measure that can be evaluated here")
+            package = max(found, key=lambda one: one.version)
+            if package.package_hash not in self._evaluators:
+                self._evaluators[package.package_hash] = Evaluator(package)
+            return self._evaluators[package.package_hash]
+
+    def _stored(self, measure_id: str) -> dict[str, Any]:
+        try:
+            return self._gateway.resources.read("Measure", measure_id).json()
+        except NotFoundError:
+            raise UnknownResource("there is no such Measure") from None
+
+    def _members(self, asked: EvaluateMeasure) -> list[str] | None:
+        """Person ids the request is about; None for everyone."""
+        store = self._gateway.resources
+        if asked.subject is None:
+            return None if asked.practitioner is None else _attributed(store, asked)
+        kind, identity = asked.subject
+        if kind == "Patient":
+            return [identity]
+        try:
+            group = store.read("Group", identity).json()
+        except NotFoundError:
+            raise UnknownResource("there is no such Group") from None
+        return sorted(_active_members(group, asked.period, asked.practitioner))
+
+
+def _attributed(store: ResourceStore, asked: EvaluateMeasure) -> list[str]:
+    practitioner = str(asked.practitioner).removeprefix("Practitioner/")
+    try:
+        store.read("Practitioner", practitioner)
+    except NotFoundError:
+        raise UnknownResource("there is no such Practitioner") from None
+    members: set[str] = set()
+    for group in store.ids("Group"):
+        members |= set(_active_members(store.read("Group", group).json(), asked.period, practitioner))
+    return sorted(members)
+
+
+def _active_members(group: Mapping[str, Any], period: tuple[date, date], practitioner: str | None) -> Iterable[str]:
+    """Patients of an attribution list that are active in the period (ATR: ``inactive`` and ``member.period``)."""
+    wanted = None if practitioner is None else practitioner.removeprefix("Practitioner/")
+    for entry in group.get("member", ()):
+        reference = entry.get("entity", {}).get("reference", "")
+        span = entry.get("period", {})
+        if entry.get("inactive") or not reference.startswith("Patient/"):
+            continue
+        if span.get("start", "")[:10] > period[1].isoformat() or span.get("end", "9999")[:10] < period[0].isoformat():
+            continue
+        if wanted is None or f"Practitioner/{wanted}" in _providers(entry):
+            yield reference.removeprefix("Patient/")
+
+
+def _providers(entry: Mapping[str, Any]) -> list[str]:
+    return [
+        extension.get("valueReference", {}).get("reference", "")
+        for extension in entry.get("extension", ())
+        if extension.get("url") == _ATTRIBUTED
+    ]
+
+
+def _with_subject_lists(report: dict[str, Any], result: MeasureResult) -> dict[str, Any]:
+    """Turn a summary into a subject-list: each population refers to a contained List of its patients.
+
+    R4 wants a List of individual reports; an evaluation that is not stored has none, so the List names the patients
+    themselves, as the public FHIR servers do.
+    """
+    report["type"] = "subject-list"
+    contained = report.setdefault("contained", [])
+    for group_entry, group in zip(report.get("group", ()), result.groups, strict=True):
+        for entry, population in zip(group_entry.get("population", ()), group.populations, strict=True):
+            identity = f"{group.id}-{population.id}"[:64]
+            inside = result.members.filter(pa.array(population.counts > 0)).to_pylist()
+            listed: dict[str, Any] = {"resourceType": "List", "id": identity, "status": "current", "mode": "snapshot"}
+            if inside:
+                listed["entry"] = [{"item": {"reference": f"Patient/{member}"}} for member in inside]
+            contained.append(listed)
+            entry["subjectResults"] = {"reference": f"#{identity}"}
+    return report
