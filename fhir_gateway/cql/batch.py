@@ -92,8 +92,8 @@ def element_names(resource_type: str, names: frozenset[str]) -> list[str]:
     """Columns of ``resource_type`` behind the property names an expression uses (choices give one for each type)."""
     definition = spec.type_definition(resource_type)
     columns = spec.column_structure(resource_type)
-    wanted: list[str] = []
-    for element in definition.elements.values():
-        if element.name in columns and element.name != "id" and (element.name in names or element.choice in names):
-            wanted.append(element.name)
-    return wanted
+    return [
+        element.name
+        for element in definition.elements.values()
+        if element.name in columns and element.name != "id" and (element.name in names or element.choice in names)
+    ]

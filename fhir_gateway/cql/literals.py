@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from fhir_gateway.cql.values import BoolVec, DateTimeVec, DateVec, DecVec, IntVec, LongVec, NullVec, StrVec, Vec
+from fhir_gateway.cql.values import BoolVec, DateTimeVec, DecVec, IntVec, LongVec, NullVec, StrVec, Vec
 from fhir_gateway.cql.values.scalars import SCALE, narrow
 from fhir_gateway.cql.values.temporal import parse_dates, parse_datetimes, parse_times
 
@@ -56,7 +56,7 @@ def literal_vector(type_name: str, value: Any, offset_ms: int) -> Vec:
         return StrVec.constant(str(value), 1)
     array = pa.array([str(value)], pa.string())
     if type_name == "Date":
-        return DateVec.concat([parse_dates(array)])  # type: ignore[return-value]
+        return parse_dates(array)
     if type_name == "DateTime":
         return datetime_vector(str(value), offset_ms)
     if type_name == "Time":

@@ -62,7 +62,7 @@ def conversion(source: str | None, target: str | None) -> Fraction | None:
 
 
 def factors(left: StrVec, right: StrVec) -> tuple[AnyArray, AnyArray, BoolArray]:
-    """For each row integers (n, d) with ``value_left * n`` and ``value_right * d`` on one scale, and whether they convert."""
+    """Integers (n, d) that put ``left * n`` and ``right * d`` on one scale, and whether the units convert at all."""
     a, b = shared_codes(left, right)
     n = len(a)
     comparable = a == b

@@ -51,7 +51,7 @@ def case(scope: Scope, elm: Elm) -> Node:
     otherwise = scope.compile(elm["else"])
     parts = [n for pair in items for n in pair] + [otherwise] + ([comparand] if comparand else [])
     free, patient = combine(parts)
-    node = Node(scope.library, elm, lambda *_: otherwise, free, patient)  # type: ignore[arg-type, return-value]
+    node = Node(scope.library, elm, otherwise.run, free, patient)
 
     def run(evaluation: Any, frame: Frame, env: Env) -> Vec:
         open_rows = np.ones(frame.n, dtype=bool)

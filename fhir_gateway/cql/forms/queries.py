@@ -1,4 +1,4 @@
-"""Queries: sources open a child frame, clauses narrow it, closing folds rows back into lists (CQL 1.5 appendix B, 12)."""
+"""Queries: sources open a child frame, clauses narrow it, closing folds rows into lists (CQL 1.5 appendix B, 12)."""
 
 from __future__ import annotations
 
@@ -66,8 +66,7 @@ def sort_order(
             vec = evaluation.value(key.expression, this, scope)
         else:
             vec = walk(items, key.path) if key.path else items
-        for column in sort_keys(vec):
-            columns.append(-column if key.descending else column)
+        columns.extend(-column if key.descending else column for column in sort_keys(vec))
     return np.lexsort((*reversed(columns), parents))
 
 
@@ -89,16 +88,16 @@ def query(scope: Scope, elm: Elm) -> Node:
     starting = scope.compile(aggregate["starting"]) if aggregate and aggregate.get("starting") else None
     folding = scope.compile(aggregate["expression"]) if aggregate else None
 
-    parts = [n for _, n in sources] + [n for _, n in lets] + [k.expression for k in keys if k.expression]
-    parts += [n for r in relationships for n in (r.source, r.such_that)]
-    parts += [n for n in (where, result, starting, folding) if n is not None]
-    free, patient = combine(parts)
-    bound = (
-        {f"alias:{a}" for a, _ in sources} | {f"let:{x}" for x, _ in lets} | {f"alias:{r.alias}" for r in relationships}
-    )
-    bound |= {"alias:$this"}
+    clauses = [n for _, n in lets] + [n for r in relationships for n in (r.source, r.such_that)]
+    clauses += [n for n in (where, result, folding) if n is not None]
+    bound = {f"alias:{a}" for a, _ in sources} | {f"let:{x}" for x, _ in lets}
+    bound |= {f"alias:{r.alias}" for r in relationships}
     if aggregate:
         bound |= {f"let:{aggregate['identifier']}", f"alias:{aggregate['identifier']}"}
+    sorting = [k.expression for k in keys if k.expression is not None]
+    outer = [n for _, n in sources] + ([starting] if starting is not None else [])
+    free = combine(outer)[0] | (combine(clauses)[0] - bound) | (combine(sorting)[0] - bound - {"alias:$this"})
+    patient = combine([*outer, *clauses, *sorting])[1]
 
     def run(evaluation: Any, frame: Frame, env: Env) -> Vec:
         rows, single, valid = frame, True, np.ones(frame.n, dtype=bool)
@@ -137,10 +136,11 @@ def query(scope: Scope, elm: Elm) -> Node:
         if single:
             at = np.full(frame.n, -1, dtype=np.int64)
             at[parents] = np.arange(len(parents), dtype=np.int64)
-            return value.take(at)
+            only: Vec = value.take(at)
+            return only
         return fold(frame.n, parents, value, valid)
 
-    return Node(scope.library, elm, run, free - bound, patient)
+    return Node(scope.library, elm, run, free, patient)
 
 
 def _related(evaluation: Any, rows: Frame, env: Env, relationship: Relationship) -> Frame:
@@ -194,14 +194,16 @@ def sort(scope: Scope, elm: Elm) -> Node:
     """Sort of a list outside a query."""
     source = scope.compile(elm["source"])
     keys = compile_sort(scope, elm)
-    free, patient = combine([source, *(k.expression for k in keys if k.expression)])
+    sorting = [k.expression for k in keys if k.expression is not None]
+    free = source.free | (combine(sorting)[0] - {"alias:$this"})
+    patient = combine([source, *sorting])[1]
 
     def run(evaluation: Any, frame: Frame, env: Env) -> Vec:
         items = open_list(evaluation.value(source, frame, env))
         order = sort_order(evaluation, frame, env, items.parents, items.flat, keys)
         return ListVec(items.offsets, items.flat.take(order), items.valid)
 
-    return Node(scope.library, elm, run, free - {"alias:$this"}, patient)
+    return Node(scope.library, elm, run, free, patient)
 
 
 @form("Filter")
@@ -209,14 +211,14 @@ def filter_(scope: Scope, elm: Elm) -> Node:
     """Elements of a list for which the condition is true."""
     source, condition = scope.compile(elm["source"]), scope.compile(elm["condition"])
     alias = f"alias:{elm.get('scope') or '$this'}"
-    free, patient = combine([source, condition])
+    free, patient = source.free | (condition.free - {alias}), source.patient or condition.patient
 
     def run(evaluation: Any, frame: Frame, env: Env) -> Vec:
         items = open_list(evaluation.value(source, frame, env))
         inner = frame.child(items.parents)
         return items.keep(truth(evaluation.value(condition, inner, env.bind(alias, inner, items.flat))))
 
-    return Node(scope.library, elm, run, free - {alias}, patient)
+    return Node(scope.library, elm, run, free, patient)
 
 
 @form("ForEach")
@@ -224,11 +226,11 @@ def for_each(scope: Scope, elm: Elm) -> Node:
     """The expression evaluated for each element of a list."""
     source, element = scope.compile(elm["source"]), scope.compile(elm["element"])
     alias = f"alias:{elm.get('scope') or '$this'}"
-    free, patient = combine([source, element])
+    free, patient = source.free | (element.free - {alias}), source.patient or element.patient
 
     def run(evaluation: Any, frame: Frame, env: Env) -> Vec:
         items = open_list(evaluation.value(source, frame, env))
         inner = frame.child(items.parents)
         return ListVec(items.offsets, evaluation.value(element, inner, env.bind(alias, inner, items.flat)), items.valid)
 
-    return Node(scope.library, elm, run, free - {alias}, patient)
+    return Node(scope.library, elm, run, free, patient)

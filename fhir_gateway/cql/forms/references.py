@@ -50,11 +50,10 @@ def expression_ref(scope: Scope, elm: Elm) -> Node:
     target = scope.compiler.definition(library, name)
 
     def run(evaluation: Any, frame: Frame, env: Env) -> Vec:
+        home: Frame
+        vec: Vec
         home, vec = evaluation.definition(library, name)
-        if home is evaluation.unit:
-            taken: Vec = vec.take(zeros(frame.n))
-            return taken
-        rows = frame.rows_in(home)
+        rows = zeros(frame.n) if home is evaluation.unit else frame.rows_in(home)
         return vec if rows is None else vec.take(rows)
 
     return Node(scope.library, elm, run, patient=target.patient)

@@ -73,10 +73,9 @@ def retrieve(scope: Scope, elm: Elm) -> Node:
     )
 
     def run(evaluation: Any, frame: Frame, env: Env) -> Vec:
-        found = evaluation.retrieves.get(key)
-        if found is None:
-            found = read(evaluation)
-            evaluation.retrieves[key] = found
+        if key not in evaluation.retrieves:
+            evaluation.retrieves[key] = read(evaluation)
+        found: ListVec = evaluation.retrieves[key]
         rows = frame.rows_in(evaluation.root)
         return found if rows is None else found.take(rows)
 
@@ -94,11 +93,12 @@ def retrieve(scope: Scope, elm: Elm) -> Node:
                 pairs = evaluation.compiled.compiler.value_sets.resolve(wanted.url, wanted.version).codes
             else:
                 pairs = codes_of(wanted)
-            keep = coded_mask(every.property(code_property), pairs)
+            keep = coded_mask(every.property(str(code_property)), pairs)
         if negation:
             marked = _marked(every, *negation)
             keep = marked if keep is None else keep & marked
-        return table.all() if keep is None else table.where(keep)
+        found: ListVec = table.all() if keep is None else table.where(keep)
+        return found
 
     return Node(scope.library, elm, run, patient=True)
 
@@ -109,5 +109,5 @@ def _marked(every: ElementVec, element: str, value: object) -> BoolArray:
         return vec.true if value is True else vec.valid & ~vec.values
     if isinstance(vec, StrVec):
         left, right = shared_codes(vec, StrVec.constant(str(value), 1))
-        return left == right[0]
+        return np.asarray(left == right[0], dtype=bool)
     return np.zeros(len(every), dtype=bool)

@@ -129,13 +129,13 @@ def equivalent_mask(call: Call, left: Vec, right: Vec) -> BoolArray:
     if isinstance(left, StrVec) and isinstance(right, StrVec):
         folded = [StrVec(v.codes, _folded(v)) for v in (left, right)]
         a, b = shared_codes(*folded)
-        return neither | (both & (a == b))
+        return neither | (both & np.asarray(a == b, dtype=bool))
     if isinstance(left, ListVec) and isinstance(right, ListVec):
-        rows = np.flatnonzero(both & (left.lengths == right.lengths))
-        a, b = left.take(rows), right.take(rows)
-        unlike = np.zeros(len(left), dtype=bool)
-        unlike[rows[a.parents[~equivalent_mask(call, a.flat, b.flat)]]] = True
-        return neither | (both & (left.lengths == right.lengths) & ~unlike)
+        alike: BoolArray = both & (left.lengths == right.lengths)
+        rows = np.flatnonzero(alike)
+        ours, theirs = left.take(rows), right.take(rows)
+        alike[rows[ours.parents[~equivalent_mask(call, ours.flat, theirs.flat)]]] = False
+        return np.asarray(neither | alike, dtype=bool)
     if isinstance(left, TupleVec) and isinstance(right, TupleVec):
         n = len(left)
         result = np.ones(n, dtype=bool)

@@ -9,7 +9,6 @@ from fhir_gateway.cql.operators.logical import all_of, any_of
 from fhir_gateway.cql.operators.ordering import has_order, order
 from fhir_gateway.cql.registry import Call, operator
 from fhir_gateway.cql.values import (
-    AnyArray,
     BoolArray,
     BoolVec,
     DateTimeVec,
@@ -293,11 +292,6 @@ def meets(call: Call, left: Vec, right: Vec) -> Vec:
     """Either of the two."""
     first, second = meets_before(call, left, right), meets_after(call, left, right)
     return any_of(first, second)  # type: ignore[arg-type]
-
-
-def points(vec: Vec) -> AnyArray:
-    """Integers of the points of a discrete vector (used by set operators)."""
-    return vec.low if isinstance(vec, TemporalVec) else vec.values  # type: ignore[attr-defined, no-any-return]
 
 
 __all__ = ["end", "ends", "extreme", "neighbour", "relation", "start", "within"]

@@ -16,7 +16,7 @@ _NEITHER = "lists or intervals are needed"
 
 
 def contains_element(call: Call, items: ListVec, element: Vec) -> BoolVec:
-    """Whether a list has an element equal to the row's value; unknown comparisons make an otherwise false answer null."""
+    """Whether a list has an element equal to the row's value; null when none is and some comparison is unknown."""
     owner = items.parents
     values = unwrap(items.flat)
     equal, known = equal_masks(call, values, element.take(owner))

@@ -59,7 +59,8 @@ def add_months(values: IntArray, unit_ms: int, months: IntArray) -> IntArray:
     day = days - month_start(month)
     target = month + months
     length = month_start(target + 1) - month_start(target)
-    return (month_start(target) + np.minimum(day, length - 1)) * per_day + rest
+    moved: IntArray = (month_start(target) + np.minimum(day, length - 1)) * per_day + rest
+    return moved
 
 
 def _shift(vec: TemporalVec, amount: IntArray, unit: int) -> TemporalVec:

@@ -137,7 +137,7 @@ class TupleVec(Vec):
 
 
 class IntervalVec(Vec):
-    """Intervals: boundary vectors and whether each is closed. A null boundary is unknown (open) or the type's end (closed)."""
+    """Intervals: two boundaries, each open or closed. A null one is unknown (open) or the end of the type (closed)."""
 
     kind = "Interval"
     __slots__ = ("_valid", "high", "high_closed", "low", "low_closed")
@@ -216,7 +216,8 @@ class ChoiceVec(Vec):
     @property
     def valid(self) -> BoolArray:
         """True where any option has a value."""
-        return np.logical_or.reduce([o.valid for o in self.options])
+        held: BoolArray = np.logical_or.reduce([o.valid for o in self.options])
+        return held
 
     def take(self, index: IntArray) -> ChoiceVec:
         """Rows at ``index``; -1 gives null."""
