@@ -20,6 +20,7 @@ All rows stay in the table: ``counts`` says which to add up, ``version_status`` 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import date
 from functools import cache
 from importlib.resources import files
 from typing import Any, Protocol
@@ -126,12 +127,15 @@ class ClaimSource(Protocol):
         """Newest rows of a resource type."""
 
 
-def claims(lake: ClaimSource, bucket: int | None = None, version: int | None = None) -> pa.Table:
-    """Claim lines of a lake (of one member bucket, as of a version), providers resolved."""
+def claims(
+    lake: ClaimSource, bucket: int | None = None, version: int | None = None, paid_through: date | None = None
+) -> pa.Table:
+    """Claim lines of a lake (of one member bucket, as of a version and a payment date), providers resolved."""
     return claim_lines(
         lake.read("ExplanationOfBenefit", EOB_COLUMNS, bucket=bucket, version=version),
         directory(lake, version=version),
         lake.read("Claim", ("provider",), bucket=bucket, version=version),
+        paid_through,
     )
 
 
@@ -169,15 +173,26 @@ def providers(practitioners: pa.Table, roles: pa.Table, organizations: pa.Table)
 
 
 def claim_lines(
-    eobs: pa.Table, directory: pa.Table | None = None, submitted_claims: pa.Table | None = None
+    eobs: pa.Table,
+    directory: pa.Table | None = None,
+    submitted_claims: pa.Table | None = None,
+    paid_through: date | None = None,
 ) -> pa.Table:
     """One row per claim line (:data:`LINE_SCHEMA`), sorted by member, source, EOB and line.
 
     ``eobs`` has ``_member, _source, id, _last_updated`` and :data:`EOB_COLUMNS`; ``directory`` comes from
     :func:`providers`; ``submitted_claims`` are Claim rows with ``provider``, used where an EOB names no billing
-    organization. An amount the payer gives only for the whole claim stands on its first line (``amount_level``
-    ``header``). Allowed, where not given, is paid plus patient share. ``payment_date`` falls back to ``created``.
+    organization. EOBs paid after ``paid_through`` are as if unknown, so the version that counted then counts. An
+    amount the payer gives only for the whole claim stands on its first line (``amount_level`` ``header``). Allowed,
+    where not given, is paid plus patient share. ``payment_date`` falls back to ``created``.
     """
+    if paid_through is not None:
+        with _connect(eobs=eobs) as connection:
+            known = connection.sql(
+                "SELECT coalesce(first_day(coalesce(payment.date, created)) <= $day, TRUE) AS known FROM eobs",
+                params={"day": paid_through},
+            ).to_arrow_table()
+        eobs = eobs.filter(known["known"].combine_chunks())
     connection = _connect(
         eobs=eobs.append_column("rid", pa.array(np.arange(eobs.num_rows, dtype=np.int64))),
         directory=directory if directory is not None else DIRECTORY_SCHEMA.empty_table(),

@@ -1,0 +1,19 @@
+"""Contracts: terms, payment arrangements, settlement, and VBPR resources about them."""
+
+from fhir_gateway.contracts.arrangements import ARRANGEMENTS, Exposure, SettlementInputs
+from fhir_gateway.contracts.contract import Contract
+from fhir_gateway.contracts.inputs import MeasureScore, collect
+from fhir_gateway.contracts.service import settle
+from fhir_gateway.contracts.settlement import Settlement, SettlementLine
+
+__all__ = [
+    "ARRANGEMENTS",
+    "Contract",
+    "Exposure",
+    "MeasureScore",
+    "Settlement",
+    "SettlementInputs",
+    "SettlementLine",
+    "collect",
+    "settle",
+]

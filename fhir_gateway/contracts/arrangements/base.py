@@ -1,0 +1,96 @@
+"""What all payment arrangements have in common: their inputs, their terms, their registry."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import ClassVar, TypeVar
+
+from pydantic import Field
+
+from fhir_gateway.contracts.scoring import MeasureOutcome
+from fhir_gateway.contracts.settlement import Ledger
+from fhir_gateway.contracts.terms import MeasureTerms, Terms
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """Cost and months of the attributed members in a period: exact sums."""
+
+    members: int
+    member_months: Decimal
+    cost: Decimal  # after truncation and completion
+    cost_before_truncation: Decimal
+    cost_before_completion: Decimal
+    truncated_members: int
+
+
+@dataclass(frozen=True, slots=True)
+class SettlementInputs:
+    """All that a settlement is computed from. ``outcomes`` by measure id of the contract."""
+
+    exposure: Exposure
+    outcomes: Mapping[str, MeasureOutcome]
+    baseline: Exposure | None = None
+    stamps: Mapping[str, str] = field(default_factory=dict)
+
+
+class ArrangementTerms(Terms):
+    """What every arrangement states. ``pool`` names the money it pays from: no two arrangements share one."""
+
+    kind: str
+    id: str = Field(pattern=r"^[A-Za-z0-9\-.]{1,40}$")
+    pool: str
+    measures: tuple[str, ...] | None = Field(
+        default=None, description="Ids of the measures that count here; default all contractual ones."
+    )
+
+    #: VBPR metrics a report on this arrangement may carry.
+    metrics: ClassVar[tuple[str, ...]] = ()
+
+    def chosen(self, measures: tuple[MeasureTerms, ...]) -> tuple[MeasureTerms, ...]:
+        """The contract's measures that count here."""
+        if self.measures is None:
+            return tuple(m for m in measures if m.status == "contractual")
+        return tuple(m for m in measures if m.id in self.measures)
+
+    @property
+    def where(self) -> str:
+        """Path of this arrangement's terms in messages and settlement lines."""
+        return f"arrangements.{self.id}"
+
+    @abstractmethod
+    def stream(self) -> str:
+        """VBPR payment stream code."""
+
+    @abstractmethod
+    def uses_quality(self) -> bool:
+        """Whether quality changes the payment."""
+
+    @abstractmethod
+    def problems(self) -> list[str]:
+        """Contradictions within the terms, as ``term: message``."""
+
+    @abstractmethod
+    def settle(self, inputs: SettlementInputs, measures: tuple[MeasureTerms, ...], ledger: Ledger) -> None:
+        """Write every number into the ledger, the payable line last."""
+
+    def needs_baseline(self) -> bool:
+        """Whether cost and months of the year before are needed."""
+        return False
+
+
+T = TypeVar("T", bound=type[ArrangementTerms])
+ARRANGEMENTS: dict[str, type[ArrangementTerms]] = {}
+
+
+def arrangement(kind: str) -> Callable[[T], T]:
+    """Register a class of arrangement terms."""
+
+    def register(terms: T) -> T:
+        ARRANGEMENTS[kind] = terms
+        return terms
+
+    return register

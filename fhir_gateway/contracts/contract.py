@@ -1,0 +1,192 @@
+"""A contract: its terms as one validated value, from TOML.
+
+Loading refuses unknown keys and terms that contradict each other; the ContractError names every term concerned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from collections import Counter
+from collections.abc import Collection
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
+
+from fhir_gateway.attribution import AttributionTerms, Participant, Roster
+from fhir_gateway.contracts import scoring
+from fhir_gateway.contracts.arrangements import ARRANGEMENTS, ArrangementTerms
+from fhir_gateway.contracts.settlement import Rounding
+from fhir_gateway.contracts.terms import (
+    AttributionReference,
+    ClaimsTerms,
+    Identifier,
+    MeasureTerms,
+    Party,
+    Period,
+    ProviderParty,
+    Terms,
+)
+from fhir_gateway.errors import ContractError, Location
+
+
+def _arrangement(value: Any) -> Any:
+    if isinstance(value, ArrangementTerms):
+        return value
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if kind not in ARRANGEMENTS:
+        raise ValueError(f"kind: there is no such payment arrangement (there are {', '.join(sorted(ARRANGEMENTS))})")
+    return ARRANGEMENTS[kind].model_validate(value)
+
+
+class Contract(Terms):
+    """All terms of a value-based contract between a payer and a provider organization."""
+
+    id: str = Field(pattern=r"^[A-Za-z0-9\-.]{1,64}$")
+    url: str = Field(description="Canonical url of the contract as a VBPR Measure.")
+    version: str
+    title: str
+    description: str = ""
+    status: Literal["draft", "active", "retired"] = "active"
+    identifier: Identifier
+    line_of_business: Literal["medicare", "medicaid", "private"]
+    hcp_lan: Literal["2A", "2B", "2C", "3A", "3B", "3N", "4A", "4B", "4C", "4N"]
+    currency: str = Field(default="USD", pattern=r"^[A-Z]{3}$")
+    rounding: Rounding = "cent"
+    payer: Party
+    provider: ProviderParty
+    period: Period
+    attribution: AttributionReference
+    claims: ClaimsTerms
+    measures: tuple[MeasureTerms, ...] = ()
+    arrangements: tuple[Annotated[SerializeAsAny[ArrangementTerms], BeforeValidator(_arrangement)], ...] = Field(
+        min_length=1
+    )
+    attribution_terms: AttributionTerms | None = Field(default=None, exclude=True)
+
+    @classmethod
+    def load(cls, path: Path | str, known_measures: Collection[str] | None = None) -> Self:
+        """The contract of a TOML file. ``known_measures`` are canonicals (url or url|version) that can be evaluated."""
+        path = Path(path)
+        where = Location(file=str(path))
+        try:
+            stated = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
+        except FileNotFoundError as error:
+            raise ContractError("contract not found", location=where) from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ContractError(f"not TOML: {error}", location=where) from error
+        return cls.of(stated, path.parent, known_measures, where)
+
+    @classmethod
+    def of(
+        cls,
+        stated: dict[str, Any],
+        folder: Path | None = None,
+        known_measures: Collection[str] | None = None,
+        where: Location | None = None,
+    ) -> Self:
+        """The contract of already parsed terms; paths in them are relative to ``folder``."""
+        if "attribution_terms" in stated:
+            raise ContractError("attribution_terms: is not a term; give attribution.terms", location=where)
+        try:
+            contract = cls.model_validate(stated)
+        except ValidationError as error:
+            found = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)]
+            raise ContractError("; ".join(found), location=where) from error
+        if found := [*contract.problems(), *contract.unknown_measures(known_measures)]:
+            raise ContractError("; ".join(found), location=where)
+        name = contract.attribution.terms
+        terms = AttributionTerms.load((folder or Path()) / name if name.endswith(".toml") else name)
+        return contract.model_copy(update={"attribution_terms": terms})
+
+    def problems(self) -> list[str]:
+        """Contradictions between terms, each as ``term: message``."""
+        found = []
+        if self.period.end < self.period.start:
+            found.append("period.end: before period.start")
+        if self.claims.paid_through < self.period.end:
+            found.append("claims.paid_through: before period.end, the period would not be paid out")
+        if not self.provider.tins and not self.provider.npis:
+            found.append("provider.tins: neither a TIN nor an NPI is given")
+        found += _repeated("measures", "id", [m.id for m in self.measures])
+        found += _repeated("measures", "canonical", [m.canonical.partition("|")[0] for m in self.measures])
+        found += _repeated("arrangements", "id", [a.id for a in self.arrangements])
+        found += [
+            f"arrangements.{a.id}.pool: '{a.pool}' is already paid by arrangement '{b.id}'"
+            for n, a in enumerate(self.arrangements)
+            for b in self.arrangements[:n]
+            if a.pool == b.pool
+        ]
+        for measure in self.measures:
+            found += scoring.problems(measure)
+        known = {m.id for m in self.measures}
+        for terms in self.arrangements:
+            found += terms.problems()
+            found += [
+                f"{terms.where}.measures: there is no measure '{name}'"
+                for name in terms.measures or ()
+                if name not in known
+            ]
+            found += self._weights(terms)
+        return found
+
+    def _weights(self, terms: ArrangementTerms) -> list[str]:
+        chosen = terms.chosen(self.measures)
+        if not terms.uses_quality():
+            return [f"{terms.where}.measures: quality plays no part in it"] if terms.measures else []
+        if not chosen:
+            return [f"{terms.where}.measures: it pays by quality and has no measure"]
+        total = sum((m.weight for m in chosen), Decimal(0))
+        found = [f"{terms.where}.measures: the weights of its measures sum to {total}, not 1"] if total != 1 else []
+        found += [f"measures.{m.id}.weight: is zero, but it is contractual" for m in chosen if m.weight == 0]
+        return found
+
+    def unknown_measures(self, known: Collection[str] | None) -> list[str]:
+        """Measures that are not among the known canonicals."""
+        if known is None:
+            return []
+        urls = {canonical.partition("|")[0] for canonical in known}
+        return [
+            f"measures.{m.id}.canonical: no such measure is installed"
+            for m in self.measures
+            if (m.canonical not in known if "|" in m.canonical else m.canonical not in urls)
+        ]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all terms, attribution terms included."""
+        text = self.model_dump_json() + (self.attribution_terms.digest if self.attribution_terms else "")
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def dates(self) -> tuple[date, date]:
+        """First and last day of the performance period."""
+        return self.period.start, self.period.end
+
+    @property
+    def participants(self) -> tuple[Participant, ...]:
+        """The provider as a participant of attribution."""
+        return (Participant(self.provider.entity, self.provider.tins, self.provider.npis),)
+
+    def roster(
+        self, organizations: dict[str, str] | None = None, practitioners: dict[str, str] | None = None
+    ) -> Roster:
+        """What the ATR Group of this contract says; served references by TIN and by NPI."""
+        return Roster(
+            contract_system=self.identifier.system,
+            contract_value=self.identifier.value,
+            name=self.title,
+            contract_period=self.dates,
+            managing_entity=self.payer.reference,
+            tins=self.provider.tins,
+            npis=self.provider.npis,
+            organizations=organizations or {},
+            practitioners=practitioners or {},
+        )
+
+
+def _repeated(where: str, name: str, values: list[str]) -> list[str]:
+    return [f"{where}: two have the {name} '{value}'" for value, count in Counter(values).items() if count > 1]

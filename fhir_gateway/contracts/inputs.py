@@ -1,0 +1,146 @@
+"""What a settlement is computed from: exposure and cost out of claim lines, outcomes out of measure results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fhir_gateway.attribution import Attribution, member_months
+from fhir_gateway.contracts.arrangements import Exposure, SettlementInputs
+from fhir_gateway.contracts.contract import Contract
+from fhir_gateway.contracts.scoring import MeasureOutcome
+from fhir_gateway.errors import ContractError
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureScore:
+    """A measure's result over the attributed members, as plain numbers."""
+
+    numerator: int | None
+    denominator: int
+    score: Decimal | None
+
+
+_COST = """
+WITH cost AS (
+  SELECT r.member, coalesce(sum(l.amount), 0) AS amount
+  FROM roster r LEFT JOIN counting l USING (member) GROUP BY r.member
+)
+SELECT count(*), coalesce(sum(amount), 0)::DECIMAL(38, 8),
+  coalesce(sum(CASE WHEN $truncation IS NULL THEN amount ELSE least(amount, $truncation) END), 0)::DECIMAL(38, 8),
+  count(*) FILTER (amount > $truncation)
+FROM cost
+"""
+
+
+def exposure(
+    contract: Contract, members: pa.Array, months: Decimal, lines: pa.Table, period: tuple[date, date]
+) -> Exposure:
+    """Cost of members in a period by the claims terms: counting lines only, truncated per member, completed."""
+    claims = contract.claims
+    with duckdb.connect() as connection:
+        connection.register("roster", pa.table({"member": members}))
+        connection.register("lines", lines)
+        connection.execute(
+            f"""
+            CREATE TABLE counting AS SELECT _member AS member, {claims.amount} AS amount FROM lines
+            WHERE counts AND {"NOT denied" if claims.amount == "allowed" else "TRUE"}
+              AND {_day_column(claims.service_date)} BETWEEN $start AND $end AND payment_date <= $paid_through
+              AND list_contains($types, claim_type)
+            """,  # noqa: S608 the words spliced in are enumerated in ClaimsTerms
+            {
+                "start": period[0],
+                "end": period[1],
+                "paid_through": claims.paid_through,
+                "types": list(claims.types),
+            },
+        )
+        truncation = None if claims.truncation is None else claims.truncation.quantize(Decimal("1e-8"))
+        row = connection.execute(_COST, {"truncation": truncation}).fetchone()
+    if row is None:
+        raise ContractError("claims: no cost could be computed")
+    count, raw, truncated, over = row
+    return Exposure(
+        members=count,
+        member_months=months,
+        cost=truncated * claims.completion_factor,
+        cost_before_truncation=raw,
+        cost_before_completion=truncated,
+        truncated_members=over if claims.truncation is not None else 0,
+    )
+
+
+def _day_column(name: str) -> str:
+    return {"line": "service_from", "claim_from": "claim_from", "claim_thru": "claim_thru"}[name]
+
+
+def collect(
+    contract: Contract,
+    attribution: Attribution,
+    lines: pa.Table,
+    outcomes: Mapping[str, MeasureOutcome],
+    coverage: pa.Table | None = None,
+    stamps: Mapping[str, str] | None = None,
+) -> SettlementInputs:
+    """Inputs of a settlement.
+
+    ``lines`` are claim lines as of the contract's paid-through date (``lake.claims(..., paid_through=...)``);
+    ``outcomes`` are measure results over the attributed members by canonical (``url|version`` or ``url``);
+    ``coverage`` is needed when a target is last year's cost of the same members. ContractError when attribution was
+    made under other terms or another period than the contract's.
+    """
+    if attribution.period != contract.dates:
+        raise ContractError("period: the attribution is of another period than the contract")
+    if contract.attribution_terms is None or attribution.terms.digest != contract.attribution_terms.digest:
+        raise ContractError("attribution.terms: the attribution was made under other terms")
+    chosen = attribution.table.filter(pc.equal(attribution.table["entity"], contract.provider.entity))
+    members = chosen["member"].combine_chunks()
+    months = sum(chosen["months"].to_pylist(), Decimal(0))
+    baseline = None
+    if any(terms.needs_baseline() for terms in contract.arrangements):
+        if coverage is None:
+            raise ContractError("target: Coverage is needed to count the member months of the year before")
+        baseline = _baseline(contract, attribution, members, lines, coverage)
+    given = dict(stamps or {})
+    given |= {"attribution_terms": attribution.terms.digest, "contract": contract.digest}
+    return SettlementInputs(
+        exposure=exposure(contract, members, months, lines, contract.dates),
+        outcomes=_by_measure(contract, outcomes),
+        baseline=baseline,
+        stamps=given,
+    )
+
+
+def _by_measure(contract: Contract, outcomes: Mapping[str, MeasureOutcome]) -> dict[str, MeasureOutcome]:
+    by_url: dict[str, list[str]] = {}
+    for canonical in outcomes:
+        by_url.setdefault(canonical.partition("|")[0], []).append(canonical)
+    found: dict[str, MeasureOutcome] = {}
+    for measure in contract.measures:
+        if measure.canonical in outcomes:
+            found[measure.id] = outcomes[measure.canonical]
+        elif "|" not in measure.canonical and len(by_url.get(measure.canonical, ())) == 1:
+            found[measure.id] = outcomes[by_url[measure.canonical][0]]
+    return found
+
+
+def _baseline(
+    contract: Contract, attribution: Attribution, members: pa.Array, lines: pa.Table, coverage: pa.Table
+) -> Exposure:
+    start, end = contract.dates
+    before = (_year_before(start), _year_before(end))
+    rule = attribution.terms.eligibility
+    counted = member_months(coverage, before, rule.month_rule, rule.include_types, rule.exclude_types)
+    mine = counted.filter(pc.is_in(counted["member"], value_set=members))
+    months = sum(mine["months"].to_pylist(), Decimal(0))
+    return exposure(contract, members, months, lines, before)
+
+
+def _year_before(day: date) -> date:
+    return date(day.year - 1, day.month, 28 if (day.month, day.day) == (2, 29) else day.day)

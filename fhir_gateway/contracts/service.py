@@ -1,0 +1,33 @@
+"""Settle a contract: every arrangement writes its lines; nothing is rounded before it is published."""
+
+from __future__ import annotations
+
+from decimal import Context, localcontext
+
+from fhir_gateway.contracts.arrangements import SettlementInputs
+from fhir_gateway.contracts.contract import Contract
+from fhir_gateway.contracts.settlement import Ledger, Settlement
+
+#: Digits of intermediate results: products of amounts (28 digits), rates and weights stay exact; quotients carry more
+#: digits than any published amount has.
+_PRECISION = Context(prec=60)
+
+
+def settle(contract: Contract, inputs: SettlementInputs) -> Settlement:
+    """The settlement of a contract. The same inputs give the same lines, digit by digit."""
+    lines = []
+    with localcontext(_PRECISION):
+        for terms in contract.arrangements:
+            ledger = Ledger(terms.id, contract.currency, contract.rounding, terms.stream())
+            terms.settle(inputs, terms.chosen(contract.measures), ledger)
+            lines += ledger.lines
+    return Settlement(
+        contract=contract.id,
+        contract_version=contract.version,
+        contract_digest=contract.digest,
+        period=contract.dates,
+        paid_through=contract.claims.paid_through,
+        currency=contract.currency,
+        lines=tuple(lines),
+        stamps=dict(inputs.stamps),
+    )

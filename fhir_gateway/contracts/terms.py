@@ -1,0 +1,115 @@
+"""What every contract states besides its payments: parties, period, claims basis, measures.
+
+Validated on load: unknown keys are refused, amounts are exact decimals. Shares, rates and weights are fractions of 1.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from decimal import Decimal
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Fraction = Annotated[Decimal, Field(ge=0, le=1)]
+Money = Annotated[Decimal, Field(ge=0)]
+
+
+class Terms(BaseModel):
+    """Base of all terms: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Identifier(Terms):
+    """A business identifier."""
+
+    system: str
+    value: str
+
+
+class Party(Terms):
+    """A party of the contract; ``reference`` is its Organization as the gateway serves it."""
+
+    name: str
+    reference: str = Field(pattern=r"^Organization/[A-Za-z0-9\-.]{1,64}$")
+    identifier: Identifier | None = None
+
+
+class ProviderParty(Party):
+    """The provider organization and the numbers it bills under; ``entity`` is its name in attributions."""
+
+    entity: str = Field(pattern=r"^[A-Za-z0-9\-.]{1,64}$")
+    tins: tuple[str, ...] = ()
+    npis: tuple[str, ...] = ()
+
+
+class Period(Terms):
+    """Both days belong to it."""
+
+    start: date
+    end: date
+
+
+class AttributionReference(Terms):
+    """Attribution terms by shipped name or TOML path relative to the contract, and their list's status."""
+
+    terms: str
+    list_status: Literal["draft", "open", "final"] = "final"
+
+
+class ClaimsTerms(Terms):
+    """Which cost counts: amount, dates, run-out, truncation, completion."""
+
+    amount: Literal["paid", "allowed"] = "paid"
+    service_date: Literal["line", "claim_from", "claim_thru"] = Field(
+        default="line", description="Day that decides whether a line belongs to the period."
+    )
+    paid_through: date = Field(description="Last payment date of the run-out; later versions of a claim do not count.")
+    types: tuple[Literal["inpatient", "outpatient", "professional", "pharmacy", "oral", "vision"], ...] = (
+        "inpatient",
+        "outpatient",
+        "professional",
+        "pharmacy",
+    )
+    truncation: Annotated[Decimal, Field(gt=0)] | None = Field(
+        default=None, description="Yearly cost per member above which nothing counts, prorated by nothing."
+    )
+    completion_factor: Annotated[Decimal, Field(ge=1)] = Decimal(1)
+
+
+class Step(Terms):
+    """A rung of a ladder: from ``at`` (in the better direction) on, ``points`` of 1 are earned."""
+
+    at: Decimal
+    points: Fraction
+
+
+class Scoring(Terms):
+    """How a measure's score becomes points between 0 and 1.
+
+    ``threshold``: 1 at ``target`` or better, else 0. ``linear``: 0 at ``threshold``, 1 at ``target``. ``ladder``: the
+    points of the best step reached. ``attainment_or_improvement``: the better of achievement and improvement points of
+    Hospital Value-Based Purchasing, of 10 (42 CFR 412.165), from ``threshold``, ``target`` (the benchmark) and
+    ``baseline``.
+    """
+
+    kind: Literal["threshold", "linear", "ladder", "attainment_or_improvement"]
+    target: Decimal | None = None
+    threshold: Decimal | None = None
+    baseline: Decimal | None = None
+    steps: tuple[Step, ...] = ()
+
+
+class MeasureTerms(Terms):
+    """A quality measure of the contract: which, in which direction it is better, what it weighs, how it pays."""
+
+    id: str = Field(pattern=r"^[A-Za-z0-9\-.]{1,64}$")
+    canonical: str = Field(description="Measure url, with |version to pin it.")
+    name: str
+    direction: Literal["increase", "decrease"]
+    weight: Fraction = Decimal(0)
+    status: Literal["contractual", "contractual-alternate", "reporting-only"] = "contractual"
+    unit: str = Field(default="1", description="UCUM unit of the score: 1 for a proportion, /10*3 for a rate per 1000.")
+    min_denominator: int = Field(default=1, ge=1)
+    scoring: Scoring | None = None
