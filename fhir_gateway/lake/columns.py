@@ -106,7 +106,7 @@ def patient_ids(references: pa.Array) -> pa.Array:
 
 @cache
 def patient_reference(resource_type: str) -> str | None:
-    """Element that names the patient, also where R4 allows any resource there (``Task.for``, ``Composition.subject``)."""
+    """Element that names the patient, also where R4 allows any resource (``Task.for``, ``Composition.subject``)."""
     named = spec.patient_element(resource_type)
     if named is not None:
         return named

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -155,8 +154,12 @@ class Commit:
         if state is not None and links.changed and belongs_to_patients(resource_type):
             ids = accepted["id"] if accepted is not None else pa.array([], pa.string())
             moved = moved_rows(
-                self.connection, table, state.delta_version, links.moved, self.pull.source, ids.combine_chunks()
-                if isinstance(ids, pa.ChunkedArray) else ids,
+                self.connection,
+                table,
+                state.delta_version,
+                links.moved,
+                self.pull.source,
+                ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids,
             )
             widen_by(shape, resource_type, moved["_raw"])
         count = (accepted.num_rows if accepted is not None else 0) + (moved.num_rows if moved is not None else 0)
@@ -165,32 +168,35 @@ class Commit:
         self._gather(staged.table() if staged else None, accepted, moved, links)
         files = self._typed_files(table, transform_structure(shape))
         gone = self._tombstone_files(table)
-        superseded = (state is not None and state.superseded) or bool(gone) or bool(
-            self.connection.execute("select count(*) from gathered where old_bucket is not null").fetchall()[0][0]
+        superseded = (
+            (state is not None and state.superseded)
+            or bool(gone)
+            or bool(
+                self.connection.execute("select count(*) from gathered where old_bucket is not null").fetchall()[0][0]
+            )
         )
         return TableState(table.append([*files, *gone]), superseded)
 
-    def _gather(
-        self, staged: pa.Table | None, accepted: pa.Table | None, moved: pa.Table | None, links: Links
-    ) -> None:
+    def _gather(self, staged: pa.Table | None, accepted: pa.Table | None, moved: pa.Table | None, links: Links) -> None:
         """Make the view ``gathered``: all rows to write with their new place, and the place they had."""
         parts = []
+        source = self.pull.source.replace("'", "''")  # a view takes no parameters
         if staged is not None and accepted is not None:
             self.connection.register("staged", staged)
             self.connection.register("accepted", accepted)
             parts.append(
-                "select $source as _source, s.id, s._patient, s._last_updated, s._version, s._raw, "
+                f"select '{source}' as _source, s.id, s._patient, s._last_updated, s._version, s._raw, "
                 "a.old_bucket, a.old_member from staged s join accepted a using (_order)"
             )
         if moved is not None:
             self.connection.register("moved", moved)
             parts.append("select * from moved")
         self.connection.register("links", links.table)
-        source = self.pull.source.replace("'", "''")
-        union = " union all ".join(parts).replace("$source", f"'{source}'")
+        union = " union all ".join(parts)
         self.connection.execute(
-            f"create or replace temp view gathered as select r.*, l._member, coalesce(l._bucket, {NO_BUCKET}) as _bucket "  # noqa: S608
-            f"from ({union}) r left join links l on l._source = r._source and l._patient = r._patient"
+            "create or replace temp view gathered as "  # noqa: S608
+            f"select r.*, l._member, coalesce(l._bucket, {NO_BUCKET}) as _bucket from ({union}) r "
+            "left join links l on l._source = r._source and l._patient = r._patient"
         )
 
     def _typed_files(self, table: ResourceTable, structure: str) -> list[StoredFile]:

@@ -17,7 +17,12 @@ _BATCH_ROWS = 500
 
 
 def moved_rows(
-    connection: duckdb.DuckDBPyConnection, table: ResourceTable, version: int, moved: pa.Table, source: str, replaced: pa.Array
+    connection: duckdb.DuckDBPyConnection,
+    table: ResourceTable,
+    version: int,
+    moved: pa.Table,
+    source: str,
+    replaced: pa.Array,
 ) -> pa.Table:
     """Newest stored rows whose patient is in ``moved`` (pairs ``_source``, ``_patient``).
 

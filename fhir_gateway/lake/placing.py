@@ -61,7 +61,8 @@ def place(connection: duckdb.DuckDBPyConnection, staged: pa.Table, old: pa.Recor
             case when o.id is null then 'stored'
                  when o.content = b.content
                       or coalesce(b.updated < o.updated, false)
-                      or (coalesce(b.updated = o.updated, true) and coalesce(b.version < o.version, false)) then 'unchanged'
+                      or (coalesce(b.updated = o.updated, true) and coalesce(b.version < o.version, false))
+                 then 'unchanged'
                  else 'replaced' end as fate
         from {best} b left join old o using (id)
         """  # noqa: S608 - one of two fixed table names

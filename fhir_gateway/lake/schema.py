@@ -1,9 +1,9 @@
 """The fast check: a JSON Schema per resource type, generated from the R4 element table and run by ``jsonschema-rs``.
 
-It never accepts what :mod:`fhir_gateway.lake.explain` refuses, except the three things JSON Schema sees too late or too
-slowly: duplicate keys, NUL characters and the inside of contained resources, which :mod:`fhir_gateway.lake.validate`
-checks beside it. It may refuse what is right but rare (null members with a ``_x`` sibling, an Extension with an ``id``);
-what it refuses goes to the explanation, which decides.
+It never accepts what :mod:`fhir_gateway.lake.explain` refuses, except the three things JSON Schema sees too late or
+too slowly: duplicate keys, NUL characters and the inside of contained resources, which
+:mod:`fhir_gateway.lake.validate` checks beside it. It may refuse what is right but rare (null members with a ``_x``
+sibling, an Extension with an ``id``); what it refuses goes to the explanation, which decides.
 """
 
 from __future__ import annotations

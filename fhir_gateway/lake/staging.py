@@ -120,7 +120,7 @@ class StagedLines:
 
 
 def stage(pull: StagedPull, folder: Path, quarantine: QuarantineWriter, progress: Progress | None) -> StagedLines:
-    """Read, check and lay down all lines of ``pull``; InputError or LedgerError when a file is not what was promised."""
+    """Read, check and lay down all lines of ``pull``; InputError or LedgerError when a file is not as promised."""
     staged = StagedLines({}, Shapes(), {}, {}, _manifest_counts(pull))
     order = 0
     with collector_off():

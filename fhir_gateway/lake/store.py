@@ -163,7 +163,9 @@ class Lake:
 
 def _newest_in_order(rows: pa.Table, superseded: bool) -> np.ndarray:
     """Row numbers of the newest row of each resource, in reading order."""
-    keys = rows.select([n for n in ("_member", "_source", "id", "_bucket", "_seq", "_deleted") if n in rows.column_names])
+    keys = rows.select(
+        [n for n in ("_member", "_source", "id", "_bucket", "_seq", "_deleted") if n in rows.column_names]
+    )
     keys = keys.append_column("i", pa.array(np.arange(rows.num_rows, dtype=np.int64)))
     # a resource that moved has a row in its old bucket that says so: newest by bucket, then drop what is gone
     current = (

@@ -13,6 +13,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,7 +21,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
-from deltalake.transaction import AddAction
+from deltalake.transaction import AddAction, RemoveAction
 
 from fhir_gateway.lake.columns import OWN_COLUMNS, table_schema
 
@@ -58,7 +59,9 @@ class ResourceTable:
     def _listed(self, table: DeltaTable) -> tuple[StoredFile, ...]:
         actions = pa.table(table.get_add_actions(flatten=True))
         found = zip(actions["path"].to_pylist(), actions["partition._bucket"].to_pylist(), strict=True)
-        return tuple(sorted((StoredFile(self.path / path, int(b)) for path, b in found), key=lambda f: (f.bucket, f.path)))
+        return tuple(
+            sorted((StoredFile(self.path / path, int(b)) for path, b in found), key=lambda f: (f.bucket, f.path))
+        )
 
     def scan(self, version: int, columns: Sequence[str], where: ds.Expression | None = None) -> pa.RecordBatchReader:
         """Stream our own columns (and ``_bucket``) of all rows ever written up to a Delta version."""
@@ -91,7 +94,7 @@ class ResourceTable:
             table = DeltaTable.create(
                 str(self.path), schema=schema, partition_by=["_bucket"], configuration=_CONFIGURATION
             )
-        actions = []
+        actions: list[AddAction | RemoveAction] = []
         for file in files:
             status = file.path.stat()
             rows = pq.read_metadata(file.path).num_rows
@@ -170,7 +173,7 @@ class BucketWriter:
         buckets = rows["_bucket"].combine_chunks().to_numpy()
         starts = [0, *((buckets[1:] != buckets[:-1]).nonzero()[0] + 1).tolist(), len(buckets)]
         rows = rows.drop_columns(["_bucket"])
-        for start, end in zip(starts[:-1], starts[1:], strict=True):
+        for start, end in pairwise(starts):
             bucket = int(buckets[start])
             if bucket != self._bucket:
                 self._finish_bucket()

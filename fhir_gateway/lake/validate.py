@@ -200,9 +200,7 @@ def _passes(resource_type: str, resources: list[Any], shapes: Shapes | None = No
     return True
 
 
-def _refusal(
-    line: bytes, number: int, resource: Any, promised: str | None, file: str, issue: Issue
-) -> QuarantinedLine:
+def _refusal(line: bytes, number: int, resource: Any, promised: str | None, file: str, issue: Issue) -> QuarantinedLine:
     found = resource.get("resourceType") if isinstance(resource, dict) else None
     known = found if isinstance(found, str) and found in _TYPES else None
     identifier = resource.get("id") if isinstance(resource, dict) else None

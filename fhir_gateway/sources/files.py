@@ -1,0 +1,168 @@
+"""Files on disk as a source: NDJSON as it is, single resources and Bundles split into NDJSON.
+
+What a file holds is told by its content. Lines of NDJSON may be of any type, mixed. A Bundle of resources
+(collection, searchset, transaction, batch) becomes its entries' resources, with their text as it was, not written
+anew: ``1.00`` stays ``1.00``.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from json.decoder import WHITESPACE, scanstring  # type: ignore[attr-defined]
+from pathlib import Path
+
+from fhir_gateway.errors import InputError, Location
+from fhir_gateway.sources.models import StagedFile, StagedPull
+
+#: Names taken from a folder; a file that is named itself is taken whatever its name.
+SUFFIXES = (".ndjson", ".jsonl", ".json", ".ndjson.gz", ".jsonl.gz", ".json.gz")
+#: Bundles that are a set of resources; any other Bundle (document, message, history) is a resource itself.
+_SPLIT_TYPES = frozenset({"collection", "searchset", "transaction", "batch"})
+_GZIP = b"\x1f\x8b"
+_BYTE_ORDER_MARK = "\ufeff"
+_DECODER = json.JSONDecoder()
+
+
+def stage_files(paths: Sequence[Path], source: str, folder: Path) -> StagedPull:
+    """Make a pull of files and folders (searched through and through).
+
+    ``folder`` receives what has to be split. The pull's id comes from the source and the files' bytes: the same
+    files are the same pull. InputError when a path does not exist, cannot be read or holds no file.
+    """
+    found = [(path, name) for path in paths for path, name in _found(path)]
+    if not found:
+        raise InputError(f"no files named {', '.join('*' + suffix for suffix in SUFFIXES)} were found")
+    digest = hashlib.sha256(source.encode())
+    staged = []
+    for number, (path, name) in enumerate(found):
+        try:
+            with path.open("rb") as file:
+                digest.update(b"\0" + name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
+            staged.append(_staged(path, name, folder / f"{number:06d}.ndjson"))
+        except (EOFError, zlib.error) as error:
+            raise InputError("the gzip file is truncated or damaged", location=Location(name)) from error
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise InputError(f"the file cannot be read ({reason})", location=Location(name)) from error
+    return StagedPull(f"files-{digest.hexdigest()[:24]}", source, "files", None, tuple(staged))
+
+
+def _found(path: Path) -> Iterator[tuple[Path, str]]:
+    """Files under a path, with the names to show."""
+    if path.is_file():
+        yield path, path.name
+    elif path.is_dir():
+        for file in sorted(path.rglob("*")):
+            name = file.relative_to(path)
+            hidden = any(part.startswith(".") for part in name.parts)
+            if file.is_file() and not hidden and file.name.lower().endswith(SUFFIXES):
+                yield file, name.as_posix()
+    else:
+        raise InputError("no such file or folder", location=Location(path.name))
+
+
+def _staged(path: Path, name: str, target: Path) -> StagedFile:
+    first = _first_line(path)
+    if first is None:
+        return StagedFile(path, name)  # empty, or not to be decompressed: reading it will say where
+    try:
+        head = json.loads(first)
+    except ValueError:
+        # not a resource per line: one resource or Bundle over many lines, or nothing of the kind
+        if not name.lower().removesuffix(".gz").endswith(".json"):
+            return StagedFile(path, name)
+        lines: Iterable[str] = _resources(_text(path))
+    else:
+        if not isinstance(head, dict) or head.get("resourceType") != "Bundle":
+            return StagedFile(path, name)
+        lines = (text for line in _text(path).split("\n") if line.strip() for text in _resources(line))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+        for line in lines:
+            file.write(line + "\n")
+    return StagedFile(target, name)
+
+
+def _first_line(path: Path) -> str | None:
+    """First line that is not blank; None when there is none or the file is damaged."""
+    with path.open("rb") as file:
+        zipped = file.read(2) == _GZIP
+    try:
+        with gzip.open(path) if zipped else path.open("rb") as lines:
+            line = next((line for line in lines if line.strip()), None)
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        return None
+    return None if line is None else line.decode("utf-8", "replace").lstrip(_BYTE_ORDER_MARK)
+
+
+def _text(path: Path) -> str:
+    content = path.read_bytes()
+    if content.startswith(_GZIP):
+        content = gzip.decompress(content)
+    return content.decode("utf-8", "surrogateescape").lstrip(_BYTE_ORDER_MARK)
+
+
+def _resources(text: str) -> Iterator[str]:
+    """The resources in the text of a resource or Bundle, each on one line; what is not JSON comes whole."""
+    try:
+        bundle, _ = _DECODER.raw_decode(text, _skip(text, 0))
+    except (ValueError, RecursionError):
+        bundle = None
+    if not isinstance(bundle, dict) or bundle.get("resourceType") != "Bundle" or bundle.get("type") not in _SPLIT_TYPES:
+        yield _one_line(text)
+        return
+    for key, start, _ in _members(text, 0):
+        if key == "entry":
+            for position in _elements(text, start):
+                members = {name: text[at:end] for name, at, end in _members(text, position)}
+                if "resource" in members and not _is_outcome(members.get("search")):
+                    yield _one_line(members["resource"])
+
+
+def _is_outcome(search: str | None) -> bool:
+    """Entries about the search itself are not data."""
+    return search is not None and json.loads(search).get("mode") == "outcome"
+
+
+def _one_line(text: str) -> str:
+    """JSON text without line breaks: they are white space, as JSON strings cannot hold any."""
+    return text.strip().replace("\r", " ").replace("\n", " ")
+
+
+def _skip(text: str, position: int) -> int:
+    match = WHITESPACE.match(text, position)
+    return int(match.end())
+
+
+def _members(text: str, position: int) -> Iterator[tuple[str, int, int]]:
+    """Key, start and end of each member's value of the object at ``position``; the text is known to be JSON."""
+    position = _skip(text, position)
+    if text[position] != "{":
+        return
+    position = _skip(text, position + 1)
+    while text[position] != "}":
+        key, position = scanstring(text, position + 1)
+        start = _skip(text, _skip(text, position) + 1)
+        _, end = _DECODER.raw_decode(text, start)
+        yield key, start, end
+        position = _skip(text, end)
+        if text[position] == ",":
+            position = _skip(text, position + 1)
+
+
+def _elements(text: str, position: int) -> Iterator[int]:
+    """Starts of the elements of the array at ``position``."""
+    position = _skip(text, position)
+    if text[position] != "[":
+        return
+    position = _skip(text, position + 1)
+    while text[position] != "]":
+        yield position
+        _, end = _DECODER.raw_decode(text, position)
+        position = _skip(text, end)
+        if text[position] == ",":
+            position = _skip(text, position + 1)
