@@ -1,0 +1,86 @@
+"""Run the application on a socket: until interrupted (``serve``), or in a thread while a ``with`` block lasts.
+
+Uvicorn's access log stays off: it would write query strings, and those name patients. The middleware logs instead.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+import uvicorn
+
+from fhir_gateway.errors import ConfigurationError, GatewayError
+from fhir_gateway.factory import Gateway
+from fhir_gateway.server.app import create_app
+
+_START_SECONDS = 30.0
+_STOP_SECONDS = 10.0
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket; raises ConfigurationError when the address cannot be had. Port 0 takes a free one."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ConfigurationError(f"cannot listen on {host} port {port}: {error.strerror or error}") from None
+    return listener
+
+
+class GatewayServer:
+    """The FHIR face on a socket. The address clients use is the setting ``public_url``, not this one."""
+
+    def __init__(self, gateway: Gateway, host: str = "127.0.0.1", port: int = 8000) -> None:
+        self._socket = listen(host, port)
+        self.port: int = self._socket.getsockname()[1]
+        config = uvicorn.Config(
+            create_app(gateway),
+            lifespan="on",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=5,
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self.run, name="fhir-face", daemon=True)
+
+    def run(self) -> None:
+        """Serve in the calling thread until interrupted."""
+        try:
+            self._server.run(sockets=[self._socket])
+        finally:
+            self._socket.close()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._server.started:
+            if not self._thread.is_alive() or time.monotonic() > deadline:
+                self._stop()
+                raise GatewayError("the server did not start; its log says why")
+            time.sleep(0.01)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        self._server.should_exit = True
+        if self._thread.is_alive():
+            self._thread.join(_STOP_SECONDS)
+        self._socket.close()
+
+
+def serve(gateway: Gateway, host: str = "127.0.0.1", port: int = 8000) -> None:
+    """Serve until interrupted."""
+    GatewayServer(gateway, host, port).run()
