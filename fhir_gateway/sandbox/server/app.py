@@ -7,7 +7,7 @@ import tempfile
 import weakref
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from fhir_gateway.auth.routes import router as authorization_routes
 from fhir_gateway.auth.service import AuthorizationServer
 from fhir_gateway.db.engine import create_engine
-from fhir_gateway.errors import ConfigurationError, GatewayError
+from fhir_gateway.errors import ConfigurationError
 from fhir_gateway.sandbox.server.bulk import bulk_routes
 from fhir_gateway.sandbox.server.capability import capability_statement
 from fhir_gateway.sandbox.server.export import ExportJobs
@@ -51,36 +51,32 @@ def create_app(
     if not folder.is_dir():
         raise ConfigurationError(f"{folder} is no folder")
     base_url = base_url.rstrip("/")
-    spool = Path(tempfile.mkdtemp(prefix="fhir-gateway-sandbox-"))
-    try:
+    with ExitStack() as opened:  # closed on an error, else by the application
+        spool = Path(tempfile.mkdtemp(prefix="fhir-gateway-sandbox-"))
+        opened.callback(shutil.rmtree, spool, ignore_errors=True)
         resources = ResourceFolder(folder, spool)
-    except GatewayError:
-        shutil.rmtree(spool)
-        raise
-    engine = create_engine("sqlite://")
-    authorization = AuthorizationServer(
-        engine,
-        auth_url=f"{base_url}/auth",
-        token_lifetime_seconds=token_lifetime_seconds,
-        supported_types=resources.types,
-    )
-    authorization.store.create_tables()
-    for client_id, keys in clients.items():
-        url, inline = (keys, None) if isinstance(keys, str) else (None, keys)
-        authorization.register_client(client_id, scopes=scopes, jwks=inline, jwks_url=url)
-    jobs = ExportJobs(
-        resources,
-        spool / "export",
-        executor or ThreadPoolExecutor(2, thread_name_prefix="sandbox-export"),
-        rows_per_file=rows_per_file,
-        file_lifetime_seconds=file_lifetime_seconds,
-        retry_after=retry_after,
-    )
-
-    def close() -> None:
-        jobs.close()
-        engine.dispose()
-        discard()
+        engine = create_engine("sqlite://")
+        opened.callback(engine.dispose)
+        authorization = AuthorizationServer(
+            engine,
+            auth_url=f"{base_url}/auth",
+            token_lifetime_seconds=token_lifetime_seconds,
+            supported_types=resources.types,
+        )
+        authorization.store.create_tables()
+        for client_id, keys in clients.items():
+            url, inline = (keys, None) if isinstance(keys, str) else (None, keys)
+            authorization.register_client(client_id, scopes=scopes, jwks=inline, jwks_url=url)
+        jobs = ExportJobs(
+            resources,
+            spool / "export",
+            executor or ThreadPoolExecutor(2, thread_name_prefix="sandbox-export"),
+            rows_per_file=rows_per_file,
+            file_lifetime_seconds=file_lifetime_seconds,
+            retry_after=retry_after,
+        )
+        opened.callback(jobs.close)
+        close = opened.pop_all().close
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -89,7 +85,7 @@ def create_app(
 
     app = FastAPI(title=name, lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
     app.state.close = close
-    discard = weakref.finalize(app, shutil.rmtree, spool, ignore_errors=True)
+    weakref.finalize(app, close)  # for an application whose lifespan never ran
     app.include_router(authorization_routes(authorization))
     _describe(app, resources, authorization, name, f"{base_url}/fhir")
     app.include_router(bulk_routes(resources, jobs, authorization.verify, base_url=base_url, retry_after=retry_after))

@@ -75,7 +75,10 @@ class SandboxServer:
         self._server.should_exit = True
         if self._thread.is_alive():
             self._thread.join(_STOP_SECONDS)
+            if self._thread.is_alive():
+                raise GatewayError(f"the sandbox did not stop within {_STOP_SECONDS:.0f} s")
         self._socket.close()
+        self.app.state.close()
 
     def __enter__(self) -> Self:
         return self.start()
