@@ -37,7 +37,7 @@ CALENDAR = {
 def _registry() -> Any:
     from ucumvert import PintUcumRegistry  # the grammar takes a second to load: only when units really differ
 
-    return PintUcumRegistry(non_int_type=Fraction)
+    return PintUcumRegistry()
 
 
 def normal(unit: str | None) -> str:
@@ -56,7 +56,8 @@ def conversion(source: str | None, target: str | None) -> Fraction | None:
         a, b = registry.from_ucum(left), registry.from_ucum(right)
         if a.dimensionality != b.dimensionality:
             return None
-        return Fraction(a.to(b.units).magnitude) / Fraction(b.magnitude)
+        # the library computes in floats: 15 digits are exact, the rest is noise
+        return Fraction(f"{a.to(b.units).magnitude:.15g}") / Fraction(f"{b.magnitude:.15g}")
     except Exception:  # noqa: BLE001 - the library raises many kinds for a text that is not a unit; all mean the same
         return None
 
