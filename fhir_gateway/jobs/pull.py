@@ -10,7 +10,7 @@ import asyncio
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from fhir_gateway.errors import GatewayError, SourceError
+from fhir_gateway.errors import ConfigurationError, GatewayError, SourceError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.publish import publish
 from fhir_gateway.sources.bulk import ExportFailed, ExportState
@@ -26,6 +26,7 @@ from fhir_gateway.sources.files import stage_files
 from fhir_gateway.sources.models import Ledger, StagedFile, StagedPull
 from fhir_gateway.sources.outcome import Progress, PullOutcome, PullProgress, SourceIssue
 from fhir_gateway.sources.pull import pull
+from fhir_gateway.sources.store import SOURCE_NAME
 from fhir_gateway.sources.tables import SourcePull
 from fhir_gateway.sources.vendors import Mode
 
@@ -108,17 +109,25 @@ def pull_endpoint(
     return _run(gateway, row, folder, download, progress)
 
 
-def pull_files(gateway: Gateway, path: Path, source: str, *, progress: Progress | None = None) -> PullReport:
-    """Take in a file or folder of NDJSON, Bundles or resources, as ``source``."""
-    row = gateway.pulls.start(_new_id(source), source, "files", {"files": str(path)})
-    folder = gateway.staging_folder / row.id
+def pull_files(gateway: Gateway, paths: Sequence[Path], source: str, *, progress: Progress | None = None) -> PullReport:
+    """Take in files and folders of NDJSON, Bundles or resources, as ``source``.
 
-    def stage() -> PullOutcome:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        staged = stage_files(path, source, folder, pull_id=row.id)
-        return PullOutcome(staged, bytes=sum(file.path.stat().st_size for file in staged.files))
-
-    return _run(gateway, row, folder, stage, progress)
+    The pull's id comes from the files' bytes: the same files taken in again change nothing.
+    """
+    if not SOURCE_NAME.fullmatch(source):
+        raise ConfigurationError("a source's name is 1 to 32 of a-z, 0-9 and '-', not beginning with '-'")
+    if progress:
+        progress(PullProgress("stage", "reading files"))
+    folder = gateway.staging_folder / _new_id(source)
+    folder.mkdir(parents=True, mode=0o700)
+    try:
+        staged = stage_files(paths, source, folder)
+    except GatewayError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    row = gateway.pulls.start(staged.id, source, "files", {"files": [path.name for path in paths]})
+    outcome = PullOutcome(staged, bytes=sum(file.path.stat().st_size for file in staged.files))
+    return _run(gateway, row, folder, lambda: outcome, progress)
 
 
 def _run(

@@ -27,7 +27,8 @@ from fhir_gateway.sources.endpoint import (
 from fhir_gateway.sources.tables import SourceEndpoint, SourceKey
 from fhir_gateway.sources.vendors import vendor_profile
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+SOURCE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+"""Names of sources; they begin the ids of resources served, so they are short and of few characters."""
 
 
 class Cipher(Protocol):
@@ -50,7 +51,7 @@ class EndpointStore:
 
     def add(self, endpoint: Endpoint, algorithm: Algorithm = "ES384", private_key: bytes | None = None) -> Endpoint:
         """Register an endpoint; one with SMART Backend Services gets a key of its own (or brings one as PEM)."""
-        if not _NAME.fullmatch(endpoint.name):
+        if not SOURCE_NAME.fullmatch(endpoint.name):
             raise ConfigurationError("an endpoint's name is 1 to 32 of a-z, 0-9 and '-', not beginning with '-'")
         if algorithm not in ALGORITHMS:
             raise ConfigurationError(f"unknown signing algorithm {algorithm!r}; known: {', '.join(ALGORITHMS)}")

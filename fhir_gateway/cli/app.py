@@ -1,0 +1,58 @@
+"""The application: global options, groups of commands, and how errors end it."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fhir_gateway.cli import client, data, endpoint, serve, value
+from fhir_gateway.cli.context import Context
+from fhir_gateway.cli.output import Output
+from fhir_gateway.errors import GatewayError
+
+app = typer.Typer(
+    name="fhir-gateway",
+    help="FHIR in, columns inside, FHIR out: attribution, quality measures and settlement over FHIR.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.add_typer(endpoint.app, name="endpoint")
+app.add_typer(client.app, name="client")
+app.add_typer(data.quarantine, name="quarantine")
+app.command("pull")(data.pull)
+app.command("status")(data.status)
+app.command("evaluate")(value.evaluate)
+app.command("serve")(serve.serve)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(version("fhir-gateway"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    command: typer.Context,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of everything the gateway keeps.")] = None,
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """FHIR in, columns inside, FHIR out."""
+    command.obj = Context(Output(json), data_dir)
+
+
+def run() -> None:
+    """Run the command of ``sys.argv``; an error of the gateway ends it with that error's exit code."""
+    try:
+        app()
+    except GatewayError as error:
+        Output("--json" in sys.argv).fail(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)

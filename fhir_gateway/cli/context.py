@@ -1,0 +1,63 @@
+"""What every command gets: the gateway and where to print."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from functools import cached_property
+from pathlib import Path
+
+import typer
+from pydantic import ValidationError
+
+from fhir_gateway.cli.output import Output
+from fhir_gateway.config import Settings
+from fhir_gateway.errors import ConfigurationError
+from fhir_gateway.factory import Gateway
+
+
+@dataclass
+class Context:
+    """Options given before the command. The gateway is built when a command first needs it."""
+
+    output: Output
+    data_dir: Path | None = None
+
+    @cached_property
+    def gateway(self) -> Gateway:
+        """The gateway of the settings in the environment, and the data folder given at the prompt."""
+        return Gateway(read_settings(self.data_dir))
+
+
+def read_settings(data_dir: Path | None = None) -> Settings:
+    """Settings from the environment; a wrong one is named without its value."""
+    try:
+        return Settings() if data_dir is None else Settings(data_dir=data_dir)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"FHIR_GATEWAY_{'_'.join(str(part) for part in one['loc']).upper()}: {one['msg']}"
+            for one in error.errors(include_input=False, include_url=False)
+        )
+        raise ConfigurationError(f"settings: {wrong}") from None
+
+
+def context(command: typer.Context) -> Context:
+    """The :class:`Context` of a running command."""
+    found = command.find_object(Context)
+    if found is None:
+        raise ConfigurationError("commands run through the fhir-gateway application")
+    return found
+
+
+def parse_period(text: str) -> tuple[date, date]:
+    """A measurement period: a year (``2025``), or two days (``2025-01-01/2025-12-31``), both in it."""
+    try:
+        if "/" in text:
+            start, end = (date.fromisoformat(part) for part in text.split("/"))
+        else:
+            start, end = date(int(text), 1, 1), date(int(text), 12, 31)
+    except ValueError:
+        raise ConfigurationError("a period is a year (2025) or two days (2025-01-01/2025-12-31)") from None
+    if end < start:
+        raise ConfigurationError("the period ends before it starts")
+    return start, end

@@ -1,0 +1,25 @@
+"""``serve``: the FHIR face over HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fhir_gateway.cli.context import context
+
+
+def serve(
+    command: typer.Context,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 8000,
+) -> None:
+    """Serve FHIR over HTTP until stopped."""
+    import uvicorn
+
+    from fhir_gateway.server.app import create_app
+
+    here = context(command)
+    public = here.gateway.settings.public_url.rstrip("/")
+    here.output.say(f"FHIR base {public}/fhir (listening on {host}:{port})")
+    uvicorn.run(create_app(here.gateway), host=host, port=port, access_log=False, ws="none", log_level="warning")
