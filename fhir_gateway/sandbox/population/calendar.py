@@ -29,3 +29,10 @@ def weekdays(days: Ints) -> Ints:
     """Move Saturdays back to Friday and Sundays on to Monday (offices are closed)."""
     weekday = (days + 3) % 7  # 1970-01-01 was a Thursday; 0 is Monday
     return days + np.where(weekday == 5, -1, np.where(weekday == 6, 1, 0))
+
+
+def birthdays(birth: Ints, age: int) -> Ints:
+    """Days on which persons reach an age; those born on 29 February do so on 1 March of a common year."""
+    month = birth.astype("datetime64[D]").astype("datetime64[M]")
+    of_month = birth - month.astype("datetime64[D]").astype(np.int64)
+    return np.asarray((month + 12 * age).astype("datetime64[D]").astype(np.int64) + of_month)

@@ -8,8 +8,8 @@ import numpy as np
 
 from fhir_gateway.sandbox.population.calendar import NEVER, day
 from fhir_gateway.sandbox.population.columns import Coded, Dates, Numbered, words
+from fhir_gateway.sandbox.population.demographics import name_fields
 from fhir_gateway.sandbox.population.directory import Directory
-from fhir_gateway.sandbox.population.ehr import name_fields
 from fhir_gateway.sandbox.population.identifiers import Mbi
 from fhir_gateway.sandbox.population.names import FAMILIES
 from fhir_gateway.sandbox.population.people import People

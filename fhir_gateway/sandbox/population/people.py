@@ -193,7 +193,7 @@ def make_people(rng: np.random.Generator, first: int, count: int, directory: Dir
         second=second,
         clinician=clinician,
         onset=_onsets(rng, birth, age, year),
-        a1c_level=np.clip(rng.normal(7.5, 1.4, count), 5.2, 13.0),
+        a1c_level=np.clip(rng.normal(7.6, 1.6, count), 5.2, 13.5),
         pressure=np.clip(rng.normal(131, 12, count), 95, 185),
         ehr_member=member,
         ehr_mbi=mbi,

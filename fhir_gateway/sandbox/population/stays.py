@@ -56,8 +56,8 @@ class Stays:
 def _hazard(people: People, age: Ints) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Stays per day outside hospital."""
     burden = (people.onset < NEVER).sum(axis=1)
-    frail = people.chronic(HEART_FAILURE) * 0.16 + people.chronic(COPD) * 0.08 + people.chronic(KIDNEY) * 0.05
-    yearly = 0.012 + 0.012 * burden + 0.0022 * np.maximum(age - 60, 0) + frail
+    frail = people.chronic(HEART_FAILURE) * 0.21 + people.chronic(COPD) * 0.10 + people.chronic(KIDNEY) * 0.06
+    yearly = 0.014 + 0.016 * burden + 0.0032 * np.maximum(age - 60, 0) + frail
     return np.asarray(yearly / 365.0)
 
 

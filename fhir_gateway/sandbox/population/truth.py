@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fhir_gateway.sandbox.population.calendar import NEVER, day, month_starts
+from fhir_gateway.sandbox.population.calendar import NEVER, birthdays, day, month_starts
 from fhir_gateway.sandbox.population.claims import DENIED, REPLACED, REVERSED, VOIDED, Claims, Versions
 from fhir_gateway.sandbox.population.clinical import Measurements, Pressures
 from fhir_gateway.sandbox.population.codes import (
@@ -181,7 +181,7 @@ def utilization_truth(people: People, events: Events, stays: Stays, year: int) -
     stay = events.stay[rows]
     disposition = stays.disposition[stay] if len(stays.person) else stay
     planned = np.array([kind.planned for kind in STAYS])[stays.kind[stay]] if len(stays.person) else stay > 0
-    adult = (start.astype("datetime64[D]") - 1).astype(np.int64) - people.birth[person] >= 18 * 365 + 5
+    adult = start >= birthdays(people.birth[person], 18)
     index = (day(year) <= end) & (end <= day(year, 12, 1)) & adult
     index &= ~np.isin(disposition, (EXPIRED, AGAINST_ADVICE, TRANSFER))
     following = np.arange(len(rows)) + 1

@@ -12,5 +12,5 @@ from tests.support.population import Population, read
 def population(tmp_path_factory: pytest.TempPathFactory) -> Population:
     """Two batches, so that numbering across batches is tested too."""
     folder = tmp_path_factory.mktemp("population")
-    summary = generate(folder, patients=600, seed=11, year=2025, batch=400)
+    summary = generate(folder, patients=360, seed=11, year=2025, batch=250)
     return Population(folder, summary, read(folder / "ehr"), read(folder / "payer"))

@@ -235,7 +235,8 @@ def test_stays_and_emergency_visits(population: Population) -> None:
             disposition = stay["hospitalization"]["dischargeDisposition"]["coding"][0]["code"]
             eligible = (
                 date(YEAR, 1, 1) <= end <= date(YEAR, 12, 1)
-                and (start - born[patient]).days > 18 * 365 + 4
+                and (start.year - 18, start.month, start.day)
+                >= (born[patient].year, born[patient].month, born[patient].day)
                 and disposition not in ("exp", "aadvice", "other-hcf")
             )
             index += eligible
