@@ -3,9 +3,9 @@
 ``python -m fhir_gateway.measures.author --modelinfo DIR --node-modules DIR measures/PACKAGE...``
 
 For each package the CQL in its ``cql/`` and in ``../common/cql/`` is translated to ELM by
-``measures/build/translate.mjs`` (Node with the npm packages ``@cqframework/cql`` and ``@lhncbc/ucum-lhc`` in ``--node-modules``); each library the
-measure includes becomes ``library-NAME.json`` with CQL, ELM and hashes. Value sets of ``../common`` that the criteria
-can reach are copied. Running the gateway needs neither Node nor this command.
+``measures/build/translate.mjs`` (Node with the npm packages ``@cqframework/cql`` and ``@lhncbc/ucum-lhc`` in
+``--node-modules``); each library the measure includes becomes ``library-NAME.json`` with CQL, ELM and hashes. Value
+sets of ``../common`` that the criteria can reach are copied. Running the gateway needs neither Node nor this command.
 """
 
 from __future__ import annotations

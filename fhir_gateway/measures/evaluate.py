@@ -36,11 +36,7 @@ class Evaluator:
         """
         self.package = package
         package.preflight()
-        observed = {p.expression for g in package.definition.groups for p in g.of("measure-observation")}
-        criteria = [name for name in package.definition.expressions if name not in observed]
-        self.compiled: CompiledLibrary = compile_library(
-            package.libraries, package.primary, package.value_sets, definitions=criteria
-        )
+        self.compiled = _compiled(package)
 
     def evaluate(self, population: Population, period: tuple[date, date], now: datetime) -> MeasureResult:
         """Evaluate the measure for each batch of ``population`` and put the results together.
@@ -118,6 +114,18 @@ def evaluate(
 ) -> MeasureResult:
     """Compile ``package`` and evaluate it over ``population``; see :meth:`Evaluator.evaluate`."""
     return Evaluator(package).evaluate(population, period, now)
+
+
+def _compiled(package: MeasurePackage) -> CompiledLibrary:
+    """The primary library with all criteria compiled, observation functions included."""
+    functions = {p.expression for g in package.definition.groups for p in g.of("measure-observation")}
+    functions &= {d["name"] for d in section(package.libraries[0], "statements") if d.get("type") == "FunctionDef"}
+    criteria = [name for name in package.definition.expressions if name not in functions]
+    compiled = compile_library(package.libraries, package.primary, package.value_sets, definitions=criteria)
+    for name in sorted(functions):
+        for body in compiled.primary.functions[name]:
+            compiled.compiler.function(compiled.primary, body)
+    return compiled
 
 
 def _point_type(parameter: Mapping[str, Any]) -> str:
