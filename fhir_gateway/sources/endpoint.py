@@ -51,6 +51,12 @@ class SigningKey:
     state: KeyState
     key: ECKey | RSAKey
 
+    @classmethod
+    def of(cls, endpoint: str, key: ECKey | RSAKey, state: KeyState = "active") -> SigningKey:
+        """The key of an endpoint of that name; its id comes from both, so it is known before registration."""
+        algorithm: Algorithm = "ES384" if isinstance(key, ECKey) else "RS384"
+        return cls(f"{endpoint}-{key.thumbprint()[:24]}", algorithm, state, key)
+
     def __repr__(self) -> str:
         """Show no key material."""
         return f"SigningKey(kid={self.kid!r}, algorithm={self.algorithm!r}, state={self.state!r})"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import secrets as random
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Protocol, cast
@@ -145,9 +144,13 @@ class EndpointStore:
     def _new_key(self, name: str, algorithm: Algorithm, state: KeyState, pem: bytes | None) -> SourceKey:
         key = load_key(pem, algorithm) if pem is not None else generate_key(algorithm)
         encrypted = self._cipher.encrypt(key.as_pem(private=True))
-        kid = f"{name}-{random.token_hex(8)}"
         return SourceKey(
-            kid=kid, endpoint=name, algorithm=algorithm, state=state, private_key=encrypted, created=_now()
+            kid=SigningKey.of(name, key).kid,
+            endpoint=name,
+            algorithm=algorithm,
+            state=state,
+            private_key=encrypted,
+            created=_now(),
         )
 
     def _key(self, row: SourceKey) -> SigningKey:
