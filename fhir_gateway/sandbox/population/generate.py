@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fhir_gateway.errors import ConfigurationError
@@ -23,7 +24,7 @@ from fhir_gateway.sandbox.population.clinical import (
     prescribe,
     weigh,
 )
-from fhir_gateway.sandbox.population.columns import Ints
+from fhir_gateway.sandbox.population.columns import Bools, Ints, TextArray
 from fhir_gateway.sandbox.population.directory import Directory, make_directory
 from fhir_gateway.sandbox.population.ehr import EhrSheets
 from fhir_gateway.sandbox.population.explanations import ClaimSheets
@@ -142,6 +143,10 @@ def _make_batch(
     )
 
 
+def _where(present: Bools, texts: TextArray) -> TextArray:
+    return pc.if_else(pa.array(present), texts, None).cast(pa.string())
+
+
 def _crosswalk(people: People, directory: Directory, attributed: Ints, seed: int) -> pa.Table:
     """One row per person: patient ids in both sources, how they can be matched, and the attributed tax number."""
     count = len(people)
@@ -154,8 +159,8 @@ def _crosswalk(people: People, directory: Directory, attributed: Ints, seed: int
     return pa.table(
         {
             "person": people.number,
-            "ehr_patient": pa.array(ids[EHR_PREFIX].to_pylist(), pa.string(), mask=~people.in_ehr),
-            "payer_patient": pa.array(ids[PAYER_PREFIX].to_pylist(), pa.string(), mask=~people.in_payer),
+            "ehr_patient": _where(people.in_ehr, ids[EHR_PREFIX]),
+            "payer_patient": _where(people.in_payer, ids[PAYER_PREFIX]),
             "link": pa.array(["one source", "identifier", "demographics", "misfiled"]).take(pa.array(link)),
             "birth_date": pa.array(people.birth.astype(np.int32), pa.int32()).cast(pa.date32()),
             "death_date": pa.array(people.death.astype(np.int32), pa.int32(), mask=people.death >= NEVER).cast(
