@@ -17,12 +17,15 @@ from fhir_gateway.sandbox.server.runner import SandboxServer
 from fhir_gateway.sources.endpoint import Endpoint, SigningKey, generate_key
 from fhir_gateway.sources.outcome import PullProgress
 
-MEMBER_NUMBER = "https://payer.example/member"
+MEMBER_NUMBER = {
+    "system": "https://payer.example/member",
+    "type": {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v2-0203", "code": "MB"}]},
+}
 
 
 def patient(resource_id: str, number: int, **more: Any) -> dict[str, Any]:
     identifiers = [
-        {"system": MEMBER_NUMBER, "value": f"M{number}"},
+        {**MEMBER_NUMBER, "value": f"M{number}"},
         {"system": f"https://{resource_id[:3]}.example/mrn", "value": resource_id},
     ]
     return {
@@ -133,7 +136,7 @@ def test_two_sources_become_one_population(gateway: Gateway, ehr: SandboxServer,
     assert second.persons == 16  # six of the payer's ten members are known from the EHR
     patients = served(gateway, "Patient")
     assert len(patients) == 16
-    both = next(one for one in patients.values() if {"system": MEMBER_NUMBER, "value": "M16"} in one["identifier"])
+    both = next(one for one in patients.values() if {**MEMBER_NUMBER, "value": "M16"} in one["identifier"])
     assert {one["value"] for one in both["identifier"]} == {"M16", "ehr16", "pay16"}
     assert both["managingOrganization"] == {"reference": "Organization/ehr-clinic"}
     organizations = served(gateway, "Organization")
