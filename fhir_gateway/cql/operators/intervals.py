@@ -192,6 +192,8 @@ def width(call: Call, operand: Vec) -> Vec:
     low, high = ends(operand)
     if isinstance(low, IntVec | LongVec | DecVec) and isinstance(high, IntVec | LongVec | DecVec):
         return type(low)(high.values - low.values, low.valid & high.valid)
+    if isinstance(low, QuantityVec) and isinstance(high, QuantityVec):
+        return QuantityVec(DecVec(high.value.values - low.value.values, low.valid & high.valid), low.unit)
     raise MeasureError(f"width of intervals of {low.kind}")
 
 

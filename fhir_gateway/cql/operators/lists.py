@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from fhir_gateway.cql.dispatch import unwrap
 from fhir_gateway.cql.folding import distinct_rows, fold, open_list
+from fhir_gateway.cql.operators import interval_sets
 from fhir_gateway.cql.operators.comparison import equal_masks
 from fhir_gateway.cql.operators.intervals import within
 from fhir_gateway.cql.registry import Call, operator
@@ -129,11 +132,17 @@ def interleave(lists: list[ListVec], n: int) -> tuple[IntArray, Vec]:
     return owner[order], concat([items.flat for items in lists]).take(order)
 
 
+def _of_intervals(call: Call, function: Callable[[IntervalVec, IntervalVec], Vec], left: Vec, right: Vec) -> Vec:
+    if isinstance(left, IntervalVec) and isinstance(right, IntervalVec):
+        return function(left, right)
+    return NullVec(call.n)
+
+
 @operator("Union", "19.30/20.25", nulls="handled", lift=False)
 def union(call: Call, left: Vec, right: Vec) -> Vec:
     """Distinct elements of both lists; null counts as an empty list. Of intervals: one interval when they touch."""
     if isinstance(left, IntervalVec) or isinstance(right, IntervalVec):
-        raise MeasureError("union of intervals is not implemented")
+        return _of_intervals(call, interval_sets.union, left, right)
     owner, items = interleave([open_list(left), open_list(right)], call.n)
     kept = distinct_rows(owner, items)
     return fold(call.n, owner[kept], items.take(kept), left.valid | right.valid)
@@ -157,7 +166,7 @@ def _set(call: Call, left: Vec, right: Vec, keep_common: bool) -> Vec:
 def intersect(call: Call, left: Vec, right: Vec) -> Vec:
     """Distinct elements that both lists have."""
     if isinstance(left, IntervalVec) or isinstance(right, IntervalVec):
-        raise MeasureError("intersection of intervals is not implemented")
+        return _of_intervals(call, interval_sets.intersect, left, right)
     return _set(call, left, right, keep_common=True)
 
 
@@ -165,7 +174,7 @@ def intersect(call: Call, left: Vec, right: Vec) -> Vec:
 def except_(call: Call, left: Vec, right: Vec) -> Vec:
     """Distinct elements of the first list that the second lacks."""
     if isinstance(left, IntervalVec) or isinstance(right, IntervalVec):
-        raise MeasureError("difference of intervals is not implemented")
+        return _of_intervals(call, interval_sets.difference, left, right)
     return _set(call, left, right, keep_common=False)
 
 
