@@ -180,12 +180,12 @@ class Commit:
     def _gather(self, staged: pa.Table | None, accepted: pa.Table | None, moved: pa.Table | None, links: Links) -> None:
         """Make the view ``gathered``: all rows to write with their new place, and the place they had."""
         parts = []
-        source = self.pull.source.replace("'", "''")  # a view takes no parameters
         if staged is not None and accepted is not None:
             self.connection.register("staged", staged)
-            self.connection.register("accepted", accepted)
+            source = pa.repeat(pa.scalar(self.pull.source), accepted.num_rows)
+            self.connection.register("accepted", accepted.append_column("_source", source))
             parts.append(
-                f"select '{source}' as _source, s.id, s._patient, s._last_updated, s._version, s._raw, "
+                "select a._source, s.id, s._patient, s._last_updated, s._version, s._raw, "
                 "a.old_bucket, a.old_member from staged s join accepted a using (_order)"
             )
         if moved is not None:

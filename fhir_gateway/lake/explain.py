@@ -7,7 +7,7 @@ rules, never values.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fhir_gateway.lake.primitives import DECIMAL_BOUND, INTEGER_BOUNDS, pattern
@@ -56,6 +56,8 @@ def _object(value: Any, fhir_type: str, path: str, *, is_resource: bool = False)
         if is_resource and key == "resourceType":
             continue
         element = definition.elements.get(key)
+        if is_resource and key == "id" and element is not None:
+            element = replace(element, type="id")  # the published definitions call it a string
         if element is not None:
             yield from _element(child, element, fhir_type, f"{path}.{key}", value.get(f"_{key}"))
             continue
@@ -137,9 +139,10 @@ def _primitive(value: Any, element: spec.Element, owner: str, path: str) -> Iter
         if value not in element.codes:
             yield Issue(path, "binding", "is not a code of the required value set")
     else:
-        expected = pattern("Reference.reference" if (owner, element.name) == ("Reference", "reference") else fhir_type)
+        name = "Reference.reference" if (owner, element.name) == ("Reference", "reference") else fhir_type
+        expected = pattern(name)
         if expected is not None and not expected.fullmatch(value):
-            yield Issue(path, "format", f"is not a valid {fhir_type}")
+            yield Issue(path, "format", f"is not a valid {name}")
 
 
 def _sibling(value: Any, element: spec.Element, path: str) -> Iterator[Issue]:

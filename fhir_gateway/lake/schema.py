@@ -105,6 +105,7 @@ def _object(fhir_type: str) -> tuple[Schema, set[str]]:
     schema: Schema = {"type": "object", "minProperties": 1, "properties": properties, "additionalProperties": False}
     if definition.kind == "resource":
         properties["resourceType"] = {"const": fhir_type}
+        properties["id"] = _primitive("id", None)  # the published definitions call it a string
         required.append("resourceType")
     if required:
         schema["required"] = required
