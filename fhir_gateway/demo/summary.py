@@ -47,12 +47,17 @@ class PullSummary:
 
 @dataclass(frozen=True, slots=True)
 class GroupSummary:
-    """One rate: counts by population code, and the score as its report says it."""
+    """One rate: counts and codes by population id (a ratio may have two of one code), and the score as reported."""
 
     id: str
     populations: Mapping[str, int]
+    codes: Mapping[str, str]
     score: float | int | None
     unit: str | None
+
+    def count(self, code: str) -> int | None:
+        """Count of the first population of that code."""
+        return next((self.populations[one] for one, of in self.codes.items() if of == code), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +78,9 @@ class MeasureSummary:
         groups = []
         for entry in report["group"]:
             score = entry.get("measureScore", {})
-            counts = {p["code"]["coding"][0]["code"]: p["count"] for p in entry["population"]}
-            groups.append(GroupSummary(entry["id"], counts, score.get("value"), score.get("unit")))
+            counts = {p["id"]: p["count"] for p in entry["population"]}
+            codes = {p["id"]: p["code"]["coding"][0]["code"] for p in entry["population"]}
+            groups.append(GroupSummary(entry["id"], counts, codes, score.get("value"), score.get("unit")))
         inside = np.zeros(len(result.members), np.bool_)
         for group in result.groups:
             for population in group.populations:
@@ -131,7 +137,7 @@ def _measures(measures: Iterable[MeasureSummary]) -> Table:
     table = _table("Measures", "measure", "initial population", "denominator", "numerator", "score")
     for measure in measures:
         for group in measure.groups:
-            counts = [group.populations.get(code) for code in ("initial-population", "denominator", "numerator")]
+            counts = [group.count(code) for code in ("initial-population", "denominator", "numerator")]
             table.add_row(measure.name, *("" if n is None else f"{n:,}" for n in counts), _score(group))
     return table
 
