@@ -8,7 +8,7 @@ drop and an addition (ATR scenario 3). Entries dropped before leave the list onc
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from types import MappingProxyType
@@ -36,13 +36,15 @@ class Roster:
     contract_value: str
     name: str
     contract_period: tuple[date, date]
-    managing_entity: str  # reference of the payer's Organization
+    managing_entity: Mapping[str, Any]  # Reference to the payer's Organization
     tins: Sequence[str] = ()
     npis: Sequence[str] = ()
     #: Served Organization by TIN, served Practitioner by NPI; a provider that is not served is named by its number.
     organizations: Mapping[str, str] = field(default_factory=lambda: _NO_REFERENCES)
     practitioners: Mapping[str, str] = field(default_factory=lambda: _NO_REFERENCES)
     provider_level: Literal["organization", "practitioner"] = "organization"
+    #: Reference of a Coverage by its source and id there.
+    coverage_reference: Callable[[str, str], str] = lambda source, coverage: f"Coverage/{coverage}"
 
 
 def atr_group(
@@ -58,7 +60,7 @@ def atr_group(
     """ATR Group of the members attributed to ``entity``.
 
     ``last_updated`` must be aware. ``previous`` is the version of the list this one replaces. Members are referred to
-    as ``Patient/{person}``, their coverage as ``Coverage/{id}`` of the source that covers them last.
+    as ``Patient/{person}``, their coverage is the one that covers them last.
     """
     if last_updated.tzinfo is None:
         raise ContractError("the list's timestamp needs an offset")
@@ -68,7 +70,7 @@ def atr_group(
     for member, tin, npi, coverage in zip(
         *(table[name].to_pylist() for name in ("member", "tin", "npi", "coverage")), strict=True
     ):
-        entry = _entry(f"Patient/{member}", _provider(roster, entity, tin, npi), coverage, period)
+        entry = _entry(f"Patient/{member}", _provider(roster, entity, tin, npi), _coverage(roster, coverage), period)
         entries[_key(entry)] = entry
     before = {_key(entry): entry for entry in (previous or {}).get("member", ())}
     members = [_changed(entry, before.get(key)) for key, entry in entries.items()]
@@ -102,7 +104,7 @@ def atr_group(
         "actual": True,
         "name": roster.name,
         "quantity": len(entries),
-        "managingEntity": {"reference": roster.managing_entity},
+        "managingEntity": dict(roster.managing_entity),
     }
     if members:
         group["member"] = members
@@ -124,6 +126,14 @@ def _provider(roster: Roster, entity: str, tin: str | None, npi: str | None) -> 
     return {"type": "Organization", "display": entity}  # the settlement entity itself (ATR data rule 7)
 
 
+def _coverage(roster: Roster, coverage: str | None) -> str | None:
+    """Reference of a Coverage named ``source/id``."""
+    if coverage is None:
+        return None
+    source, _, resource_id = coverage.partition("/")
+    return roster.coverage_reference(source, resource_id)
+
+
 def _reference(reference: str | None, kind: str, system: str, value: str) -> dict[str, Any]:
     if reference:
         return {"reference": reference}
@@ -132,9 +142,8 @@ def _reference(reference: str | None, kind: str, system: str, value: str) -> dic
 
 def _entry(patient: str, provider: dict[str, Any], coverage: str | None, period: Mapping[str, str]) -> dict[str, Any]:
     extension = [{"url": f"{_ATR}ext-attributedProvider", "valueReference": provider}]
-    if coverage:  # "source/id"
-        reference = {"reference": f"Coverage/{coverage.partition('/')[2]}"}
-        extension.insert(0, {"url": f"{_ATR}ext-coverageReference", "valueReference": reference})
+    if coverage:
+        extension.insert(0, {"url": f"{_ATR}ext-coverageReference", "valueReference": {"reference": coverage}})
     return {"extension": extension, "entity": {"reference": patient}, "period": dict(period), "inactive": False}
 
 

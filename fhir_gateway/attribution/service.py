@@ -30,7 +30,7 @@ REASONS = {
     "below-minimum-months": "fewer months of coverage in the period than the terms ask for",
     "tie": "equal amounts that no tie-break of the terms separates",
     "below-share": "the leader has less than the share of services that the terms ask for",
-    "no-participating-clinician": "no participant rendered the services that the passes ask of it",
+    "no-competing-clinician": "services only by clinicians, or at times, that no pass compares",
     "no-services": "no counting service in any window",
 }
 
@@ -95,7 +95,7 @@ SELECT e.member, a.competitor AS entity, a.participant, a.method, a.step, a.tin,
   CASE WHEN a.competitor IS NOT NULL THEN NULL
     WHEN e.reason IS NOT NULL THEN e.reason
     WHEN u.reason IS NOT NULL THEN u.reason
-    WHEN e.member IN (SELECT member FROM qualified) THEN 'no-participating-clinician'
+    WHEN e.member IN (SELECT member FROM qualified) THEN 'no-competing-clinician'
     ELSE 'no-services' END AS reason
 FROM everybody e LEFT JOIN assigned a USING (member) LEFT JOIN unattributed u USING (member)
 ORDER BY e.member

@@ -2,7 +2,7 @@
 
 from fhir_gateway.contracts.arrangements import ARRANGEMENTS, Exposure, SettlementInputs
 from fhir_gateway.contracts.contract import Contract
-from fhir_gateway.contracts.inputs import MeasureScore, collect
+from fhir_gateway.contracts.inputs import MeasureScore, collect, measure_scores
 from fhir_gateway.contracts.service import settle
 from fhir_gateway.contracts.settlement import Settlement, SettlementLine
 
@@ -15,5 +15,6 @@ __all__ = [
     "SettlementInputs",
     "SettlementLine",
     "collect",
+    "measure_scores",
     "settle",
 ]

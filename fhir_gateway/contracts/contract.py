@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import tomllib
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -112,7 +112,8 @@ class Contract(Terms):
         if not self.provider.tins and not self.provider.npis:
             found.append("provider.tins: neither a TIN nor an NPI is given")
         found += _repeated("measures", "id", [m.id for m in self.measures])
-        found += _repeated("measures", "canonical", [m.canonical.partition("|")[0] for m in self.measures])
+        canonicals = [f"{m.canonical.partition('|')[0]}#{m.group or ''}".rstrip("#") for m in self.measures]
+        found += _repeated("measures", "canonical", canonicals)
         found += _repeated("arrangements", "id", [a.id for a in self.arrangements])
         found += [
             f"arrangements.{a.id}.pool: '{a.pool}' is already paid by arrangement '{b.id}'"
@@ -172,15 +173,15 @@ class Contract(Terms):
         return (Participant(self.provider.entity, self.provider.tins, self.provider.npis),)
 
     def roster(
-        self, organizations: dict[str, str] | None = None, practitioners: dict[str, str] | None = None
+        self, organizations: Mapping[str, str] | None = None, practitioners: Mapping[str, str] | None = None
     ) -> Roster:
-        """What the ATR Group of this contract says; served references by TIN and by NPI."""
+        """What the ATR Group of this contract says; served Organizations by TIN or NPI, Practitioners by NPI."""
         return Roster(
             contract_system=self.identifier.system,
             contract_value=self.identifier.value,
             name=self.title,
             contract_period=self.dates,
-            managing_entity=self.payer.reference,
+            managing_entity=self.payer.refer(organizations or {}),
             tins=self.provider.tins,
             npis=self.provider.npis,
             organizations=organizations or {},

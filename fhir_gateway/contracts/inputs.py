@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -16,6 +16,7 @@ from fhir_gateway.contracts.arrangements import Exposure, SettlementInputs
 from fhir_gateway.contracts.contract import Contract
 from fhir_gateway.contracts.scoring import MeasureOutcome
 from fhir_gateway.errors import ContractError
+from fhir_gateway.measures.model import MeasureResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,16 +118,45 @@ def collect(
     )
 
 
+def measure_scores(results: Iterable[MeasureResult], members: pa.Array) -> dict[str, MeasureScore]:
+    """Results restricted to ``members``, by canonical.
+
+    ``url|version`` for a measure's only group and ``url|version#group`` for every group. Members that could not be
+    evaluated count in no population.
+    """
+    scores: dict[str, MeasureScore] = {}
+    for result in results:
+        chosen = pc.is_in(result.members.cast(pa.string()), value_set=members.cast(pa.string()))
+        mask = chosen.to_numpy(zero_copy_only=False)
+        for group in result.groups:
+            removed = sum(group.count(f"denominator-{kind}", mask) for kind in ("exclusion", "exception"))
+            has_numerator = group.population("numerator") is not None
+            score = MeasureScore(
+                numerator=group.count("numerator", mask) if has_numerator else None,
+                denominator=group.count("denominator", mask) - removed,
+                score=group.score(mask),
+            )
+            canonical = f"{result.url}|{result.version}"
+            scores[f"{canonical}#{group.id}"] = score
+            if len(result.groups) == 1:
+                scores[canonical] = score
+    return scores
+
+
 def _by_measure(contract: Contract, outcomes: Mapping[str, MeasureOutcome]) -> dict[str, MeasureOutcome]:
-    by_url: dict[str, list[str]] = {}
+    """Outcomes by measure id; a canonical without version takes the only version there is."""
+    versions: dict[str, list[str]] = {}
     for canonical in outcomes:
-        by_url.setdefault(canonical.partition("|")[0], []).append(canonical)
+        url, _, group = canonical.partition("#")
+        versions.setdefault(f"{url.partition('|')[0]}#{group}", []).append(canonical)
     found: dict[str, MeasureOutcome] = {}
     for measure in contract.measures:
-        if measure.canonical in outcomes:
-            found[measure.id] = outcomes[measure.canonical]
-        elif "|" not in measure.canonical and len(by_url.get(measure.canonical, ())) == 1:
-            found[measure.id] = outcomes[by_url[measure.canonical][0]]
+        wanted = f"{measure.canonical}#{measure.group}" if measure.group else measure.canonical
+        candidates = versions.get(f"{measure.canonical}#{measure.group or ''}", [])
+        if wanted in outcomes:
+            found[measure.id] = outcomes[wanted]
+        elif len(candidates) == 1:
+            found[measure.id] = outcomes[candidates[0]]
     return found
 
 

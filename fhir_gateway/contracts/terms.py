@@ -5,9 +5,10 @@ Validated on load: unknown keys are refused, amounts are exact decimals. Shares,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -29,11 +30,19 @@ class Identifier(Terms):
 
 
 class Party(Terms):
-    """A party of the contract; ``reference`` is its Organization as the gateway serves it."""
+    """A party of the contract. Its Organization is found by ``identifier`` (TIN, NPI) unless ``reference`` names it."""
 
     name: str
-    reference: str = Field(pattern=r"^Organization/[A-Za-z0-9\-.]{1,64}$")
-    identifier: Identifier | None = None
+    identifier: Identifier
+    reference: str | None = Field(default=None, pattern=r"^Organization/[A-Za-z0-9\-.]{1,64}$")
+
+    def refer(self, organizations: Mapping[str, str]) -> dict[str, Any]:
+        """Reference to the party; ``organizations`` are served Organizations by identifier value."""
+        reference = self.reference or organizations.get(self.identifier.value)
+        if reference:
+            return {"reference": reference, "display": self.name}
+        identifier = {"system": self.identifier.system, "value": self.identifier.value}
+        return {"type": "Organization", "identifier": identifier, "display": self.name}
 
 
 class ProviderParty(Party):
@@ -106,10 +115,13 @@ class MeasureTerms(Terms):
 
     id: str = Field(pattern=r"^[A-Za-z0-9\-.]{1,64}$")
     canonical: str = Field(description="Measure url, with |version to pin it.")
+    group: str | None = Field(default=None, description="Group of a measure with several; default its only one.")
     name: str
     direction: Literal["increase", "decrease"]
     weight: Fraction = Decimal(0)
     status: Literal["contractual", "contractual-alternate", "reporting-only"] = "contractual"
-    unit: str = Field(default="1", description="UCUM unit of the score: 1 for a proportion, /10*3 for a rate per 1000.")
+    unit: str = Field(
+        default="1", description="UCUM unit of the score: 1 for a proportion, /(10*3.a) for a yearly rate per 1000."
+    )
     min_denominator: int = Field(default=1, ge=1)
     scoring: Scoring | None = None

@@ -1,4 +1,4 @@
-"""Da Vinci Value-Based Performance Reporting (VBPR 1.1.0): the contract as a Measure, its settlement as a MeasureReport.
+"""Da Vinci Value-Based Performance Reporting (VBPR 1.1.0): contracts as Measures, settlements as MeasureReports.
 
 One report group per settlement line that has a VBPR metric; ``group.id`` is the line's id, so a dollar in the report
 leads back to its explanation. Money is always ``Money`` in the alternate-measurescore extension, never a Quantity.
@@ -117,12 +117,14 @@ def performance_report(
     report_id: str,
     issued: datetime,
     quality_reports: Mapping[str, str] | None = None,
+    organizations: Mapping[str, str] | None = None,
     status: Literal["complete", "pending", "error"] = "complete",
 ) -> dict[str, Any]:
     """The settlement as a ``vbp-performance-measurereport``.
 
-    ``issued`` must be aware. ``quality_reports`` are references of quality MeasureReports by measure id of the contract;
-    each names the groups it feeds. ContractError when the settlement is of another contract or other terms.
+    ``issued`` must be aware. ``quality_reports`` are references of quality MeasureReports by measure id of the
+    contract; each names the groups it feeds. ``organizations`` are served Organizations by TIN or NPI. Raises
+    ContractError when the settlement is of another contract or other terms.
     """
     if (settlement.contract, settlement.contract_digest) != (contract.id, contract.digest):
         raise ContractError("the settlement was computed from other terms than this contract's")
@@ -139,12 +141,12 @@ def performance_report(
         "measure": measure_canonical(contract),
         "subject": {
             "extension": [
-                _extension("organization-subject", valueReference={"reference": contract.provider.reference})
+                _extension("organization-subject", valueReference=contract.provider.refer(organizations or {}))
             ],
             "display": contract.provider.name,
         },
         "date": issued.isoformat(timespec="seconds"),
-        "reporter": {"reference": contract.payer.reference, "display": contract.payer.name},
+        "reporter": contract.payer.refer(organizations or {}),
         "period": _period(*settlement.period),
         "group": [_group(line, settlement, contract) for line in settlement.lines if line.metric],
     }

@@ -96,7 +96,7 @@ def test_step_3_came_in_2025(make_lines: Any, make_coverage: Any) -> None:
     older = AttributionTerms.load("mssp-primary-care-2024")
     result = attribute(make_lines(rows), coverage, older, PERIOD, [ACO]).table.to_pylist()[0]
     assert result["entity"] is None
-    assert result["reason"] == "no-participating-clinician"
+    assert result["reason"] == "no-competing-clinician"
 
 
 def test_f_one_month_in_a_group_health_plan_excludes(

@@ -28,10 +28,10 @@ def contract_terms() -> Callable[..., Terms]:
             "line_of_business": "medicare",
             "hcp_lan": "3B",
             "rounding": "dollar",
-            "payer": {"name": "Payer", "reference": "Organization/payer"},
+            "payer": {"name": "Payer", "identifier": {"system": "urn:payer", "value": "1"}},
             "provider": {
                 "name": "Provider",
-                "reference": "Organization/provider",
+                "identifier": {"system": "urn:oid:2.16.840.1.113883.4.4", "value": "100000001"},
                 "entity": "aco",
                 "tins": ["100000001"],
             },
