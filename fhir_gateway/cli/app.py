@@ -27,6 +27,8 @@ app.add_typer(data.quarantine, name="quarantine")
 app.command("pull")(data.pull)
 app.command("status")(data.status)
 app.command("evaluate")(value.evaluate)
+app.command("attribute")(value.attribute)
+app.command("settle")(value.settle)
 app.command("serve")(serve.serve)
 
 

@@ -15,11 +15,9 @@ def serve(
     port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 8000,
 ) -> None:
     """Serve FHIR over HTTP until stopped."""
-    import uvicorn
-
-    from fhir_gateway.server.app import create_app
+    from fhir_gateway.server.serve import serve as serve_until_interrupted
 
     here = context(command)
     public = here.gateway.settings.public_url.rstrip("/")
     here.output.say(f"FHIR base {public}/fhir (listening on {host}:{port})")
-    uvicorn.run(create_app(here.gateway), host=host, port=port, access_log=False, ws="none", log_level="warning")
+    serve_until_interrupted(here.gateway, host, port)

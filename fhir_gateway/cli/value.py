@@ -59,3 +59,57 @@ def _instant(text: str | None) -> datetime | None:
     if moment.tzinfo is None:
         raise ConfigurationError("--now needs an offset")
     return moment
+
+
+def attribute(
+    command: typer.Context,
+    contract: Annotated[str, typer.Argument(help="A contract (path or name).")],
+    now: Annotated[str | None, typer.Option(help="Instant of the roster, with offset; default: the present.")] = None,
+) -> None:
+    """Say who is whose patient under a contract, and serve its roster."""
+    from fhir_gateway.jobs import attribute as job
+
+    here = context(command)
+    with here.output.progress() as progress:
+        report = job.attribute(here.gateway, contract, now=_instant(now), progress=progress)
+    table = report.attribution.table
+    rows: list[dict[str, Any]] = [
+        {"members": len(report.members), "of": report.contract.provider.entity, "why": "attributed to the contract"}
+    ]
+    others = table.num_rows - len(report.members) - sum(report.reasons.values())
+    rows.append({"members": others, "of": "others", "why": "attributed to somebody else"})
+    rows += [{"members": count, "of": "nobody", "why": reason} for reason, count in sorted(report.reasons.items())]
+    if here.output.json:
+        here.output.value({"contract": report.contract.id, "group": report.group["id"], "members": rows})
+        return
+    here.output.table(f"{report.contract.title}: {table.num_rows:,} members", ("members", "of", "why"), rows)
+    here.output.say(f"roster: Group/{report.group['id']}, version {report.group['meta']['versionId']}")
+
+
+def settle(
+    command: typer.Context,
+    contract: Annotated[str, typer.Argument(help="A contract (path or name).")],
+    now: Annotated[str | None, typer.Option(help="Instant of the settlement, with offset; default: now.")] = None,
+    explain: Annotated[bool, typer.Option(help="Show every number that each payment comes from.")] = False,
+) -> None:
+    """Settle a contract for its period, and serve the performance report."""
+    from fhir_gateway.jobs import settle as job
+
+    here = context(command)
+    with here.output.progress() as progress:
+        report = job.settle(here.gateway, contract, now=_instant(now), progress=progress)
+    settlement = report.settlement
+    if here.output.json:
+        here.output.value({"report": report.report, **settlement.to_dict()})
+        return
+    rows = [
+        {"line": line.id, "what": line.label, "amount": f"{line.amount:,} {settlement.currency}", "term": line.term}
+        for line in settlement.payable()
+    ]
+    here.output.table(report.contract.title, ("line", "what", "amount", "term"), rows)
+    if explain:
+        for line in settlement.payable():
+            here.output.say(settlement.explain(line.id))
+    owed = "owes the provider" if settlement.total >= 0 else "is owed by the provider"
+    here.output.say(f"{report.contract.payer.name} {owed} {abs(settlement.total):,} {settlement.currency}")
+    here.output.say(f"report: MeasureReport/{report.report}")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from zoneinfo import ZoneInfo
 
 from fhir_gateway.errors import ConfigurationError
 from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs.clock import instant
 from fhir_gateway.jobs.publish import REPORTER, reporter
 from fhir_gateway.measures.evaluate import Evaluator
 from fhir_gateway.measures.model import MeasureResult
@@ -45,7 +45,7 @@ def evaluate(
     paths = [gateway.measure_package(name) for name in packages] or gateway.measure_packages()
     if not paths:
         raise ConfigurationError(f"there are no measure packages in {gateway.measures_folder}")
-    now = now or datetime.now(ZoneInfo(gateway.settings.time_zone)).replace(microsecond=0)
+    now = instant(gateway, now)
     evaluators = []
     for number, path in enumerate(paths):
         if progress:

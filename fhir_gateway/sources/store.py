@@ -88,9 +88,9 @@ class EndpointStore:
         return _endpoint(row)
 
     def all(self) -> list[Endpoint]:
-        """All endpoints, by name."""
+        """All endpoints, in the order they were registered."""
         with session(self._engine) as opened:
-            return [_endpoint(row) for row in opened.exec(select(SourceEndpoint).order_by(SourceEndpoint.name))]
+            return [_endpoint(row) for row in opened.exec(select(SourceEndpoint).order_by(SourceEndpoint.created, SourceEndpoint.name))]
 
     def keys(self, name: str | None = None) -> list[SigningKey]:
         """The keys of one endpoint, or of all, oldest first."""

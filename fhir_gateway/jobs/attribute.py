@@ -1,0 +1,150 @@
+"""Attribute everybody in the lake under a contract, keep the evidence, and serve the roster as an ATR Group."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from fhir_gateway.attribution import COVERAGE_COLUMNS, Attribution, atr_group
+from fhir_gateway.attribution import attribute as attribute_members
+from fhir_gateway.contracts import Contract
+from fhir_gateway.errors import ContractError, NotFoundError
+from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs.clock import instant
+from fhir_gateway.jobs.publish import published_id
+from fhir_gateway.lake.claims import claims, directory
+from fhir_gateway.sources.outcome import Progress, PullProgress
+
+#: A partial date of death is taken as its last day: whoever died in 2025 was covered until then.
+_DEATHS = """
+SELECT _member AS member, min(CASE length(deceasedDateTime) WHEN 4 THEN try_cast(deceasedDateTime || '-12-31' AS DATE)
+  WHEN 7 THEN last_day(try_cast(deceasedDateTime || '-01' AS DATE))
+  ELSE try_cast(deceasedDateTime[1:10] AS DATE) END) AS died
+FROM patients WHERE deceasedDateTime IS NOT NULL AND _member IS NOT NULL GROUP BY _member ORDER BY _member
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class AttributionReport:
+    """Attribution under a contract: the evidence, what it was computed from, and the roster served."""
+
+    contract: Contract
+    attribution: Attribution
+    lines: pa.Table
+    coverage: pa.Table
+    lake_version: int
+    group: Mapping[str, Any]
+
+    @property
+    def members(self) -> pa.Array:
+        """Members attributed to the contract's provider."""
+        return self.attribution.members_of(self.contract.provider.entity)
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Members attributed to nobody, by reason."""
+        counts = pc.value_counts(self.attribution.table["reason"].drop_null())
+        return {entry["values"]: entry["counts"] for entry in counts.to_pylist()}
+
+
+def attribute(
+    gateway: Gateway, contract_name: str, *, now: datetime | None = None, progress: Progress | None = None
+) -> AttributionReport:
+    """Who is the contract's patient in its period, by the claims paid through its run-out.
+
+    The Group keeps what changed against its version before. From the same lake version and the same terms the same
+    roster comes, and no new version of it.
+    """
+    contract = Contract.load(gateway.contract(contract_name))
+    if contract.attribution_terms is None:
+        raise ContractError("attribution.terms: none were loaded")
+    lake, version = gateway.lake, gateway.lake.version
+    if progress:
+        progress(PullProgress("attribute", contract.title))
+    lines = claims(lake, version=version, paid_through=contract.claims.paid_through)
+    coverage = lake.read("Coverage", COVERAGE_COLUMNS, version=version)
+    with duckdb.connect() as connection:
+        connection.register("patients", lake.read("Patient", ["deceasedDateTime"], version=version))
+        deaths = connection.sql(_DEATHS).to_arrow_table()
+    attribution = attribute_members(
+        lines,
+        coverage,
+        contract.attribution_terms,
+        contract.dates,
+        contract.participants,
+        members=lake.members(version=version),
+        deaths=deaths,
+    )
+    group = _serve(gateway, contract, attribution, version, instant(gateway, now))
+    return AttributionReport(contract, attribution, lines, coverage, version, group)
+
+
+def organizations(gateway: Gateway, version: int) -> dict[str, str]:
+    """Served Organizations by TIN and by NPI; of several sources' the one registered first."""
+    return _served(gateway, version, "Organization", ("tin", "npi"))
+
+
+def _serve(
+    gateway: Gateway, contract: Contract, attribution: Attribution, version: int, now: datetime
+) -> Mapping[str, Any]:
+    try:
+        previous = gateway.resources.read("Group", contract.id).json()
+    except NotFoundError:
+        previous = None
+    key = hashlib.sha256(f"{contract.digest} {version}".encode()).hexdigest()[:16]
+    folder = gateway.data_folder / "attributions" / contract.id / key
+    if folder.exists() and previous is not None:
+        return previous
+    roster = replace(
+        contract.roster(organizations(gateway, version), _served(gateway, version, "Practitioner", ("npi",))),
+        coverage_reference=lambda source, resource_id: f"Coverage/{published_id(source, resource_id)}",
+    )
+    group = atr_group(
+        attribution,
+        contract.provider.entity,
+        roster,
+        group_id=contract.id,
+        last_updated=now,
+        status=contract.attribution.list_status,
+        previous=previous,
+    )
+    stored = gateway.resources.put(group).json()
+    _keep(folder, attribution, {"contract": contract.digest, "lake_version": version, "computed": now.isoformat()})
+    return stored
+
+
+def _served(gateway: Gateway, version: int, kind: str, numbers: tuple[str, ...]) -> dict[str, str]:
+    ranks = {endpoint.name: rank for rank, endpoint in enumerate(gateway.endpoints.all())}
+    rows = directory(gateway.lake, version).select(["source", "reference", *numbers]).to_pylist()
+    rows.sort(key=lambda row: (ranks.get(row["source"], len(ranks)), row["source"], row["reference"]))
+    found: dict[str, str] = {}
+    for row in rows:
+        named, _, resource_id = row["reference"].partition("/")
+        if named == kind:
+            for name in numbers:
+                if row[name]:
+                    found.setdefault(row[name], f"{kind}/{published_id(row['source'], resource_id)}")
+    return found
+
+
+def _keep(folder: Path, attribution: Attribution, header: Mapping[str, Any]) -> None:
+    """Keep the evidence, whole or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    partial = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder.parent))
+    pq.write_table(attribution.table, partial / "members.parquet")
+    pq.write_table(attribution.candidates, partial / "candidates.parquet")
+    (partial / "header.json").write_bytes(orjson.dumps(header, option=orjson.OPT_INDENT_2))
+    if not folder.exists():
+        os.rename(partial, folder)
