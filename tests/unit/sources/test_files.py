@@ -1,0 +1,126 @@
+"""Files and folders become a pull: told by content, text kept, outcomes left out."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from fhir_gateway.errors import InputError
+from fhir_gateway.sources.files import stage_files
+from fhir_gateway.sources.models import StagedPull
+
+PATIENT = {"resourceType": "Patient", "id": "1"}
+
+
+def contents(pull: StagedPull) -> dict[str, list[str]]:
+    return {file.name: file.path.read_text(encoding="utf-8").splitlines() for file in pull.files}
+
+
+def test_ndjson_is_taken_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "in" / "deep" / "Whatever.ndjson.gz"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(gzip.compress(json.dumps(PATIENT).encode()))
+    (tmp_path / "in" / "README.md").write_text("not data")
+    (tmp_path / "in" / ".hidden.ndjson").write_text("{}")
+    (tmp_path / "in" / "empty.ndjson").touch()
+    pull = stage_files([tmp_path / "in"], "here", tmp_path / "split")
+    assert (pull.source, pull.kind, pull.transaction_time) == ("here", "files", None)
+    assert [(file.name, file.path == path, file.resource_type) for file in pull.files] == [
+        ("deep/Whatever.ndjson.gz", True, None),
+        ("empty.ndjson", False, None),
+    ]
+    assert not (tmp_path / "split").exists()
+
+
+@pytest.mark.parametrize("bundle_type", ["collection", "searchset", "transaction", "batch"])
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_bundle_becomes_its_resources_with_their_text(
+    tmp_path: Path, bundle_type: str, indent: int | None, zipped: bool
+) -> None:
+    text = json.dumps(
+        {
+            "resourceType": "Bundle",
+            "type": bundle_type,
+            "entry": [
+                {"fullUrl": "urn:uuid:1", "resource": {**PATIENT, "name": [{"text": 'a "b" \\ é'}]}},
+                {"request": {"method": "DELETE", "url": "Patient/2"}},
+                {"resource": {"resourceType": "OperationOutcome"}, "search": {"mode": "outcome"}},
+                {"search": {"mode": "match"}, "resource": {"resourceType": "Observation", "value": "@"}},
+            ],
+        },
+        indent=indent,
+    ).replace('"@"', "1.00")
+    path = tmp_path / "bundle.json"
+    path.write_bytes(gzip.compress(text.encode()) if zipped else b"\xef\xbb\xbf" + text.encode())
+    pull = stage_files([path], "s", tmp_path / "split")
+    ((name, lines),) = contents(pull).items()
+    assert name == "bundle.json"
+    assert [json.loads(line) for line in lines] == [
+        {**PATIENT, "name": [{"text": 'a "b" \\ é'}]},
+        {"resourceType": "Observation", "value": 1.0},
+    ]
+    assert "1.00" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        (json.dumps(PATIENT, indent=1), [PATIENT]),
+        (json.dumps({"resourceType": "Bundle", "type": "collection"}), []),
+        (json.dumps({"resourceType": "Bundle", "type": "collection", "entry": []}, indent=1), []),
+        (
+            json.dumps({"resourceType": "Bundle", "id": "d", "type": "document", "entry": []}),
+            [{"resourceType": "Bundle", "id": "d", "type": "document", "entry": []}],
+        ),
+    ],
+)
+def test_other_json_files(tmp_path: Path, text: str, lines: list[object]) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    (found,) = contents(stage_files([path], "s", tmp_path / "split")).values()
+    assert [json.loads(line) for line in found] == lines
+
+
+def test_bundles_line_by_line(tmp_path: Path) -> None:
+    bundle = {"resourceType": "Bundle", "type": "batch", "entry": [{"resource": PATIENT}]}
+    path = tmp_path / "bundles.ndjson"
+    path.write_text("\n".join(json.dumps(line) for line in (bundle, PATIENT, bundle)) + "\n{broken\n")
+    (lines,) = contents(stage_files([path], "s", tmp_path / "split")).values()
+    assert lines == [json.dumps(PATIENT)] * 3 + ["{broken"]
+
+
+def test_a_json_file_that_is_not_json_is_one_bad_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(b'{\n "resourceType": "Patient",\n "id": \xff\n')
+    (file,) = stage_files([path], "s", tmp_path / "split").files
+    assert len(file.path.read_bytes().splitlines()) == 1
+    assert b"\xff" in file.path.read_bytes()
+
+
+def test_the_same_files_are_the_same_pull(tmp_path: Path) -> None:
+    path = tmp_path / "x.ndjson"
+    path.write_text("{}")
+    first = stage_files([path], "s", tmp_path / "a")
+    assert stage_files([path], "s", tmp_path / "b").id == first.id
+    assert stage_files([path], "t", tmp_path / "b").id != first.id
+    path.write_text("{} ")
+    assert stage_files([path], "s", tmp_path / "b").id != first.id
+
+
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="absent: no such file or folder"):
+        stage_files([tmp_path / "absent"], "s", tmp_path / "split")
+    with pytest.raises(InputError, match="no files named"):
+        stage_files([tmp_path], "s", tmp_path / "split")
+
+
+def test_a_truncated_gzip_bundle_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "b.json.gz"
+    text = json.dumps({"resourceType": "Bundle", "type": "batch", "entry": [{"resource": PATIENT}] * 500})
+    path.write_bytes(gzip.compress(text.replace("}, {", "},\n{").encode())[:-9])
+    with pytest.raises(InputError, match=r"b\.json\.gz: the gzip file is truncated"):
+        stage_files([path], "s", tmp_path / "split")
