@@ -129,7 +129,7 @@ def equivalent_mask(call: Call, left: Vec, right: Vec) -> BoolArray:
     if isinstance(left, StrVec) and isinstance(right, StrVec):
         folded = [StrVec(v.codes, _folded(v)) for v in (left, right)]
         a, b = shared_codes(*folded)
-        return neither | (both & np.asarray(a == b, dtype=bool))
+        return np.asarray(neither | (both & (a == b)), dtype=bool)
     if isinstance(left, ListVec) and isinstance(right, ListVec):
         alike: BoolArray = both & (left.lengths == right.lengths)
         rows = np.flatnonzero(alike)

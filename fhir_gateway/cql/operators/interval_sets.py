@@ -159,7 +159,7 @@ def _step(low: Vec, per: QuantityVec | None, n: int) -> QuantityVec | AnyArray:
         finest = int(low.precision.min()) if len(low) else 3
         return QuantityVec(DecVec(np.full(n, ONE, dtype=np.int64)), StrVec.constant(names[finest], n))
     if per is None:
-        return np.full(n, 1 if isinstance(low, DecVec | QuantityVec) else 1, dtype=np.int64)
+        return np.ones(n, dtype=np.int64)
     return per.value.values if isinstance(low, DecVec | QuantityVec) else per.value.values // ONE
 
 
