@@ -75,7 +75,8 @@ class Settlement:
 
     def _explain(self, line_id: str, depth: int, seen: set[str]) -> Iterator[str]:
         line = self.line(line_id)
-        shown = line.amount if line.amount is not None else line.value
+        value = line.amount if line.amount is not None else line.value
+        shown = "none" if value is None else f"{round(value, 8).normalize():f}"
         repeated = " (above)" if line_id in seen and line.because else ""
         yield (
             f"{'  ' * depth}{line.label}: {shown} {line.unit}".rstrip() + f"  = {line.formula}  [{line.term}]{repeated}"

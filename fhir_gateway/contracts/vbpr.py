@@ -189,10 +189,11 @@ def _group(line: SettlementLine, settlement: Settlement, contract: Contract) -> 
         money = _money(value, contract)
         group["measureScore"] = {"extension": [_extension("alternate-measurescore", valueMoney=money)]}
     else:
+        is_percentage = (line.metric or "").endswith("-percentage")
         group["measureScore"] = {
-            "value": number(value.quantize(_RATE, ROUND_HALF_UP)),
+            "value": number((value * 100 if is_percentage else value).quantize(_RATE, ROUND_HALF_UP)),
             "system": "http://unitsofmeasure.org",
-            "code": line.unit,
+            "code": "%" if is_percentage else line.unit,
         }
     return group
 
