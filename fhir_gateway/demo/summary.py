@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fhir_gateway.errors import LedgerError
+from fhir_gateway.jobs.settle import SettlementReport
 from fhir_gateway.measures import reports
 from fhir_gateway.measures.model import MeasureResult
 from fhir_gateway.sources.models import LedgerEntry
@@ -91,6 +93,46 @@ class MeasureSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class PaymentSummary:
+    """A line that pays: its id is that of the group in the performance report. Amounts are decimal text."""
+
+    line: str
+    label: str
+    amount: str
+
+
+@dataclass(frozen=True, slots=True)
+class SettlementSummary:
+    """A settled contract: its roster and what the payer owes the provider (negative: is owed), per line and in all."""
+
+    contract: str
+    title: str
+    provider: str
+    group: str
+    members: int
+    report: str
+    currency: str
+    total: str
+    payments: tuple[PaymentSummary, ...]
+
+    @classmethod
+    def of(cls, report: SettlementReport) -> Self:
+        """What a settlement came to."""
+        contract, settlement = report.contract, report.settlement
+        return cls(
+            contract=contract.id,
+            title=contract.title,
+            provider=contract.provider.name,
+            group=report.attribution.group["id"],
+            members=len(report.attribution.members),
+            report=report.report,
+            currency=settlement.currency,
+            total=str(settlement.total),
+            payments=tuple(PaymentSummary(x.id, x.label, str(x.amount)) for x in settlement.payable()),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """The tour's outcome. Only ``seconds`` differs between two runs over the same population."""
 
@@ -101,6 +143,7 @@ class Summary:
     persons: int
     persons_in_both: int
     measures: tuple[MeasureSummary, ...]
+    settlements: tuple[SettlementSummary, ...]
     served: Mapping[str, int]
     seconds: float = field(compare=False)
 
@@ -112,6 +155,7 @@ class Summary:
         """Print it as tables."""
         console.print(_pulls(self.pulls))
         console.print(_measures(self.measures))
+        console.print(_settlements(self.settlements))
         console.print(
             f"{self.persons:,} persons ({self.persons_in_both:,} in both sources), "
             f"{sum(self.served.values()):,} resources served, {self.seconds:.1f} s"
@@ -139,6 +183,16 @@ def _measures(measures: Iterable[MeasureSummary]) -> Table:
         for group in measure.groups:
             counts = [group.count(code) for code in ("initial-population", "denominator", "numerator")]
             table.add_row(measure.name, *("" if n is None else f"{n:,}" for n in counts), _score(group))
+    return table
+
+
+def _settlements(settlements: Iterable[SettlementSummary]) -> Table:
+    table = _table("Settlements: the payer owes", "contract", "members", "line", "amount")
+    for settlement in settlements:
+        members = f"{settlement.members:,}"
+        for payment in settlement.payments:
+            amount = f"{Decimal(payment.amount):,} {settlement.currency}"
+            table.add_row(settlement.title, members, payment.label, amount)
     return table
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
 
 import duckdb
 
@@ -15,12 +13,17 @@ from fhir_gateway.config import Settings
 from fhir_gateway.demo.client import register_client
 from fhir_gateway.demo.sources import SOURCES, Sandboxes, make_population
 from fhir_gateway.demo.steps import Note, Steps
-from fhir_gateway.demo.summary import MeasureSummary, PullSummary, Summary
+from fhir_gateway.demo.summary import MeasureSummary, PullSummary, SettlementSummary, Summary
 from fhir_gateway.factory import Gateway
-from fhir_gateway.jobs.evaluate import EvaluationReport, evaluate
+from fhir_gateway.jobs.attribute import attribute
+from fhir_gateway.jobs.evaluate import evaluate
 from fhir_gateway.jobs.pull import pull_endpoint
+from fhir_gateway.jobs.settle import settle
 from fhir_gateway.sources.models import LedgerEntry
-from fhir_gateway.sources.outcome import PullProgress
+from fhir_gateway.sources.outcome import Progress, PullProgress
+
+#: The contracts of the demo, with practices of the synthetic population (their tax numbers do not depend on the seed).
+CONTRACTS = tuple(sorted((Path(__file__).parent / "contracts").glob("*.toml")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +83,19 @@ def run(gateway: Gateway, options: Options, steps: Steps) -> Summary:
     with steps.step("Match persons") as note:
         persons, shared = _persons(gateway)
         note(f"{persons:,} persons, {shared:,} of them known to both sources")
+    for contract in CONTRACTS:
+        with steps.step("Attribute members") as note:
+            roster = attribute(gateway, str(contract), now=options.as_of, progress=_tell(note))
+            note(f"{len(roster.members):,} of {roster.attribution.table.num_rows:,}: {roster.contract.title}")
     with steps.step("Evaluate measures") as note:
         reports = evaluate(gateway, (), options.period, now=options.as_of, progress=_tell(note))
         note(", ".join(report.result.name for report in reports))
+    settlements = []
+    for contract in CONTRACTS:
+        with steps.step("Settle a contract") as note:
+            settled = settle(gateway, str(contract), now=options.as_of, progress=_tell(note))
+            settlements.append(SettlementSummary.of(settled))
+            note(f"{settled.settlement.total:,} {settled.settlement.currency}: {settled.contract.title}")
     with steps.step("Register a client") as note:
         register_client(gateway, options.key_file)
         note(f"key in {options.key_file}")
@@ -93,7 +106,8 @@ def run(gateway: Gateway, options: Options, steps: Steps) -> Summary:
         pulls=pulls,
         persons=persons,
         persons_in_both=shared,
-        measures=tuple(_measure(report) for report in reports),
+        measures=tuple(MeasureSummary.of(report.run, report.result) for report in reports),
+        settlements=tuple(settlements),
         served=gateway.resources.counts(),
         seconds=time.perf_counter() - started,
     )
@@ -139,18 +153,9 @@ def _persons(gateway: Gateway) -> tuple[int, int]:
     return int(persons), int(shared)
 
 
-def _measure(report: EvaluationReport) -> MeasureSummary:
-    return MeasureSummary.of(report.run, report.result)
-
-
-def _tell(note: Note) -> Any:
+def _tell(note: Note) -> Progress:
     def tell(progress: PullProgress) -> None:
         count = f" {progress.done:,}" if progress.done else ""
         note(f"{progress.phase}: {progress.message}{count}")
 
     return tell
-
-
-def measures_without_members(measures: Sequence[MeasureSummary]) -> list[str]:
-    """Names of measures that found nobody: on the demo's population that is a defect."""
-    return [one.name for one in measures if not one.reports]
