@@ -35,7 +35,7 @@ def summary(result: MeasureResult, reporter: Reference, mask: Mask | None = None
     """
     dialect = DIALECTS[family]
     failed = len(result.failed) if mask is None else _failed_in(result, mask)
-    issues = [_issue("informational", note) for note in result.notes]
+    issues = [_issue("information", note) for note in result.notes]
     if failed:
         issues.insert(0, _issue("warning", f"{failed} subjects could not be evaluated and count in no population"))
     report = _head(result, dialect.summary, "summary", run_id(result, mask), reporter, issues)
@@ -142,7 +142,7 @@ def _inputs(result: MeasureResult) -> Report:
 
 
 def _issue(severity: str, text: str) -> Report:
-    code = "informational" if severity == "informational" else "processing"
+    code = "informational" if severity == "information" else "processing"
     return {"severity": severity, "code": code, "diagnostics": text}
 
 

@@ -6,6 +6,7 @@ import base64
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,16 @@ import numpy as np
 
 from fhir_gateway.cql import Episodes
 from fhir_gateway.cql.values import IntVec, NullVec, Vec
+from fhir_gateway.measures import MeasurePackage, MeasureResult, MemoryPopulation, evaluate
+from tests.measures.published import rename
 
 BASE = "http://measures.example"
 PERIOD = (date(2026, 1, 1), date(2026, 12, 31))
 NOW = datetime(2027, 2, 1, 12, tzinfo=UTC)
 REPORTER = {"reference": "Organization/reporter"}
 MEASURES = Path(__file__).parents[2] / "measures"
+CASES = Path(__file__).parents[1] / "measures" / "cases"
+NAMES = sorted(path.name for path in CASES.iterdir())
 _CQFM = "http://hl7.org/fhir/us/cqfmeasures/StructureDefinition/cqfm-"
 _SYSTEM = "http://terminology.hl7.org/CodeSystem/"
 
@@ -149,3 +154,15 @@ def write(folder: Path, *resources: Mapping[str, Any]) -> Path:
 
 
 COHORT = measure("cohort", [population("initial-population", "Initial Population")])
+
+
+def groups_of(name: str) -> list[tuple[str, list[dict[str, Any]]]]:
+    """All hand-made cases of one of our packages, each as a member with resources of its own."""
+    cases = [json.loads(path.read_text("utf-8")) for path in sorted((CASES / name).glob("*.json"))]
+    return [(f"case-{n}", rename(case, n)) for n, case in enumerate(cases)]
+
+
+@cache
+def result_of(name: str, now: datetime = NOW) -> MeasureResult:
+    """One of our packages evaluated over its cases."""
+    return evaluate(MeasurePackage.load(MEASURES / name), MemoryPopulation(groups_of(name)), PERIOD, now)
