@@ -218,9 +218,9 @@ def claim_lines(
 
 def _claim_groups(connection: duckdb.DuckDBPyConnection, count: int) -> pa.Table:
     """Connected components of EOBs that are versions of one claim: rid -> component, and who supersedes whom."""
-    if count == 0:
-        return pa.table({"rid": pa.array([], pa.int64()), "component": pa.array([], pa.int64())})
     connection.execute(_sections()["links"])
+    if count == 0:  # a graph needs a node
+        return pa.table({"rid": pa.array([], pa.int64()), "component": pa.array([], pa.int64())})
     links: dict[str, Any] = connection.sql("SELECT a, b FROM links").fetchnumpy()
     graph = coo_array((np.ones(len(links["a"]), dtype=np.int8), (links["a"], links["b"])), shape=(count, count))
     _, labels = connected_components(graph, directed=False)

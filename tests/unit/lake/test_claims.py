@@ -1,0 +1,358 @@
+"""Claim lines from the shapes payers send, and which version of a claim counts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from fhir_gateway.lake import claims
+from fhir_gateway.r4.spec import arrow_type, column_structure
+
+C4BB = "http://hl7.org/fhir/us/carin-bb/CodeSystem/"
+HL7 = "http://terminology.hl7.org/CodeSystem/adjudication"
+NPI = "http://hl7.org/fhir/sid/us-npi"
+TIN = "urn:oid:2.16.840.1.113883.4.4"
+BB = "https://bluebutton.cms.gov/resources/variables/"
+
+
+def rows(resource_type: str, resources: Iterable[dict[str, Any]], columns: Sequence[str]) -> pa.Table:
+    """Resources as the lake gives them (source ``payer``; a patient reference is the member)."""
+    structure = column_structure(resource_type)
+    schema = pa.schema(
+        [("_member", pa.string()), ("_source", pa.string()), ("id", pa.string())]
+        + [("_last_updated", pa.timestamp("us", "UTC"))]
+        + [(name, arrow_type(structure[name])) for name in columns]
+    )
+    texts = pa.table({"raw": [json.dumps(r) for r in resources]}, schema=pa.schema([("raw", pa.string())]))
+    wanted: dict[str, Any] = {name: structure[name] for name in columns}
+    wanted |= {"id": "VARCHAR", "patient": {"reference": "VARCHAR"}}
+    with duckdb.connect() as connection:
+        connection.register("texts", texts)
+        picked = ", ".join(f'x."{name}" AS "{name}"' for name in columns)
+        table = connection.sql(
+            f"SELECT regexp_extract(x.patient.reference, '[^/]+$') AS _member, 'payer' AS _source, x.id AS id,"  # noqa: S608
+            f" NULL::TIMESTAMPTZ AS _last_updated, {picked}"
+            f" FROM (SELECT json_transform(raw, '{json.dumps(wanted)}') AS x FROM texts)"
+        ).to_arrow_table()
+    return table.cast(schema)
+
+
+def coded(system: str, code: str) -> dict[str, Any]:
+    return {"coding": [{"system": system, "code": code}]}
+
+
+def amount(code: str, value: float, system: str = HL7) -> dict[str, Any]:
+    return {"category": coded(system, code), "amount": {"value": value, "currency": "USD"}}
+
+
+def eob(name: str, paid: float | None = None, **changes: Any) -> dict[str, Any]:
+    """A CARIN professional EOB of one office visit."""
+    item: dict[str, Any] = {
+        "sequence": 1,
+        "careTeamSequence": [1],
+        "productOrService": coded("http://www.ama-assn.org/go/cpt", "99213"),
+        "servicedDate": "2024-05-05",
+        "locationCodeableConcept": coded("pos", "11"),
+    }
+    if paid is not None:
+        item["adjudication"] = [
+            amount("submitted", paid * 2),
+            amount("eligible", paid * 1.25),
+            amount("benefit", paid),
+            amount("paidtoprovider", paid, f"{C4BB}C4BBAdjudication"),
+            amount("paidbypatient", paid * 0.25, f"{C4BB}C4BBAdjudication"),
+        ]
+    return {
+        "resourceType": "ExplanationOfBenefit",
+        "id": name,
+        "identifier": [{"type": coded(f"{C4BB}C4BBIdentifierType", "uc"), "system": "https://p/claim", "value": name}],
+        "status": "active",
+        "use": "claim",
+        "type": coded("http://terminology.hl7.org/CodeSystem/claim-type", "professional"),
+        "patient": {"reference": "Patient/p1"},
+        "billablePeriod": {"start": "2024-05-05", "end": "2024-05-05"},
+        "created": "2024-05-20",
+        "insurer": {"reference": "Organization/payer"},
+        "provider": {"reference": "Organization/o1"},
+        "outcome": "complete",
+        "careTeam": [
+            {"sequence": 2, "provider": {"reference": "Practitioner/d9"}, "role": coded("r", "referring")},
+            {
+                "sequence": 1,
+                "provider": {"reference": "https://payer.example/fhir/Practitioner/d1/_history/2"},
+                "role": coded(f"{C4BB}C4BBClaimCareTeamRole", "rendering"),
+                "qualification": {
+                    "coding": [
+                        {"system": "http://nucc.org/provider-taxonomy", "code": "207Q00000X"},
+                        {"system": f"{BB}prvdr_spclty", "code": "08"},
+                    ]
+                },
+            },
+        ],
+        "insurance": [{"focal": True, "coverage": {"reference": "Coverage/c1"}}],
+        "item": [item],
+        "payment": {"date": "2024-05-22"},
+    } | changes
+
+
+def related(name: str, relationship: str = "prior") -> dict[str, Any]:
+    return {"related": [{"relationship": coded("x", relationship), "reference": {"system": "s", "value": name}}]}
+
+
+def lines(*eobs: dict[str, Any], directory: pa.Table | None = None, **options: Any) -> list[dict[str, Any]]:
+    table = claims.claim_lines(rows("ExplanationOfBenefit", eobs, claims.EOB_COLUMNS), directory, **options)
+    assert table.schema == claims.LINE_SCHEMA
+    return table.to_pylist()
+
+
+@pytest.fixture(scope="module")
+def directory() -> pa.Table:
+    practitioners = [
+        {"id": "d1", "identifier": [{"system": NPI, "value": "1111111111"}]},
+        {"id": "d2", "identifier": [{"type": coded("t", "NPI"), "value": "2222222222"}],
+         "qualification": [{"code": coded("http://nucc.org/provider-taxonomy", "207RC0000X")}]},
+    ]  # fmt: skip
+    roles = [
+        {"id": "r2", "practitioner": {"reference": "Practitioner/d1"},
+         "organization": {"reference": "Organization/o2"}},
+        {"id": "r1", "practitioner": {"identifier": {"system": NPI, "value": "1111111111"}},
+         "organization": {"identifier": {"system": "https://p/org", "value": "O-1"}},
+         "specialty": [coded("http://nucc.org/provider-taxonomy", "207R00000X")]},
+    ]  # fmt: skip
+    organizations = [
+        {
+            "id": "o1",
+            "identifier": [{"system": "https://p/org", "value": "O-1"}, {"system": TIN, "value": "12-3456789"}],
+        },
+        {"id": "o2", "identifier": [{"system": TIN, "value": "999999998"}]},
+    ]
+    return claims.providers(
+        rows("Practitioner", practitioners, claims.PRACTITIONER_COLUMNS),
+        rows("PractitionerRole", roles, claims.ROLE_COLUMNS),
+        rows("Organization", organizations, claims.ORGANIZATION_COLUMNS),
+    )
+
+
+def test_directory_resolves_by_reference_and_by_identifier(directory: pa.Table) -> None:
+    found = {row["reference"]: row for row in directory.to_pylist()}
+    assert found["Organization/o1"]["tin"] == "123456789"
+    first = found["Practitioner/d1"]
+    assert (first["organization"], first["tin"], first["specialty"]) == ("Organization/o1", "123456789", "207R00000X")
+    assert found["Practitioner/d2"]["specialty"] == "207RC0000X"
+    assert found["PractitionerRole/r1"]["npi"] == "1111111111"
+
+
+def test_professional_line(directory: pa.Table) -> None:
+    (line,) = lines(eob("e1", 80), directory=directory)
+    expected = {
+        "_member": "p1", "source": "payer", "eob": "e1", "claim_group": "payer/e1", "version_status": "active",
+        "counts": True, "line": 1, "service_from": date(2024, 5, 5), "claim_type": "professional",
+        "npi": "1111111111", "tin": "123456789", "organization": "Organization/o1", "specialty": "08",
+        "procedure": "99213", "place_of_service": "11", "submitted": 160, "allowed": 100, "paid": 80, "patient": 20,
+        "amount_level": "line", "denied": False, "payment_date": date(2024, 5, 22), "coverage": "Coverage/c1",
+    }  # fmt: skip
+    assert {name: line[name] for name in expected} == expected
+
+
+def test_institutional_header_amounts_stand_on_the_first_line() -> None:
+    stay = eob(
+        "e1",
+        type=coded("http://terminology.hl7.org/CodeSystem/claim-type", "institutional"),
+        subType=coded(f"{C4BB}C4BBInstitutionalClaimSubType", "inpatient"),
+        item=[
+            {"sequence": n, "revenue": coded("rev", code), "productOrService": coded("x", "not-applicable")}
+            for n, code in ((1, "0120"), (2, "0250"))
+        ],
+        adjudication=[amount("paidtoprovider", 620), amount("memberliability", 80)],
+        total=[amount("paidtoprovider", 600), amount("submitted", 2650)],
+        supportingInfo=[
+            {"sequence": 1, "category": coded("c", "typeofbill"), "code": coded("b", "0111")},
+            {"sequence": 2, "category": coded("c", "drg"), "code": coded("d", "291")},
+        ],
+        diagnosis=[
+            {"sequence": 1, "diagnosisCodeableConcept": coded("icd", "E11.9"), "type": [coded("t", "secondary")]},
+            {"sequence": 2, "diagnosisCodeableConcept": coded("icd", "I50.23"), "type": [coded("t", "principal")]},
+        ],
+        billablePeriod={"start": "2024-05-05", "end": "2024-05-09"},
+    )
+    first, second = lines(stay)
+    assert (first["claim_type"], first["bill_type"], first["drg"], first["diagnosis"]) == (
+        "inpatient", "111", "291", "I50.23",
+    )  # fmt: skip
+    assert (first["paid"], first["patient"], first["allowed"], first["submitted"]) == (600, 80, 680, 2650)
+    assert first["amount_level"] == "header"
+    assert (second["paid"], second["revenue_code"], second["amount_level"]) == (None, "0250", None)
+    assert (second["service_from"], second["service_thru"]) == (date(2024, 5, 5), date(2024, 5, 9))
+
+
+def test_medicare_variables_and_partial_dates() -> None:
+    carrier = eob(
+        "e1",
+        type={"coding": [{"system": f"{BB}eob_type", "code": "CARRIER"}]},
+        item=[
+            {
+                "sequence": 1,
+                "productOrService": coded("hcpcs", "G0438"),
+                "servicedPeriod": {"start": "2024-02", "end": "2024-02"},
+                "adjudication": [
+                    amount(f"{BB}line_nch_pmt_amt", 112.416),
+                    amount(f"{BB}line_prvdr_pmt_amt", 112.416),
+                    amount(f"{BB}line_coinsrnc_amt", 28.104),
+                    amount(f"{BB}line_alowd_chrg_amt", 140.52),
+                ],
+            }
+        ],
+    )
+    (line,) = lines(carrier)
+    assert line["claim_type"] == "professional"
+    assert (line["paid"], line["patient"], line["allowed"]) == (
+        Decimal("112.416"),
+        Decimal("28.104"),
+        Decimal("140.52"),
+    )
+    assert (line["service_from"], line["service_thru"]) == (date(2024, 2, 1), date(2024, 2, 29))
+
+
+def test_claim_without_items_keeps_its_total() -> None:
+    (line,) = lines(eob("e1", item=[], payment={"date": "2024-06-01", "amount": {"value": 12.5}}))
+    assert (line["line"], line["paid"], line["service_from"]) == (1, Decimal("12.5"), date(2024, 5, 5))
+
+
+def test_practitioner_bills_himself_through_his_organization(directory: pa.Table) -> None:
+    (line,) = lines(eob("e1", 1, provider={"reference": "Practitioner/d1"}, careTeam=[]), directory=directory)
+    assert (line["npi"], line["tin"], line["specialty"]) == ("1111111111", "123456789", "207R00000X")
+
+
+def test_submitted_claim_names_the_organization_an_eob_does_not(directory: pa.Table) -> None:
+    submitted = rows("Claim", [{"id": "k1", "provider": {"reference": "Organization/o2"}}], ["provider"])
+    bill = eob("e1", 1, provider={"reference": "Practitioner/d2"}, claim={"reference": "Claim/k1"})
+    (line,) = lines(bill, directory=directory, submitted_claims=submitted)
+    assert (line["organization"], line["tin"]) == ("Organization/o2", "999999998")
+
+
+def test_denied_lines_are_marked() -> None:
+    denied = eob("e1", 0)
+    denied["item"][0]["adjudication"].append(
+        {
+            "category": coded("x", "benefitpaymentstatus"),
+            "reason": coded(f"{C4BB}C4BBPayerAdjudicationStatus", "denied"),
+        }
+    )
+    assert lines(denied)[0]["denied"] is True
+
+
+#: Versions of one claim -> (status of each version by id, what counts in the end).
+HISTORIES: dict[str, tuple[list[dict[str, Any]], dict[str, str], int]] = {
+    "replaced": (
+        [eob("a", 100), eob("b", 80, **related("a"))],
+        {"a": "superseded", "b": "active"},
+        80,
+    ),
+    "replaced, as CARIN says it": (
+        [eob("a", 100, status="cancelled", **related("b", "replacedby")), eob("b", 80)],
+        {"a": "cancelled", "b": "active"},
+        80,
+    ),
+    "replaced on the same day, told apart only by naming": (
+        [eob("z", 100), eob("a", 80, **related("z"))],
+        {"z": "superseded", "a": "active"},
+        80,
+    ),
+    "cancelled": ([eob("a", 100), eob("b", 100, status="cancelled", **related("a"))],
+                  {"a": "superseded", "b": "cancelled"}, 0),
+    "reversed": (
+        [eob("a", 100), eob("b", -100, created="2024-06-01", **related("a"))],
+        {"a": "reversed", "b": "reversal"},
+        0,
+    ),
+    "reversed and billed again": (
+        [eob("a", 100), eob("b", -100, created="2024-06-01", **related("a")),
+         eob("c", 70, created="2024-06-01", **related("a"))],
+        {"a": "reversed", "b": "reversal", "c": "active"},
+        70,
+    ),
+    "adjusted, cancelled, adjusted again": (
+        [eob("a", 100), eob("b", 90, created="2024-06-01", **related("a")),
+         eob("c", -90, created="2024-07-01", **related("b")), eob("d", 85, created="2024-07-01", **related("b"))],
+        {"a": "superseded", "b": "reversed", "c": "reversal", "d": "active"},
+        85,
+    ),
+    "credited in part": (
+        [eob("a", 100), eob("b", -20, created="2024-06-01", **related("a"))],
+        {"a": "active", "b": "adjustment"},
+        80,
+    ),
+    "other claims are not versions": (
+        [eob("a", 100), eob("b", 80, **related("a", "associated"))],
+        {"a": "active", "b": "active"},
+        180,
+    ),
+    "entered in error": ([eob("a", 100), eob("b", 80, status="entered-in-error", **related("a"))],
+                         {"a": "active", "b": "entered-in-error"}, 100),
+    "estimates are not claims": ([eob("a", 100, use="predetermination")], {"a": "not-a-claim"}, 0),
+    "still in process": ([eob("a", 100, outcome="queued")], {"a": "not-adjudicated"}, 0),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["as sent", "backwards"])
+def histories(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    """Lines of all histories, each of another member, so that one call judges them all."""
+    sent = [
+        version | {"patient": {"reference": f"Patient/{name}"}}
+        for name, (versions, _, _) in HISTORIES.items()
+        for version in versions
+    ]
+    return lines(*(reversed(sent) if request.param == "backwards" else sent))
+
+
+@pytest.mark.parametrize("name", HISTORIES)
+def test_one_version_counts(name: str, histories: list[dict[str, Any]]) -> None:
+    versions, statuses, net = HISTORIES[name]
+    found = [line for line in histories if line["_member"] == name]
+    assert {line["eob"]: line["version_status"] for line in found} == statuses
+    assert sum(line["paid"] for line in found if line["counts"]) == net
+    assert len(found) == len(versions), "history is kept"
+
+
+def test_claim_group_identifier_joins_versions_unless_it_is_a_filler() -> None:
+    def grouped(value: str) -> list[dict[str, Any]]:
+        group = {"identifier": [{"system": "https://p/identifier/claim-group", "value": value}]}
+        return lines(eob("a", 100, **group), eob("b", 80, created="2024-06-01", **group))
+
+    assert {line["claim_group"] for line in grouped("G17")} == {"payer/a"}
+    assert [line["counts"] for line in grouped("G17")] == [False, True]
+    assert [line["counts"] for line in grouped("99999999999")] == [True, True]
+
+
+def test_as_of_a_payment_date_the_earlier_version_counts() -> None:
+    versions = [eob("a", 100), eob("b", 80, payment={"date": "2025-05-01"}, **related("a"))]
+    (line,) = lines(*versions, paid_through=date(2025, 3, 31))
+    assert (line["eob"], line["counts"], line["paid"]) == ("a", True, 100)
+
+
+def test_no_claims_at_all() -> None:
+    assert lines() == []
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", ["bulk-data-server-100", "generated-sample-data-r4"])
+def test_synthea_amounts_add_up(shared: Path, name: str) -> None:
+    import gzip
+
+    path = shared / "data" / "synthea" / name / "ExplanationOfBenefit.ndjson.gz"
+    with gzip.open(path, "rt", encoding="utf-8") as stream:
+        resources = [json.loads(line) for line in stream]
+    table = claims.claim_lines(rows("ExplanationOfBenefit", resources, claims.EOB_COLUMNS))
+    assert table.num_rows == sum(len(r["item"]) for r in resources)
+    assert pc.all(table["counts"]).as_py(), "a constant claim-group of nines is no group"
+    paid = sum(r["payment"]["amount"]["value"] for r in resources)
+    assert float(pc.sum(table["paid"]).as_py()) == pytest.approx(paid, abs=0.01)
