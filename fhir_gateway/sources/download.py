@@ -113,7 +113,9 @@ class Downloader:
             except Broken as error:
                 reason, response = str(error), None
             self._limit.shrink()
-            if attempt >= profile.max_attempts:
+            # being told to slow down is no failure of the file: patience is four times as long
+            throttled = response is not None and response.status_code == 429
+            if attempt >= profile.max_attempts * (4 if throttled else 1):
                 raise SourceError(f"{without_query(file.url)}: {reason}, {attempt} attempts")
             wait = self._session.wait_for(response, attempt)
             if wait >= 5:
