@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,44 @@ def test_results_read_back_equal_the_summary(demo: Demo) -> None:
                     if entry["id"] == population
                 ]
                 assert sum(counted) == count, f"{measure.name} {population}: individuals add up to the summary"
+
+
+def test_rosters_and_settlements_read_back_equal_the_summary(demo: Demo) -> None:
+    assert len(demo.summary.settlements) == 2
+    served = {one["id"] for one in demo.fhirpy.resources("MeasureReport").search(category="vbp").fetch_all()}
+    assert served == {one.report for one in demo.summary.settlements}
+    persons = {one["id"] for one in demo.fhirpy.resources("Patient").fetch_all()}
+    for settlement in demo.summary.settlements:
+        group = demo.fhirpy.resources("Group").search(_id=settlement.group).get()
+        members = [entry["entity"]["reference"].removeprefix("Patient/") for entry in group["member"]]
+        assert len(set(members)) == settlement.members == group["quantity"] > 0
+        assert set(members) <= persons
+        coverage = [
+            extension["valueReference"]["reference"]
+            for entry in group["member"]
+            for extension in entry["extension"]
+            if extension["url"].endswith("ext-coverageReference")
+        ]
+        assert demo.get(coverage[0]).json()["beneficiary"]["reference"] == f"Patient/{members[0]}"
+
+        report = demo.fhirpy.reference("MeasureReport", settlement.report).to_resource()
+        paid = {}
+        for entry in report["group"]:
+            for extension in entry.get("measureScore", {}).get("extension", ()):
+                if "valueMoney" in extension:
+                    paid[entry["id"]] = extension["valueMoney"]
+        assert settlement.payments
+        total = Decimal(0)
+        for payment in settlement.payments:
+            assert paid[payment.line]["currency"] == settlement.currency
+            assert Decimal(str(paid[payment.line]["value"])) == Decimal(payment.amount)
+            total += Decimal(payment.amount)
+        assert total == Decimal(settlement.total)
+        contract = demo.fhirpy.resources("Measure").search(url=report["measure"].partition("|")[0]).get()
+        assert contract["title"] == settlement.title
+        for evaluated in report["evaluatedResource"]:
+            quality = demo.get(evaluated["reference"]).json()
+            assert (quality["type"], quality["period"]) == ("summary", report["period"])
 
 
 def test_a_person_is_served_once_with_all_results(demo: Demo) -> None:
