@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
@@ -66,12 +67,11 @@ SELECT o.person, r.person AS other FROM owner r JOIN outcome o USING (component)
 """  # noqa: S608  # made of the constant above
 
 _CHANGES = """
-SELECT 'merge' AS kind, m.person, m.other, coalesce(string_agg(DISTINCT l.system, ', ' ORDER BY l.system), '') AS reason
-FROM merge m
-LEFT JOIN (
-    SELECT unnest([x.before, y.before]) AS person, l.system
-    FROM link l JOIN placed x ON x.number = l.a JOIN placed y ON y.number = l.b WHERE x.before IS DISTINCT FROM y.before
-) l ON l.person = m.other
+SELECT 'merge' AS kind, m.person, m.other, string_agg(DISTINCT l.system, ', ' ORDER BY l.system) AS reason
+FROM merge m JOIN (
+    SELECT y.person, l.system FROM link l JOIN placed x ON x.number = l.a JOIN placed y ON y.number = l.b
+    WHERE x.before IS DISTINCT FROM y.before AND x.person = y.person
+) l USING (person)
 GROUP BY m.person, m.other
 UNION ALL
 SELECT DISTINCT 'split', before, person, 'identifiers no longer link its patients'
@@ -135,16 +135,8 @@ class Crosswalk:
         ids = patient_ids.combine_chunks() if isinstance(patient_ids, pa.ChunkedArray) else patient_ids
         with snapshot(self._engine) as connection:
             stored = store.patients_of(connection, source, pc.unique(ids))
-        with duckdb.connect() as work:
-            work.register("asked", pa.table({"id": ids, "row": pa.array(range(len(ids)), pa.int64())}))
-            work.register("stored", stored)
-            provisional = _PERSON.format(source="$source", id="a.id")
-            found = work.sql(
-                f"SELECT coalesce(s.person, {provisional}) AS person "  # noqa: S608  # constants above
-                "FROM asked a LEFT JOIN stored s USING (id) ORDER BY a.row",
-                params={"source": source},
-            ).to_arrow_table()
-        return found["person"].combine_chunks()
+        found = stored["person"].combine_chunks().take(pc.index_in(ids, value_set=stored["id"].combine_chunks()))
+        return pc.coalesce(found, _provisional(source, ids)) if found.null_count else found
 
     def patients(self, person: str) -> list[tuple[str, str]]:
         """Return the (source, patient id) pairs behind a person, sorted; empty for a person that is not in use."""
@@ -212,6 +204,14 @@ def _run(work: duckdb.DuckDBPyConnection, script: str, **parameters: object) -> 
     for statement in script.split(";\n"):
         if statement.strip():
             work.execute(statement, {name: value for name, value in parameters.items() if f"${name}" in statement})
+
+
+def _provisional(source: str, ids: pa.Array) -> pa.Array:
+    person = _PERSON.format(source="$source", id="id")
+    with duckdb.connect() as work:
+        work.register("asked", pa.table({"id": ids, "row": np.arange(len(ids))}))
+        query = f"SELECT {person} AS person FROM asked ORDER BY row"  # noqa: S608  # made of the constant above
+        return work.sql(query, params={"source": source}).to_arrow_table()["person"].combine_chunks()
 
 
 def _table(work: duckdb.DuckDBPyConnection, query: str) -> pa.Table:

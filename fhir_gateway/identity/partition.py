@@ -28,7 +28,7 @@ FROM key k JOIN patient p USING (number) GROUP BY k.key, p.source HAVING count(*
 
 CREATE TEMP TABLE pair AS
 SELECT a.number AS a, b.number AS b, a.key, a.system,
-    NOT (starts_with(p.birth_date, q.birth_date) OR starts_with(q.birth_date, p.birth_date)) IS TRUE AS birth_differs,
+    (starts_with(p.birth_date, q.birth_date) OR starts_with(q.birth_date, p.birth_date)) IS FALSE AS birth_differs,
     (p.gender <> q.gender) IS TRUE AS gender_differs,
     p.birth_date IS NOT DISTINCT FROM q.birth_date AND p.gender IS NOT DISTINCT FROM q.gender AS same
 FROM key a JOIN key b ON a.key = b.key AND a.number < b.number

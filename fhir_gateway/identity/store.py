@@ -159,13 +159,16 @@ def neighbourhood(connection: Connection, numbers: pa.Array, keys: pa.Array) -> 
         if len(values):
             connection.execute(sa.insert(table), [{column: value} for value in values.to_pylist()])
     reached_keys, reached_patients = sa.select(_REACHED_KEY.c.key), sa.select(_REACHED_PATIENT.c.number)
+    # NOT EXISTS and not NOT IN: PostgreSQL makes an anti join of the first and, of a large second, a nested loop.
+    known_patient = sa.exists().where(_REACHED_PATIENT.c.number == KEY.c.number)
+    known_key = sa.exists().where(_REACHED_KEY.c.key == KEY.c.key)
     more_patients = sa.insert(_REACHED_PATIENT).from_select(
         ["number"],
-        sa.select(KEY.c.number).where(KEY.c.key.in_(reached_keys), KEY.c.number.not_in(reached_patients)).distinct(),
+        sa.select(KEY.c.number).where(KEY.c.key.in_(reached_keys), ~known_patient).distinct(),
     )
     more_keys = sa.insert(_REACHED_KEY).from_select(
         ["key"],
-        sa.select(KEY.c.key).where(KEY.c.number.in_(reached_patients), KEY.c.key.not_in(reached_keys)).distinct(),
+        sa.select(KEY.c.key).where(KEY.c.number.in_(reached_patients), ~known_key).distinct(),
     )
     connection.execute(more_patients)
     while connection.execute(more_keys).rowcount and connection.execute(more_patients).rowcount:
