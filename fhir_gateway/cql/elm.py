@@ -30,7 +30,7 @@ class Library:
     concepts: Mapping[str, Elm]
     code_systems: Mapping[str, Elm]
     includes: Mapping[str, tuple[str, str | None]]
-    digests: dict[int, str] = field(default_factory=dict, repr=False)
+    digests: dict[int, tuple[Any, str]] = field(default_factory=dict, repr=False)
 
     @property
     def label(self) -> str:
@@ -40,12 +40,13 @@ class Library:
     def digest(self, node: Any) -> str:
         """Content hash of a node without locators and annotations: equal nodes compute equal values."""
         if isinstance(node, dict):
-            found = self.digests.get(id(node))
-            if found is None:
+            known = self.digests.get(id(node))
+            if known is None:
                 text = ",".join(f"{k}:{self.digest(node[k])}" for k in sorted(node) if k not in _SILENT)
-                found = hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
-                self.digests[id(node)] = found
-            return found
+                # the node is kept beside its hash: an id says nothing once its object is gone
+                known = (node, hashlib.blake2b(text.encode(), digest_size=12).hexdigest())
+                self.digests[id(node)] = known
+            return known[1]
         if isinstance(node, list):
             return "[" + ",".join(self.digest(item) for item in node) + "]"
         return repr(node)

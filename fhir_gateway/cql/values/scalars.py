@@ -193,10 +193,10 @@ class StrVec(Vec):
         return cls(np.concatenate(codes), pa.concat_arrays([p.dictionary for p in parts]))
 
     def key_columns(self) -> tuple[AnyArray, ...]:
-        """Codes with repeated dictionary entries made one."""
+        """Codes with repeated dictionary entries made one: the place of the first in the dictionary."""
         if self._canonical is None:
-            encoded = self.dictionary.dictionary_encode()
-            self._canonical = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+            numbers = self.dictionary.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)
+            self._canonical = np.unique(numbers, return_index=True)[1].astype(np.int64)[numbers]
         return (np.where(self.codes >= 0, gather(self._canonical, self.codes), -1),)
 
     def map(self, function: Any) -> AnyArray:
