@@ -61,6 +61,10 @@ class Results(Protocol):
         """The result of a run; raises NotFoundError."""
         ...
 
+    def runs(self) -> Sequence[str]:
+        """Ids of all runs."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -176,7 +180,10 @@ class ReportCatalog:
             return
         shared: list[Criterion] = [*query.without(*_OWN), ("type", "summary")]
         summaries = self._store.search(_TYPE, shared, _MAX_RUNS, None, query.sort, total=False).resources
+        known = frozenset(self._results.runs())  # a contract's quality report is a summary without a run of its own
         for summary in summaries:
+            if summary.id not in known:
+                continue
             if wanted.ids is not None and not any(summary.id == run for run, _ in wanted.ids):
                 continue
             run = self._run(summary.id)
@@ -205,7 +212,7 @@ class ReportCatalog:
                 return self._runs[run_id]
         try:
             run = Run.of(self._results.load(run_id))
-        except NotFoundError:  # a summary that belongs to no run (a contract's quality report, say)
+        except NotFoundError:
             return None
         with self._lock:
             self._runs[run_id] = run

@@ -52,6 +52,9 @@ class Results:
             raise NotFoundError("no such run")
         return RUNS[run]
 
+    def runs(self) -> tuple[str, ...]:
+        return tuple(RUNS)
+
 
 def report(run: MeasureResult, kind: str) -> dict[str, Any]:
     return {
