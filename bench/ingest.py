@@ -82,7 +82,8 @@ def main(folder: Path) -> None:
         }
         stored = sum(file.stat().st_size for file in lake.root.rglob("*.parquet")) / 1e6
     floor = runs["orjson.loads"][1]
-    title = f"{resources:,} resources, {size:,.0f} MB of JSON, {stored:,.0f} MB stored; {os.cpu_count()} cores, {platform.machine()}"
+    machine = f"{os.cpu_count()} cores, {platform.machine()}"
+    title = f"{resources:,} resources, {size:,.0f} MB of JSON, {stored:,.0f} MB stored; {machine}"
     table = Table(title=title)
     for heading in ("", "s", "CPU s", "MB/s/core", "resources/s/core", "CPU, times parsing"):
         table.add_column(heading, justify="right" if heading else "left")

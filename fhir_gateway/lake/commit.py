@@ -7,7 +7,9 @@ before, and the next commit undoes what an interrupted one left in the tables.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,21 +21,19 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from fhir_gateway.errors import LedgerError, Location
-from fhir_gateway.lake.columns import OWN_COLUMNS, belongs_to_patients, transform_structure
+from fhir_gateway.lake.columns import transform_structure
 from fhir_gateway.lake.links import Links, read_links, update_links
-from fhir_gateway.lake.moving import moved_rows, widen_by
 from fhir_gateway.lake.persons import PersonAssigner
 from fhir_gateway.lake.placing import Placement, place
 from fhir_gateway.lake.quarantine import QuarantineWriter
 from fhir_gateway.lake.staging import Progress, StagedLines, stage
-from fhir_gateway.lake.tables import NO_BUCKET, BucketWriter, ResourceTable, StoredFile
+from fhir_gateway.lake.tables import ResourceTable
 from fhir_gateway.lake.versions import LakeVersion, TableState, VersionLog
+from fhir_gateway.lake.writing import Writing
 from fhir_gateway.r4 import spec
 from fhir_gateway.sources.models import Ledger, StagedPull
 
-#: Rows that go through sorting, typing and writing together; more is slower (cache), fewer is overhead.
-_STREAM_ROWS = 5_000
-_MEMORY_LIMIT = "4GB"
+_MEMORY_LIMIT = "2GB"  # of a DuckDB connection, above which it spills
 _PERSON_ELEMENTS = ("identifier", "name", "birthDate", "gender")
 
 
@@ -53,9 +53,11 @@ class Commit:
     def __post_init__(self) -> None:
         self.version = self.base + 1
         self.before: Mapping[str, TableState] = self.log.tables(self.base)
-        self.connection = duckdb.connect(
-            config={"temp_directory": str(self.folder / "duckdb"), "memory_limit": _MEMORY_LIMIT}
-        )
+        self.connection = duckdb.connect(config=self._config("duckdb"))
+
+    def _config(self, name: str) -> dict[str, str | bool | int | float | list[str]]:
+        """Settings of a DuckDB connection that spills to the scratch space."""
+        return {"temp_directory": str(self.folder / name), "memory_limit": _MEMORY_LIMIT}
 
     def run(self) -> LakeVersion:
         """Do all steps but the last; the returned manifest is for the caller to publish."""
@@ -68,11 +70,7 @@ class Commit:
         ledger = self._ledger(lines, placements)
         known = self.log.get(self.base).links if self.base else None
         links = self._links(lines, placements, read_links(self.log.folder / known if known else None))
-        tables = dict(self.before)
-        for name in sorted({*placements, *(self.before if links.changed else ())}):
-            state = self._write(name, lines, placements.get(name), links)
-            if state is not None:
-                tables[name] = state
+        tables = self._write_all(lines, placements, links)
         return LakeVersion(
             version=self.version,
             pull_id=self.pull.id,
@@ -141,91 +139,26 @@ class Commit:
         fields = [pa.field("id", pa.string()), *(pa.field(n, spec.arrow_type(full[n])) for n in _PERSON_ELEMENTS)]
         return rows.select([field.name for field in fields]).cast(pa.schema(fields))
 
-    def _write(
-        self, resource_type: str, lines: StagedLines, placed: Placement | None, links: Links
-    ) -> TableState | None:
-        """Write and commit the rows of one type; None when there are none to write."""
-        table = self._table(resource_type)
-        state = self.before.get(resource_type)
-        staged = lines.rows.get(resource_type)
-        shape = lines.shapes.of.setdefault(resource_type, {})
-        accepted = placed.accepted if placed else None
-        moved = None
-        if state is not None and links.changed and belongs_to_patients(resource_type):
-            ids = accepted["id"] if accepted is not None else pa.array([], pa.string())
-            moved = moved_rows(
-                self.connection,
-                table,
-                state.delta_version,
-                links.moved,
-                self.pull.source,
-                ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids,
-            )
-            widen_by(shape, resource_type, moved["_raw"])
-        count = (accepted.num_rows if accepted is not None else 0) + (moved.num_rows if moved is not None else 0)
-        if not count:
-            return None
-        self._gather(staged.table() if staged else None, accepted, moved, links)
-        files = self._typed_files(table, transform_structure(shape))
-        gone = self._tombstone_files(table)
-        superseded = (
-            (state is not None and state.superseded)
-            or bool(gone)
-            or bool(
-                self.connection.execute("select count(*) from gathered where old_bucket is not null").fetchall()[0][0]
-            )
-        )
-        return TableState(table.append([*files, *gone]), superseded)
+    def _write_all(
+        self, lines: StagedLines, placements: Mapping[str, Placement], links: Links
+    ) -> Mapping[str, TableState]:
+        """Write and commit every table that changes; types go side by side, as most of the work is outside Python."""
+        names = sorted({*placements, *(self.before if links.changed else ())})
 
-    def _gather(self, staged: pa.Table | None, accepted: pa.Table | None, moved: pa.Table | None, links: Links) -> None:
-        """Make the view ``gathered``: all rows to write with their new place, and the place they had."""
-        parts = []
-        if staged is not None and accepted is not None:
-            self.connection.register("staged", staged)
-            source = pa.repeat(pa.scalar(self.pull.source), accepted.num_rows)
-            self.connection.register("accepted", accepted.append_column("_source", source))
-            parts.append(
-                "select a._source, s.id, s._patient, s._last_updated, s._version, s._raw, "
-                "a.old_bucket, a.old_member from staged s join accepted a using (_order)"
-            )
-        if moved is not None:
-            self.connection.register("moved", moved)
-            parts.append("select * from moved")
-        self.connection.register("links", links.table)
-        union = " union all ".join(parts)
-        self.connection.execute(
-            "create or replace temp view gathered as "  # noqa: S608
-            f"select r.*, l._member, coalesce(l._bucket, {NO_BUCKET}) as _bucket from ({union}) r "
-            "left join links l on l._source = r._source and l._patient = r._patient"
-        )
+        def write(name: str) -> TableState | None:
+            staged = lines.rows.get(name)
+            placed = placements.get(name)
+            with duckdb.connect(config=self._config(f"duckdb-{name}")) as connection:
+                writing = Writing(connection, self._table(name), self.before.get(name), self.version, self.pull, links)
+                return writing.run(
+                    staged.table() if staged else None,
+                    placed.accepted if placed else None,
+                    lines.shapes.of.setdefault(name, {}),
+                )
 
-    def _typed_files(self, table: ResourceTable, structure: str) -> list[StoredFile]:
-        elements = "" if structure == "{}" else ", unnest(json_transform(_raw, $structure))"
-        parameters: dict[str, object] = {"seq": self.version, "pull": self.pull.id}
-        if elements:
-            parameters["structure"] = structure
-        rows = self.connection.sql(
-            "select _source, id, _member, _patient, _last_updated, _version, $seq::bigint as _seq, "  # noqa: S608
-            f"$pull as _pull, false as _deleted, _raw, _bucket{elements} "
-            "from (select * from gathered order by _bucket, _member, _source, id)",
-            params=parameters,
-        )
-        writer = BucketWriter(table, self.version)
-        for batch in rows.to_arrow_reader(_STREAM_ROWS):
-            writer.add(_own_types(pa.Table.from_batches([batch])))
-        return writer.close()
-
-    def _tombstone_files(self, table: ResourceTable) -> list[StoredFile]:
-        """In the buckets that rows leave, a row that says so."""
-        rows = self.connection.sql(
-            "select _source, id, old_member as _member, null::varchar as _patient, null::timestamptz as _last_updated, "
-            "null::bigint as _version, $seq::bigint as _seq, $pull as _pull, true as _deleted, null::varchar as _raw, "
-            "old_bucket as _bucket from gathered where old_bucket <> _bucket order by _bucket, _member, _source, id",
-            params={"seq": self.version, "pull": self.pull.id},
-        ).to_arrow_table()
-        writer = BucketWriter(table, self.version)
-        writer.add(_own_types(rows))
-        return writer.close()
+        with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+            states = dict(zip(names, pool.map(write, names), strict=True))
+        return {**self.before, **{name: state for name, state in states.items() if state is not None}}
 
     def _kept(self, name: str, path: Path) -> str:
         target = self.log.folder / f"{name}-{self.version:08d}.parquet"
@@ -238,12 +171,3 @@ class Commit:
         path = self.folder / "links.parquet"
         pq.write_table(links.table, path, compression="zstd")
         return self._kept("links", path)
-
-
-def _own_types(rows: pa.Table) -> pa.Table:
-    """Give our own columns exactly their declared types."""
-    for field in [*OWN_COLUMNS, pa.field("_bucket", pa.int32())]:
-        at = rows.schema.get_field_index(field.name)
-        if rows.schema.field(at).type != field.type:
-            rows = rows.set_column(at, field, rows.column(at).cast(field.type))
-    return rows

@@ -22,7 +22,7 @@ def moved_rows(
     version: int,
     moved: pa.Table,
     source: str,
-    replaced: pa.Array,
+    replaced: pa.ChunkedArray | pa.Array,
 ) -> pa.Table:
     """Newest stored rows whose patient is in ``moved`` (pairs ``_source``, ``_patient``).
 

@@ -70,7 +70,7 @@ class StagedRows:
             texts["id"] if self.resource_type == "Patient" else patient_ids(texts["reference"]),
             instants(texts["updated"]),
             version_numbers(texts["version"]),
-            pa.array(self._raw, pa.binary()).cast(pa.string()),
+            pa.array(self._raw, pa.binary()).view(pa.string()),  # parsing has checked that it is UTF-8
         ]
         self._writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
         self._orders, self._raw, self._size = [], [], 0

@@ -27,7 +27,6 @@ from fhir_gateway.lake.columns import OWN_COLUMNS, table_schema
 
 NO_BUCKET = -1
 _BUCKET_FIELD = pa.field("_bucket", pa.int32())
-_ROW_GROUP_BYTES = 1 << 27
 _CONFIGURATION = {
     "delta.dataSkippingNumIndexedCols": "0",  # readers choose files by bucket; statistics of 600 leaves serve nobody
     "delta.enableExpiredLogCleanup": "false",  # a report names the lake version it came from: versions are kept
@@ -155,13 +154,14 @@ def _conform(file: pq.ParquetFile, bucket: int, schema: pa.Schema) -> pa.Table:
 
 
 class BucketWriter:
-    """Writes rows that come sorted by bucket into one Parquet file per bucket of a table."""
+    """Writes rows that come sorted by bucket into one Parquet file per bucket of a table.
+
+    Each batch becomes a row group at once: gathering larger ones takes twice as long, for no smaller files.
+    """
 
     def __init__(self, table: ResourceTable, seq: int) -> None:
         self._table = table
         self._seq = seq
-        self._waiting: list[pa.Table] = []
-        self._size = 0
         self._bucket: int | None = None
         self._writer: pq.ParquetWriter | None = None
         self.files: list[StoredFile] = []
@@ -174,43 +174,30 @@ class BucketWriter:
         starts = [0, *((buckets[1:] != buckets[:-1]).nonzero()[0] + 1).tolist(), len(buckets)]
         rows = rows.drop_columns(["_bucket"])
         for start, end in pairwise(starts):
-            bucket = int(buckets[start])
-            if bucket != self._bucket:
-                self._finish_bucket()
-                self._bucket = bucket
-            part = rows.slice(start, end - start)
-            self._waiting.append(part)
-            self._size += part.nbytes
-            if self._size >= _ROW_GROUP_BYTES:
-                self._flush()
+            self._writer_of(int(buckets[start]), rows.schema).write_table(rows.slice(start, end - start))
 
-    def _flush(self) -> None:
-        if not self._waiting or self._bucket is None:
-            return
-        rows = pa.concat_tables(self._waiting)
-        if self._writer is None:
-            folder = self._table.path / f"_bucket={self._bucket}"
-            folder.mkdir(parents=True, exist_ok=True)
-            path = folder / f"part-{self._seq:08d}-{len(self.files):03d}-{uuid.uuid4().hex[:12]}.parquet"
-            self._writer = pq.ParquetWriter(
-                path,
-                rows.schema,
-                compression="zstd",
-                compression_level=1,
-                use_dictionary=[name for name in rows.schema.names if name not in ("_raw", "id")],
-                write_statistics=False,
-            )
-            self.files.append(StoredFile(path, self._bucket))
-        self._writer.write_table(rows)
-        self._waiting, self._size = [], 0
-
-    def _finish_bucket(self) -> None:
-        self._flush()
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+    def _writer_of(self, bucket: int, schema: pa.Schema) -> pq.ParquetWriter:
+        if self._writer is not None and bucket == self._bucket:
+            return self._writer
+        self.close()
+        folder = self._table.path / f"_bucket={bucket}"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"part-{self._seq:08d}-{uuid.uuid4().hex[:12]}.parquet"
+        self._bucket = bucket
+        self._writer = pq.ParquetWriter(
+            path,
+            schema,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=[name for name in schema.names if name not in ("_raw", "id")],
+            write_statistics=False,
+        )
+        self.files.append(StoredFile(path, bucket))
+        return self._writer
 
     def close(self) -> list[StoredFile]:
         """Finish and return the files."""
-        self._finish_bucket()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
         return self.files

@@ -41,7 +41,7 @@ def test_a_synthea_population_goes_in_whole(
 def test_published_measure_cases_go_in_but_for_what_breaks_r4(
     lake: Lake, people: People, shared: Path, tmp_path: Path
 ) -> None:
-    """These cases hold 36 resources in 19,589 that break R4, of the kinds below and dangling white space in references."""
+    """All published cases hold 36 resources in 19,589 that break R4: of the kinds below, and blanks in references."""
     folder = tmp_path / "cases"
     folder.mkdir()
     case_files = sorted((shared / "data" / "ecqm" / "dqm2025").glob("CMS1[02]*/cases.ndjson.gz"))

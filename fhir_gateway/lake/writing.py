@@ -1,0 +1,118 @@
+"""Last step of a commit for one table: rows sorted into their buckets, typed, written, made part of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from fhir_gateway.lake.columns import OWN_COLUMNS, belongs_to_patients, transform_structure
+from fhir_gateway.lake.links import Links
+from fhir_gateway.lake.moving import moved_rows, widen_by
+from fhir_gateway.lake.tables import NO_BUCKET, BucketWriter, ResourceTable, StoredFile
+from fhir_gateway.lake.versions import TableState
+from fhir_gateway.sources.models import StagedPull
+
+#: Rows that are typed and written together, and a row group of a file at most; more is slower (cache).
+_STREAM_ROWS = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """What ``pull`` adds to ``table``, whose state so far is ``state``, as part of lake version ``version``."""
+
+    connection: duckdb.DuckDBPyConnection
+    table: ResourceTable
+    state: TableState | None
+    version: int
+    pull: StagedPull
+    links: Links
+
+    def run(self, staged: pa.Table | None, accepted: pa.Table | None, shape: dict[str, Any]) -> TableState | None:
+        """Write the ``accepted`` of the ``staged`` rows and whoever moved; None when there are none to write."""
+        moved = self._moved(accepted, shape)
+        if not (accepted is not None and accepted.num_rows) and not (moved is not None and moved.num_rows):
+            return None
+        self._gather(staged, accepted, moved)
+        files = self._typed_files(shape)
+        gone = self._tombstone_files()
+        ((replacing,),) = self.connection.execute(
+            "select count(*) from gathered where old_bucket is not null"
+        ).fetchall()
+        superseded = bool(replacing) or (self.state is not None and self.state.superseded)
+        return TableState(self.table.append([*files, *gone]), superseded)
+
+    def _moved(self, accepted: pa.Table | None, shape: dict[str, Any]) -> pa.Table | None:
+        """Stored rows that go with a patient who moved; ``shape`` learns their columns."""
+        if self.state is None or not self.links.changed or not belongs_to_patients(self.table.resource_type):
+            return None
+        replaced = pa.array([], pa.string()) if accepted is None else accepted["id"]
+        moved = moved_rows(
+            self.connection, self.table, self.state.delta_version, self.links.moved, self.pull.source, replaced
+        )
+        widen_by(shape, self.table.resource_type, moved["_raw"])
+        return moved
+
+    def _gather(self, staged: pa.Table | None, accepted: pa.Table | None, moved: pa.Table | None) -> None:
+        """Make the view ``gathered``: all rows to write with their new place, and the place they had."""
+        parts = []
+        if staged is not None and accepted is not None:
+            self.connection.register("staged", staged)
+            source = pa.repeat(pa.scalar(self.pull.source), accepted.num_rows)
+            self.connection.register("accepted", accepted.append_column("_source", source))
+            parts.append(
+                "select a._source, s.id, s._patient, s._last_updated, s._version, s._raw, "
+                "a.old_bucket, a.old_member from staged s join accepted a using (_order)"
+            )
+        if moved is not None:
+            self.connection.register("moved", moved)
+            parts.append("select * from moved")
+        self.connection.register("links", self.links.table)
+        union = " union all ".join(parts)
+        self.connection.execute(
+            "create or replace temp view gathered as "  # noqa: S608 - made of the constants above
+            f"select r.*, l._member, coalesce(l._bucket, {NO_BUCKET}) as _bucket from ({union}) r "
+            "left join links l on l._source = r._source and l._patient = r._patient"
+        )
+
+    def _typed_files(self, shape: Mapping[str, Any]) -> list[StoredFile]:
+        structure = transform_structure(shape)
+        parameters: dict[str, object] = {"seq": self.version, "pull": self.pull.id}
+        elements = ""
+        if structure != "{}":
+            elements = ", unnest(json_transform(_raw, $structure))"
+            parameters["structure"] = structure
+        rows = self.connection.sql(
+            "select _source, id, _member, _patient, _last_updated, _version, $seq::bigint as _seq, "  # noqa: S608
+            f"$pull as _pull, false as _deleted, _raw, _bucket{elements} "
+            "from (select * from gathered order by _bucket, _member, _source, id)",
+            params=parameters,
+        )
+        writer = BucketWriter(self.table, self.version)
+        for batch in rows.to_arrow_reader(_STREAM_ROWS):
+            writer.add(_own_types(pa.Table.from_batches([batch])))
+        return writer.close()
+
+    def _tombstone_files(self) -> list[StoredFile]:
+        """In the buckets that rows leave, a row that says so."""
+        rows = self.connection.sql(
+            "select _source, id, old_member as _member, null::varchar as _patient, null::timestamptz as _last_updated, "
+            "null::bigint as _version, $seq::bigint as _seq, $pull as _pull, true as _deleted, null::varchar as _raw, "
+            "old_bucket as _bucket from gathered where old_bucket <> _bucket order by _bucket, _member, _source, id",
+            params={"seq": self.version, "pull": self.pull.id},
+        ).to_arrow_table()
+        writer = BucketWriter(self.table, self.version)
+        writer.add(_own_types(rows))
+        return writer.close()
+
+
+def _own_types(rows: pa.Table) -> pa.Table:
+    """Give our own columns exactly their declared types."""
+    for field in [*OWN_COLUMNS, pa.field("_bucket", pa.int32())]:
+        at = rows.schema.get_field_index(field.name)
+        if rows.schema.field(at).type != field.type:
+            rows = rows.set_column(at, field, rows.column(at).cast(field.type))
+    return rows
