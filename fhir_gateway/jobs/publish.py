@@ -7,6 +7,7 @@ identifiers of all copies. Other resources keep their sources apart: their ids a
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -24,6 +25,8 @@ PUBLISHED = ("Organization", "Practitioner", "PractitionerRole", "Coverage")
 """Types served beside Patient, each row of each source for itself."""
 REPORTER = "gateway"
 """Id of the Organization that reports: ourselves."""
+
+_REFERENCE = re.compile(r'("reference"\s*:\s*)("(?:[^"\\]|\\.)*")')
 
 _GOLDEN = """
 SELECT member, arg_min(source, place) AS source, arg_min(raw, place) AS raw,
@@ -112,18 +115,17 @@ class References:
             else:
                 self._types.update(dict.fromkeys(keys, kind))
 
-    def rewrite(self, source: str, value: Any) -> Any:
-        """The same JSON with the references of ``source`` led to our ids."""
-        if isinstance(value, dict):
-            return {
-                name: self._target(source, part)
-                if name == "reference" and isinstance(part, str)
-                else self.rewrite(source, part)
-                for name, part in value.items()
-            }
-        if isinstance(value, list):
-            return [self.rewrite(source, part) for part in value]
-        return value
+    def rewrite(self, source: str, raw: str) -> Any:
+        """A resource of ``source``, parsed, its references led to our ids.
+
+        References are rewritten in the text, which is several times faster than walking the parsed resource. Inside a
+        string quotes are escaped, so only members named ``reference`` are met.
+        """
+
+        def lead(found: re.Match[str]) -> str:
+            return found[1] + orjson.dumps(self._target(source, orjson.loads(found[2]))).decode()
+
+        return orjson.loads(_REFERENCE.sub(lead, raw))
 
     def _target(self, source: str, reference: str) -> str:
         if reference.startswith("urn:uuid:"):
@@ -157,7 +159,7 @@ class References:
 def _patients(golden: pa.Table, references: References) -> Iterator[dict[str, Any]]:
     for batch in golden.to_batches(max_chunksize=1000):
         for row in batch.to_pylist():
-            patient = references.rewrite(row["source"], orjson.loads(row["raw"]))
+            patient = references.rewrite(row["source"], row["raw"])
             patient["id"] = row["member"]
             identifiers: dict[tuple[str | None, str | None], Any] = {}
             for copy in row["identifiers"] or ():
@@ -178,7 +180,7 @@ def _other(link: dict[str, Any]) -> str | None:
 def _copies(rows: pa.Table, references: References) -> Iterator[dict[str, Any]]:
     for batch in rows.select(["_source", "id", "_raw"]).to_batches(max_chunksize=1000):
         for row in batch.to_pylist():
-            resource = references.rewrite(row["_source"], orjson.loads(row["_raw"]))
+            resource = references.rewrite(row["_source"], row["_raw"])
             yield {**resource, "id": published_id(row["_source"], row["id"])}
 
 
