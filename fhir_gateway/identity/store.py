@@ -170,8 +170,13 @@ def neighbourhood(connection: Connection, numbers: pa.Array, keys: pa.Array) -> 
         ["key"],
         sa.select(KEY.c.key).where(KEY.c.number.in_(reached_patients), ~known_key).distinct(),
     )
-    connection.execute(more_patients)
-    while connection.execute(more_keys).rowcount and connection.execute(more_patients).rowcount:
+
+    def added(statement: sa.Insert) -> bool:
+        # Drivers need not count what INSERT ... SELECT inserts unless told to.
+        return connection.execute(statement.execution_options(preserve_rowcount=True)).rowcount > 0
+
+    added(more_patients)
+    while added(more_keys) and added(more_patients):
         pass
     here = PATIENT.c.number.in_(reached_patients)
     patients = connection.execute(sa.select(*_PATIENT_COLUMNS).where(here)).all()

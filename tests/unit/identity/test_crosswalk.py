@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +20,7 @@ from fhir_gateway.identity.crosswalk import Crosswalk
 from fhir_gateway.identity.models import IdentityRules, PersonChange
 from fhir_gateway.lake.persons import PersonAssigner
 from fhir_gateway.r4.spec import arrow_type, column_structure
+from tests.support.databases import KINDS, control_plane
 
 SCHEMA = pa.schema(
     [("id", pa.string())]
@@ -52,6 +54,12 @@ def engine() -> Iterator[Engine]:
     upgrade(opened)
     yield opened
     opened.dispose()
+
+
+@pytest.fixture(params=KINDS)
+def any_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    with control_plane(request.param, tmp_path) as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -193,7 +201,8 @@ def test_two_persons_that_turn_out_to_be_one_are_merged_into_the_older(crosswalk
     assert crosswalk.patients(younger) == []
 
 
-def test_what_no_longer_holds_is_undone_and_ids_come_back(crosswalk: Crosswalk) -> None:
+def test_what_no_longer_holds_is_undone_and_ids_come_back(any_engine: Engine) -> None:
+    crosswalk = Crosswalk(any_engine)
     (older,) = assign(crosswalk, "ehr", patient("a", mbi("X1")))
     (younger,) = assign(crosswalk, "payer", patient("m", mbi("Y2")))
     assert assign(crosswalk, "lab", patient("l", mbi("X1"), mbi("Y2"))) == [older]
