@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from importlib import import_module
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -23,8 +22,9 @@ def model_class(resource_type: str) -> type[BaseModel]:
     """Return the model of a resource type; raises ResourceError for a type that R4 does not have."""
     if resource_type not in resource_types():
         raise ResourceError("not a resource type of R4", location=Location(path="resourceType"))
-    module = import_module(f"fhir.resources.R4B.{resource_type.lower()}")
-    found: type[BaseModel] = getattr(module, resource_type)
+    from fhir.resources.R4B import get_fhir_model_class  # here: see above
+
+    found: type[BaseModel] = get_fhir_model_class(resource_type)
     return found
 
 
