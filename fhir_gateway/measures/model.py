@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,7 @@ class GroupResult:
         return scoring.member_score(self, index)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class MeasureResult:
     """A measure evaluated over a population, with everything needed to make the numbers again.
 
@@ -121,6 +122,11 @@ class MeasureResult:
         """``url|version`` of the Measure."""
         return f"{self.url}|{self.version}"
 
+    @cached_property
+    def run(self) -> str:
+        """Id of the run; hashed once, since every individual report asks for it."""
+        return _run_id(self, self.members)
+
     def group(self, group_id: str) -> GroupResult:
         """The group with that id; KeyError when there is none."""
         for group in self.groups:
@@ -134,7 +140,10 @@ def run_id(result: MeasureResult, mask: Mask | None = None) -> str:
 
     With ``mask`` the id is that of the same run restricted to those members.
     """
-    members = result.members if mask is None else result.members.filter(pa.array(mask))
+    return result.run if mask is None else _run_id(result, result.members.filter(pa.array(mask)))
+
+
+def _run_id(result: MeasureResult, members: pa.Array) -> str:
     inputs = (
         result.canonical,
         result.period[0].isoformat(),
