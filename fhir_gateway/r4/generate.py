@@ -56,7 +56,10 @@ def _type_code(entry: dict[str, Any]) -> str:
 
 def build(directory: Path) -> dict[str, Any]:
     """Return the element table of all R4 data types and resources in ``directory``."""
-    load = lambda name: [e["resource"] for e in json.loads((directory / name).read_text())["entry"]]  # noqa: E731
+
+    def load(name: str) -> list[dict[str, Any]]:
+        return [entry["resource"] for entry in json.loads((directory / name).read_text())["entry"]]
+
     terminology = load("valuesets.json")
     valuesets = {r["url"]: r for r in terminology if r["resourceType"] == "ValueSet"}
     codesystems = {r["url"]: r for r in terminology if r["resourceType"] == "CodeSystem"}
