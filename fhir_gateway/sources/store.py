@@ -90,7 +90,10 @@ class EndpointStore:
     def all(self) -> list[Endpoint]:
         """All endpoints, in the order they were registered."""
         with session(self._engine) as opened:
-            return [_endpoint(row) for row in opened.exec(select(SourceEndpoint).order_by(SourceEndpoint.created, SourceEndpoint.name))]
+            return [
+                _endpoint(row)
+                for row in opened.exec(select(SourceEndpoint).order_by(SourceEndpoint.created, SourceEndpoint.name))
+            ]
 
     def keys(self, name: str | None = None) -> list[SigningKey]:
         """The keys of one endpoint, or of all, oldest first."""
