@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -43,7 +44,8 @@ def demo(
     summary.show(console)
     if server is not None:
         _invite(console, gateway, options, summary)
-        server.run()
+        with suppress(KeyboardInterrupt):  # how it is meant to end
+            server.run()
 
 
 def _claim(folder: Path, fresh: bool) -> None:
