@@ -60,9 +60,7 @@ class Losses(Terms):
     """The provider's share of losses."""
 
     rate: Fraction = Field(description="Share of losses; with quality_adjusted its ceiling.")
-    quality_adjusted: bool = Field(
-        default=False, description="1 - sharing rate at the quality reached, between floor and rate."
-    )
+    quality_adjusted: bool = Field(default=False, description="1 - sharing rate x composite, between floor and rate.")
     floor: Fraction = Field(default=ZERO, description="Lowest loss rate when quality adjusted.")
     limit: Annotated[Decimal, Field(gt=0, le=1)] | None = Field(default=None, description="Of the target.")
     limit_amount: Money | None = Field(default=None, description="Such as a share of the provider's revenue.")
@@ -347,9 +345,10 @@ class Reconciliation:
         value, formula = losses.rate, "as agreed"
         if losses.quality_adjusted:
             factor, _ = self._quality_factor(quality)
-            value = min(losses.rate, max(losses.floor, 1 - self.terms.rate * factor))
+            earned = quality.value if quality and factor else ZERO  # who earns no share bears the highest loss rate
+            value = min(losses.rate, max(losses.floor, 1 - self.terms.rate * earned))
             bounds = f"between {percent(losses.floor)} and {percent(losses.rate)}"
-            formula = f"1 - sharing rate at this quality, {bounds}"
+            formula = f"1 - {percent(self.terms.rate)} x composite, {bounds}"
         because = (quality,) if quality and losses.quality_adjusted else ()
         rate = add("loss-rate", value, "Loss sharing rate", formula, f"{where}.rate", because, unit="1")
         formula = "losses to share x loss sharing rate"
