@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from fhir_gateway.cql.batch import Batch
     from fhir_gateway.cql.evaluation import Evaluation
+    from fhir_gateway.cql.profiles import ProfilePolicy
 
 Run = Callable[["Evaluation", Frame, Env], Vec]
 
@@ -83,8 +84,9 @@ class Scope:
 class Compiler:
     """Compiles libraries of one set; keeps what it compiled."""
 
-    def __init__(self, libraries: LibrarySet, value_sets: ValueSets) -> None:
+    def __init__(self, libraries: LibrarySet, value_sets: ValueSets, profiles: ProfilePolicy = "declared") -> None:
         self.libraries = libraries
+        self.profiles: ProfilePolicy = profiles
         self.value_sets = value_sets
         self.required_value_sets: dict[str, str | None] = {}
         self.property_names: set[str] = set()
@@ -220,17 +222,19 @@ def compile_library(
     primary: tuple[str, str | None],
     value_sets: ValueSets,
     definitions: Iterable[str] | None = None,
+    profiles: ProfilePolicy = "declared",
 ) -> CompiledLibrary:
     """Compile the library named ``primary`` (name, version) out of ELM ``libraries``.
 
     ``definitions`` are compiled at once (default: all of the primary library), so that whatever cannot run is
-    refused now. Others are compiled when they are asked for.
+    refused now. Others are compiled when they are asked for. ``profiles`` says whether ``meta.profile`` is believed
+    where a profile decides what a retrieve means (:mod:`fhir_gateway.cql.profiles`).
     """
     import fhir_gateway.cql.forms
     import fhir_gateway.cql.operators  # noqa: F401 - registers the operators
 
     found = LibrarySet(libraries)
     library = found.find(*primary)
-    compiled = CompiledLibrary(Compiler(found, value_sets), library)
+    compiled = CompiledLibrary(Compiler(found, value_sets, profiles), library)
     compiled.require(library.definitions if definitions is None else definitions)
     return compiled
