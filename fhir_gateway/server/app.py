@@ -46,7 +46,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     base_url = gateway.settings.public_url.rstrip("/") + FHIR_PATH
     trail = AuditTrail(gateway.engine)
     catalogs: dict[str, Catalog] = dict.fromkeys(SERVED, StoredCatalog(gateway.resources))
-    catalogs["MeasureReport"] = ReportCatalog(gateway.resources, gateway.results, individual_report)
+    catalogs["MeasureReport"] = ReportCatalog(gateway.resources, lambda: gateway.results, individual_report)
     links = PageLinks(base_url, gateway.secrets)
     interactions = Interactions(base_url, gateway.authorization, gateway.resources, catalogs, links)
 

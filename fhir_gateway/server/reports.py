@@ -92,7 +92,8 @@ class Run:
 class ReportCatalog:
     """All MeasureReports as one catalog."""
 
-    def __init__(self, store: ResourceStore, results: Results, render: Render) -> None:
+    def __init__(self, store: ResourceStore, results: Callable[[], Results], render: Render) -> None:
+        """``results`` is called when results are first needed: opening them makes their folder."""
         self._store = store
         self._stored = StoredCatalog(store)
         self._results = results
@@ -180,7 +181,7 @@ class ReportCatalog:
             return
         shared: list[Criterion] = [*query.without(*_OWN), ("type", "summary")]
         summaries = self._store.search(_TYPE, shared, _MAX_RUNS, None, query.sort, total=False).resources
-        known = frozenset(self._results.runs())  # a contract's quality report is a summary without a run of its own
+        known = frozenset(self._results().runs())  # a contract's quality report is a summary without a run of its own
         for summary in summaries:
             if summary.id not in known:
                 continue
@@ -211,7 +212,7 @@ class ReportCatalog:
                 self._runs.move_to_end(run_id)
                 return self._runs[run_id]
         try:
-            run = Run.of(self._results.load(run_id))
+            run = Run.of(self._results().load(run_id))
         except NotFoundError:
             return None
         with self._lock:

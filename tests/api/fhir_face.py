@@ -22,11 +22,11 @@ BASE = f"{PUBLIC_URL}/fhir"
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
-def new_gateway(folder: Path | None = None) -> Gateway:
-    """A gateway over an empty in-memory database; ``folder`` for tests that need a lake or results."""
+def new_gateway() -> Gateway:
+    """A gateway over an empty in-memory database, for stories that need neither lake nor results."""
     key = SecretStr(Fernet.generate_key().decode())
-    folder = folder or Path("/nonexistent-data-folder")
-    return Gateway(Settings(database_url="sqlite://", encryption_key=key, public_url=PUBLIC_URL, data_dir=folder))
+    nowhere = Path("/dev/null/no-data-folder")  # cannot be made
+    return Gateway(Settings(database_url="sqlite://", encryption_key=key, public_url=PUBLIC_URL, data_dir=nowhere))
 
 
 def register(gateway: Gateway, client_id: str, scopes: str) -> ECKey:

@@ -80,7 +80,7 @@ def catalog() -> Iterator[ReportCatalog]:
     store = ResourceStore(engine, BASE)
     store.put_many([report(run, "summary") | {"id": name} for name, run in RUNS.items()])
     store.put(report(RUNS["run-1"], "summary") | {"id": "of-a-contract"})
-    yield ReportCatalog(store, Results(), render)
+    yield ReportCatalog(store, Results, render)
     engine.dispose()
 
 
