@@ -1,9 +1,9 @@
 """Which resources a profiled retrieve means: QI-Core negation profiles and profiles with a fixed code.
 
 A QI-Core or US Core retrieve names a profile (``templateId``). Most profiles add nothing that decides membership, but
-two kinds do: profiles of things that were *not* done (``MedicationNotRequested``), whose resources must not come back
-from the ordinary profile of the type either, and profiles whose code is fixed (``USCoreBMIProfile``), which CQL
-retrieves without a code filter.
+three kinds do: profiles of things that were *not* done (``MedicationNotRequested``), whose resources must not come
+back from the ordinary profile of the type either; profiles whose code is fixed (``USCoreBMIProfile``), which CQL
+retrieves without a code filter; and the two profiles of Condition, told apart by category.
 
 Membership is decided by ``meta.profile`` where it names a profile that decides it, and otherwise by content: the
 status, ``doNotPerform`` or code that the profile fixes (QI-Core 4.1.1 and 6.0.0, US Core 6.1.0). Data without profiles
@@ -84,6 +84,19 @@ FIXED_CODES: dict[str, frozenset[tuple[str, str]]] = {
     }.items()
 }
 
+_CATEGORY = "http://terminology.hl7.org/CodeSystem/condition-category"
+#: Profiles of Condition that exclude one another: profile -> categories. A Condition without profile and category
+#: belongs to each.
+CONDITION_CATEGORIES: dict[str, frozenset[tuple[str, str]]] = {
+    "qicore-condition-encounter-diagnosis": frozenset({(_CATEGORY, "encounter-diagnosis")}),
+    "qicore-condition-problems-health-concerns": frozenset(
+        {
+            (_CATEGORY, "problem-list-item"),
+            ("http://hl7.org/fhir/us/core/CodeSystem/condition-category", "health-concern"),
+        }
+    ),
+}
+
 Decide = Callable[[ElementVec], BoolArray]
 
 
@@ -96,10 +109,12 @@ def profile_filter(
     """
     if not template.startswith((_QICORE, _US_CORE)):
         return None
-    name = template.rsplit("/", 1)[-1].partition("|")[0]
+    name = _local(template)
     declared = frozenset({"meta"}) if policy == "declared" else frozenset()
     negation = NEGATIONS.get(resource_type)
     codes = FIXED_CODES.get(name) if resource_type == "Observation" else None
+    if resource_type == "Condition" and name in CONDITION_CATEGORIES:
+        return declared | {"category"}, name, lambda every: _of_category(every, name, policy)
     if negation is None and codes is None:
         return None
     negative = negation is not None and name in negation[0]
@@ -124,7 +139,7 @@ def _negated(
     marked = _has(every, element, value) if element else np.zeros(len(every), dtype=bool)
     if policy == "content":
         return marked
-    says_not = _declares(every, lambda url: url.rsplit("/", 1)[-1].partition("|")[0] in profiles)
+    says_not = _declares(every, lambda url: _local(url) in profiles)
     says_done = _declares(every, lambda url: url.startswith((_QICORE, _US_CORE))) & ~says_not
     return says_not | (marked & ~says_done)
 
@@ -133,9 +148,26 @@ def _of_code(every: ElementVec, name: str, codes: frozenset[tuple[str, str]], po
     by_code = coded_mask(every.property("code"), codes)
     if policy == "content":
         return by_code
-    this = _declares(every, lambda url: url.rsplit("/", 1)[-1].partition("|")[0] == name)
-    other = _declares(every, lambda url: url.rsplit("/", 1)[-1].partition("|")[0] in FIXED_CODES)
+    this = _declares(every, lambda url: _local(url) == name)
+    other = _declares(every, lambda url: _local(url) in FIXED_CODES)
     return this | (by_code & ~other)
+
+
+def _of_category(every: ElementVec, name: str, policy: ProfilePolicy) -> BoolArray:
+    category = every.property("category")
+    this = coded_mask(category, CONDITION_CATEGORIES[name])
+    other = coded_mask(category, frozenset().union(*(c for n, c in CONDITION_CATEGORIES.items() if n != name)))
+    by_category = this | ~other
+    if policy == "content":
+        return by_category
+    says_this = _declares(every, lambda url: _local(url) == name)
+    says_other = _declares(every, lambda url: _local(url) in CONDITION_CATEGORIES) & ~says_this
+    return says_this | (by_category & ~says_other)
+
+
+def _local(url: str) -> str:
+    """Name of a profile: the end of its url, without version."""
+    return url.rsplit("/", 1)[-1].partition("|")[0]
 
 
 def _declares(every: ElementVec, wanted: Callable[[str], bool]) -> BoolArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 from functools import cache
 from typing import Any
@@ -40,9 +41,19 @@ def _registry() -> Any:
     return PintUcumRegistry()
 
 
+#: UCUM annotations say nothing about the unit (UCUM section 2.1, curly braces): alone they stand for ``1``.
+_ANNOTATION = re.compile(r"(?<=[^./(])\{[^{}]*\}")
+_ONLY_ANNOTATION = re.compile(r"\{[^{}]*\}")
+
+
+@cache
 def normal(unit: str | None) -> str:
-    """The UCUM code of a unit; calendar words become UCUM, an absent unit is ``1``."""
-    return CALENDAR.get(unit, unit) if unit else "1"
+    """The UCUM code of a unit without annotations; calendar words become UCUM, an absent unit is ``1``."""
+    if not unit:
+        return "1"
+    if "{" in unit:
+        unit = _ONLY_ANNOTATION.sub("1", _ANNOTATION.sub("", unit))
+    return CALENDAR.get(unit, unit)
 
 
 @cache
