@@ -42,7 +42,7 @@ def project() -> dict[str, object]:
 )
 def test_importing_a_module_loads_only_what_it_needs(module: str, not_loaded: str) -> None:
     code = f"import sys, {module}; print(*sys.modules)"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(not_loaded.split()) & set(ran.stdout.split()) == set()
 
 
@@ -65,7 +65,7 @@ def test_names_say_what_things_are() -> None:
 
 
 def code_and_pages() -> Iterator[Path]:
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S607
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
     for name in listed.stdout.split("\0"):
         if name.endswith((".py", ".md", ".toml", ".yaml", ".sql", ".cql", ".mjs", "Makefile", "run", ".sh", ".lock")):
             yield ROOT / name
@@ -122,9 +122,8 @@ def test_the_image_is_small_in_rights() -> None:
     users = [line.split()[1] for line in lines if line.startswith("USER ")]
     assert users == ["10001:10001"]
     assert any(line.startswith("HEALTHCHECK") for line in lines)
-    sources = [
-        word for line in lines if line.startswith("COPY ") and "--from" not in line for word in line.split()[1:-1]
-    ]
+    copies = [line.split()[1:-1] for line in lines if line.startswith("COPY ") and "--from" not in line]
+    sources = [word for words in copies for word in words if not word.startswith("--")]
     ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert set(sources) == {line[1:] for line in ignored if line.startswith("!")}
     assert [source for source in sources if not (ROOT / source).exists()] == []
@@ -150,7 +149,7 @@ def test_the_entrypoint_reads_secrets_from_files(tmp_path: Path) -> None:
     gateway = tmp_path / "fhir-gateway"
     gateway.write_text('#!/bin/sh\necho "$FHIR_GATEWAY_DATABASE_URL|$#|$1|${FHIR_GATEWAY_DATABASE_URL_FILE-gone}"\n')
     gateway.chmod(0o755)
-    ran = subprocess.run(  # noqa: S603
+    ran = subprocess.run(
         ["/bin/sh", str(ROOT / "docker" / "entrypoint.sh"), "serve"],
         env={"PATH": f"{tmp_path}:/usr/bin:/bin", "FHIR_GATEWAY_DATABASE_URL_FILE": str(tmp_path / "url")},
         capture_output=True,
