@@ -44,9 +44,8 @@ def test_the_example_is_a_contract() -> None:
 def test_the_arrangement_of_the_guide_settles() -> None:
     known = dict(ARRANGEMENTS)
     try:
-        exec(
-            compile(block(DEVELOP, "python"), "add-an-arrangement.md", "exec", dont_inherit=True), {"__name__": "guide"}
-        )  # noqa: S102
+        code = compile(block(DEVELOP, "python"), "add-an-arrangement.md", "exec", dont_inherit=True)
+        exec(code, {"__name__": "guide"})  # noqa: S102
         stated = tomllib.loads(block(USE, "toml"), parse_float=Decimal)
         fee = {"kind": "care_coordination_fee", "id": "fee", "pool": "fees", "fee": 5}
         contract = Contract.of(stated | {"measures": [], "arrangements": [fee]})
