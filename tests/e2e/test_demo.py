@@ -124,6 +124,15 @@ def test_rosters_and_settlements_read_back_equal_the_summary(demo: Demo) -> None
         assert total == Decimal(settlement.total)
         contract = demo.fhirpy.resources("Measure").search(url=report["measure"].partition("|")[0]).get()
         assert contract["title"] == settlement.title
+        (organization,) = [
+            extension["valueReference"]["reference"]
+            for extension in report["subject"]["extension"]
+            if extension["url"].endswith("organization-subject") and "reference" in extension["valueReference"]
+        ]
+        question = f"category=vbp&subject-organization={organization}&_include=MeasureReport:evaluated-resource"
+        bundle = demo.get(f"MeasureReport?{question}").json()
+        assert bundle["total"] == 1
+        assert len(bundle["entry"]) == 1 + len(report["evaluatedResource"])
         for evaluated in report["evaluatedResource"]:
             quality = demo.get(evaluated["reference"]).json()
             assert (quality["type"], quality["period"]) == ("summary", report["period"])
