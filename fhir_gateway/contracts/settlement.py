@@ -182,7 +182,7 @@ class Ledger:
     ) -> Number:
         """Add a number in ``unit`` (default the currency). What is computed from an absent one takes it as zero."""
         line = SettlementLine(
-            id=f"{self.arrangement}-{name}",
+            id=f"{self.arrangement}.{name}",
             arrangement=self.arrangement,
             term=term,
             label=label,

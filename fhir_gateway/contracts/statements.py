@@ -48,7 +48,7 @@ def _add_measure(ledger: Ledger, entry: Scored) -> Number:
     term = f"measures.{terms.id}"
     numerator = "" if outcome.numerator is None else f"numerator {outcome.numerator}, "
     score = ledger.add(
-        f"{terms.id}-score",
+        f"{terms.id}.score",
         outcome.score,
         f"{terms.name}: score",
         f"{numerator}denominator {outcome.denominator}",
@@ -62,10 +62,10 @@ def _add_measure(ledger: Ledger, entry: Scored) -> Number:
     elif entry.reason:
         formula = f"does not take part: {entry.reason}"
     points = ledger.add(
-        f"{terms.id}-points", entry.points, f"{terms.name}: points", formula, f"{term}.scoring", (score,), unit="1"
+        f"{terms.id}.points", entry.points, f"{terms.name}: points", formula, f"{term}.scoring", (score,), unit="1"
     )
     return ledger.add(
-        f"{terms.id}-weighted",
+        f"{terms.id}.weighted",
         ZERO if entry.points is None else entry.weight * entry.points,
         f"{terms.name}: weighted points",
         f"{entry.weight.normalize():f} x points (weight agreed {terms.weight.normalize():f})",

@@ -113,7 +113,7 @@ class Scoring(Terms):
 class MeasureTerms(Terms):
     """A quality measure of the contract: which, in which direction it is better, what it weighs, how it pays."""
 
-    id: str = Field(pattern=r"^[A-Za-z0-9\-.]{1,64}$")
+    id: str = Field(pattern=r"^[A-Za-z0-9\-]{1,40}$")
     canonical: str = Field(description="Measure url, with |version to pin it.")
     group: str | None = Field(default=None, description="Group of a measure with several; default its only one.")
     name: str

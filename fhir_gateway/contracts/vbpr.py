@@ -158,7 +158,7 @@ def performance_report(
 def quality_report(report: Mapping[str, Any], settlement: Settlement, measure_id: str) -> dict[str, Any]:
     """A DEQM summary MeasureReport as ``vbp-quality-measurereport``, with the points it earned as its score."""
     profile = f"{_EXTENSION}vbp-quality-measurereport"
-    earned = next((x.value for x in settlement.lines if x.id.endswith(f"-{measure_id}-points")), None)
+    earned = next((x.value for x in settlement.lines if x.id == f"{x.arrangement}.{measure_id}.points"), None)
     profiles = [*report.get("meta", {}).get("profile", ())]
     copied = {**report, "meta": {**report.get("meta", {}), "profile": [*profiles, profile]}}
     if earned is not None:
@@ -207,7 +207,7 @@ def _baseline(line: SettlementLine, settlement: Settlement, contract: Contract) 
     if line.metric != "med-cost-pmpm":
         return None
     for prior in settlement.lines:
-        if prior.id == f"{line.arrangement}-prior-pmpm" and prior.value is not None:
+        if prior.id == f"{line.arrangement}.prior-pmpm" and prior.value is not None:
             money = _money(prior.value, contract)
             return _extension("baseline", extension=[{"url": "baseline", "valueMoney": money}])
     return None
@@ -221,8 +221,8 @@ def _evaluated(settlement: Settlement, contract: Contract, reports: Mapping[str,
     for terms in contract.measures:
         if terms.id not in reports:
             continue
-        scores = {x.id for x in settlement.lines if x.id.endswith(f"-{terms.id}-score")}
+        scores = {x.id for x in settlement.lines if x.id == f"{x.arrangement}.{terms.id}.score"}
         fed = [x.id for x in settlement.lines if x.metric and x.unit == "1" and above[x.id] & scores]
-        fed += [x.id for x in settlement.lines if x.id.endswith(f"-{terms.id}-earned")]
+        fed += [x.id for x in settlement.lines if x.id == f"{x.arrangement}.{terms.id}.earned"]
         links = [_extension("group-reference", valueString=group) for group in fed]
         yield {"extension": links, "reference": reports[terms.id]} if links else {"reference": reports[terms.id]}

@@ -41,7 +41,7 @@ class ArrangementTerms(Terms):
     """What every arrangement states. ``pool`` names the money it pays from: no two arrangements share one."""
 
     kind: str
-    id: str = Field(pattern=r"^[A-Za-z0-9\-.]{1,40}$")
+    id: str = Field(pattern=r"^[A-Za-z0-9\-]{1,40}$")
     pool: str
     measures: tuple[str, ...] | None = Field(
         default=None, description="Ids of the measures that count here; default all contractual ones."

@@ -68,7 +68,7 @@ class PayForPerformance(ArrangementTerms):
         )
         earned = [
             ledger.add(
-                f"{entry.terms.id}-earned",
+                f"{entry.terms.id}.earned",
                 pool.value * points.value,
                 f"{entry.terms.name}: earned",
                 "pool x weighted points",

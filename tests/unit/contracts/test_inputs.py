@@ -121,7 +121,7 @@ def test_baseline_is_last_year_of_the_same_members(load: Callable[..., Contract]
     inputs = collect(contract, found, table, {}, covered)
     assert inputs.baseline is not None
     assert (inputs.baseline.cost, inputs.baseline.member_months) == (60, 6)
-    assert settle(contract, inputs).line("ss-target").value == 132  # 10 x 1.1 x 12
+    assert settle(contract, inputs).line("ss.target").value == 132  # 10 x 1.1 x 12
     with pytest.raises(ContractError, match="Coverage is needed"):
         collect(contract, found, table, {})
 

@@ -59,8 +59,8 @@ def test_pool_by_weighted_points(load: Callable[..., Contract]) -> None:
     outcomes = {"a": MeasureScore(50, 100, D("0.5")), "b": MeasureScore(80, 100, D("0.8"))}
     settlement = settle(contract, inputs("0", outcomes=outcomes))
     assert settlement.total == 7_250  # 10,000 x (0.25 x 0.5 + 0.75 x 0.8)
-    assert settlement.line("p4p-a-earned").value == 1_250
-    assert settlement.line("p4p-b-earned").value == 6_000
+    assert settlement.line("p4p.a.earned").value == 1_250
+    assert settlement.line("p4p.b.earned").value == 6_000
 
 
 @pytest.mark.parametrize(("missing", "total"), [("reweight", 8_000), ("zero", 6_000)])
@@ -72,14 +72,14 @@ def test_a_small_measure_gives_its_weight_away_or_loses_it(
     outcomes = {"a": MeasureScore(29, 29, D(1)), "b": MeasureScore(80, 100, D("0.8"))}
     settlement = settle(contract, inputs("0", outcomes=outcomes))
     assert settlement.total == total
-    assert "denominator below 30" in settlement.line("p4p-a-points").formula
+    assert "denominator below 30" in settlement.line("p4p.a.points").formula
 
 
 def test_no_measure_takes_part(load: Callable[..., Contract]) -> None:
     contract = load(measures=[measure("a", "1", min_denominator=30)], arrangements=[p4p(floor=500)])
     settlement = settle(contract, inputs("0", outcomes={"a": MeasureScore(0, 0, None)}))
     assert settlement.total == 0
-    assert settlement.line("p4p-composite").value is None
+    assert settlement.line("p4p.composite").value is None
 
 
 def test_gate_floor_and_cap(load: Callable[..., Contract]) -> None:

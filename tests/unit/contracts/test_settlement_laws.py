@@ -118,4 +118,4 @@ def test_pay_for_performance_is_monotone(
         contract, inputs("1", outcomes={n: MeasureScore(None, 50, v) for n, v in zip("abc", scores, strict=True)})
     )
     earned = [line.value for line in settlement.lines if line.metric == "quality-metric-performance-incentive"]
-    assert sum(value for value in earned if value is not None) == settlement.line("p-earned").value
+    assert sum(value for value in earned if value is not None) == settlement.line("p.earned").value

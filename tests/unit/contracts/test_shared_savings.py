@@ -100,7 +100,7 @@ def test_prior_year_target_from_the_same_members(load: Callable[..., Contract]) 
     now = Exposure(10, Decimal(120), Decimal(11_000), Decimal(11_000), Decimal(11_000), 0)
     before = Exposure(10, Decimal(100), Decimal(10_000), Decimal(10_000), Decimal(10_000), 0)
     settlement = settle(contract, SettlementInputs(now, {}, before))
-    assert settlement.line("ss-target").value == Decimal(12_600)  # 100 x 1.05 x 120
+    assert settlement.line("ss.target").value == Decimal(12_600)  # 100 x 1.05 x 120
     assert settlement.total == Decimal(800)
     with pytest.raises(ContractError, match="year before"):
         settle(contract, SettlementInputs(now, {}))
@@ -116,7 +116,7 @@ def test_every_dollar_is_explained(load: Callable[..., Contract]) -> None:
         assert set(line.because) <= set(ids[:position])
         assert line.formula
         assert line.term
-    text = settlement.explain("ss-payable")
+    text = settlement.explain("ss.payable")
     assert "Claims cost: 900000" in text
     assert "quality: score: 80" in text
     assert settlement.from_dict(settlement.to_dict()) == settlement
