@@ -232,7 +232,7 @@ def test_a_wrong_body_is_refused(demo: Demo, body: bytes, status: int) -> None:
 def test_a_second_run_changes_nothing(demo: Demo) -> None:
     versions = {one["id"]: one["meta"]["versionId"] for one in demo.fhirpy.resources("MeasureReport").fetch_all()}
     arguments = ["--once", "--folder", str(demo.options.folder), "--patients", str(PATIENTS)]
-    again = subprocess.run(  # noqa: S603 our own program
+    again = subprocess.run(
         [sys.executable, "-m", "fhir_gateway.demo", *arguments, "--port", str(demo.options.port)],
         check=False,
         capture_output=True,
@@ -250,7 +250,7 @@ def test_a_second_run_changes_nothing(demo: Demo) -> None:
 
 def test_a_folder_that_is_not_the_demos_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("keep", encoding="utf-8")
-    refused = subprocess.run(  # noqa: S603 our own program
+    refused = subprocess.run(
         [sys.executable, "-m", "fhir_gateway.demo", "--once", "--fresh", "--folder", str(tmp_path)],
         check=False,
         capture_output=True,
