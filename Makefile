@@ -10,7 +10,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 ARGS ?=
 
-.PHONY: help install demo test lint type docs openapi lock bench-measures bench-ingest
+.PHONY: help install demo test lint type docs pages openapi lock bench-measures bench-ingest
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -43,6 +43,9 @@ type: install ## Check types
 
 docs: install ## Check that documentation and generated files agree with the code
 	@$(BIN)/python -m pytest tests/unit/test_docs.py tests/api/test_server_documents.py $(ARGS)
+
+pages: install ## Write the generated parts of docs/ anew
+	@$(BIN)/python -m tests.support.pages
 
 openapi: install ## Write openapi/openapi.json anew
 	@$(BIN)/python -m fhir_gateway.server.openapi

@@ -30,7 +30,6 @@ def upgrade(engine: Engine) -> None:
     if current != head:
         with transaction(engine, lock="migrations") as connection:
             command.upgrade(_configuration(connection), "head")
-    metadata().create_all(engine)
 
 
 def differences(engine: Engine) -> list[object]:

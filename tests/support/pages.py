@@ -1,0 +1,85 @@
+"""Parts of ``docs/`` that are made from the code: ``python -m tests.support.pages`` writes them anew.
+
+Each part lies between ``<!-- NAME: generated -->`` and ``<!-- NAME: end -->``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+from pydantic import SecretStr
+from typer.main import get_command
+
+from fhir_gateway.cli.app import app
+from fhir_gateway.config import Settings
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+_SECTIONS = {
+    "use": "For those who use it",
+    "operate": "For those who run it",
+    "develop": "For those who change it",
+    "adr": "Decisions: context, choice, what was given up, when to revisit",
+}
+
+
+def settings() -> str:
+    """One row per setting: environment variable, default, description."""
+    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default is None else f"`{field.default}`"
+        secret = " Secret." if SecretStr in (field.annotation, *getattr(field.annotation, "__args__", ())) else ""
+        rows.append(f"| `FHIR_GATEWAY_{name.upper()}` | {default} | {field.description}{secret} |")
+    return "\n".join(rows)
+
+
+def commands() -> str:
+    """One row per command with the first sentence of its help."""
+    rows = ["| command | what it does |", "|---|---|"]
+    for name, command in _commands("fhir-gateway", get_command(app)):
+        sentence = (command.help or "").split("\n\n")[0].replace("\n", " ").strip()
+        rows.append(f"| `{name}` | {sentence} |")
+    return "\n".join(rows)
+
+
+def _commands(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    inner = getattr(command, "commands", None)
+    if inner is None:
+        yield name, command
+        return
+    for one, below in inner.items():
+        yield from _commands(f"{name} {one}", below)
+
+
+def pages() -> str:
+    """All pages by folder, each by its title."""
+    lines: list[str] = []
+    for folder, heading in _SECTIONS.items():
+        lines += [f"## {heading}", ""]
+        for page in sorted((DOCS / folder).glob("*.md")):
+            title = page.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+            lines.append(f"* [{title}]({folder}/{page.name})")
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+GENERATED: dict[str, tuple[str, Callable[[], str]]] = {
+    "index.md": ("pages", pages),
+    "operate/commands.md": ("commands", commands),
+    "operate/settings.md": ("settings", settings),
+}
+
+
+def current(name: str) -> str:
+    """The page as it should be: as it is, with its generated part made anew."""
+    part, make = GENERATED[name]
+    begin, end = f"<!-- {part}: generated -->\n", f"<!-- {part}: end -->\n"
+    before, rest = (DOCS / name).read_text(encoding="utf-8").split(begin)
+    return before + begin + make() + "\n" + end + rest.split(end)[1]
+
+
+if __name__ == "__main__":
+    for written in GENERATED:
+        (DOCS / written).write_text(current(written), encoding="utf-8")
