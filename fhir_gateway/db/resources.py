@@ -83,6 +83,7 @@ class ResourceStore:
         self._resource = table_of(ResourceRow)
         self._version = table_of(ResourceVersionRow)
         self._index = table_of(SearchIndexRow)
+        self._insert_entries = _positional_insert(engine, self._index)
 
     def put(self, resource: Mapping[str, Any]) -> StoredResource:
         """Create or update one resource under its own id and return it as stored."""
@@ -235,7 +236,7 @@ class ResourceStore:
         created: list[dict[str, Any]] = []
         updated: list[dict[str, Any]] = []
         replaced: list[sa.Row[Any]] = []
-        entries: list[dict[str, Any]] = []
+        entries: list[tuple[Any, ...]] = []
         for identity, resource in wanted.items():
             digest, row = _digest(resource), stored.get(identity)
             if row is not None and not row.deleted and row.digest == digest:
@@ -268,7 +269,7 @@ class ResourceStore:
                 sa.update(self._resource).where(self._resource.c.key == of_key).values(settable), updated
             )
         if entries:
-            connection.execute(sa.insert(self._index), entries)
+            connection.exec_driver_sql(self._insert_entries, entries)
         return len(created), len(updated), len(chunk) - len(created) - len(updated)
 
     def _current(
@@ -284,18 +285,10 @@ class ResourceStore:
                     found[resource_type, row.id] = row
         return found
 
-    def _entries(self, key: int, resource: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    def _entries(self, key: int, resource: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
         try:
-            for parameter, (system, value, text, low, high) in index_entries(resource, self._base_url):
-                yield {
-                    "key": key,
-                    "parameter": parameter,
-                    "system": system,
-                    "value": value,
-                    "text": text,
-                    "low": low,
-                    "high": high,
-                }
+            for parameter, entry in index_entries(resource, self._base_url):
+                yield key, parameter, *entry
         except ValueError as error:
             raise ResourceError(
                 f"an indexed date is malformed ({error})", location=Location(path=resource["resourceType"])
@@ -310,6 +303,15 @@ class ResourceStore:
 def _slices(ids: list[str], size: int = 1000) -> Iterator[list[str]]:
     """Cut a list into pieces that fit one statement's parameters."""
     return (ids[start : start + size] for start in range(0, len(ids), size))
+
+
+def _positional_insert(engine: Engine, table: sa.Table) -> str:
+    """Return an INSERT for the driver itself: a resource has ten entries, and naming each value doubles their cost."""
+    quote = engine.dialect.identifier_preparer.quote
+    names = [quote(column.name) for column in table.columns if not column.primary_key]
+    mark = "?" if engine.dialect.paramstyle == "qmark" else "%s"
+    values = ", ".join([mark] * len(names))
+    return f"INSERT INTO {quote(table.name)} ({', '.join(names)}) VALUES ({values})"  # noqa: S608  # our own names
 
 
 def _not_found(resource_type: str) -> NotFoundError:

@@ -52,11 +52,13 @@ class SearchParameter:
 
 def path(*paths: str) -> Elements:
     """Return a function that yields all elements at the given dotted paths; lists are flattened on the way."""
-    split = [tuple(one.split(".")) for one in paths]
+    split = [(first, tuple(rest)) for first, *rest in (one.split(".") for one in paths)]
 
     def elements(resource: Mapping[str, Any]) -> Iterator[Any]:
-        for steps in split:
-            yield from _descend(resource, steps)
+        for first, rest in split:
+            child = resource.get(first)
+            if child is not None:
+                yield from _descend(child, rest)
 
     return elements
 
