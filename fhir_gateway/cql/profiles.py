@@ -5,15 +5,17 @@ three kinds do: profiles of things that were *not* done (``MedicationNotRequeste
 back from the ordinary profile of the type either; profiles whose code is fixed (``USCoreBMIProfile``), which CQL
 retrieves without a code filter; and the two profiles of Condition, told apart by category.
 
-Membership is decided by ``meta.profile`` where it names a profile that decides it, and otherwise by content: the
-status, ``doNotPerform`` or code that the profile fixes (QI-Core 4.1.1 and 6.0.0, US Core 6.1.0). Data without profiles
-is so told apart like data with them. With the option ``content`` declared profiles are not looked at.
+A resource that declares QI-Core profiles in ``meta.profile`` is of exactly those (so are the published test cases
+meant). Any other resource is of every profile whose status, ``doNotPerform``, code and category it has (QI-Core 4.1.1
+and 6.0.0, US Core 6.1.0): data without profiles is told apart like data with them. With the option ``content``
+declared profiles are not looked at.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -22,41 +24,34 @@ from fhir_gateway.cql.operators.terminology import coded_mask
 from fhir_gateway.cql.values import BoolArray, BoolVec, ElementVec, ListVec, StrVec
 from fhir_gateway.cql.values.base import gather
 
-#: ``declared``: ``meta.profile`` first, content where it says nothing. ``content``: content alone.
+#: ``declared``: QI-Core profiles in ``meta.profile`` first, content without. ``content``: content alone.
 ProfilePolicy = Literal["declared", "content"]
 
 _QICORE = "http://hl7.org/fhir/us/qicore/StructureDefinition/"
 _US_CORE = "http://hl7.org/fhir/us/core/StructureDefinition/"
 
-#: Resource type -> its negation profiles, and the element and value that mark a thing not done (None where R4 has no
-#: such element: QI-Core puts ``doNotPerform`` of a DeviceRequest into a modifier extension, which is not a column).
-NEGATIONS: dict[str, tuple[frozenset[str], str | None, str | bool]] = {
-    "Communication": (frozenset({"qicore-communicationnotdone"}), "status", "not-done"),
-    "DeviceRequest": (frozenset({"qicore-devicenotrequested"}), None, True),
-    "Immunization": (frozenset({"qicore-immunizationnotdone"}), "status", "not-done"),
-    "MedicationAdministration": (
-        frozenset({"qicore-medicationadministrationnotdone", "qicore-mednotadministered"}),
-        "status",
-        "not-done",
-    ),
-    "MedicationDispense": (
-        frozenset({"qicore-medicationdispensedeclined", "qicore-mednotdispensed"}),
-        "status",
-        "declined",
-    ),
-    "MedicationRequest": (
-        frozenset({"qicore-medicationnotrequested", "qicore-mednotrequested"}),
-        "doNotPerform",
-        True,
-    ),
-    "Observation": (
-        frozenset({"qicore-observationcancelled", "qicore-observationnotdone"}),
-        "status",
-        "cancelled",
-    ),
-    "Procedure": (frozenset({"qicore-procedurenotdone"}), "status", "not-done"),
-    "ServiceRequest": (frozenset({"qicore-servicenotrequested"}), "doNotPerform", True),
-    "Task": (frozenset({"qicore-taskrejected", "qicore-tasknotdone"}), "status", "rejected"),
+
+class Negation(NamedTuple):
+    """A profile of things not done, and the element and value that mark one (None where R4 has no such element)."""
+
+    profile: str
+    element: str | None
+    value: str | bool
+
+
+#: Resource type -> its negation profile. QI-Core puts ``doNotPerform`` of a DeviceRequest into a modifier extension,
+#: which is not a column.
+NEGATIONS: dict[str, Negation] = {
+    "Communication": Negation("qicore-communicationnotdone", "status", "not-done"),
+    "DeviceRequest": Negation("qicore-devicenotrequested", None, True),
+    "Immunization": Negation("qicore-immunizationnotdone", "status", "not-done"),
+    "MedicationAdministration": Negation("qicore-medicationadministrationnotdone", "status", "not-done"),
+    "MedicationDispense": Negation("qicore-medicationdispensedeclined", "status", "declined"),
+    "MedicationRequest": Negation("qicore-medicationnotrequested", "doNotPerform", True),
+    "Observation": Negation("qicore-observationcancelled", "status", "cancelled"),
+    "Procedure": Negation("qicore-procedurenotdone", "status", "not-done"),
+    "ServiceRequest": Negation("qicore-servicenotrequested", "doNotPerform", True),
+    "Task": Negation("qicore-taskrejected", "status", "rejected"),
 }
 
 _LOINC = "http://loinc.org"
@@ -97,77 +92,69 @@ CONDITION_CATEGORIES: dict[str, frozenset[tuple[str, str]]] = {
     ),
 }
 
-Decide = Callable[[ElementVec], BoolArray]
+#: Names that QI-Core 4.1.1 gave to profiles of 6.0.0.
+_RENAMED = {
+    "qicore-mednotadministered": "qicore-medicationadministrationnotdone",
+    "qicore-mednotdispensed": "qicore-medicationdispensedeclined",
+    "qicore-mednotrequested": "qicore-medicationnotrequested",
+    "qicore-observationnotdone": "qicore-observationcancelled",
+    "qicore-tasknotdone": "qicore-taskrejected",
+}
 
 
-def profile_filter(
-    resource_type: str, template: str, policy: ProfilePolicy
-) -> tuple[frozenset[str], str, Decide] | None:
-    """How to tell the resources of a profile from others of the type; None when the profile does not decide.
+@dataclass(frozen=True)
+class ProfileFilter:
+    """How to tell the resources of a profile from others of its type, and the elements that are looked at."""
 
-    Returns the elements that are looked at, a key that equal filters share, and the filter itself.
-    """
-    if not template.startswith((_QICORE, _US_CORE)):
-        return None
-    name = _local(template)
-    declared = frozenset({"meta"}) if policy == "declared" else frozenset()
-    negation = NEGATIONS.get(resource_type)
-    codes = FIXED_CODES.get(name) if resource_type == "Observation" else None
-    if resource_type == "Condition" and name in CONDITION_CATEGORIES:
-        return declared | {"category"}, name, lambda every: _of_category(every, name, policy)
-    if negation is None and codes is None:
-        return None
-    negative = negation is not None and name in negation[0]
-    touched = declared | ({negation[1]} if negation and negation[1] else set()) | ({"code"} if codes else set())
+    resource_type: str
+    name: str
+    policy: ProfilePolicy
 
-    def decide(every: ElementVec) -> BoolArray:
+    @property
+    def elements(self) -> frozenset[str]:
+        """Elements that decide."""
+        touched = {"meta"} if self.policy == "declared" else set()
+        negation = NEGATIONS.get(self.resource_type)
+        if negation is not None and negation.element:
+            touched.add(negation.element)
+        if self.name in FIXED_CODES:
+            touched.add("code")
+        if self.name in CONDITION_CATEGORIES:
+            touched.add("category")
+        return frozenset(touched)
+
+    def members(self, every: ElementVec) -> BoolArray:
+        """True for the resources that are of the profile."""
         keep = np.ones(len(every), dtype=bool)
+        negation = NEGATIONS.get(self.resource_type)
         if negation is not None:
-            marked = _negated(every, negation, policy)
-            keep = marked if negative else ~marked
-        if codes is not None:
-            keep = keep & _of_code(every, name, codes, policy)
+            marked = _has(every, negation.element, negation.value) if negation.element else ~keep
+            keep = marked if self.name == negation.profile else ~marked
+        if self.name in FIXED_CODES:
+            keep = keep & coded_mask(every.property("code"), FIXED_CODES[self.name])
+        if self.name in CONDITION_CATEGORIES:
+            category = every.property("category")
+            this = coded_mask(category, CONDITION_CATEGORIES[self.name])
+            any_ = coded_mask(category, frozenset().union(*CONDITION_CATEGORIES.values()))
+            keep = keep & (this | ~any_)
+        if self.policy == "declared":
+            keep = keep & ~_declares(every, lambda url: url.startswith(_QICORE))
+            keep = keep | _declares(every, lambda url: url.startswith((_QICORE, _US_CORE)) and _local(url) == self.name)
         return keep
 
-    return touched, f"{'not ' if negative else ''}{name if codes else ''}", decide
 
-
-def _negated(
-    every: ElementVec, negation: tuple[frozenset[str], str | None, str | bool], policy: ProfilePolicy
-) -> BoolArray:
-    profiles, element, value = negation
-    marked = _has(every, element, value) if element else np.zeros(len(every), dtype=bool)
-    if policy == "content":
-        return marked
-    says_not = _declares(every, lambda url: _local(url) in profiles)
-    says_done = _declares(every, lambda url: url.startswith((_QICORE, _US_CORE))) & ~says_not
-    return says_not | (marked & ~says_done)
-
-
-def _of_code(every: ElementVec, name: str, codes: frozenset[tuple[str, str]], policy: ProfilePolicy) -> BoolArray:
-    by_code = coded_mask(every.property("code"), codes)
-    if policy == "content":
-        return by_code
-    this = _declares(every, lambda url: _local(url) == name)
-    other = _declares(every, lambda url: _local(url) in FIXED_CODES)
-    return this | (by_code & ~other)
-
-
-def _of_category(every: ElementVec, name: str, policy: ProfilePolicy) -> BoolArray:
-    category = every.property("category")
-    this = coded_mask(category, CONDITION_CATEGORIES[name])
-    other = coded_mask(category, frozenset().union(*(c for n, c in CONDITION_CATEGORIES.items() if n != name)))
-    by_category = this | ~other
-    if policy == "content":
-        return by_category
-    says_this = _declares(every, lambda url: _local(url) == name)
-    says_other = _declares(every, lambda url: _local(url) in CONDITION_CATEGORIES) & ~says_this
-    return says_this | (by_category & ~says_other)
+def profile_filter(resource_type: str, template: str, policy: ProfilePolicy) -> ProfileFilter | None:
+    """The filter of a retrieve's ``templateId``; None when the profile does not decide anything."""
+    if not template.startswith((_QICORE, _US_CORE)):
+        return None
+    found = ProfileFilter(resource_type, _local(template), policy)
+    return found if found.elements else None
 
 
 def _local(url: str) -> str:
     """Name of a profile: the end of its url, without version."""
-    return url.rsplit("/", 1)[-1].partition("|")[0]
+    name = url.rsplit("/", 1)[-1].partition("|")[0]
+    return _RENAMED.get(name, name)
 
 
 def _declares(every: ElementVec, wanted: Callable[[str], bool]) -> BoolArray:

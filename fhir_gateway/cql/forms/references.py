@@ -14,7 +14,6 @@ from fhir_gateway.cql.registry import form
 from fhir_gateway.cql.typespec import local_name
 from fhir_gateway.cql.values import CodeVec, ConceptVec, ListVec, NullVec, StrVec, ValueSetVec, Vec, concat
 from fhir_gateway.cql.values.base import offsets_of
-from fhir_gateway.cql.values.clinical import code_vec
 
 
 def library_of(scope: Scope, elm: Elm) -> Library:
@@ -111,8 +110,14 @@ def declared_code(library: Library, scope: Scope, elm: Elm, name: str) -> CodeVe
         if reference.get("libraryName")
         else library
     )
-    system = home.code_systems[reference["name"]]["id"]
-    return code_vec(StrVec.constant(declared["id"], 1), StrVec.constant(system, 1), 1)
+    system = home.code_systems[reference["name"]]
+    texts = {
+        "code": declared["id"],
+        "system": system["id"],
+        "version": system.get("version"),
+        "display": declared.get("display"),
+    }
+    return CodeVec({k: StrVec.constant(text, 1) for k, text in texts.items()}, np.ones(1, dtype=bool))
 
 
 @form("CodeRef")
@@ -137,5 +142,6 @@ def concept_ref(scope: Scope, elm: Elm) -> Node:
         )
         parts.append(declared_code(home, scope, elm, reference["name"]))
     codes = ListVec(offsets_of(np.array([len(parts)], dtype=np.int64)), concat(parts))
-    concept = ConceptVec({"codes": codes}, np.ones(1, dtype=bool))
+    display = StrVec.constant(library.concepts[elm["name"]].get("display"), 1)
+    concept = ConceptVec({"codes": codes, "display": display}, np.ones(1, dtype=bool))
     return Node(scope.library, elm, lambda evaluation, frame, env: concept.take(zeros(frame.n)))

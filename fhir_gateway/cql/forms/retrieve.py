@@ -42,10 +42,10 @@ def retrieve(scope: Scope, elm: Elm) -> Node:
         scope.compiler.property_names.add(code_property)
     profile = profile_filter(resource_type, str(elm.get("templateId") or ""), scope.compiler.profiles)
     if profile:
-        scope.compiler.property_names.update(profile[0])
+        scope.compiler.property_names.update(profile.elements)
     key = (
         resource_type,
-        profile[1] if profile else None,
+        profile,
         code_property,
         scope.library.label,
         scope.library.digest(elm.get("codes") or ""),
@@ -74,7 +74,7 @@ def retrieve(scope: Scope, elm: Elm) -> Node:
                 pairs = codes_of(wanted)
             keep = coded_mask(every.property(str(code_property)), pairs)
         if profile:
-            meant = profile[2](every)
+            meant = profile.members(every)
             keep = meant if keep is None else keep & meant
         found: ListVec = table.all() if keep is None else table.where(keep)
         return found
