@@ -60,6 +60,7 @@ def open_gateway(options: Options) -> Gateway:
             data_dir=options.folder / "gateway",
             database_url=None,
             lake_url=None,
+            lake_buckets=2,  # thousands of persons, not millions: fewer and larger batches
             encryption_key=None,
             public_url=f"http://127.0.0.1:{options.port}",
         )
