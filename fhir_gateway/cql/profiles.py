@@ -27,8 +27,8 @@ from fhir_gateway.cql.values.base import gather
 #: ``declared``: QI-Core profiles in ``meta.profile`` first, content without. ``content``: content alone.
 ProfilePolicy = Literal["declared", "content"]
 
-_QICORE = "http://hl7.org/fhir/us/qicore/StructureDefinition/"
-_US_CORE = "http://hl7.org/fhir/us/core/StructureDefinition/"
+_QICORE = "http://hl7.org/fhir/us/qicore/"
+_US_CORE = "http://hl7.org/fhir/us/core/"
 
 
 class Negation(NamedTuple):
