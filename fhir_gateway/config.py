@@ -31,7 +31,8 @@ class Settings(BaseSettings):
     )
     encryption_key: SecretStr | None = Field(
         default=None,
-        description="Fernet key for secrets at rest; default: a key file (mode 600) in the data folder, made on first use.",
+        description="Fernet key for secrets at rest; default: a key file (mode 600) in the data folder, "
+        "made on first use.",
     )
     time_zone: str = Field(default="UTC", description="IANA zone of evaluations whose request names none.")
     token_lifetime_seconds: int = Field(default=300, ge=30, le=300, description="Life of access tokens we issue.")

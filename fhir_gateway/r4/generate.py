@@ -80,7 +80,8 @@ def build(directory: Path) -> dict[str, Any]:
                 continue
             required = element["min"] > 0
             if "contentReference" in element:
-                owner["elements"].append([name, element["contentReference"].lstrip("#"), is_list, required, None, None, None])
+                shared = element["contentReference"].lstrip("#")
+                owner["elements"].append([name, shared, is_list, required, None, None, None])
                 continue
             entries = element.get("type", [])
             binding = element.get("binding", {})
@@ -90,9 +91,7 @@ def build(directory: Path) -> dict[str, Any]:
             choice = name[:-3] if name.endswith("[x]") else None
             for entry in entries:
                 code = _type_code(entry)
-                fhir_type = path if code in ("BackboneElement", "Element") and choice is None and path.count(".") >= 1 and code == "BackboneElement" or (
-                    code == "Element" and choice is None
-                ) else code
+                fhir_type = path if code in ("BackboneElement", "Element") and choice is None else code
                 targets = [p.rsplit("/", 1)[-1] for p in entry.get("targetProfile", [])] or None
                 label = f"{choice}{code[0].upper()}{code[1:]}" if choice else name
                 bound = codes if code == "code" else None

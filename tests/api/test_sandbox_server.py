@@ -70,7 +70,7 @@ def test_the_command_serves_a_folder(tmp_path: Path) -> None:
     stored = write_folder(tmp_path / "ehr")
     (tmp_path / "jwks.json").write_text(json.dumps(public_key_set(KEY)))
     command = [sys.executable, "-m", "fhir_gateway.sandbox.server", str(tmp_path / "ehr"), "--port", "0"]
-    with subprocess.Popen(  # noqa: S603  # our own module
+    with subprocess.Popen(
         [*command, "--client-jwks", str(tmp_path / "jwks.json")], stdout=subprocess.PIPE, text=True
     ) as process:
         try:
