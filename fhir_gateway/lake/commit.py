@@ -149,7 +149,16 @@ class Commit:
             staged = lines.rows.get(name)
             placed = placements.get(name)
             with duckdb.connect(config=self._config(f"duckdb-{name}")) as connection:
-                writing = Writing(connection, self._table(name), self.before.get(name), self.version, self.pull, links)
+                writing = Writing(
+                    connection,
+                    self._table(name),
+                    self.before.get(name),
+                    self.version,
+                    self.pull,
+                    links,
+                    self.buckets,
+                    self.folder / f"parts-{name}",
+                )
                 return writing.run(
                     staged.table() if staged else None,
                     placed.accepted if placed else None,

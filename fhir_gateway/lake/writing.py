@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fhir_gateway.lake.columns import OWN_COLUMNS, belongs_to_patients, transform_structure
 from fhir_gateway.lake.links import Links
@@ -18,11 +20,17 @@ from fhir_gateway.sources.models import StagedPull
 
 #: Rows that are typed and written together, and a row group of a file at most; more is slower (cache).
 _STREAM_ROWS = 16_384
+#: JSON text that is sorted at a time. Sorting it whole spills, but fails at about twice DuckDB's memory limit; beyond
+#: this size the rows are first parted by bucket.
+_SORT_BYTES = 1 << 29
 
 
 @dataclass(frozen=True, slots=True)
 class Writing:
-    """What ``pull`` adds to ``table``, whose state so far is ``state``, as part of lake version ``version``."""
+    """What ``pull`` adds to ``table``, whose state so far is ``state``, as part of lake version ``version``.
+
+    ``scratch`` is an empty folder, ``buckets`` how many the lake has.
+    """
 
     connection: duckdb.DuckDBPyConnection
     table: ResourceTable
@@ -30,6 +38,8 @@ class Writing:
     version: int
     pull: StagedPull
     links: Links
+    buckets: int
+    scratch: Path
 
     def run(self, staged: pa.Table | None, accepted: pa.Table | None, shape: dict[str, Any]) -> TableState | None:
         """Write the ``accepted`` of the ``staged`` rows and whoever moved; None when there are none to write."""
@@ -37,7 +47,8 @@ class Writing:
         if not (accepted is not None and accepted.num_rows) and not (moved is not None and moved.num_rows):
             return None
         self._gather(staged, accepted, moved)
-        files = self._typed_files(shape)
+        size = sum(rows.nbytes for rows in (staged, moved) if rows is not None)
+        files = self._typed_files(self._parts(size), shape)
         gone = self._tombstone_files()
         ((replacing,),) = self.connection.execute(
             "select count(*) from gathered where old_bucket is not null"
@@ -78,22 +89,46 @@ class Writing:
             "left join links l on l._source = r._source and l._patient = r._patient"
         )
 
-    def _typed_files(self, shape: Mapping[str, Any]) -> list[StoredFile]:
+    def _parts(self, size: int) -> Iterator[str]:
+        """Names of the relations that together are ``gathered``, by ascending buckets, each small enough to sort."""
+        count = min(-(-size // _SORT_BYTES), self.buckets + 1)
+        if count <= 1:
+            yield "gathered"
+            return
+        self.scratch.mkdir()
+        writers: dict[int, pa.ipc.RecordBatchFileWriter] = {}
+        split = f"select *, ((_bucket + 1) * {count}) // {self.buckets + 1} as part from gathered"  # noqa: S608
+        for batch in self.connection.sql(split).to_arrow_reader(_STREAM_ROWS):
+            parts = batch["part"]
+            for part in pc.unique(parts).to_pylist():
+                if part not in writers:
+                    writers[part] = pa.ipc.new_file(str(self.scratch / f"{part}.arrow"), batch.schema)
+                writers[part].write_batch(batch.filter(pc.equal(parts, part)))
+        for part, writer in sorted(writers.items()):
+            writer.close()
+            path = self.scratch / f"{part}.arrow"
+            self.connection.register("part", pa.ipc.open_file(pa.memory_map(str(path))).read_all())
+            yield "part"
+            self.connection.unregister("part")
+            path.unlink()
+
+    def _typed_files(self, parts: Iterable[str], shape: Mapping[str, Any]) -> list[StoredFile]:
         structure = transform_structure(shape)
         parameters: dict[str, object] = {"seq": self.version, "pull": self.pull.id}
         elements = ""
         if structure != "{}":
             elements = ", unnest(json_transform(_raw, $structure))"
             parameters["structure"] = structure
-        rows = self.connection.sql(
-            "select _source, id, _member, _patient, _last_updated, _version, $seq::bigint as _seq, "  # noqa: S608
-            f"$pull as _pull, false as _deleted, _raw, _bucket{elements} "
-            "from (select * from gathered order by _bucket, _member, _source, id)",
-            params=parameters,
-        )
         writer = BucketWriter(self.table, self.version)
-        for batch in rows.to_arrow_reader(_STREAM_ROWS):
-            writer.add(_own_types(pa.Table.from_batches([batch])))
+        for part in parts:
+            rows = self.connection.sql(
+                "select _source, id, _member, _patient, _last_updated, _version, $seq::bigint as _seq, "  # noqa: S608
+                f"$pull as _pull, false as _deleted, _raw, _bucket{elements} "
+                f"from (select * from {part} order by _bucket, _member, _source, id)",
+                params=parameters,
+            )
+            for batch in rows.to_arrow_reader(_STREAM_ROWS):
+                writer.add(_own_types(pa.Table.from_batches([batch])))
         return writer.close()
 
     def _tombstone_files(self) -> list[StoredFile]:

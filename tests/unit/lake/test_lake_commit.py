@@ -270,6 +270,26 @@ def test_a_lake_keeps_its_buckets(lake: Lake) -> None:
         Lake.open("s3://bucket/lake")
 
 
+def test_rows_parted_before_sorting_are_the_same_rows(
+    people: People, make_pull: MakePull, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Pulls too big to sort whole are parted by bucket first."""
+    organizations = [{"resourceType": "Organization", "id": str(i), "name": "x"} for i in range(9)]
+    observations = [observation(f"o{i}", f"Patient/{i * 7 % 30}", valueString=str(i)) for i in range(200)]
+    pull = make_pull("p1", {"Observation": observations, "Organization": organizations})
+    tables = []
+    for size in (1 << 29, 1):
+        monkeypatch.setattr("fhir_gateway.lake.writing._SORT_BYTES", size)
+        lake = Lake.open(tmp_path / f"lake-{size}", buckets=4)
+        assert lake.commit(pull, people).balanced
+        tables.append([lake.read(name, ["_raw", *more]) for name, more in _PARTED.items()])
+    assert tables[0] == tables[1]
+    assert [table.num_rows for table in tables[0]] == [200, 9]
+
+
+_PARTED = {"Observation": ["valueString", "subject"], "Organization": ["name"]}
+
+
 _VERSIONS = st.builds(
     lambda identifier, day, active: (at(day, identifier) if day else patient(identifier)) | {"active": active},
     st.sampled_from(["1", "2", "3"]),
