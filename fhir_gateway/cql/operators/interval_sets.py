@@ -125,16 +125,28 @@ def _unit_of(vec: TemporalVec) -> IntArray:
 
 @operator("Collapse", "19.4", nulls="handled", lift=False)
 def collapse(call: Call, operand: Vec, per: Vec | None = None) -> Vec:
-    """Intervals that overlap or meet made one, in order of their starts; nulls are dropped."""
+    """Intervals that overlap or meet made one, in order of their starts; nulls are dropped.
+
+    An interval with an unknown boundary surely holds its known one, so it is joined to what holds that point; the
+    boundary of what comes out is unknown.
+    """
     items = open_list(operand)
     kept = items.keep(items.flat.valid)
     if not isinstance(kept.flat, IntervalVec) or len(kept.flat) == 0:
         return ListVec(kept.offsets, kept.flat, operand.valid)
     owner, low, high = kept.parents, start(kept.flat), end(kept.flat)
-    known = np.flatnonzero(low.valid & high.valid)
+    known = np.flatnonzero(low.valid | high.valid)
     owner, low, high = owner[known], low.take(known), high.take(known)
+    no_low, no_high = ~low.valid, ~high.valid
+    low, high = choose(no_low, high, low), choose(no_high, low, high)
     order = np.lexsort((*reversed(sort_keys(low)), owner))
-    owner, low, high = owner[order], low.take(order), high.take(order)
+    owner, low, high, no_low, no_high = (
+        owner[order],
+        low.take(order),
+        high.take(order),
+        no_low[order],
+        no_high[order],
+    )
     begins, reach = _gap(low, high, per if isinstance(per, QuantityVec) else None, owner)
     count = len(owner)
     _, rank = np.unique(reach, return_inverse=True)
@@ -146,7 +158,14 @@ def collapse(call: Call, operand: Vec, per: Vec | None = None) -> Vec:
     group = np.cumsum(fresh) - 1
     by_end = np.lexsort((*reversed(sort_keys(high)), group))
     last = by_end[np.concatenate([np.flatnonzero(np.diff(group[by_end])), [count - 1]])] if count else first
-    merged = closed(low.take(first), high.take(last), np.ones(len(first), dtype=bool))
+    open_low, open_high = (np.bincount(group[no], minlength=len(first)) > 0 for no in (no_low, no_high))
+    merged = IntervalVec(
+        low.take(np.where(open_low, -1, first)),
+        high.take(np.where(open_high, -1, last)),
+        ~open_low,
+        ~open_high,
+        np.ones(len(first), dtype=bool),
+    )
     return fold(call.n, owner[first], merged, operand.valid)
 
 

@@ -127,10 +127,29 @@ def _compare(left: Vec, right: Vec, precision: int | None, accept: str) -> BoolV
     masks = dict(zip("<=>", order(left, right, precision), strict=True))
     yes = np.logical_or.reduce([masks[sign] for sign in accept])
     known = np.logical_or.reduce(list(masks.values()))
-    if isinstance(left, TemporalVec) and accept in ("<=", "=>"):
-        # not (a > b) is enough when the spans touch: the unknown part cannot make it false
-        known = known | yes
     return BoolVec(yes & both, known & both)
+
+
+def _bounded(point: Vec, bound: Vec, closed: BoolArray, precision: int | None, sign: str, *, proper: bool) -> BoolVec:
+    """Whether a point lies on the inner side (``sign``) of a boundary.
+
+    An open boundary is compared exclusively, at the precision if there is one (CQL 1.5, appendix B, 19.12 In); a
+    closed one that is null bounds nothing, an open one that is null is unknown.
+    """
+    n = len(point)
+    if isinstance(point, NullVec):
+        return BoolVec(np.zeros(n, dtype=bool), np.zeros(n, dtype=bool))
+    unbounded = closed & ~bound.valid & point.valid
+    if isinstance(bound, NullVec):
+        return BoolVec(unbounded, unbounded)
+    outer, same, inner = order(point, bound, precision)[:: 1 if sign == ">" else -1]
+    both = point.valid & bound.valid
+    if proper:
+        closed = np.zeros(n, dtype=bool)
+    return BoolVec(
+        ((inner | (same & closed)) & both) | unbounded,
+        ((outer | same | inner) & both) | unbounded,
+    )
 
 
 def within(call: Call, inner: Vec, outer: Vec, *, proper: bool = False) -> Vec:
@@ -140,13 +159,16 @@ def within(call: Call, inner: Vec, outer: Vec, *, proper: bool = False) -> Vec:
     if not isinstance(outer, IntervalVec):
         raise MeasureError(f"a {outer.kind} where an interval is needed")
     p = level(call)
+    if not isinstance(inner, IntervalVec):
+        return all_of(
+            _bounded(inner, outer.low, outer.low_closed, p, ">", proper=proper),
+            _bounded(inner, outer.high, outer.high_closed, p, "<", proper=proper),
+        )
     (a_low, a_high), (b_low, b_high) = ends(inner), ends(outer)
     inside = all_of(_compare(a_low, b_low, p, "=>"), _compare(a_high, b_high, p, "<="))
     if not proper:
         return inside
-    if isinstance(inner, IntervalVec):
-        return all_of(inside, any_of(_compare(a_low, b_low, p, ">"), _compare(a_high, b_high, p, "<")))
-    return all_of(_compare(a_low, b_low, p, ">"), _compare(a_high, b_high, p, "<"))
+    return all_of(inside, any_of(_compare(a_low, b_low, p, ">"), _compare(a_high, b_high, p, "<")))
 
 
 def _strict(result: Vec, *operands: Vec) -> Vec:
