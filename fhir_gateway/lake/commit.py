@@ -17,14 +17,13 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from fhir_gateway.errors import LedgerError, Location
 from fhir_gateway.lake.columns import transform_structure
 from fhir_gateway.lake.links import Links, read_links, update_links
 from fhir_gateway.lake.persons import PersonAssigner
-from fhir_gateway.lake.placing import Placement, place
+from fhir_gateway.lake.placing import STORED_COLUMNS, Placement, place
 from fhir_gateway.lake.quarantine import QuarantineWriter
 from fhir_gateway.lake.staging import Progress, StagedLines, stage
 from fhir_gateway.lake.tables import ResourceTable
@@ -91,10 +90,8 @@ class Commit:
         state = self.before.get(resource_type)
         old = None
         if state is not None:
-            columns = ("id", "_member", "_last_updated", "_version", "_seq", "_deleted", "_raw", "_bucket")
-            same_source = ds.field("_source") == self.pull.source
-            old = self._table(resource_type).scan(state.delta_version, columns, same_source)
-        return place(self.connection, lines.rows[resource_type].table(), old)
+            old = self._table(resource_type).scan(state.delta_version, STORED_COLUMNS)
+        return place(self.connection, self.pull.source, lines.rows[resource_type].table(), old)
 
     def _ledger(self, lines: StagedLines, placements: Mapping[str, Placement]) -> Ledger:
         entries = []

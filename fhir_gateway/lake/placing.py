@@ -26,11 +26,16 @@ class Placement:
     accepted: pa.Table
 
 
-def place(connection: duckdb.DuckDBPyConnection, staged: pa.Table, old: pa.RecordBatchReader | None) -> Placement:
-    """Compare staged rows with each other and with the stored rows ``old`` of the same source (None: there are none).
+#: Columns of the stored rows that a decision needs.
+STORED_COLUMNS = ("_source", "id", "_member", "_last_updated", "_version", "_seq", "_deleted", "_raw", "_bucket")
 
-    ``old`` has the columns ``id``, ``_member``, ``_last_updated``, ``_version``, ``_seq``, ``_deleted``, ``_raw``,
-    ``_bucket``; several rows of an id are its history.
+
+def place(
+    connection: duckdb.DuckDBPyConnection, source: str, staged: pa.Table, old: pa.RecordBatchReader | None
+) -> Placement:
+    """Compare rows staged from ``source`` with each other and with those stored (None: there are none).
+
+    ``old`` has the ``STORED_COLUMNS`` of all sources; several rows of an id are its history.
     """
     connection.register("staged", staged)
     connection.execute(
@@ -53,7 +58,7 @@ def place(connection: duckdb.DuckDBPyConnection, staged: pa.Table, old: pa.Recor
             "select count(*) from fresh f join best b using (id) where f._order <> b._order and f.content <> b.content "
             "and f.updated is not distinct from b.updated and f.version is not distinct from b.version",
         )
-    _load_old(connection, old)
+    _load_old(connection, source, old)
     connection.execute(
         f"""
         create or replace temp table decided as
@@ -82,7 +87,7 @@ def _row(connection: duckdb.DuckDBPyConnection, query: str) -> tuple[int, ...]:
     return tuple(row)
 
 
-def _load_old(connection: duckdb.DuckDBPyConnection, old: pa.RecordBatchReader | None) -> None:
+def _load_old(connection: duckdb.DuckDBPyConnection, source: str, old: pa.RecordBatchReader | None) -> None:
     """Newest stored rows of the staged ids into the table ``old``."""
     if old is None:
         connection.execute(
@@ -97,9 +102,10 @@ def _load_old(connection: duckdb.DuckDBPyConnection, old: pa.RecordBatchReader |
         select * exclude (seq, deleted) from (
             select id, _bucket as bucket, _member as member, _last_updated as updated, _version as version,
                 hash(_raw) as content, _seq as seq, _deleted as deleted
-            from stored_rows where id in (select id from fresh)
+            from stored_rows where _source = $source and id in (select id from fresh)
             qualify 1 = row_number() over (partition by id order by _seq desc, _deleted)
         ) where not deleted
-        """
+        """,
+        {"source": source},
     )
     connection.unregister("stored_rows")

@@ -62,7 +62,7 @@ class ResourceTable:
             sorted((StoredFile(self.path / path, int(b)) for path, b in found), key=lambda f: (f.bucket, f.path))
         )
 
-    def scan(self, version: int, columns: Sequence[str], where: ds.Expression | None = None) -> pa.RecordBatchReader:
+    def scan(self, version: int, columns: Sequence[str]) -> pa.RecordBatchReader:
         """Stream our own columns (and ``_bucket``) of all rows ever written up to a Delta version."""
         fragments = ds.dataset(
             [str(file.path) for file in self.files(version)],
@@ -71,7 +71,7 @@ class ResourceTable:
             partition_base_dir=str(self.path),
             partitioning=ds.partitioning(pa.schema([_BUCKET_FIELD]), flavor="hive"),
         )
-        return fragments.scanner(columns=list(columns), filter=where).to_reader()
+        return fragments.scanner(columns=list(columns)).to_reader()
 
     def read(self, version: int, columns: Sequence[str], buckets: Callable[[int], bool]) -> pa.Table:
         """Rows of the chosen buckets in the full column layout; ``columns`` are names of :func:`table_schema`."""
