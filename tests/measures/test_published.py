@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.measures import published
 from tests.measures.published import main, rename
 from tests.support.measures import COHORT, in_value_set, library, true, write
 
@@ -58,6 +61,24 @@ def test_a_measure_that_cannot_run_fails_all_its_cases(tmp_path: Path, capsys: p
     printed = capsys.readouterr().out
     assert "one: TerminologyError: value set http://measures.example/ValueSet/gone is missing" in printed
     assert printed.splitlines()[1:] == ["one 0/2", "two 1/1", "cases 1/3 passed"]
+
+
+@pytest.mark.parametrize(("expected", "code", "says"), [(0, 0, "excluded with proof: 1"), (1, 1, "one a passes")])
+def test_an_excluded_case_must_not_pass(
+    expected: int, code: int, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    listed = tmp_path / "exclusions.toml"
+    listed.write_text('[[case]]\nmeasure = "one"\nid = "a"\ncql = "says"\nwhy = "proof"\n')
+    monkeypatch.setattr(published, "EXCLUSIONS", listed)
+    folder = package(tmp_path, "one", case("a", expected), case("b", 1))
+    assert main([str(folder), str(listed)]) == code
+    assert says in capsys.readouterr().out
+
+
+def test_every_exclusion_says_what_the_cql_says() -> None:
+    for entry in tomllib.loads(published.EXCLUSIONS.read_text("utf-8"))["case"]:
+        assert len(entry["cql"]) > 40
+        assert len(entry["why"]) > 40
 
 
 def test_ids_that_recur_are_told_apart() -> None:
