@@ -10,7 +10,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 ARGS ?=
 
-.PHONY: help install demo test lint type docs pages openapi lock bench-measures bench-ingest
+.PHONY: help install demo test test-postgresql lint type docs pages openapi lock bench-measures bench-ingest
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -31,6 +31,9 @@ demo: install ## Run the main job on a synthetic population and serve the result
 
 test: install ## Run the tests (ARGS="tests/unit -k name" for some)
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-postgresql: install ## Run the tests of the control plane on a throwaway PostgreSQL as well
+	@tests/support/with_postgresql.sh $(BIN)/python -m pytest tests/unit/db tests/unit/identity $(ARGS)
 
 lint: install ## Check style, format, the direction of imports, and the image's recipe
 	@$(BIN)/ruff check .

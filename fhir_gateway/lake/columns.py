@@ -104,20 +104,6 @@ def patient_ids(references: pa.Array) -> pa.Array:
     return pc.struct_field(pc.extract_regex(references, pattern=pattern), "id")
 
 
-@cache
-def patient_reference(resource_type: str) -> str | None:
-    """Element that names the patient, also where R4 allows any resource (``Task.for``, ``Composition.subject``)."""
-    named = spec.patient_element(resource_type)
-    if named is not None:
-        return named
-    elements = spec.type_definition(resource_type).elements
-    for name in ("subject", "for", "patient"):
-        element = elements.get(name)
-        if element is not None and element.type == "Reference" and "Resource" in element.targets:
-            return name
-    return None
-
-
 def belongs_to_patients(resource_type: str) -> bool:
     """Whether resources of this type have a member (``Patient``, ``Observation``) or none (``Organization``)."""
-    return resource_type == "Patient" or patient_reference(resource_type) is not None
+    return resource_type == "Patient" or spec.patient_element(resource_type) is not None

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from fhir_gateway.errors import LedgerError, Location
-from fhir_gateway.lake.columns import instants, patient_ids, patient_reference, version_numbers
+from fhir_gateway.lake.columns import instants, patient_ids, version_numbers
 from fhir_gateway.lake.lines import read_lines
 from fhir_gateway.lake.quarantine import QuarantinedLine, QuarantineWriter
 from fhir_gateway.lake.validate import CheckedGroup, Shapes, check, collector_off
@@ -87,7 +87,7 @@ class StagedRows:
 
 
 def _references(resource_type: str, resources: list[Any]) -> list[str | None]:
-    name = patient_reference(resource_type)
+    name = spec.patient_element(resource_type)
     if name is None or resource_type == "Patient":
         return [None] * len(resources)
     if spec.type_definition(resource_type).elements[name].is_list:

@@ -126,7 +126,11 @@ def patient_element(resource_type: str) -> str | None:
     elements = type_definition(resource_type).elements
     for name in ("patient", "subject", "beneficiary", "individual", "for"):
         element = elements.get(name)
-        if element and element.type == "Reference" and (not element.targets or "Patient" in element.targets):
+        if (
+            element
+            and element.type == "Reference"
+            and (not element.targets or {"Patient", "Resource"} & {*element.targets})
+        ):
             return name
     return None
 
