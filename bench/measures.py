@@ -4,6 +4,8 @@
 
 Three things are measured apart, each in its own process: ingest (NDJSON to the lake, full validation), load (lake
 columns to memory) and evaluation (ELM over columns), with patients per CPU-second of one core and peak memory.
+Where Node.js and npm are found, the reference engine (npm ``fqm-execution``) runs over ``--peer-patients`` of the same
+patients in the same run; its time includes no start-up.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import os
 import platform
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,8 +29,9 @@ from typing import Any
 
 ONE_CORE = {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1", "ARROW_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
 NOW = datetime(2026, 12, 31, tzinfo=UTC)
-#: Patients a second of the JavaScript reference engine on CMS122, as measured on a machine of this kind.
-REFERENCE_ENGINE = 19.0
+#: The JavaScript reference engine of the field, measured in the same run on some of the same patients.
+PEER = "fqm-execution@1.8.6"
+PEER_FOLDER = Path(__file__).resolve().parent.parent / ".bench"
 
 
 def read_cases(folder: Path) -> list[dict[str, Any]]:
@@ -165,7 +169,33 @@ def child(*arguments: str) -> dict[str, Any]:
     return result
 
 
-def run(folder: Path, patients: int) -> dict[str, Any]:
+def peer(folder: Path, cases: Sequence[dict[str, Any]], patients: int, period: dict[str, str]) -> dict[str, Any] | None:
+    """CPU seconds and counts of the reference engine; None without Node.js or npm."""
+    if patients == 0 or not shutil.which("node") or not shutil.which("npm"):
+        return None
+    module = PEER_FOLDER / "node_modules" / PEER.partition("@")[0]
+    if not module.is_dir():
+        PEER_FOLDER.mkdir(exist_ok=True)
+        subprocess.run(["npm", "install", "--silent", "--prefix", str(PEER_FOLDER), PEER], check=True)
+    with tempfile.NamedTemporaryFile("w", suffix=".ndjson", encoding="utf-8") as bundles:
+        for number in range(patients):
+            entries = [{"resource": r} for r in cases[number % len(cases)]["resources"]]
+            bundles.write(json.dumps({"resourceType": "Bundle", "type": "collection", "entry": entries}) + "\n")
+        bundles.flush()
+        script = str(Path(__file__).with_name("peers") / "fqm.mjs")
+        measure = str(folder / "bundle.json.gz")
+        done = subprocess.run(
+            ["node", script, measure, bundles.name, period["start"], period["end"]],
+            env={**os.environ, "FQM": str(module)},
+            stdout=subprocess.PIPE,
+            check=True,
+            text=True,
+        )
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
+
+
+def run(folder: Path, patients: int, peer_patients: int) -> dict[str, Any]:
     """Ingest and evaluate one measure; the counts must be the published ones times the copies."""
     cases = read_cases(folder)
     copies, patients = divmod(patients, len(cases))[0], patients // len(cases) * len(cases)
@@ -182,7 +212,8 @@ def run(folder: Path, patients: int) -> dict[str, Any]:
             for code, count in group["population"].items():
                 key = f"{group['id']}.{code}"
                 expected[key] = expected.get(key, 0) + count * copies
-    return {"resources": resources, "ingest": taken, "expected": expected, **done}
+    reference = peer(folder, cases, peer_patients, period)
+    return {"resources": resources, "ingest": taken, "expected": expected, "peer": reference, **done}
 
 
 def main() -> None:
@@ -190,6 +221,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("measures", nargs="*", default=["CMS122"])
     parser.add_argument("--patients", type=int, default=100_000)
+    parser.add_argument("--peer-patients", type=int, default=300, help="0: do not run the reference engine")
     parser.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared/data/ecqm/dqm2025")
     options = parser.parse_args()
     if not options.data.is_dir():
@@ -197,12 +229,13 @@ def main() -> None:
     machine = platform.processor() or platform.machine()
     print(f"{machine}, Python {platform.python_version()}, one core, {options.patients} patients")
     head = ["measure", "patients", "resources", "ingest res/CPU-s", "load s", "eval s", "eval patients/CPU-s"]
-    head += ["x reference engine", "peak MB", "counts"]
+    head += [f"{PEER} patients/CPU-s", "ratio", "peak MB", "counts"]
     print(" | ".join(head))
     for name in options.measures:
         folder = next(iter(sorted(options.data.glob(f"{name}*"))))
-        row = run(folder, options.patients)
+        row = run(folder, options.patients, options.peer_patients)
         speed = row["patients"] / row["evaluate_cpu"]
+        reference = row["peer"]["patients"] / row["peer"]["cpu"] if row["peer"] else None
         wrong = {k: (row["counts"].get(k), v) for k, v in row["expected"].items() if row["counts"].get(k) != v}
         cells = (
             folder.name,
@@ -212,7 +245,8 @@ def main() -> None:
             f"{row['load_cpu']:.2f}",
             f"{row['evaluate_cpu']:.2f}",
             f"{speed:,.0f}",
-            f"{speed / REFERENCE_ENGINE:,.0f}",
+            f"{reference:,.1f}" if reference else "not measured",
+            f"{speed / reference:,.0f}" if reference else "",
             row["peak_mb"],
             "as published" if not wrong else f"differ: {wrong}",
         )
