@@ -15,6 +15,7 @@ from fhir_gateway.cql.values import (
     ListVec,
     NullVec,
     TupleVec,
+    UncertainVec,
     Vec,
     select,
 )
@@ -42,6 +43,8 @@ def apply(operator: Operator, evaluation: Evaluation, node: Node, frame: Frame, 
         for position, operand in enumerate(operands):
             if isinstance(operand, ChoiceVec):
                 return _lift(operator, evaluation, node, frame, operands, position, operand)
+    if not operator.uncertain:
+        operands = [o.certain() if isinstance(o, UncertainVec) else o for o in operands]
     call = Call(evaluation, node, frame)
     if operator.nulls == "handled":
         return operator.kernel(call, *operands)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, datetime
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,12 @@ from fhir_gateway.cql.values import BoolVec, DateTimeVec, DecVec, IntVec, LongVe
 from fhir_gateway.cql.values.scalars import SCALE, narrow
 from fhir_gateway.cql.values.temporal import parse_dates, parse_datetimes, parse_times
 
+_CONTEXT = Context(prec=60)  # Python's default of 28 digits is too few for 28 before the point and 8 after
+
 
 def decimal_vector(value: Decimal | int | str) -> DecVec:
     """A Decimal, rounded half up to 8 decimals."""
-    scaled = Decimal(value).scaleb(SCALE).to_integral_value(rounding="ROUND_HALF_UP")
+    scaled = Decimal(value).scaleb(SCALE, _CONTEXT).to_integral_value(rounding="ROUND_HALF_UP")
     return DecVec(narrow(np.array([int(scaled)], dtype=object)))
 
 
@@ -40,6 +42,23 @@ def python_vector(value: object, offset_ms: int) -> Vec:
 def datetime_vector(text: str, offset_ms: int) -> DateTimeVec:
     """An ISO date-time text."""
     return parse_datetimes(pa.array([text], pa.string()), offset_ms)
+
+
+_INTEGERS = {"Integer": 2**31, "Long": 2**63}
+
+
+def out_of_range(type_name: str, text: str) -> str | None:
+    """What is wrong with a numeric literal, if anything (CQL 1.5, author's guide, simple values)."""
+    if type_name in _INTEGERS:
+        limit = _INTEGERS[type_name]
+        return None if -limit <= int(text.rstrip("Ll")) < limit else f"{type_name} literal out of range"
+    if type_name == "Decimal":
+        value = Decimal(text)
+        if abs(value) >= 10**28:
+            return "Decimal literal of more than 28 digits before the point"
+        if len(text.partition(".")[2]) > SCALE:
+            return f"Decimal literal of more than {SCALE} digits after the point"
+    return None
 
 
 def literal_vector(type_name: str, value: Any, offset_ms: int) -> Vec:

@@ -35,6 +35,7 @@ class Operator:
     kernel: Kernel
     nulls: NullPolicy
     lift: bool  # evaluate each option of a choice operand on its own
+    uncertain: bool  # the kernel reckons with uncertain integers; others see only what is certain
     fields: tuple[str, ...]  # names of the operand fields of the node
 
 
@@ -67,14 +68,20 @@ FORMS: dict[str, Callable[..., Any]] = {}
 
 
 def operator(
-    node: str, section: str, *, nulls: NullPolicy = "strict", lift: bool = True, fields: tuple[str, ...] = ("operand",)
+    node: str,
+    section: str,
+    *,
+    nulls: NullPolicy = "strict",
+    lift: bool = True,
+    uncertain: bool = False,
+    fields: tuple[str, ...] = ("operand",),
 ) -> Callable[[Kernel], Kernel]:
     """Register ``kernel`` for an ELM node whose operands are all evaluated in the node's own frame."""
 
     def register(kernel: Kernel) -> Kernel:
         if node in OPERATORS:
             raise AssertionError(f"{node} is registered twice")
-        OPERATORS[node] = Operator(node, section, kernel, nulls, lift, fields)
+        OPERATORS[node] = Operator(node, section, kernel, nulls, lift, uncertain, fields)
         return kernel
 
     return register

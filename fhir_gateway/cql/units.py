@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 from functools import cache
-from typing import Any
+from math import lcm
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fhir_gateway.cql.values import AnyArray, BoolArray, StrVec
 from fhir_gateway.cql.values.base import gather
-from fhir_gateway.cql.values.scalars import shared_codes
+from fhir_gateway.cql.values.scalars import ONE, divide_half_up, narrow, shared_codes
 
 #: CQL calendar units and the UCUM units they compare with.
 CALENDAR = {
@@ -56,37 +57,112 @@ def normal(unit: str | None) -> str:
     return CALENDAR.get(unit, unit)
 
 
+#: Calendar durations of no definite length, in months.
+_INDEFINITE = {"year": 12, "years": 12, "month": 1, "months": 1}
+_MONTHS_OF = {"a": 12, "mo": 1}
+#: Days that a calendar duration is equivalent to (CQL 1.5, author's guide, quantities).
+_DAYS_OF = {12: 365, 1: 30}
+#: Kelvin of the UCUM temperature units: kelvin = value * factor + offset.
+_TEMPERATURES = {
+    "K": (Fraction(1), Fraction(0)),
+    "Cel": (Fraction(1), Fraction("273.15")),
+    "[degF]": (Fraction(5, 9), Fraction("459.67") * Fraction(5, 9)),
+    "[degR]": (Fraction(5, 9), Fraction(0)),
+    "[degRe]": (Fraction(5, 4), Fraction("273.15")),
+}
+
+
+class Conversion(NamedTuple):
+    """``target = source * factor + offset``."""
+
+    factor: Fraction
+    offset: Fraction = Fraction(0)
+
+
+def _number(magnitude: Any) -> Fraction:
+    """The library computes in floats: 15 digits are exact, the rest is noise."""
+    return Fraction(f"{magnitude:.15g}")
+
+
 @cache
-def conversion(source: str | None, target: str | None) -> Fraction | None:
-    """Factor from ``source`` to ``target``; None when they do not convert (or one is not a UCUM unit)."""
+def conversion(source: str | None, target: str | None, *, equivalence: bool = False) -> Conversion | None:
+    """How to get from ``source`` to ``target``; None when they do not convert (or one is not a UCUM unit).
+
+    Calendar years and months are of no definite length: they convert into definite durations (UCUM ``a``, ``mo``,
+    ``d`` ..., calendar weeks and days) only for ``equivalence``.
+    """
+    if source in _INDEFINITE and target in _INDEFINITE:
+        return Conversion(Fraction(_INDEFINITE[source], _INDEFINITE[target]))
+    if source in _INDEFINITE or target in _INDEFINITE:
+        return _from_calendar(source, target) if equivalence else None
     left, right = normal(source), normal(target)
     if left == right:
-        return Fraction(1)
+        return Conversion(Fraction(1))
+    if left in _TEMPERATURES and right in _TEMPERATURES:
+        (a, a0), (b, b0) = _TEMPERATURES[left], _TEMPERATURES[right]
+        return Conversion(a / b, (a0 - b0) / b)
     try:
         registry = _registry()
-        a, b = registry.from_ucum(left), registry.from_ucum(right)
-        if a.dimensionality != b.dimensionality:
+        one, other = registry.from_ucum(left), registry.from_ucum(right)
+        if one.dimensionality != other.dimensionality:
             return None
-        # the library computes in floats: 15 digits are exact, the rest is noise
-        return Fraction(f"{a.to(b.units).magnitude:.15g}") / Fraction(f"{b.magnitude:.15g}")
+        there = _number(one.to(other.units).magnitude) / _number(other.magnitude)
+        back = _number(other.to(one.units).magnitude) / _number(one.magnitude)
     except Exception:  # noqa: BLE001 - the library raises many kinds for a text that is not a unit; all mean the same
         return None
+    # of the two directions the one with the shorter number is the definition, the other its rounded inverse
+    return Conversion(1 / back if back and back.denominator < there.denominator else there)
 
 
-def factors(left: StrVec, right: StrVec) -> tuple[AnyArray, AnyArray, BoolArray]:
-    """Integers (n, d) that put ``left * n`` and ``right * d`` on one scale, and whether the units convert at all."""
+def _from_calendar(source: str | None, target: str | None) -> Conversion | None:
+    if source not in _INDEFINITE:
+        inverse = _from_calendar(target, source)
+        return None if inverse is None else Conversion(1 / inverse.factor)
+    months, other = _INDEFINITE[source], normal(target)
+    if other in _MONTHS_OF:
+        return Conversion(Fraction(months, _MONTHS_OF[other]))
+    found = conversion("d", other)
+    return None if found is None else Conversion(_DAYS_OF[months] * found.factor)
+
+
+class Scale(NamedTuple):
+    """For each row integers that put ``left * numerator + shift`` and ``right * denominator`` on one scale."""
+
+    numerator: AnyArray
+    shift: AnyArray
+    denominator: AnyArray
+    comparable: BoolArray
+
+    @property
+    def same(self) -> bool:
+        """True when nothing has to be converted."""
+        return bool(np.all((self.numerator == 1) & (self.denominator == 1) & (self.shift == 0)))
+
+
+def common_scale(left: StrVec, right: StrVec, *, equivalence: bool = False) -> Scale:
+    """How the values of two unit vectors compare (``shift`` is for values scaled by 10**8)."""
     a, b = shared_codes(left, right)
     n = len(a)
     comparable = a == b
     if comparable.all():
-        return np.ones(n, dtype=np.int64), np.ones(n, dtype=np.int64), comparable
+        one = np.ones(n, dtype=np.int64)
+        return Scale(one, np.zeros(n, dtype=np.int64), one, comparable)
     width = len(left.dictionary) + len(right.dictionary) + 2
     pair = (a + 1) * width + (b + 1)
     _, first, inverse = np.unique(pair, return_index=True, return_inverse=True)
     texts = zip(left.take(first.astype(np.int64)).pylist(), right.take(first.astype(np.int64)).pylist(), strict=True)
-    found = [conversion(x, y) for x, y in texts]
-    top = np.array([f.numerator if f is not None else 1 for f in found], dtype=object)
-    bottom = np.array([f.denominator if f is not None else 1 for f in found], dtype=object)
+    found = [conversion(x, y, equivalence=equivalence) for x, y in texts]
+    bottom = [lcm(f.factor.denominator, f.offset.denominator) if f else 1 for f in found]
+    top = [int(f.factor * d) if f else 1 for f, d in zip(found, bottom, strict=True)]
+    shift = [int(f.offset * d) * ONE if f else 0 for f, d in zip(found, bottom, strict=True)]
     known = np.array([f is not None for f in found], dtype=bool)
     inverse = inverse.astype(np.int64)
-    return gather(top, inverse), gather(bottom, inverse), gather(known, inverse)
+    numerator, offset, denominator = (gather(np.array(v, dtype=object), inverse) for v in (top, shift, bottom))
+    return Scale(numerator, offset, denominator, gather(known, inverse))
+
+
+def converted(values: AnyArray, scale: Scale) -> AnyArray:
+    """Values of the left units in the right ones, rounded to 8 decimals."""
+    if scale.same:
+        return values
+    return narrow(divide_half_up(values.astype(object) * scale.numerator + scale.shift, scale.denominator))

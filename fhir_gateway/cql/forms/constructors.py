@@ -39,6 +39,17 @@ def quantity(scope: Scope, elm: Elm) -> Node:
     return Node(scope.library, elm, lambda evaluation, frame, env: vec.take(zeros(frame.n)))
 
 
+@form("Ratio")
+def ratio(scope: Scope, elm: Elm) -> Node:
+    """Ratio literal."""
+    parts = {
+        k: QuantityVec(decimal_vector(str(elm[k]["value"])), StrVec.constant(elm[k].get("unit", "1"), 1))
+        for k in ("numerator", "denominator")
+    }
+    vec = RatioVec(parts, np.ones(1, dtype=bool))
+    return Node(scope.library, elm, lambda evaluation, frame, env: vec.take(zeros(frame.n)))
+
+
 @form("Tuple")
 def tuple_(scope: Scope, elm: Elm) -> Node:
     """Tuple selector."""

@@ -119,6 +119,12 @@ def query(scope: Scope, elm: Elm) -> Node:
         if parents is None:
             raise AssertionError("a query opens at least one frame")
         if folding is not None and aggregate is not None:
+            if aggregate.get("distinct"):
+                items_of = {a: env.look_up(f"alias:{a}", rows) for a, _ in sources}
+                rows = rows.child(distinct_rows(parents, TupleVec(items_of, np.ones(rows.n, dtype=bool))))
+                parents = rows.rows_in(frame)
+                if parents is None:
+                    raise AssertionError("a query opens at least one frame")
             return _aggregate(evaluation, frame, rows, env, parents, aggregate, starting, folding)
         if result is not None:
             value = evaluation.value(result, rows, env)
@@ -165,8 +171,6 @@ def _aggregate(
     folding: Node,
 ) -> Vec:
     """Fold the rows of each parent in order, one position of all parents at a time."""
-    if clause.get("distinct"):
-        raise evaluation_error(clause)
     total: Vec = evaluation.value(starting, frame, env) if starting is not None else NullVec(frame.n)
     counts = np.bincount(parents, minlength=frame.n)
     starts = offsets_of(counts.astype(np.int64))[:-1]
@@ -180,13 +184,6 @@ def _aggregate(
         rest = np.flatnonzero(counts <= position)
         total = select(frame.n, [(owners, value), (rest, total.take(rest))] if len(rest) else [(owners, value)])
     return total
-
-
-def evaluation_error(clause: Elm) -> Exception:
-    """Distinct aggregates are refused."""
-    from fhir_gateway.errors import UnsupportedElm
-
-    return UnsupportedElm(f"aggregate distinct at {clause.get('locator', '?')}")
 
 
 @form("Sort")

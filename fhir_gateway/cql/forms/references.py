@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from fhir_gateway.cql.compile import Node, Scope
+from fhir_gateway.cql.compile import Node, Scope, compile_operator
 from fhir_gateway.cql.elm import Elm, Library
 from fhir_gateway.cql.frame import Env, Frame, zeros
-from fhir_gateway.cql.literals import literal_vector
+from fhir_gateway.cql.literals import literal_vector, out_of_range
 from fhir_gateway.cql.registry import form
 from fhir_gateway.cql.typespec import local_name
 from fhir_gateway.cql.values import CodeVec, ConceptVec, ListVec, NullVec, StrVec, ValueSetVec, Vec, concat
@@ -33,7 +33,19 @@ def literal(scope: Scope, elm: Elm) -> Node:
 
     if type_name not in ("Boolean", "Integer", "Long", "Decimal", "String", "Date", "DateTime", "Time"):
         raise scope.error(elm, f"literal of type {type_name}")
+    problem = out_of_range(type_name, str(value))
+    if problem:
+        raise scope.error(elm, problem)
     return Node(scope.library, elm, run)
+
+
+@form("Negate")
+def negate(scope: Scope, elm: Elm) -> Node:
+    """Minus; of a literal, the negative literal (so that the smallest Integer and Long can be written)."""
+    operand = elm["operand"]
+    if operand.get("type") == "Literal" and local_name(operand["valueType"]) in ("Integer", "Long", "Decimal"):
+        return scope.compile({**operand, "value": f"-{operand['value']}"})
+    return compile_operator(scope, elm)
 
 
 @form("Null")

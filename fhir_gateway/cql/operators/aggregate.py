@@ -6,11 +6,12 @@ import numpy as np
 
 from fhir_gateway.cql.dispatch import unwrap
 from fhir_gateway.cql.folding import open_list
-from fhir_gateway.cql.operators.ordering import in_same_unit, sort_keys
+from fhir_gateway.cql.operators.ordering import sort_keys
 from fhir_gateway.cql.registry import Call, operator
+from fhir_gateway.cql.units import common_scale, converted
 from fhir_gateway.cql.values import BoolVec, DecVec, IntVec, ListVec, LongVec, NullVec, QuantityVec, StrVec, Vec
 from fhir_gateway.cql.values.base import AnyArray
-from fhir_gateway.cql.values.scalars import ONE, magnitude, narrow, overflows, widen_if
+from fhir_gateway.cql.values.scalars import ONE, divide_half_up, magnitude, narrow, overflows, widen_if
 from fhir_gateway.errors import MeasureError
 
 
@@ -33,32 +34,27 @@ def totals(items: ListVec, values: AnyArray) -> AnyArray:
     return result_int
 
 
-def divide_half_up(numerator: AnyArray, denominator: AnyArray) -> AnyArray:
-    """Integer division rounded half away from zero; the denominator is positive."""
-    magnitude_ = (2 * abs(numerator) + denominator) // (2 * denominator)
-    result: AnyArray = np.where(numerator < 0, -magnitude_, magnitude_)
-    return result
-
-
 @operator("Count", "21.4", nulls="handled", lift=False, fields=("source",))
 def count(call: Call, source: Vec) -> Vec:
     """Number of elements that are not null; 0 for null."""
     return IntVec(present(source).lengths)
 
 
-def _in_one_unit(items: ListVec) -> tuple[AnyArray, StrVec]:
-    """Values of quantity elements in the unit of their row's first element, and that unit for each row."""
+def in_one_unit(call: Call, items: ListVec) -> tuple[AnyArray, StrVec]:
+    """Values of quantity elements in the unit of their row's first element, and that unit for each row.
+
+    Rows with units that do not convert into each other fail.
+    """
     flat = items.flat
     if not isinstance(flat, QuantityVec):
         raise MeasureError("quantities are needed")
     at = np.where(items.lengths > 0, items.offsets[:-1], -1)
     unit = flat.unit.take(at)
-    a, b, comparable = in_same_unit(
-        flat, QuantityVec(DecVec(np.ones(len(flat), dtype=np.int64)), unit.take(items.parents))
-    )
-    if not comparable.all():
-        raise MeasureError("quantities in units that do not convert cannot be added")
-    return narrow(divide_half_up(a, b)) if not np.all(b == 1) else a, unit
+    scale = common_scale(flat.unit, unit.take(items.parents))
+    failed = np.zeros(len(items), dtype=bool)
+    failed[items.parents[~scale.comparable]] = True
+    call.fail(failed, "quantities in units that do not convert into each other")
+    return converted(flat.value.values, scale), unit
 
 
 @operator("Sum", "21.17", fields=("source",))
@@ -68,7 +64,7 @@ def sum_(call: Call, source: Vec) -> Vec:
     some = items.lengths > 0
     flat = items.flat
     if isinstance(flat, QuantityVec):
-        values, unit = _in_one_unit(items)
+        values, unit = in_one_unit(call, items)
         return QuantityVec(DecVec(totals(items, values), some), unit)
     if isinstance(flat, IntVec | LongVec | DecVec):
         return type(flat)(totals(items, flat.values), some)
@@ -85,7 +81,7 @@ def avg(call: Call, source: Vec) -> Vec:
     some = items.lengths > 0
     flat = items.flat
     if isinstance(flat, QuantityVec):
-        values, unit = _in_one_unit(items)
+        values, unit = in_one_unit(call, items)
         return QuantityVec(DecVec(divide_half_up(totals(items, values), n), some), unit)
     if isinstance(flat, DecVec):
         return DecVec(divide_half_up(totals(items, flat.values), n), some)

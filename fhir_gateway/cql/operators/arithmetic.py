@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from fhir_gateway.cql.operators.aggregate import divide_half_up
 from fhir_gateway.cql.operators.intervals import extreme, neighbour
-from fhir_gateway.cql.operators.ordering import as_decimal
+from fhir_gateway.cql.operators.ordering import as_decimal, span_of
 from fhir_gateway.cql.operators.temporal import add_quantity
 from fhir_gateway.cql.registry import Call, operator
 from fhir_gateway.cql.typespec import local_name
-from fhir_gateway.cql.units import factors
+from fhir_gateway.cql.units import common_scale, converted
 from fhir_gateway.cql.values import (
     AnyArray,
     DateTimeVec,
@@ -24,19 +23,22 @@ from fhir_gateway.cql.values import (
     StrVec,
     TemporalVec,
     TimeVec,
+    UncertainVec,
     Vec,
 )
-from fhir_gateway.cql.values.scalars import ONE, magnitude, narrow, overflows, widen_if
+from fhir_gateway.cql.values.scalars import ONE, divide_half_up, magnitude, narrow, overflows, widen_if
+from fhir_gateway.cql.values.uncertain import integer_between
 from fhir_gateway.errors import MeasureError
 
 _INT = 2**31
-_LIMITS: dict[type[Vec], int] = {IntVec: _INT, LongVec: 2**63, DecVec: 10**28}
+#: Largest magnitudes: 28 digits before the decimal point for decimals, as the official tests have them.
+_LIMITS: dict[type[Vec], int] = {IntVec: _INT, LongVec: 2**63, DecVec: 10**28 * ONE + 1}
 
 
 def number(kind: type[Any], values: AnyArray, valid: Any) -> Vec:
     """Numbers of the kind; out of its range gives null."""
     limit = _LIMITS[kind]
-    inside = np.asarray((values < limit) & (values > -limit), dtype=bool)
+    inside = np.asarray((values < limit) & (values >= -limit), dtype=bool)
     return kind(narrow(np.where(inside, values, 0)), valid & inside)  # type: ignore[no-any-return]
 
 
@@ -49,14 +51,18 @@ def _pair(left: Vec, right: Vec) -> tuple[type[Any], AnyArray, AnyArray]:
     return kind, left.values, right.values
 
 
-def _add(left: Vec, right: Vec, sign: int) -> Vec:
+def _add(call: Call, left: Vec, right: Vec, sign: int) -> Vec:
     if isinstance(left, TemporalVec) and isinstance(right, QuantityVec):
-        return add_quantity(left, right, sign)
+        result = add_quantity(left, right, sign)
+        call.fail(left.valid & right.valid & ~result.valid, "a date or time before the first or after the last of CQL")
+        return result
+    if isinstance(left, UncertainVec) or isinstance(right, UncertainVec):
+        (a_low, a_high), (b_low, b_high) = span_of(left), span_of(right)
+        if sign < 0:
+            b_low, b_high = -b_high, -b_low
+        return integer_between(a_low + b_low, a_high + b_high, left.valid & right.valid)
     if isinstance(left, QuantityVec) and isinstance(right, QuantityVec):
-        top, bottom, comparable = factors(right.unit, left.unit)
-        other = right.value.values
-        if not np.all((top == 1) & (bottom == 1)):
-            other = narrow(divide_half_up(other.astype(object) * top, bottom))
+        other, comparable = _in_unit_of(left, right)
         x, y = widen_if(overflows(magnitude(left.value.values) + magnitude(other)), left.value.values, other)
         total = number(DecVec, x + sign * y, left.valid & right.valid & comparable)
         return QuantityVec(total, left.unit)  # type: ignore[arg-type]
@@ -65,16 +71,16 @@ def _add(left: Vec, right: Vec, sign: int) -> Vec:
     return number(kind, a + sign * b, left.valid & right.valid)
 
 
-@operator("Add", "16.2")
+@operator("Add", "16.2", uncertain=True)
 def add(call: Call, left: Vec, right: Vec) -> Vec:
     """Sum; of a date and a quantity, the date so much later."""
-    return _add(left, right, 1)
+    return _add(call, left, right, 1)
 
 
-@operator("Subtract", "16.21")
+@operator("Subtract", "16.21", uncertain=True)
 def subtract(call: Call, left: Vec, right: Vec) -> Vec:
     """Difference; of a date and a quantity, the date so much earlier."""
-    return _add(left, right, -1)
+    return _add(call, left, right, -1)
 
 
 def _multiply(kind: type[Any], a: AnyArray, b: AnyArray) -> AnyArray:
@@ -82,10 +88,13 @@ def _multiply(kind: type[Any], a: AnyArray, b: AnyArray) -> AnyArray:
     return divide_half_up(a * b, np.full(len(a), ONE, dtype=a.dtype)) if kind is DecVec else a * b
 
 
-@operator("Multiply", "16.15")
+@operator("Multiply", "16.15", uncertain=True)
 def multiply(call: Call, left: Vec, right: Vec) -> Vec:
     """Product; a quantity keeps its unit when the other factor has none."""
     valid = left.valid & right.valid
+    if isinstance(left, UncertainVec) or isinstance(right, UncertainVec):
+        corners = np.stack([a * b for a in span_of(left) for b in span_of(right)])
+        return integer_between(corners.min(axis=0), corners.max(axis=0), valid)
     if isinstance(left, QuantityVec) or isinstance(right, QuantityVec):
         a, b = (v.value if isinstance(v, QuantityVec) else as_decimal(v) for v in (left, right))
         value = number(DecVec, _multiply(DecVec, a.values, b.values), valid)
@@ -141,9 +150,19 @@ def divide(call: Call, left: Vec, right: Vec) -> Vec:
 
 
 def _whole(left: Vec, right: Vec) -> tuple[type[Any], AnyArray, AnyArray, Any]:
+    valid = left.valid & right.valid
+    if isinstance(left, QuantityVec) and isinstance(right, QuantityVec):
+        other, comparable = _in_unit_of(left, right)
+        left, right, valid = left.value, DecVec(other, right.valid), valid & comparable
     kind, a, b = _pair(left, right)
     ok = np.asarray(b != 0, dtype=bool)
-    return kind, a, np.where(ok, b, 1), left.valid & right.valid & ok
+    return kind, a, np.where(ok, b, 1), valid & ok
+
+
+def _in_unit_of(left: QuantityVec, right: QuantityVec) -> tuple[AnyArray, Any]:
+    """Values of ``right`` in the units of ``left``, and where they convert."""
+    scale = common_scale(right.unit, left.unit)
+    return converted(right.value.values, scale), scale.comparable
 
 
 @operator("TruncatedDivide", "16.22")
@@ -151,14 +170,18 @@ def truncated_divide(call: Call, left: Vec, right: Vec) -> Vec:
     """Integer quotient towards zero."""
     kind, a, b, ok = _whole(left, right)
     quotient = np.where((a < 0) != (b < 0), -(abs(a) // abs(b)), abs(a) // abs(b))
-    return number(kind, quotient * (ONE if kind is DecVec else 1), ok)
+    return _with_unit(number(kind, quotient * (ONE if kind is DecVec else 1), ok), left)
 
 
 @operator("Modulo", "16.13")
 def modulo(call: Call, left: Vec, right: Vec) -> Vec:
     """Remainder with the sign of the dividend."""
     kind, a, b, ok = _whole(left, right)
-    return number(kind, np.where(a < 0, -(abs(a) % abs(b)), abs(a) % abs(b)), ok)
+    return _with_unit(number(kind, np.where(a < 0, -(abs(a) % abs(b)), abs(a) % abs(b)), ok), left)
+
+
+def _with_unit(value: Vec, like: Vec) -> Vec:
+    return QuantityVec(value, like.unit) if isinstance(like, QuantityVec) and isinstance(value, DecVec) else value
 
 
 def _each(operand: Vec, function: Any) -> Vec:
@@ -205,11 +228,11 @@ def truncate(call: Call, operand: Vec) -> Vec:
 
 @operator("Round", "16.20", fields=("operand", "precision"))
 def round_(call: Call, operand: Vec, precision: Vec | None = None) -> Vec:
-    """Half up to a number of decimals (0 when not given)."""
+    """Half away from zero to a number of decimals (0 when not given)."""
     values = as_decimal(operand).values
     places = precision.values if isinstance(precision, IntVec) else np.zeros(call.n, dtype=np.int64)
     step = np.array([10 ** int(8 - p) for p in range(9)], dtype=np.int64)[np.clip(places, 0, 8)]
-    return number(DecVec, (2 * values + step) // (2 * step) * step, operand.valid)
+    return number(DecVec, divide_half_up(values, step) * step, operand.valid)
 
 
 @operator("Power", "16.18")
@@ -238,14 +261,18 @@ def _by_float(operand: Vec, function: Any) -> Vec:
 
 @operator("Ln", "16.10")
 def ln(call: Call, operand: Vec) -> Vec:
-    """Natural logarithm."""
-    return _by_float(operand, np.log)
+    """Natural logarithm; of what is not positive a run-time error."""
+    result = _by_float(operand, np.log)
+    call.fail(operand.valid & ~result.valid, "logarithm of a number that is not positive")
+    return result
 
 
 @operator("Exp", "16.6")
 def exp(call: Call, operand: Vec) -> Vec:
-    """Exponential."""
-    return _by_float(operand, np.exp)
+    """Exponential; too large a result is a run-time error."""
+    result = _by_float(operand, np.exp)
+    call.fail(operand.valid & ~result.valid, "exponential of a number that is too large")
+    return result
 
 
 @operator("Log", "16.11")
@@ -257,14 +284,25 @@ def log(call: Call, operand: Vec, base: Vec) -> Vec:
 
 @operator("Successor", "16.21")
 def successor(call: Call, operand: Vec) -> Vec:
-    """Next value of the type."""
-    return neighbour(operand, up=True)
+    """Next value of the type; of the last one a run-time error."""
+    return _next(call, operand, up=True)
 
 
 @operator("Predecessor", "16.19")
 def predecessor(call: Call, operand: Vec) -> Vec:
-    """Previous value of the type."""
-    return neighbour(operand, up=False)
+    """Previous value of the type; of the first one a run-time error."""
+    return _next(call, operand, up=False)
+
+
+def _next(call: Call, operand: Vec, up: bool) -> Vec:
+    result = neighbour(operand, up=up)
+    if isinstance(operand, IntVec | LongVec | DecVec):
+        limit = extreme(operand, up).values[0]  # type: ignore[attr-defined]
+        call.fail(operand.valid & np.asarray(operand.values == limit, dtype=bool), "no further value of the type")
+    elif isinstance(operand, TemporalVec) and isinstance(result, TemporalVec):
+        wrapped = (result.low < operand.low) if up else (result.low > operand.low)
+        call.fail(operand.valid & (~result.valid | wrapped), "no further value of the type")
+    return result
 
 
 _TYPED: dict[str, Vec] = {

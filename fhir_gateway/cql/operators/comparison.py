@@ -6,7 +6,8 @@ import numpy as np
 
 from fhir_gateway.cql.dispatch import unwrap
 from fhir_gateway.cql.operators.intervals import ends
-from fhir_gateway.cql.operators.ordering import as_decimal, order
+from fhir_gateway.cql.operators.ordering import as_decimal, in_same_unit, order
+from fhir_gateway.cql.operators.precision import decimal_digits
 from fhir_gateway.cql.operators.terminology import codes_equivalent, is_coded
 from fhir_gateway.cql.registry import Call, operator
 from fhir_gateway.cql.values import (
@@ -21,14 +22,16 @@ from fhir_gateway.cql.values import (
     LongVec,
     NullVec,
     QuantityVec,
+    RatioVec,
     StrVec,
     TemporalVec,
     TupleVec,
+    UncertainVec,
     ValueSetVec,
     Vec,
 )
 from fhir_gateway.cql.values.base import dense
-from fhir_gateway.cql.values.scalars import shared_codes
+from fhir_gateway.cql.values.scalars import ONE, SCALE, divide_half_up, shared_codes
 from fhir_gateway.cql.values.structured import concat
 
 Masks = tuple[BoolArray, BoolArray]  # (equal, known)
@@ -48,6 +51,9 @@ def equal_masks(call: Call | None, left: Vec, right: Vec) -> Masks:
     if isinstance(left, StrVec) and isinstance(right, StrVec):
         a, b = shared_codes(left, right)
         return both & (a == b), both
+    if isinstance(left, UncertainVec) or isinstance(right, UncertainVec):
+        less, same, more = order(left, right)
+        return both & same, both & (less | same | more)
     numeric = (IntVec, LongVec, DecVec)
     if isinstance(left, numeric) and isinstance(right, numeric):
         if isinstance(left, DecVec) != isinstance(right, DecVec):
@@ -90,16 +96,16 @@ def _choice_equal(left: Vec, right: Vec) -> Masks:
 
 
 def _tuple_equal(left: TupleVec, right: TupleVec, both: BoolArray) -> Masks:
-    """Elements that are null on both sides are equal; null on one side is unknown."""
+    """Elements that are null on both sides are equal; any element that cannot be compared leaves all unknown."""
     n = len(both)
-    equal, different = np.ones(n, dtype=bool), np.zeros(n, dtype=bool)
+    equal, sure = np.ones(n, dtype=bool), np.ones(n, dtype=bool)
     for name in dict.fromkeys([*left.fields, *right.fields]):
         a, b = (v.fields.get(name, NullVec(n)) for v in (left, right))
         same, known = equal_masks(None, a, b)
         absent = ~a.valid & ~b.valid
         equal &= same | absent
-        different |= known & ~same
-    return both & equal, both & (equal | different)
+        sure &= known | absent
+    return both & equal, both & sure
 
 
 def _list_equal(left: ListVec, right: ListVec, both: BoolArray) -> Masks:
@@ -136,6 +142,13 @@ def equivalent_mask(call: Call, left: Vec, right: Vec) -> BoolArray:
         ours, theirs = left.take(rows), right.take(rows)
         alike[rows[ours.parents[~equivalent_mask(call, ours.flat, theirs.flat)]]] = False
         return np.asarray(neither | alike, dtype=bool)
+    if isinstance(left, DecVec) or isinstance(right, DecVec):
+        return np.asarray(neither | (both & _decimals_alike(as_decimal(left), as_decimal(right))), dtype=bool)
+    if isinstance(left, QuantityVec) and isinstance(right, QuantityVec):
+        a, b, comparable = in_same_unit(left, right, equivalence=True)
+        return np.asarray(neither | (both & comparable & (a == b)), dtype=bool)
+    if isinstance(left, RatioVec) and isinstance(right, RatioVec):
+        return neither | (both & _ratios_alike(left, right))
     if isinstance(left, TupleVec) and isinstance(right, TupleVec):
         n = len(left)
         result = np.ones(n, dtype=bool)
@@ -146,54 +159,72 @@ def equivalent_mask(call: Call, left: Vec, right: Vec) -> BoolArray:
     return neither | (both & same & known)
 
 
+def _decimals_alike(left: DecVec, right: DecVec) -> BoolArray:
+    """Equal when rounded to the precision of the less precise one, trailing zeros not counted."""
+    digits = np.minimum(decimal_digits(left.values), decimal_digits(right.values))
+    step = np.array([ONE // 10**d for d in range(SCALE + 1)], dtype=np.int64)[digits]
+    return np.asarray(divide_half_up(left.values, step) == divide_half_up(right.values, step), dtype=bool)
+
+
+def _ratios_alike(left: RatioVec, right: RatioVec) -> BoolArray:
+    """Whether both ratios express the same relation: the cross products agree."""
+    (a, b), (c, d) = ((v.fields["numerator"], v.fields["denominator"]) for v in (left, right))
+    if not all(isinstance(v, QuantityVec) for v in (a, b, c, d)):
+        return np.zeros(len(left), dtype=bool)
+    a_in, c_in, over = in_same_unit(a, c, equivalence=True)  # type: ignore[arg-type]
+    b_in, d_in, under = in_same_unit(b, d, equivalence=True)  # type: ignore[arg-type]
+    same = a_in.astype(object) * d_in.astype(object) == c_in.astype(object) * b_in.astype(object)
+    return np.asarray(over & under & same, dtype=bool)
+
+
 def _folded(vec: StrVec) -> object:
     import pyarrow as pa
 
     return pa.array([" ".join(text.split()).lower() for text in vec.dictionary.to_pylist()], pa.string())
 
 
-@operator("Equal", "12.1", nulls="handled", lift=False)
+@operator("Equal", "12.1", nulls="handled", lift=False, uncertain=True)
 def equal(call: Call, left: Vec, right: Vec) -> Vec:
     """Equality; null when it cannot be known."""
     same, known = equal_masks(call, left, right)
     return BoolVec(same, known)
 
 
-@operator("NotEqual", "12.8", nulls="handled", lift=False)
+@operator("NotEqual", "12.8", nulls="handled", lift=False, uncertain=True)
 def not_equal(call: Call, left: Vec, right: Vec) -> Vec:
     """Inequality; null when it cannot be known."""
     same, known = equal_masks(call, left, right)
     return BoolVec(~same, known)
 
 
-@operator("Equivalent", "12.2", nulls="handled")
+@operator("Equivalent", "12.2", nulls="handled", uncertain=True)
 def equivalent(call: Call, left: Vec, right: Vec) -> Vec:
     """Equivalence; never null."""
     return BoolVec(equivalent_mask(call, left, right))
 
 
-@operator("Less", "12.5")
+@operator("Less", "12.5", uncertain=True)
 def less(call: Call, left: Vec, right: Vec) -> Vec:
     """Strictly less."""
     below, same, above = order(left, right)
     return BoolVec(below, below | same | above)
 
 
-@operator("LessOrEqual", "12.6")
+@operator("LessOrEqual", "12.6", uncertain=True)
 def less_or_equal(call: Call, left: Vec, right: Vec) -> Vec:
     """Less or equal."""
     below, same, above = order(left, right)
     return BoolVec(below | same, below | same | above)
 
 
-@operator("Greater", "12.3")
+@operator("Greater", "12.3", uncertain=True)
 def greater(call: Call, left: Vec, right: Vec) -> Vec:
     """Strictly greater."""
     below, same, above = order(left, right)
     return BoolVec(above, below | same | above)
 
 
-@operator("GreaterOrEqual", "12.4")
+@operator("GreaterOrEqual", "12.4", uncertain=True)
 def greater_or_equal(call: Call, left: Vec, right: Vec) -> Vec:
     """Greater or equal."""
     below, same, above = order(left, right)

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from fhir_gateway.cql.operators.aggregate import divide_half_up
 from fhir_gateway.cql.operators.ordering import as_decimal, to_datetime
 from fhir_gateway.cql.operators.strings import combos, integers, texts
 from fhir_gateway.cql.operators.temporal import date_from
 from fhir_gateway.cql.registry import Call, operator
-from fhir_gateway.cql.units import factors
+from fhir_gateway.cql.units import common_scale, converted
 from fhir_gateway.cql.values import (
     BoolVec,
     DateTimeVec,
@@ -191,6 +190,6 @@ def convert_quantity(call: Call, operand: Vec, unit: Vec) -> Vec:
     """The quantity in another unit; null when the units do not convert."""
     if not isinstance(operand, QuantityVec) or not isinstance(unit, StrVec):
         raise _refuse(operand, "Quantity")
-    top, bottom, comparable = factors(operand.unit, unit)
-    values = narrow(divide_half_up(operand.value.values.astype(object) * top, bottom))
-    return QuantityVec(DecVec(values, operand.valid & comparable & unit.valid), unit)
+    scale = common_scale(operand.unit, unit)
+    values = converted(operand.value.values, scale)
+    return QuantityVec(DecVec(values, operand.valid & scale.comparable & unit.valid), unit)

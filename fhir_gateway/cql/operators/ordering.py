@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from fhir_gateway.cql.units import factors
+from fhir_gateway.cql.units import common_scale
 from fhir_gateway.cql.values import (
     AnyArray,
     BoolArray,
     BoolVec,
     DecVec,
+    IntArray,
     IntervalVec,
     IntVec,
     LongVec,
@@ -23,6 +24,7 @@ from fhir_gateway.cql.values import (
     QuantityVec,
     StrVec,
     TemporalVec,
+    UncertainVec,
     Vec,
 )
 from fhir_gateway.cql.values.scalars import ONE, ScalarVec, magnitude, narrow, overflows, text_ranks, widen_if
@@ -45,21 +47,36 @@ def as_decimal(vec: Vec) -> DecVec:
     """Integers and longs as decimals."""
     if isinstance(vec, DecVec):
         return vec
+    if isinstance(vec, UncertainVec):
+        vec = vec.certain()
     if isinstance(vec, IntVec | LongVec):
         (values,) = widen_if(overflows(magnitude(vec.values) * ONE), vec.values)
         return DecVec(values * ONE, vec.valid)
     raise MeasureError(f"a {vec.kind} where a number is needed")
 
 
-def in_same_unit(left: QuantityVec, right: QuantityVec) -> tuple[AnyArray, AnyArray, BoolArray]:
-    """Both values on one scale and whether the units convert at all."""
-    numerator, denominator, comparable = factors(left.unit, right.unit)
-    simple = bool(np.all((numerator == 1) & (denominator == 1)))
-    if simple:
+def in_same_unit(
+    left: QuantityVec, right: QuantityVec, *, equivalence: bool = False
+) -> tuple[AnyArray, AnyArray, BoolArray]:
+    """Both values on one scale and whether the units convert at all.
+
+    Calendar years and months convert into definite durations for ``equivalence`` only.
+    """
+    scale = common_scale(left.unit, right.unit, equivalence=equivalence)
+    if scale.same:
         a, b = widen_if(False, left.value.values, right.value.values)
-        return a, b, comparable
+        return a, b, scale.comparable
     a, b = (v.astype(object) for v in (left.value.values, right.value.values))
-    return narrow(a * numerator), narrow(b * denominator), comparable
+    return narrow(a * scale.numerator + scale.shift), narrow(b * scale.denominator), scale.comparable
+
+
+def span_of(vec: Vec) -> tuple[IntArray, IntArray]:
+    """Least and largest integer that each row can mean."""
+    if isinstance(vec, UncertainVec):
+        return vec.low, vec.high
+    if isinstance(vec, IntVec | LongVec):
+        return vec.values, vec.values
+    raise MeasureError(f"a {vec.kind} where an integer is needed")
 
 
 def to_datetime(vec: DateVec) -> DateTimeVec:
@@ -92,6 +109,9 @@ def order(left: Vec, right: Vec, precision: int | None = None) -> Order:
         return less & comparable, same & comparable, more & comparable
     if isinstance(left, StrVec) and isinstance(right, StrVec):
         return _plain(*text_ranks(left, right))
+    if isinstance(left, UncertainVec) or isinstance(right, UncertainVec):
+        (a_low, a_high), (b_low, b_high) = span_of(left), span_of(right)
+        return a_high < b_low, (a_low == a_high) & (b_low == b_high) & (a_low == b_low), a_low > b_high
     if isinstance(left, DecVec) or isinstance(right, DecVec):
         return _plain(as_decimal(left).values, as_decimal(right).values)
     if isinstance(left, ScalarVec) and isinstance(right, ScalarVec) and not isinstance(left, BoolVec):
@@ -101,7 +121,9 @@ def order(left: Vec, right: Vec, precision: int | None = None) -> Order:
 
 def has_order(vec: Vec) -> bool:
     """Whether values of this kind can be ordered."""
-    return isinstance(vec, TemporalVec | QuantityVec | StrVec | ScalarVec) and not isinstance(vec, BoolVec)
+    return isinstance(vec, TemporalVec | QuantityVec | StrVec | ScalarVec | UncertainVec) and not isinstance(
+        vec, BoolVec
+    )
 
 
 def sort_keys(vec: Vec) -> list[AnyArray]:
@@ -111,6 +133,8 @@ def sort_keys(vec: Vec) -> list[AnyArray]:
     from fhir_gateway.cql.dispatch import unwrap
 
     vec = unwrap(vec)
+    if isinstance(vec, UncertainVec):
+        vec = vec.certain()
     ok = vec.valid
     columns: list[Any] = [ok.astype(np.int64)]
     if isinstance(vec, TemporalVec):

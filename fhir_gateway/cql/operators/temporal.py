@@ -46,6 +46,7 @@ from fhir_gateway.cql.values.temporal import (
     span_of_days,
     year_month,
 )
+from fhir_gateway.cql.values.uncertain import integer_between
 from fhir_gateway.errors import MeasureError
 
 _UNIT = {"a": YEAR, "mo": MONTH, "wk": WEEK, "d": DAY, "h": HOUR, "min": MINUTE, "s": SECOND, "ms": MILLISECOND}
@@ -74,7 +75,9 @@ def _shift(vec: TemporalVec, amount: IntArray, unit: int) -> TemporalVec:
     days = amount * (7 if unit == WEEK else 1)
     ms = days * DAY_MS if unit in (WEEK, DAY) else amount * MS_OF[unit]
     coarse = vec.precision < DAY
-    fine = vec.low + _truncate(ms, vec.unit_ms)
+    # at a precision of days, hours or minutes only whole ones of them count
+    step = np.select([vec.precision == p for p in (DAY, HOUR, MINUTE)], [MS_OF[p] for p in (DAY, HOUR, MINUTE)], 1)
+    fine = vec.low + _truncate(ms, step) * step // vec.unit_ms
     if coarse.any():  # a year or month moves by so many whole years (365 days) or months (30 days)
         whole = _truncate(ms, DAY_MS)
         months = np.where(vec.precision == YEAR, _truncate(whole, 365) * 12, _truncate(whole, 30))
@@ -84,7 +87,7 @@ def _shift(vec: TemporalVec, amount: IntArray, unit: int) -> TemporalVec:
     return _spanned(vec, fine)
 
 
-def _truncate(values: IntArray, step: int) -> IntArray:
+def _truncate(values: IntArray, step: IntArray | int) -> IntArray:
     return np.where(values < 0, -((-values) // step), values // step)
 
 
@@ -177,11 +180,13 @@ def _duration(a: IntArray, b: IntArray, unit_ms: int, precision: int) -> IntArra
 
 
 def between(left: Vec, right: Vec, precision: int, measure: Any) -> Vec:
-    """A count of periods between two values; null where their precision leaves it open."""
+    """A count of periods between two values; a range where their precision leaves it open."""
     a, b = _aligned(left, right)
+    if bool(np.array_equal(a.low, a.high)) and bool(np.array_equal(b.low, b.high)):
+        return IntVec(measure(a.low, b.low, a.unit_ms, precision), a.valid & b.valid)
     least = measure(a.high, b.low, a.unit_ms, precision)
     most = measure(a.low, b.high, a.unit_ms, precision)
-    return IntVec(least, a.valid & b.valid & (least == most))
+    return integer_between(least, most, a.valid & b.valid)
 
 
 def _difference(a: IntArray, b: IntArray, unit_ms: int, precision: int) -> IntArray:

@@ -6,6 +6,7 @@ from fhir_gateway.cql.values.element import ElementVec, Source
 from fhir_gateway.cql.values.scalars import BoolVec, DecVec, IntVec, LongVec, StrVec
 from fhir_gateway.cql.values.structured import ChoiceVec, IntervalVec, ListVec, TupleVec, concat, select
 from fhir_gateway.cql.values.temporal import DateTimeVec, DateVec, TemporalVec, TimeVec
+from fhir_gateway.cql.values.uncertain import UncertainVec
 
 __all__ = [
     "AnyArray",
@@ -31,6 +32,7 @@ __all__ = [
     "TemporalVec",
     "TimeVec",
     "TupleVec",
+    "UncertainVec",
     "ValueSetVec",
     "Vec",
     "concat",

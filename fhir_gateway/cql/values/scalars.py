@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any, Self
 
 import numpy as np
@@ -15,6 +15,7 @@ from fhir_gateway.cql.values.base import AnyArray, BoolArray, IntArray, Vec, gat
 #: Decimals are integers of 10**-8 (CQL: at least 28 digits of precision, 8 of scale).
 SCALE = 8
 ONE = 10**SCALE
+_CONTEXT = Context(prec=60)
 _SAFE = 9.0e18  # int64 arithmetic is used only where no result can pass this
 
 
@@ -102,7 +103,7 @@ class DecVec(ScalarVec):
     def pylist(self) -> list[Any]:
         """Decimals, exact."""
         return [
-            Decimal(int(v)).scaleb(-SCALE).normalize() if ok else None
+            Decimal(int(v)).scaleb(-SCALE, _CONTEXT).normalize(_CONTEXT) if ok else None
             for v, ok in zip(self.values.tolist(), self._valid.tolist(), strict=True)
         ]
 
@@ -137,6 +138,13 @@ def magnitude(values: AnyArray) -> float:
 def overflows(bound: float) -> bool:
     """True when results of this magnitude do not surely fit into int64."""
     return bound >= _SAFE
+
+
+def divide_half_up(numerator: AnyArray, denominator: AnyArray) -> AnyArray:
+    """Integer division rounded half away from zero; the denominator is positive."""
+    magnitude_ = (2 * abs(numerator) + denominator) // (2 * denominator)
+    result: AnyArray = np.where(numerator < 0, -magnitude_, magnitude_)
+    return result
 
 
 class StrVec(Vec):
