@@ -82,7 +82,7 @@ def run(gateway: Gateway, options: Options, steps: Steps) -> Summary:
         )
     pulls = _pull(gateway, population, steps)
     with steps.step("Match persons") as note:
-        persons, shared = _persons(gateway)
+        persons, shared = count_persons(gateway)
         note(f"{persons:,} persons, {shared:,} of them known to both sources")
     for contract in CONTRACTS:
         with steps.step("Attribute members") as note:
@@ -141,7 +141,7 @@ def _committed(gateway: Gateway, name: str) -> list[LedgerEntry]:
     return []
 
 
-def _persons(gateway: Gateway) -> tuple[int, int]:
+def count_persons(gateway: Gateway) -> tuple[int, int]:
     """Persons, and how many of them more than one source knows."""
     patients = gateway.lake.read("Patient")
     with duckdb.connect() as connection:
