@@ -12,7 +12,8 @@ from fhir_gateway.r4 import spec
 #: Types that R4 and R4B define alike.
 ALIKE = (
     "Patient Encounter Condition Observation Procedure MedicationRequest Coverage Claim ExplanationOfBenefit "
-    "Immunization Practitioner PractitionerRole Organization Group MeasureReport Measure Library ValueSet DiagnosticReport Location"
+    "Immunization Practitioner PractitionerRole Organization Group MeasureReport Measure Library ValueSet "
+    "DiagnosticReport Location"
 ).split()
 
 
