@@ -138,6 +138,10 @@ class Compiler:
             self._nodes[key] = node
         return node
 
+    def find(self, library: Library, elm: Elm) -> Node | None:
+        """The node that an expression of ``library`` became; None when nothing compiled needed it."""
+        return self._nodes.get((library.label, library.digest(elm)))
+
     def _compile(self, scope: Scope, elm: Elm) -> Node:
         kind = elm.get("type")
         if kind in FORMS:
@@ -156,12 +160,12 @@ def operand_nodes(scope: Scope, elm: Elm, fields: Iterable[str]) -> list[Node]:
         if value is None:
             continue
         items = value if isinstance(value, list) else [value]
-        nodes.extend(scope.compile({"type": _IMPLIED[name], **item} if name in _IMPLIED else item) for item in items)
+        nodes.extend(scope.compile({"type": IMPLIED[name], **item} if name in IMPLIED else item) for item in items)
     return nodes
 
 
 #: Fields whose nodes the ELM schema types by their place, so that translators leave ``type`` out.
-_IMPLIED = {"valueset": "ValueSetRef", "codesystem": "CodeSystemRef"}
+IMPLIED = {"valueset": "ValueSetRef", "codesystem": "CodeSystemRef"}
 
 
 def combine(nodes: Iterable[Node]) -> tuple[frozenset[str], bool]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from fhir_gateway.cql import Batch, CompiledLibrary, compile_library
+from fhir_gateway.cql import Batch, CompiledLibrary, Evaluation, compile_library
 from fhir_gateway.errors import InputError
 from fhir_gateway.measures.elm_references import section
 from fhir_gateway.measures.merge import merge_groups
@@ -46,7 +46,7 @@ class Evaluator:
         reported in ``failed``; the others are evaluated.
         """
         started = time.perf_counter()
-        values = {MEASUREMENT_PERIOD: self._measurement_period(period, now)}
+        values = self.parameters(period, now)
         parts: list[Sequence[GroupResult]] = []
         members: list[pa.Array] = []
         failed: dict[str, str] = {}
@@ -82,18 +82,28 @@ class Evaluator:
     ) -> tuple[tuple[GroupResult, ...], dict[str, str]]:
         """Groups of one batch, and the reason for each member that could not be evaluated."""
         evaluation = self.compiled.evaluate(batch, parameters, now)
-        size = len(batch.members)
-        known = -1
-        groups: tuple[GroupResult, ...] = ()
-        while known != len(evaluation.failures):  # an observation may fail members that the criteria did not
-            known = len(evaluation.failures)
-            failed = np.array(sorted(evaluation.failures), dtype=np.intp)
-            groups = tuple(evaluate_group(g, evaluation, size, failed) for g in self.package.definition.groups)
+        groups = self.groups(evaluation)
         reasons = {
             batch.members[index].as_py(): f"{failure.definition} ({failure.locator}): {failure.reason}"
             for index, failure in evaluation.failures.items()
         }
         return groups, reasons
+
+    def groups(self, evaluation: Evaluation) -> tuple[GroupResult, ...]:
+        """The measure's groups out of an evaluation of its library; members that fail count nowhere."""
+        known = -1
+        groups: tuple[GroupResult, ...] = ()
+        while known != len(evaluation.failures):  # an observation may fail members that the criteria did not
+            known = len(evaluation.failures)
+            failed = np.array(sorted(evaluation.failures), dtype=np.intp)
+            groups = tuple(
+                evaluate_group(g, evaluation, len(evaluation.batch), failed) for g in self.package.definition.groups
+            )
+        return groups
+
+    def parameters(self, period: tuple[date, date], now: datetime) -> dict[str, object]:
+        """Parameters of a run over ``period``."""
+        return {MEASUREMENT_PERIOD: self._measurement_period(period, now)}
 
     def _measurement_period(self, period: tuple[date, date], now: datetime) -> tuple[object, object]:
         """The closed interval, of the point type the primary library declares for the parameter."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fhir_gateway.cql.compile import Node, Scope, compile_operator
+from fhir_gateway.cql.compile import Compiler, Node, Scope, compile_operator
 from fhir_gateway.cql.elm import Elm, Library
 from fhir_gateway.cql.frame import Env, Frame, zeros
 from fhir_gateway.cql.literals import literal_vector, out_of_range
@@ -18,8 +18,13 @@ from fhir_gateway.cql.values.base import offsets_of
 
 def library_of(scope: Scope, elm: Elm) -> Library:
     """The library a reference points into."""
+    return referenced_library(scope.compiler, scope.library, elm)
+
+
+def referenced_library(compiler: Compiler, library: Library, elm: Elm) -> Library:
+    """The library that a reference in ``library`` points into."""
     alias = elm.get("libraryName")
-    return scope.compiler.libraries.included(scope.library, alias) if alias else scope.library
+    return compiler.libraries.included(library, alias) if alias else library
 
 
 @form("Literal")
