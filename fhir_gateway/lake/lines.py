@@ -113,10 +113,10 @@ def read_lines(file: StagedFile) -> Iterator[LineBatch]:
             yield batch
     except EOFError as error:
         message = "the gzip file is truncated; nothing of this pull was stored"
-        raise InputError(message, location=Location(file.name, reached, rule="truncated")) from error
+        raise InputError(message, location=Location(file.name, reached or None, rule="truncated")) from error
     except zlib.error as error:
         message = "the gzip file is damaged; nothing of this pull was stored"
-        raise InputError(message, location=Location(file.name, reached, rule="damaged")) from error
+        raise InputError(message, location=Location(file.name, reached or None, rule="damaged")) from error
     except OSError as error:
         message = f"the file cannot be read ({error.strerror or type(error).__name__})"
-        raise InputError(message, location=Location(file.name, reached, rule="unreadable")) from error
+        raise InputError(message, location=Location(file.name, reached or None, rule="unreadable")) from error

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 ISSUE_TYPES = {
     "not-json": "structure",
     "duplicate-key": "structure",
+    "depth": "structure",
     "resource-type": "structure",
     "unknown-element": "structure",
     "type": "structure",

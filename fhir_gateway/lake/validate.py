@@ -113,12 +113,24 @@ def _hides_something(lines: list[bytes], resources: list[Any]) -> bool:
     r"""Whether a line may have a duplicate key or a NUL.
 
     Parsing keeps the last of duplicate keys, so writing the parsed form again gives fewer colons than the text has;
-    all other colons survive as they are, unless written as ``\\u003a``.
+    all other colons survive as they are, unless written as ``\\u003a``. What is too deep to be written may hide
+    anything.
     """
     text = b"\n".join(lines)
-    return orjson.dumps(resources).count(b":") != text.count(b":") or (
-        b"\\u" in text and (b"\\u0000" in text or b"\\u003a" in text or b"\\u003A" in text)
+    written = _written(resources)
+    return (
+        written is None
+        or written.count(b":") != text.count(b":")
+        or (b"\\u" in text and (b"\\u0000" in text or b"\\u003a" in text or b"\\u003A" in text))
     )
+
+
+def _written(resources: list[Any]) -> bytes | None:
+    """Resources as JSON; None when they are nested too deep (orjson reads 1,024 levels and writes 254)."""
+    try:
+        return orjson.dumps(resources)
+    except TypeError:
+        return None
 
 
 class _DuplicateKeyError(Exception):
@@ -142,7 +154,9 @@ def _sift(
         resource: Any = None
         try:
             resource = orjson.loads(line)
-            if _hides_something([line], [resource]):
+            if _written([resource]) is None:
+                issue = Issue("$this", "depth", "objects and arrays lie more than 250 deep in each other")
+            elif _hides_something([line], [resource]):
                 json.loads(line, object_pairs_hook=_unique)
         except orjson.JSONDecodeError as error:
             issue = Issue("$this", "not-json", f"not JSON at column {error.colno}")

@@ -71,7 +71,7 @@ def _staged(path: Path, name: str, target: Path) -> StagedFile:
         return StagedFile(path, name)  # empty, or not to be decompressed: reading it will say where
     try:
         head = json.loads(first)
-    except ValueError:
+    except (ValueError, RecursionError):
         # not a resource per line: one resource or Bundle over many lines, or nothing of the kind
         if not name.lower().removesuffix(".gz").endswith(".json"):
             return StagedFile(path, name)
@@ -107,25 +107,44 @@ def _text(path: Path) -> str:
 
 
 def _resources(text: str) -> Iterator[str]:
-    """The resources in the text of a resource or Bundle, each on one line; what is not JSON comes whole."""
+    """The resources in the text of a resource or Bundle, each on one line.
+
+    What is not JSON, or a Bundle without a list of entries, comes whole; an entry that is no object comes as it is:
+    validation says what is wrong with it, and nothing is dropped.
+    """
     try:
         bundle, _ = _DECODER.raw_decode(text, _skip(text, 0))
     except (ValueError, RecursionError):
         bundle = None
-    if not isinstance(bundle, dict) or bundle.get("resourceType") != "Bundle" or bundle.get("type") not in _SPLIT_TYPES:
+    if not _is_set(bundle):
         yield _one_line(text)
         return
     for key, start, _ in _members(text, 0):
         if key == "entry":
-            for position in _elements(text, start):
+            for position, end in _elements(text, start):
+                if text[position] != "{":
+                    yield text[position:end]
+                    continue
                 members = {name: text[at:end] for name, at, end in _members(text, position)}
                 if "resource" in members and not _is_outcome(members.get("search")):
                     yield _one_line(members["resource"])
 
 
+def _is_set(bundle: object) -> bool:
+    """Whether a parsed text is a Bundle to split."""
+    return (
+        isinstance(bundle, dict)
+        and bundle.get("resourceType") == "Bundle"
+        and isinstance(kind := bundle.get("type"), str)
+        and kind in _SPLIT_TYPES
+        and isinstance(bundle.get("entry", []), list)
+    )
+
+
 def _is_outcome(search: str | None) -> bool:
     """Entries about the search itself are not data."""
-    return search is not None and json.loads(search).get("mode") == "outcome"
+    parsed = None if search is None else json.loads(search)
+    return isinstance(parsed, dict) and parsed.get("mode") == "outcome"
 
 
 def _one_line(text: str) -> str:
@@ -154,15 +173,15 @@ def _members(text: str, position: int) -> Iterator[tuple[str, int, int]]:
             position = _skip(text, position + 1)
 
 
-def _elements(text: str, position: int) -> Iterator[int]:
-    """Starts of the elements of the array at ``position``."""
+def _elements(text: str, position: int) -> Iterator[tuple[int, int]]:
+    """Start and end of each element of the array at ``position``."""
     position = _skip(text, position)
     if text[position] != "[":
         return
     position = _skip(text, position + 1)
     while text[position] != "]":
-        yield position
         _, end = _DECODER.raw_decode(text, position)
+        yield position, end
         position = _skip(text, end)
         if text[position] == ",":
             position = _skip(text, position + 1)

@@ -43,6 +43,14 @@ def refusal(line: str | bytes, promised: str | None = None) -> tuple[str | None,
     return refused[0].path, refused[0].rule
 
 
+def nested(levels: int) -> dict[str, Any]:
+    """A valid Patient but for its depth: each level is an object in an array."""
+    extension: dict[str, Any] = {"url": "http://example.org/leaf", "valueBoolean": True}
+    for _ in range(levels):
+        extension = {"url": "http://example.org/level", "extension": [extension]}
+    return {"resourceType": "Patient", "id": "1", "extension": [extension]}
+
+
 def changed(resource: dict[str, Any], **elements: Any) -> str:
     """``resource`` with elements replaced; None removes one."""
     return json.dumps({name: value for name, value in {**resource, **elements}.items() if value is not None})
@@ -126,6 +134,10 @@ def changed(resource: dict[str, Any], **elements: Any) -> str:
             "MedicationRequest.medication[x]",
             "required",
         ),
+        # nested ever deeper: what a batch check may read, what only a parser reads, and more than anything reads
+        (json.dumps(nested(120) | {"gender": "F"}), "Patient.gender", "binding"),
+        (json.dumps(nested(200)), "$this", "depth"),
+        ('{"resourceType": "Patient", "id": "1", "extension": ' + "[" * 10_000 + "]" * 10_000 + "}", "$this", "not-json"),
     ],
 )
 def test_a_broken_rule_is_named_with_its_path(line: str | bytes, path: str, rule: str) -> None:

@@ -85,6 +85,33 @@ def test_other_json_files(tmp_path: Path, text: str, lines: list[object]) -> Non
     assert [json.loads(line) for line in found] == lines
 
 
+def test_what_is_wrong_with_a_bundle_is_left_to_validation(tmp_path: Path) -> None:
+    """Nothing is dropped: an entry that is no object comes as a line, a Bundle that cannot be split comes whole."""
+    path = tmp_path / "x.json"
+    entries = [7, None, {"resource": 5}, {"resource": PATIENT, "search": 1}, {"fullUrl": "urn:uuid:1"}]
+    path.write_text(json.dumps({"resourceType": "Bundle", "type": "batch", "entry": entries}))
+    (lines,) = contents(stage_files([path], "s", tmp_path / "split")).values()
+    assert lines == ["7", "null", "5", json.dumps(PATIENT)]
+    for broken in ({"type": ["batch"]}, {"type": "batch", "entry": 5}, {"type": "batch", "entry": {"resource": PATIENT}}):
+        path.write_text(json.dumps({"resourceType": "Bundle"} | broken))
+        (lines,) = contents(stage_files([path], "s", tmp_path / "split")).values()
+        assert lines == [path.read_text()]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"resourceType": "Patient", "extension": @}',
+        '{"resourceType": "Bundle", "type": "batch", "entry": [{"resource": {"extension": @}}]}',
+    ],
+)
+def test_json_too_deep_to_read_is_one_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(text.replace("@", "[" * 100_000 + "]" * 100_000))
+    (lines,) = contents(stage_files([path], "s", tmp_path / "split")).values()
+    assert lines == [path.read_text()]
+
+
 def test_bundles_line_by_line(tmp_path: Path) -> None:
     bundle = {"resourceType": "Bundle", "type": "batch", "entry": [{"resource": PATIENT}]}
     path = tmp_path / "bundles.ndjson"
