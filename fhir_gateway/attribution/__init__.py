@@ -3,10 +3,11 @@
 from fhir_gateway.attribution.atr import Roster, atr_group
 from fhir_gateway.attribution.eligibility import COVERAGE_COLUMNS, member_months
 from fhir_gateway.attribution.models import Attribution, AttributionTerms, Participant, shipped_terms
-from fhir_gateway.attribution.service import SELECTION_SCHEMA, attribute
+from fhir_gateway.attribution.service import LINE_COLUMNS, SELECTION_SCHEMA, attribute
 
 __all__ = [
     "COVERAGE_COLUMNS",
+    "LINE_COLUMNS",
     "SELECTION_SCHEMA",
     "Attribution",
     "AttributionTerms",

@@ -19,6 +19,12 @@ from fhir_gateway.attribution.models import (
 )
 from fhir_gateway.errors import ContractError
 
+#: Columns of claim lines (:data:`fhir_gateway.lake.claims.LINE_SCHEMA`) that attribution looks at.
+LINE_COLUMNS = (
+    *("_member", "source", "counts", "denied", "claim_type", "bill_type", "service_from", "service_thru"),
+    *("tin", "npi", "organization", "specialty", "procedure", "place_of_service", "allowed", "paid"),
+)
+
 #: Explicit choices: a row per member and designation. ``kind`` is free (``voluntary``, ``pcp``, ``roster``).
 SELECTION_SCHEMA = pa.schema(
     [("member", pa.string()), ("tin", pa.string()), ("npi", pa.string()), ("made", pa.date32()), ("kind", pa.string())]
@@ -114,7 +120,7 @@ def attribute(
 ) -> Attribution:
     """Attribute all members to participants or to whoever else wins.
 
-    ``lines`` are claim lines (:data:`fhir_gateway.lake.claims.LINE_SCHEMA`), ``coverage`` what the lake gives for
+    ``lines`` are claim lines (:data:`LINE_COLUMNS` are enough), ``coverage`` what the lake gives for
     :data:`~fhir_gateway.attribution.eligibility.COVERAGE_COLUMNS`, ``period`` the performance period (both days in it).
     The result has a row for every member with a claim line or Coverage, and for ``members`` besides. The same input in
     any order gives the same result.

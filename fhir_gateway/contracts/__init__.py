@@ -2,12 +2,13 @@
 
 from fhir_gateway.contracts.arrangements import ARRANGEMENTS, Exposure, SettlementInputs
 from fhir_gateway.contracts.contract import Contract
-from fhir_gateway.contracts.inputs import MeasureScore, collect, measure_scores
+from fhir_gateway.contracts.inputs import COST_COLUMNS, MeasureScore, collect, measure_scores
 from fhir_gateway.contracts.service import settle
 from fhir_gateway.contracts.settlement import Settlement, SettlementLine
 
 __all__ = [
     "ARRANGEMENTS",
+    "COST_COLUMNS",
     "Contract",
     "Exposure",
     "MeasureScore",

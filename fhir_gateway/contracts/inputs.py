@@ -18,6 +18,12 @@ from fhir_gateway.contracts.scoring import MeasureOutcome
 from fhir_gateway.errors import ContractError
 from fhir_gateway.measures.model import MeasureResult
 
+#: Columns of claim lines (:data:`fhir_gateway.lake.claims.LINE_SCHEMA`) that cost is computed from.
+COST_COLUMNS = (
+    *("_member", "counts", "denied", "claim_type", "service_from", "claim_from", "claim_thru", "payment_date"),
+    *("allowed", "paid"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class MeasureScore:
@@ -91,7 +97,8 @@ def collect(
 ) -> SettlementInputs:
     """Inputs of a settlement.
 
-    ``lines`` are claim lines as of the contract's paid-through date (``lake.claims(..., paid_through=...)``);
+    ``lines`` are claim lines (:data:`COST_COLUMNS` are enough) as of the contract's paid-through date
+    (``lake.claims(..., paid_through=...)``);
     ``outcomes`` are measure results over the attributed members by canonical (``url|version`` or ``url``);
     ``coverage`` is needed when a target is last year's cost of the same members. ContractError when attribution was
     made under other terms or another period than the contract's.

@@ -17,14 +17,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fhir_gateway.attribution import COVERAGE_COLUMNS, Attribution, atr_group
+from fhir_gateway.attribution import COVERAGE_COLUMNS, LINE_COLUMNS, Attribution, atr_group
 from fhir_gateway.attribution import attribute as attribute_members
-from fhir_gateway.contracts import Contract
+from fhir_gateway.contracts import COST_COLUMNS, Contract
 from fhir_gateway.errors import ContractError, NotFoundError
 from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs.claim_lines import kept_claim_lines
 from fhir_gateway.jobs.clock import instant
 from fhir_gateway.jobs.publish import published_id
-from fhir_gateway.lake.claims import claims, directory
+from fhir_gateway.lake.claims import directory
 from fhir_gateway.sources.outcome import Progress, PullProgress
 
 #: A partial date of death is taken as its last day: whoever died in 2025 was covered until then.
@@ -38,7 +39,10 @@ FROM patients WHERE deceasedDateTime IS NOT NULL AND _member IS NOT NULL GROUP B
 
 @dataclass(frozen=True, slots=True)
 class AttributionReport:
-    """Attribution under a contract: the evidence, what it was computed from, and the roster served."""
+    """Attribution under a contract: the evidence, what it was computed from, and the roster served.
+
+    ``lines`` has the columns that attribution and settlement look at.
+    """
 
     contract: Contract
     attribution: Attribution
@@ -73,7 +77,8 @@ def attribute(
     lake, version = gateway.lake, gateway.lake.version
     if progress:
         progress(PullProgress("attribute", contract.title))
-    lines = claims(lake, version=version, paid_through=contract.claims.paid_through)
+    columns = sorted({*LINE_COLUMNS, *COST_COLUMNS})
+    lines = kept_claim_lines(gateway, version, contract.claims.paid_through, columns)
     coverage = lake.read("Coverage", COVERAGE_COLUMNS, version=version)
     with duckdb.connect() as connection:
         connection.register("patients", lake.read("Patient", ["deceasedDateTime"], version=version))

@@ -110,6 +110,11 @@ def _is(canonical: str, url: str, version: str) -> bool:
     return canonical in (url, f"{url}|{version}")
 
 
+def _quality_id(report_id: str, name: str, run: str) -> str:
+    """The run's id is that of its summary, and contracts over the same members state different points for it."""
+    return f"q{hashlib.sha256(f'{report_id} {name} {run}'.encode()).hexdigest()[:24]}"
+
+
 def _serve(
     gateway: Gateway,
     attributed: AttributionReport,
@@ -124,7 +129,7 @@ def _serve(
     for name, result in results.items():
         mask = pc.is_in(result.members, value_set=members).to_numpy(zero_copy_only=False)
         report = summary(result, {"reference": f"Organization/{REPORTER}"}, mask)
-        quality[name] = quality_report(report, settlement, name)
+        quality[name] = {**quality_report(report, settlement, name), "id": _quality_id(report_id, name, report["id"])}
     performance = performance_report(
         settlement,
         contract,

@@ -1,0 +1,73 @@
+"""Claim lines of a lake version, derived once and kept beside the lake.
+
+Which version of a claim counts depends on the day it was paid through, and on nothing else of a contract; contracts of
+one year share their lines. They are derived bucket by bucket, so memory is bounded by the largest bucket.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from datetime import date
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fhir_gateway.factory import Gateway
+from fhir_gateway.lake.claims import EOB_COLUMNS, LINE_SCHEMA, claim_lines, directory
+
+
+def kept_claim_lines(gateway: Gateway, version: int, paid_through: date | None, columns: Sequence[str]) -> pa.Table:
+    """Columns of the claim lines of members (:data:`LINE_SCHEMA`) at a lake version, as of a payment date.
+
+    Lines are grouped by bucket and sorted within. Those of nobody known are left out. What an earlier version of the
+    lake or of this program derived is deleted.
+    """
+    folder = gateway.data_folder / "claim-lines" / f"{version}-{_derivation()}"
+    path = folder / f"{paid_through or 'all'}.parquet"
+    try:
+        return pq.read_table(path, columns=list(columns), memory_map=True)
+    except FileNotFoundError:
+        _derive(gateway, version, paid_through, path)
+    for other in folder.parent.iterdir():
+        if other != folder:
+            shutil.rmtree(other, ignore_errors=True)  # somebody may be deleting it too
+    return pq.read_table(path, columns=list(columns), memory_map=True)
+
+
+@cache
+def _derivation() -> str:
+    """Changes with the program that derives: lines kept by another one are not read."""
+    program = files("fhir_gateway.lake")
+    parts = [program.joinpath(name).read_bytes() for name in ("claims.py", "claims.sql")]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
+
+
+def _derive(gateway: Gateway, version: int, paid_through: date | None, path: Path) -> None:
+    """Write the lines, whole or not at all; of two that do so at once the last one wins, with the same lines."""
+    lake = gateway.lake
+    providers = directory(lake, version)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor, partial = tempfile.mkstemp(prefix=".deriving-", dir=path.parent)
+    os.close(descriptor)
+    try:
+        with pq.ParquetWriter(partial, LINE_SCHEMA, compression="zstd", compression_level=1) as writer:
+            for bucket in range(lake.buckets):
+                lines = claim_lines(
+                    lake.read("ExplanationOfBenefit", EOB_COLUMNS, bucket=bucket, version=version),
+                    providers,
+                    lake.read("Claim", ("provider",), bucket=bucket, version=version),
+                    paid_through,
+                )
+                writer.write_table(lines)
+                del lines  # before the next bucket is read
+        os.replace(partial, path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
