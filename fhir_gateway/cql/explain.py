@@ -32,6 +32,7 @@ class Reading(NamedTuple):
     frame: Frame
     env: Env
     vec: Vec
+    free: bool  # whether the value depends on the row (names in scope), or only on the member
 
 
 class Record:
@@ -88,19 +89,23 @@ class ExplainingEvaluation(Evaluation):
         outer, self._current = self._current, self._current.enter(node)
         try:
             vec = super().value(node, frame, env)
-            self._keep(node, Reading(frame, env, vec))
+            if node.constant and frame.n:  # said once, however many rows it was gathered into
+                self._keep(node, Reading(self.unit, env, self._constants[id(node)], False))
+            else:
+                self._keep(node, Reading(frame, env, vec, bool(node.free)))
         finally:
             self._current = outer
         return vec
 
     def constant(self, node: Node) -> Vec:
-        """As the engine's, recorded; ``value`` asks for constants from within the node itself."""
+        """As the engine's, recorded (``value``, which asks from within the node itself, records on its own)."""
         outer = self._current
-        if outer.node is not node:
-            self._current = outer.enter(node)
+        if outer.node is node:
+            return super().constant(node)
+        self._current = outer.enter(node)
         try:
             vec = super().constant(node)
-            self._keep(node, Reading(self.unit, Env(), vec))
+            self._keep(node, Reading(self.unit, Env(), vec, False))
         finally:
             self._current = outer
         return vec

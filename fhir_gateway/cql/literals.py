@@ -54,7 +54,7 @@ def out_of_range(type_name: str, text: str) -> str | None:
         return None if -limit <= int(text.rstrip("Ll")) < limit else f"{type_name} literal out of range"
     if type_name == "Decimal":
         value = Decimal(text)
-        if abs(value) >= 10**28:
+        if value.copy_abs() >= 10**28:
             return "Decimal literal of more than 28 digits before the point"
         if len(text.partition(".")[2]) > SCALE:
             return f"Decimal literal of more than {SCALE} digits after the point"

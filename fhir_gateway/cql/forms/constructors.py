@@ -11,6 +11,7 @@ from fhir_gateway.cql.dispatch import unwrap
 from fhir_gateway.cql.elm import Elm
 from fhir_gateway.cql.frame import Env, Frame, zeros
 from fhir_gateway.cql.literals import decimal_vector
+from fhir_gateway.cql.operators.intervals import is_inverted
 from fhir_gateway.cql.registry import form
 from fhir_gateway.cql.typespec import local_name
 from fhir_gateway.cql.values import (
@@ -26,6 +27,7 @@ from fhir_gateway.cql.values import (
     RatioVec,
     StrVec,
     TupleVec,
+    ValueSetVec,
     Vec,
     concat,
 )
@@ -80,6 +82,8 @@ def _as_text(vec: Vec | None, n: int) -> StrVec:
 def instance(scope: Scope, elm: Elm) -> Node:
     """Instance selector of a System structured type."""
     name = local_name(elm["classType"])
+    if name == "ValueSet":
+        return _value_set(scope, elm)
     if name not in ("Quantity", "Code", "Concept", "Ratio"):
         raise scope.error(elm, f"instances of {elm['classType']}")
     parts = {e["name"]: scope.compile(e["value"]) for e in elm.get("element", [])}
@@ -95,6 +99,15 @@ def instance(scope: Scope, elm: Elm) -> Node:
         return (ConceptVec if name == "Concept" else RatioVec)(values, there)
 
     return Node(scope.library, elm, run, free, patient)
+
+
+def _value_set(scope: Scope, elm: Elm) -> Node:
+    """A value set by literal id; one computed from data cannot be resolved before the run."""
+    given = {e["name"]: e["value"] for e in elm.get("element", [])}
+    if given.get("id", {}).get("type") != "Literal" or any(v.get("type") != "Literal" for v in given.values()):
+        raise scope.error(elm, "a value set whose id is not a literal")
+    url, version = given["id"]["value"], given.get("version", {}).get("value")
+    return Node(scope.library, elm, lambda evaluation, frame, env: ValueSetVec(url, version, frame.n))
 
 
 @form("List")
@@ -131,15 +144,18 @@ def interval(scope: Scope, elm: Elm) -> Node:
 
     def run(evaluation: Any, frame: Frame, env: Env) -> Vec:
         ends = [unwrap(evaluation.value(n, frame, env)) if n is not None else NullVec(frame.n) for n in (low, high)]
-        return IntervalVec(
+        made = IntervalVec(
             ends[0],
             ends[1],
             closed(evaluation, frame, env, low_closed, "lowClosed"),
             closed(evaluation, frame, env, high_closed, "highClosed"),
             ends[0].valid | ends[1].valid,
         )
+        evaluation.fail(frame, is_inverted(made), node, "an interval that ends before it begins")
+        return made
 
-    return Node(scope.library, elm, run, free, patient)
+    node = Node(scope.library, elm, run, free, patient)
+    return node
 
 
 __all__ = ["instance", "interval", "list_", "quantity", "tuple_"]

@@ -261,10 +261,10 @@ def _by_float(operand: Vec, function: Any) -> Vec:
 
 @operator("Ln", "16.10")
 def ln(call: Call, operand: Vec) -> Vec:
-    """Natural logarithm; of what is not positive a run-time error."""
-    result = _by_float(operand, np.log)
-    call.fail(operand.valid & ~result.valid, "logarithm of a number that is not positive")
-    return result
+    """Natural logarithm; null for a negative number, a run-time error for zero."""
+    zero = np.asarray(as_decimal(operand).values == 0, dtype=bool)
+    call.fail(operand.valid & zero, "logarithm of zero")
+    return _by_float(operand, np.log)
 
 
 @operator("Exp", "16.6")

@@ -96,16 +96,16 @@ def _choice_equal(left: Vec, right: Vec) -> Masks:
 
 
 def _tuple_equal(left: TupleVec, right: TupleVec, both: BoolArray) -> Masks:
-    """Elements that are null on both sides are equal; any element that cannot be compared leaves all unknown."""
+    """Elements that are null on both sides are equal; null on one side is unknown, unless another element differs."""
     n = len(both)
-    equal, sure = np.ones(n, dtype=bool), np.ones(n, dtype=bool)
+    equal, different = np.ones(n, dtype=bool), np.zeros(n, dtype=bool)
     for name in dict.fromkeys([*left.fields, *right.fields]):
         a, b = (v.fields.get(name, NullVec(n)) for v in (left, right))
         same, known = equal_masks(None, a, b)
         absent = ~a.valid & ~b.valid
         equal &= same | absent
-        sure &= known | absent
-    return both & equal, both & sure
+        different |= known & ~same
+    return both & equal, both & (equal | different)
 
 
 def _list_equal(left: ListVec, right: ListVec, both: BoolArray) -> Masks:
@@ -142,7 +142,13 @@ def equivalent_mask(call: Call, left: Vec, right: Vec) -> BoolArray:
         ours, theirs = left.take(rows), right.take(rows)
         alike[rows[ours.parents[~equivalent_mask(call, ours.flat, theirs.flat)]]] = False
         return np.asarray(neither | alike, dtype=bool)
+    if isinstance(left, IntervalVec) and isinstance(right, IntervalVec):
+        (a_low, a_high), (b_low, b_high) = ends(left), ends(right)
+        same = equivalent_mask(call, a_low, b_low) & equivalent_mask(call, a_high, b_high)
+        return np.asarray(neither | (both & same), dtype=bool)
     if isinstance(left, DecVec) or isinstance(right, DecVec):
+        if not isinstance(left, IntVec | LongVec | DecVec) or not isinstance(right, IntVec | LongVec | DecVec):
+            return np.asarray(neither, dtype=bool)
         return np.asarray(neither | (both & _decimals_alike(as_decimal(left), as_decimal(right))), dtype=bool)
     if isinstance(left, QuantityVec) and isinstance(right, QuantityVec):
         a, b, comparable = in_same_unit(left, right, equivalence=True)

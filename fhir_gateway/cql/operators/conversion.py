@@ -111,6 +111,10 @@ _TEMPORAL = re.compile(
 )
 
 
+#: An offset of a time says nothing: times have no date to be shifted on.
+_TIME = re.compile(r"T?([01]\d|2[0-3])(:[0-5]\d(:[0-5]\d(\.\d+)?)?)?(Z|[+-]\d\d:\d\d)?")
+
+
 def _parsed(operand: StrVec, parse: Callable[[Any], Any], pattern: re.Pattern[str]) -> Vec:
     """Texts of the pattern parsed, others null; each distinct text once."""
     kept = [t if pattern.fullmatch(t) else None for t in operand.dictionary.to_pylist()]
@@ -144,7 +148,7 @@ def to_time(call: Call, operand: Vec) -> Vec:
     if isinstance(operand, TimeVec):
         return operand
     if isinstance(operand, StrVec):
-        return _parsed(operand, parse_times, re.compile(r"\d\d:\d\d:\d\d(\.\d+)?"))
+        return _parsed(operand, parse_times, _TIME)
     raise _refuse(operand, "Time")
 
 
@@ -154,7 +158,7 @@ def to_string(call: Call, operand: Vec) -> Vec:
     if isinstance(operand, StrVec):
         return operand
     if isinstance(operand, QuantityVec):
-        return texts(call, lambda q: f"{_plain(q['value'])} '{q['unit'] or '1'}'", operand)
+        return texts(call, lambda q: f"{q['value']:f} '{q['unit'] or '1'}'", operand)
     return texts(call, _plain, operand)
 
 

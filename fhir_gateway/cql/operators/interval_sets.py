@@ -9,6 +9,7 @@ import numpy as np
 from fhir_gateway.cql.folding import fold, open_list
 from fhir_gateway.cql.operators.intervals import _compare, end, ends, neighbour, start
 from fhir_gateway.cql.operators.ordering import as_decimal, in_same_unit, sort_keys
+from fhir_gateway.cql.operators.precision import decimal_digits, truncated
 from fhir_gateway.cql.operators.temporal import add_quantity, units_of
 from fhir_gateway.cql.registry import Call, operator
 from fhir_gateway.cql.values import (
@@ -29,7 +30,7 @@ from fhir_gateway.cql.values import (
 )
 from fhir_gateway.cql.values.base import ranges
 from fhir_gateway.cql.values.scalars import ONE
-from fhir_gateway.cql.values.temporal import DAY_MS, MONTH, MS_OF, WEEK, YEAR, floor_to
+from fhir_gateway.cql.values.temporal import DAY, DAY_MS, MONTH, MS_OF, WEEK, YEAR, floor_to
 from fhir_gateway.errors import MeasureError
 
 
@@ -169,60 +170,99 @@ def collapse(call: Call, operand: Vec, per: Vec | None = None) -> Vec:
     return fold(call.n, owner[first], merged, operand.valid)
 
 
-def _step(low: Vec, per: QuantityVec | None, n: int) -> QuantityVec | AnyArray:
-    """Size of one step for each interval: a quantity of time, or integers on the scale of the points."""
-    if isinstance(low, TemporalVec):
-        if per is not None:
-            return per
-        names = {0: "year", 1: "month", 3: "day", 4: "hour", 5: "minute", 6: "second", 7: "millisecond"}
-        finest = int(low.precision.min()) if len(low) else 3
-        return QuantityVec(DecVec(np.full(n, ONE, dtype=np.int64)), StrVec.constant(names[finest], n))
-    if per is None:
-        return np.ones(n, dtype=np.int64)
-    return per.value.values if isinstance(low, DecVec | QuantityVec) else per.value.values // ONE
+def _time_step(low: TemporalVec, per: QuantityVec | None) -> QuantityVec:
+    """Size of one step for each interval of dates or times: ``per``, else one of the coarsest precision."""
+    if per is not None:
+        return per
+    n = len(low)
+    names = {0: "year", 1: "month", 3: "day", 4: "hour", 5: "minute", 6: "second", 7: "millisecond"}
+    finest = int(low.precision.min()) if n else 3
+    return QuantityVec(DecVec(np.full(n, ONE, dtype=np.int64)), StrVec.constant(names[finest], n))
+
+
+def _at_precision(vec: TemporalVec, unit: IntArray) -> TemporalVec:
+    """The values cut to the precision of the step; null where they are not known to it."""
+    level = np.where(unit == WEEK, DAY, unit)
+    cut = truncated(vec, np.minimum(level, vec.precision))
+    return type(vec)(cut.low, cut.high, cut.precision, cut.valid & (level <= vec.precision))
 
 
 @operator("Expand", "19.9", nulls="handled", lift=False)
 def expand(call: Call, operand: Vec, per: Vec | None = None) -> Vec:
-    """Unit intervals of each interval of a list, or the points of a single interval."""
-    points_only = isinstance(operand, IntervalVec)
+    """Intervals of size ``per`` within each interval of a list, or the starts of those within a single interval.
+
+    Points are cut to the precision of ``per``; what remains at the end and is shorter than ``per`` is left out.
+    """
     items = open_list(operand)
     kept = items.keep(items.flat.valid)
     if not isinstance(kept.flat, IntervalVec) or len(kept.flat) == 0:
         return ListVec(kept.offsets, NullVec(0), operand.valid) if len(kept.flat) == 0 else NullVec(call.n)
     owner, low, high = kept.parents, start(kept.flat), end(kept.flat)
     size = per.take(owner) if isinstance(per, QuantityVec) and per.valid.any() else None
-    fractional = size is not None and not isinstance(low, TemporalVec) and bool(np.any(size.value.values % ONE != 0))
-    if fractional and isinstance(low, IntVec | LongVec):  # an integer point stands for the whole unit after it
-        low = as_decimal(low)
-        high = DecVec(as_decimal(high).values + ONE - 1, high.valid)
-    steps = _step(low, size, len(owner))
-    if isinstance(steps, QuantityVec):
-        if not isinstance(low, TemporalVec) or not isinstance(high, TemporalVec):
-            raise MeasureError("expand per a quantity of time over other points")
-        counts = _count_of_time(low, high, steps)
+    grain: AnyArray = np.ones(len(owner), dtype=np.int64)
+    steps: QuantityVec | AnyArray
+    if isinstance(low, TemporalVec) and isinstance(high, TemporalVec):
+        steps = _time_step(low, size)
+        unit = units_of(steps)
+        if bool(np.any(unit < 0)) or bool(np.any(steps.value.values <= 0)):
+            raise MeasureError("expand per a quantity that is not a positive span of time")
+        low, high = _at_precision(low, unit), _at_precision(high, unit)
+        counts = _count_of_time(low, high, steps, unit)
     else:
-        if bool(np.any(steps <= 0)):
-            raise MeasureError("expand per a quantity that is not positive")
-        whole = _numbers(high) - _numbers(low)
-        counts = np.asarray((whole + (0 if points_only else 1)) // steps + (1 if points_only else 0), dtype=np.int64)
+        low, high, steps, grain = _numeric_steps(low, high, size)
+        counts = np.asarray((_numbers(high) - _numbers(low) + grain) // steps, dtype=np.int64)
     counts = np.where(low.valid & high.valid, np.maximum(counts, 0), 0)
     at = np.repeat(np.arange(len(owner), dtype=np.int64), counts)
     k = ranges(np.zeros(len(counts), dtype=np.int64), counts)
     begin = _advance(low.take(at), steps, at, k)
     rows = owner[at]
-    if points_only:
+    if isinstance(operand, IntervalVec):
         return fold(call.n, rows, begin, operand.valid)
-    finish = neighbour(_advance(low.take(at), steps, at, k + 1), up=False)
+    after = _advance(low.take(at), steps, at, k + 1)
+    finish = (
+        neighbour(after, up=False) if isinstance(after, TemporalVec) else _advance(after, -grain, at, np.ones_like(k))
+    )
     return fold(call.n, rows, closed(begin, finish, np.ones(len(at), dtype=bool)), operand.valid)
 
 
-def _count_of_time(low: TemporalVec, high: TemporalVec, steps: QuantityVec) -> IntArray:
+def _numeric_steps(low: Vec, high: Vec, size: QuantityVec | None) -> tuple[Vec, Vec, AnyArray, AnyArray]:
+    """Ends cut to the precision of the step, the step, and the unit of that precision (all on the points' scale)."""
+    if isinstance(low, TemporalVec) or isinstance(high, TemporalVec):
+        raise MeasureError("expand of an interval of mixed points")
+    n = len(low)
+    if isinstance(low, IntVec | LongVec):
+        if size is None:
+            one = np.ones(n, dtype=np.int64)
+            return low, high, one, one
+        if not bool(np.any(size.value.values % ONE != 0)):
+            steps = size.value.values // ONE
+            _positive(steps)
+            return low, high, steps, np.ones(n, dtype=np.int64)
+        # an integer point stands for the whole unit after it
+        low, high = as_decimal(low), DecVec(as_decimal(high).values + ONE - 1, high.valid)
+    ends_of = [v.value if isinstance(v, QuantityVec) else as_decimal(v) for v in (low, high)]
+    if size is None:
+        digits = np.minimum(*(decimal_digits(v.values) for v in ends_of))
+        steps = np.array([ONE // 10**d for d in range(9)], dtype=np.int64)[digits]
+        grain = steps
+    else:
+        steps = size.value.values
+        grain = np.array([ONE // 10**d for d in range(9)], dtype=np.int64)[decimal_digits(steps)]
+    _positive(steps)
+    cut = [DecVec(v.values // grain * grain, v.valid) for v in ends_of]
+    if isinstance(low, QuantityVec) and isinstance(high, QuantityVec):
+        return QuantityVec(cut[0], low.unit), QuantityVec(cut[1], high.unit), steps, grain
+    return cut[0], cut[1], steps, grain
+
+
+def _positive(steps: AnyArray) -> None:
+    if bool(np.any(steps <= 0)):
+        raise MeasureError("expand per a quantity that is not positive")
+
+
+def _count_of_time(low: TemporalVec, high: TemporalVec, steps: QuantityVec, unit: IntArray) -> IntArray:
     """Whole steps that fit from the start through the end."""
-    amount = (steps.value.values // ONE).astype(np.int64)
-    unit = units_of(steps)
-    if bool(np.any(unit < 0)) or bool(np.any(amount <= 0)):
-        raise MeasureError("expand per a quantity that is not a positive span of time")
+    amount = np.maximum(steps.value.values // ONE, 1).astype(np.int64)
     counts = np.zeros(len(low), dtype=np.int64)
     for level in np.unique(unit).tolist():
         rows = np.flatnonzero(unit == level)

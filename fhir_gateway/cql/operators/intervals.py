@@ -11,6 +11,7 @@ from fhir_gateway.cql.registry import Call, operator
 from fhir_gateway.cql.values import (
     BoolArray,
     BoolVec,
+    ChoiceVec,
     DateTimeVec,
     DateVec,
     DecVec,
@@ -57,6 +58,8 @@ def extreme(like: Vec, largest: bool) -> Vec:
 def neighbour(vec: Vec, up: bool) -> Vec:
     """Successor or predecessor of each value (of a date or date-time: one unit of its own precision)."""
     sign = 1 if up else -1
+    if isinstance(vec, NullVec):
+        return vec
     if isinstance(vec, IntVec | LongVec | DecVec):
         return type(vec)(vec.values + sign, vec.valid)
     if isinstance(vec, QuantityVec):
@@ -171,6 +174,16 @@ def within(call: Call, inner: Vec, outer: Vec, *, proper: bool = False) -> Vec:
     return all_of(inside, any_of(_compare(a_low, b_low, p, ">"), _compare(a_high, b_high, p, "<")))
 
 
+def is_inverted(interval: IntervalVec) -> BoolArray:
+    """Where both boundaries are known and nothing lies between them: no such interval exists (CQL 1.5, intervals)."""
+    low, high = interval.low, interval.high
+    if isinstance(low, NullVec | ChoiceVec) or isinstance(high, NullVec | ChoiceVec):
+        return np.zeros(len(interval), dtype=bool)
+    _, same, after = order(low, high)
+    both = low.valid & high.valid
+    return np.asarray(both & (after | (same & ~(interval.low_closed & interval.high_closed))), dtype=bool)
+
+
 def _strict(result: Vec, *operands: Vec) -> Vec:
     """Null where an operand is null."""
     from fhir_gateway.cql.dispatch import mask
@@ -203,6 +216,8 @@ def end_of(call: Call, operand: Vec) -> Vec:
 def point_from(call: Call, operand: Vec) -> Vec:
     """The only point of an interval; more than one is a run-time error."""
     low, high = ends(operand)
+    if isinstance(low, NullVec) or isinstance(high, NullVec):
+        return NullVec(call.n)
     same = order(low, high)[1]
     call.fail(operand.valid & ~same, "point from an interval of more than one point")
     return low
@@ -299,16 +314,23 @@ def ends_(call: Call, left: Vec, right: Vec) -> Vec:
     return all_of(_compare(a_high, b_high, p, "="), _compare(a_low, b_low, p, "=>"))
 
 
+def _never(answer: BoolVec, apart: BoolVec) -> BoolVec:
+    """The answer, and false also where the intervals are known to lie the other way round."""
+    return BoolVec(answer.true & ~apart.true, answer.valid | apart.true)
+
+
 @operator("MeetsBefore", "19.16")
 def meets_before(call: Call, left: Vec, right: Vec) -> Vec:
     """Ends just before the other starts."""
-    return _compare(neighbour(ends(left)[1], up=True), ends(right)[0], level(call), "=")
+    (_, a_high), (b_low, b_high), p = ends(left), ends(right), level(call)
+    return _never(_compare(neighbour(a_high, up=True), b_low, p, "="), _compare(ends(left)[0], b_high, p, ">"))
 
 
 @operator("MeetsAfter", "19.15")
 def meets_after(call: Call, left: Vec, right: Vec) -> Vec:
     """Starts just after the other ends."""
-    return _compare(ends(left)[0], neighbour(ends(right)[1], up=True), level(call), "=")
+    (a_low, a_high), (b_low, b_high), p = ends(left), ends(right), level(call)
+    return _never(_compare(a_low, neighbour(b_high, up=True), p, "="), _compare(a_high, b_low, p, "<"))
 
 
 @operator("Meets", "19.14")

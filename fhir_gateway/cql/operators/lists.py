@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fhir_gateway.cql.dispatch import unwrap
+from fhir_gateway.cql.dispatch import mask, unwrap
 from fhir_gateway.cql.folding import distinct_rows, fold, open_list
 from fhir_gateway.cql.operators import interval_sets
 from fhir_gateway.cql.operators.comparison import equal_masks
 from fhir_gateway.cql.operators.intervals import within
+from fhir_gateway.cql.operators.logical import all_of
 from fhir_gateway.cql.registry import Call, operator
 from fhir_gateway.cql.values import BoolVec, IntArray, IntervalVec, IntVec, ListVec, NullVec, Vec, concat
 from fhir_gateway.errors import MeasureError
@@ -39,31 +40,45 @@ def exists(call: Call, operand: Vec) -> Vec:
     return BoolVec(hit)
 
 
-@operator("In", "19.12/20.10", nulls="handled")
+@operator("In", "19.12/20.10", nulls="handled", uncertain=True)
 def in_(call: Call, element: Vec, container: Vec) -> Vec:
-    """Membership of a point in an interval or of an element in a list."""
+    """Membership of a point in an interval or of an element in a list; in null nothing is."""
     if isinstance(container, NullVec):
         return BoolVec(np.zeros(call.n, dtype=bool))
     if isinstance(container, ListVec):
-        found = contains_element(call, container, element)
-        nulls = (
-            ListVec(container.offsets, BoolVec(~unwrap(container.flat).valid)).keep(~container.flat.valid).lengths > 0
-        )
-        values = np.where(element.valid, found.values, nulls)
-        return BoolVec(
-            values & container.valid, np.where(element.valid, found.valid, True) & container.valid | ~container.valid
-        )
+        return _member(call, container, element)
     result = within(call, element, container)
-    return _strict_pair(result, element, container)
+    if not isinstance(result, BoolVec):
+        return result
+    missing = element.valid & ~container.valid
+    return BoolVec(result.true & ~missing, (result.valid & element.valid & container.valid) | missing)
 
 
-def _strict_pair(result: Vec, left: Vec, right: Vec) -> Vec:
-    from fhir_gateway.cql.dispatch import mask
+def _member(call: Call, items: ListVec, element: Vec) -> BoolVec:
+    """Membership in a list: null is in a list that has a null, and in a null list nothing is."""
+    found = contains_element(call, items, element)
+    has_null = np.zeros(call.n, dtype=bool)
+    has_null[items.parents[~unwrap(items.flat).valid]] = True
+    values = np.where(element.valid, found.values, has_null) & items.valid
+    return BoolVec(values, np.where(element.valid, found.valid, True) | ~items.valid)
 
-    return mask(result, left.valid & right.valid)
+
+def _other(call: Call, items: ListVec, element: Vec) -> BoolVec:
+    """Whether a list has an element that is not equal to the row's value; nulls are equal to one another."""
+    owner = items.parents
+    values, mine = unwrap(items.flat), element.take(owner)
+    equal, known = equal_masks(call, values, mine)
+    both_null = ~values.valid & ~mine.valid
+    one_null = values.valid & ~mine.valid
+    differs = (known & ~equal) | one_null
+    unsure = ~(known | both_null | one_null)
+    hit, open_ = np.zeros(call.n, dtype=bool), np.zeros(call.n, dtype=bool)
+    hit[owner[differs]] = True
+    open_[owner[unsure]] = True
+    return BoolVec(hit, hit | ~open_)
 
 
-@operator("Contains", "19.5/20.1", nulls="handled")
+@operator("Contains", "19.5/20.1", nulls="handled", uncertain=True)
 def contains(call: Call, container: Vec, element: Vec) -> Vec:
     """Membership the other way round."""
     return in_(call, element, container)
@@ -110,16 +125,18 @@ def proper_included_in(call: Call, inner: Vec, outer: Vec) -> Vec:
     return _includes(call, outer, inner, proper=True)
 
 
-@operator("ProperIn", "19.24/20.16")
+@operator("ProperIn", "19.24/20.16", nulls="handled")
 def proper_in(call: Call, element: Vec, container: Vec) -> Vec:
-    """In, and the container has more."""
+    """In, and the container has something else as well; nothing is in a null list, in a null interval it is unknown."""
+    if isinstance(container, NullVec):
+        interval = any(s.get("type") == "IntervalTypeSpecifier" for s in call.node.elm.get("signature", ()))
+        return NullVec(call.n) if interval else BoolVec(np.zeros(call.n, dtype=bool))
     if isinstance(container, ListVec):
-        found = contains_element(call, container, element)
-        return BoolVec(found.values & (container.lengths > 1), found.valid)
-    return within(call, element, container, proper=True)
+        return all_of(_member(call, container, element), _other(call, container, element))
+    return mask(within(call, element, container, proper=True), element.valid & container.valid)
 
 
-@operator("ProperContains", "19.24/20.15")
+@operator("ProperContains", "19.24/20.15", nulls="handled")
 def proper_contains(call: Call, container: Vec, element: Vec) -> Vec:
     """Contains, and has more."""
     return proper_in(call, element, container)

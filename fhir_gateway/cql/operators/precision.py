@@ -133,6 +133,15 @@ def _within_day(clock: IntArray, level: IntArray) -> tuple[IntArray, IntArray]:
     return low, low + span - 1
 
 
+def truncated(vec: TemporalVec, level: IntArray) -> TemporalVec:
+    """Values cut to a coarser precision."""
+    table = _TIMED if isinstance(vec, TimeVec) else _DATED
+    digits = np.zeros(MILLISECOND + 1, dtype=np.int64)
+    for count, own in table.items():
+        digits[own] = count
+    return _temporal_boundary(vec, digits[level], high=False)
+
+
 @operator("LowBoundary", "16.12", nulls="handled")
 def low_boundary(call: Call, operand: Vec, wanted: Vec | None = None) -> Vec:
     """Least value that the operand can mean, at a number of digits."""

@@ -90,9 +90,10 @@ def split(call: Call, text: Vec, separator: Vec) -> Vec:
 def length(call: Call, operand: Vec) -> Vec:
     """Characters of a text, elements of a list."""
     if isinstance(operand, ListVec):
-        return IntVec(operand.lengths)
+        return IntVec(operand.lengths)  # a null list has no elements
     if isinstance(operand, NullVec):
-        return NullVec(call.n)
+        listed = any(s.get("type") == "ListTypeSpecifier" for s in call.node.elm.get("signature", ()))
+        return IntVec(np.zeros(call.n, dtype=np.int64)) if listed else NullVec(call.n)
     return integers(call, len, operand)
 
 
@@ -129,7 +130,17 @@ def matches(call: Call, text: Vec, pattern: Vec) -> Vec:
 @operator("ReplaceMatches", "17.14")
 def replace_matches(call: Call, text: Vec, pattern: Vec, substitution: Vec) -> Vec:
     """Matches of a regular expression replaced (``$1`` names a group)."""
-    return texts(call, lambda t, p, s: re.sub(p, re.sub(r"\$(\d)", r"\\\1", s), t), text, pattern, substitution)
+    return texts(call, lambda t, p, s: re.sub(p, _replacement(s), t), text, pattern, substitution)
+
+
+def _replacement(substitution: str) -> Callable[[re.Match[str]], str]:
+    """What a substitution text stands for: ``$1`` is a group, a backslash takes the next character as it is."""
+    parts = re.findall(r"\\(.)|\$(\d)|(.)", substitution, re.DOTALL)
+
+    def replace(match: re.Match[str]) -> str:
+        return "".join(match.group(int(group)) or "" if group else escaped or plain for escaped, group, plain in parts)
+
+    return replace
 
 
 @operator("PositionOf", "17.12", fields=("pattern", "string"))
@@ -148,8 +159,8 @@ def last_position_of(call: Call, pattern: Vec, text: Vec) -> Vec:
 def substring(call: Call, text: Vec, start: Vec, size: Vec | None = None) -> Vec:
     """Part of a text; null when it starts outside."""
     if size is None:
-        return texts(call, lambda t, s: t[s:] if 0 <= s < len(t) else None, text, start)
-    return texts(call, lambda t, s, k: t[s : s + k] if 0 <= s < len(t) else None, text, start, size)
+        return texts(call, lambda t, s: t[s:] if 0 <= s < max(len(t), 1) else None, text, start)
+    return texts(call, lambda t, s, k: t[s : s + k] if 0 <= s < max(len(t), 1) else None, text, start, size)
 
 
 def character_at(call: Call, text: Vec, index: Vec) -> Vec:

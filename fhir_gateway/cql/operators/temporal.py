@@ -49,6 +49,8 @@ from fhir_gateway.cql.values.temporal import (
 from fhir_gateway.cql.values.uncertain import integer_between
 from fhir_gateway.errors import MeasureError
 
+#: How many of each part of a clock time there are.
+_CLOCK = {HOUR: 24, MINUTE: 60, SECOND: 60, MILLISECOND: 1000}
 _UNIT = {"a": YEAR, "mo": MONTH, "wk": WEEK, "d": DAY, "h": HOUR, "min": MINUTE, "s": SECOND, "ms": MILLISECOND}
 
 
@@ -130,7 +132,7 @@ def add_quantity(vec: TemporalVec, quantity: QuantityVec, sign: int) -> Vec:
     for unit in present.tolist():
         rows = np.flatnonzero(vec.valid & quantity.valid & (units == unit))
         branches.append((rows, _shift(vec.take(rows), whole[rows], unit)))
-    return select(len(vec), branches) if branches else NullVec(len(vec))
+    return select(len(vec), branches) if branches else vec.take(np.full(len(vec), -1, dtype=np.int64))
 
 
 def shift_own_precision(vec: TemporalVec, sign: int) -> Vec:
@@ -245,8 +247,7 @@ def component_from(call: Call, operand: Vec) -> Vec:
         values = days - month_start(months_of(days)) + 1
     else:
         step = MS_OF[precision]
-        span = {HOUR: 24, MINUTE: 60, SECOND: 60, MILLISECOND: 1000}[precision]
-        values = operand.low // step % span
+        values = operand.low // step % _CLOCK[precision]
     return IntVec(values, operand.valid & (operand.precision >= precision))
 
 
@@ -277,7 +278,8 @@ def _part(parts: dict[str, Vec], name: str, n: int) -> tuple[IntArray, BoolArray
     return np.zeros(n, dtype=np.int64), np.zeros(n, dtype=bool)
 
 
-def _build_date(parts: dict[str, Vec], n: int) -> DateVec:
+def _build_date(call: Call, parts: dict[str, Vec]) -> DateVec:
+    n = call.n
     (year, has_year), (month, has_month), (day, has_day) = (_part(parts, k, n) for k in ("year", "month", "day"))
     precision = np.where(has_month & has_day, DAY, np.where(has_month, MONTH, YEAR)).astype(np.int64)
     low, high = span_of_days(year, np.where(has_month, month, 1), np.where(has_day, day, 1), precision)
@@ -286,6 +288,7 @@ def _build_date(parts: dict[str, Vec], n: int) -> DateVec:
     inside &= (precision < DAY) | (
         (day >= 1) & (day <= 31) & (low - month_start(months_of(low)) == day - 1) & (length > 0)
     )
+    call.fail(has_year & ~inside, "a date that does not exist, or outside of the years 1 to 9999")
     return DateVec(np.where(inside, low, 0), np.where(inside, high, 0), precision, has_year & inside)
 
 
@@ -301,15 +304,15 @@ _TIME = ("hour", "minute", "second", "millisecond")
 @operator("Date", "18.4", nulls="handled", fields=_DATE)
 def date_(call: Call, *operands: Vec) -> Vec:
     """A date from its parts."""
-    return _build_date(_fields(call, _DATE, operands), call.n)
+    return _build_date(call, _fields(call, _DATE, operands))
 
 
 @operator("DateTime", "18.8", nulls="handled", fields=(*_DATE, *_TIME, "timezoneOffset"))
 def datetime_(call: Call, *operands: Vec) -> Vec:
     """A date-time from its parts, in the given offset or the one of the request."""
     parts = _fields(call, (*_DATE, *_TIME, "timezoneOffset"), operands)
-    day = _build_date(parts, call.n)
-    clock, precision = _clock(parts, call.n)
+    day = _build_date(call, parts)
+    clock, precision = _clock(call, parts)
     precision = np.where((day.precision == DAY) & (precision >= 0), precision, day.precision)
     offset = parts.get("timezoneOffset")
     shift: Any = 0
@@ -323,12 +326,14 @@ def datetime_(call: Call, *operands: Vec) -> Vec:
     return DateTimeVec(low, high, np.where(precision == SECOND, MILLISECOND, precision), day.valid)
 
 
-def _clock(parts: dict[str, Vec], n: int) -> tuple[IntArray, IntArray]:
+def _clock(call: Call, parts: dict[str, Vec]) -> tuple[IntArray, IntArray]:
     """Milliseconds of the day and the finest part given (-1 for none)."""
+    n = call.n
     total, precision, going = np.zeros(n, dtype=np.int64), np.full(n, -1, dtype=np.int64), np.ones(n, dtype=bool)
     for name, level in zip(_TIME, (HOUR, MINUTE, SECOND, MILLISECOND), strict=True):
         value, ok = _part(parts, name, n)
         going = going & ok
+        call.fail(going & ((value < 0) | (value >= _CLOCK[level])), "a time that does not exist")
         total += np.where(going, value, 0) * MS_OF[level]
         precision = np.where(going, level, precision)
     return total, precision
@@ -338,7 +343,7 @@ def _clock(parts: dict[str, Vec], n: int) -> tuple[IntArray, IntArray]:
 def time_(call: Call, *operands: Vec) -> Vec:
     """A time from its parts."""
     parts = _fields(call, _TIME, operands)
-    clock, precision = _clock(parts, call.n)
+    clock, precision = _clock(call, parts)
     span = np.select([precision == HOUR, precision == MINUTE], [MS_OF[HOUR], MS_OF[MINUTE]], 1)
     return TimeVec(clock, clock + span - 1, np.where(precision == SECOND, MILLISECOND, precision), precision >= 0)
 

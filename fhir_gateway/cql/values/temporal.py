@@ -216,10 +216,12 @@ def parse_datetimes(array: Any, offset_ms: int) -> DateTimeVec:
     timed = valid & (length > 10)
     clock = np.zeros(len(start), dtype=np.int64)
     shift = np.zeros(len(start), dtype=np.int64)
+    span = np.ones(len(start), dtype=np.int64)
     if timed.any():
         at, size = start[timed], length[timed]
-        hour, minute = _digits(data, at + 11, 2), _digits(data, at + 14, 2)
-        has_second = (size > 16) & (data[at + 16] == 58)
+        has_minute = (size > 13) & (data[at + 13] == 58)
+        hour, minute = _digits(data, at + 11, 2), np.where(has_minute, _digits(data, at + 14, 2), 0)
+        has_second = has_minute & (size > 16) & (data[at + 16] == 58)
         second = np.where(has_second, _digits(data, at + 17, 2), 0)
         fraction, scale = np.zeros(len(at), dtype=np.int64), np.full(len(at), 100, dtype=np.int64)
         going = (size > 19) & (data[at + 19] == 46)
@@ -232,20 +234,28 @@ def parse_datetimes(array: Any, offset_ms: int) -> DateTimeVec:
         zulu = data[end - 1] == 90
         sign = data[end - 6]
         offset = (_digits(data, end - 5, 2) * 60 + _digits(data, end - 2, 2)) * 60_000
-        signed = (size >= 22) & ((sign == 43) | (sign == 45)) & ~zulu
+        signed = (size >= 19) & ((sign == 43) | (sign == 45)) & ~zulu
         own = np.where(signed, np.where(sign == 45, -offset, offset), np.where(zulu, 0, offset_ms))
+        span[timed] = np.where(has_second, 1, np.where(has_minute, MS_OF[MINUTE], MS_OF[HOUR]))
         clock[timed] = ((hour * 60 + minute) * 60 + second) * 1000 + fraction
         shift[timed] = offset_ms - own
     precise = precision == SECOND
     precision = np.where(precise, MILLISECOND, precision)
     low = np.where(precise, low_day * DAY_MS + clock + shift, low_day * DAY_MS)
-    high = np.where(precise, low, (high_day + 1) * DAY_MS - 1)
+    high = np.where(precise, low + span - 1, (high_day + 1) * DAY_MS - 1)
+    precision = np.where(precise & (span > 1), np.where(span == MS_OF[HOUR], HOUR, MINUTE), precision)
     return DateTimeVec(np.where(valid, low, 0), np.where(valid, high, 0), precision, valid)
 
 
 def parse_times(array: Any) -> TimeVec:
-    """Milliseconds of FHIR ``time`` texts (``hh:mm:ss[.fff]``)."""
+    """Milliseconds of ``time`` texts: FHIR's ``hh:mm:ss[.fff]``, and CQL's ``T`` before and coarser precisions."""
     data, start, length, valid = _text_bytes(array)
+    lettered = (length > 0) & (data[start] == 84)
+    start, length = start + lettered, length - lettered
+    minute = (length > 2) & (data[start + 2] == 58)
+    second = minute & (length > 5) & (data[start + 5] == 58)
+    if not bool(np.all(second | ~valid)):
+        return _coarse_times(data, start, valid, minute, second)
     base = (_digits(data, start, 2) * 60 + _digits(data, start + 3, 2)) * 60 + _digits(data, start + 6, 2)
     fraction, scale, going = np.zeros(len(start), dtype=np.int64), 100, length > 8
     for k in range(9, 12):
@@ -254,3 +264,13 @@ def parse_times(array: Any) -> TimeVec:
         fraction += np.where(going, (digit.astype(np.int64) - 48) * scale, 0)
         scale //= 10
     return TimeVec.exact(np.where(valid, base * 1000 + fraction, 0), valid)
+
+
+def _coarse_times(data: AnyArray, start: IntArray, valid: BoolArray, minute: BoolArray, second: BoolArray) -> TimeVec:
+    """Times of which some are known to the hour or minute only (never in FHIR data)."""
+    low = _digits(data, start, 2) * 60 + np.where(minute, _digits(data, start + 3, 2), 0)
+    low = (low * 60 + np.where(second, _digits(data, start + 6, 2), 0)) * 1000
+    precision = np.where(second, MILLISECOND, np.where(minute, MINUTE, HOUR))
+    span = np.where(second, 1, np.where(minute, MS_OF[MINUTE], MS_OF[HOUR]))
+    low = np.where(valid, low, 0)
+    return TimeVec(low, low + span - 1, precision.astype(np.int64), valid)
