@@ -21,6 +21,9 @@ Members = npt.NDArray[np.int32]
 class CriteriaEvaluation(Protocol):
     """The part of the engine's Evaluation that populations need."""
 
+    def vector(self, name: str) -> Vec:
+        """Values of a definition, one per member."""
+
     def booleans(self, name: str) -> Mask:
         """One value per member, null is False."""
 

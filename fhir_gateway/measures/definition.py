@@ -9,23 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from fhir_gateway.errors import Location, MeasureError, UnsupportedElm
+from fhir_gateway.measures.elements import Node, code_of, expression_of, extension, link_id
+from fhir_gateway.measures.stratifiers import StratifierDefinition, read_stratifiers
 
-Node = Mapping[str, Any]
 Scoring = Literal["proportion", "ratio", "continuous-variable", "cohort"]
 
 SCORING_SYSTEM = "http://terminology.hl7.org/CodeSystem/measure-scoring"
 POPULATION_SYSTEM = "http://terminology.hl7.org/CodeSystem/measure-population"
 AGGREGATE_METHODS = frozenset({"sum", "average", "median", "minimum", "maximum", "count"})
-
-_FAMILIES = (
-    "http://hl7.org/fhir/uv/cqm/StructureDefinition/cqm-",
-    "http://hl7.org/fhir/us/cqfmeasures/StructureDefinition/cqfm-",
-    "http://hl7.org/fhir/StructureDefinition/cqf-",
-)
-_LINK_ID = "http://hl7.org/fhir/5.0/StructureDefinition/extension-Measure."
 
 #: Populations each scoring must and may have (Quality Measure IG, the profile of each scoring).
 _REQUIRED: Mapping[str, tuple[str, ...]] = {
@@ -68,6 +62,13 @@ class GroupDefinition:
     scoring_precision: int | None
     populations: tuple[PopulationDefinition, ...]
     element: Node
+    stratifiers: tuple[StratifierDefinition, ...] = ()
+
+    @property
+    def expressions(self) -> tuple[str, ...]:
+        """Names of the definitions that populations and strata use."""
+        strata = (component.expression for stratifier in self.stratifiers for component in stratifier.components)
+        return (*(population.expression for population in self.populations), *strata)
 
     def of(self, code: str) -> tuple[PopulationDefinition, ...]:
         """Populations of that code in Measure order."""
@@ -107,17 +108,8 @@ class MeasureDefinition:
 
     @property
     def expressions(self) -> tuple[str, ...]:
-        """Names of all definitions the populations use, without repetition."""
-        return tuple(dict.fromkeys(p.expression for group in self.groups for p in group.populations))
-
-
-def extension(node: Node, name: str) -> Any:
-    """Value of the extension ``name`` in either family, None when absent."""
-    for family in _FAMILIES:
-        for candidate in node.get("extension", ()):
-            if candidate.get("url") == family + name:
-                return next((value for key, value in candidate.items() if key.startswith("value")), None)
-    return None
+        """Names of all definitions that populations and strata use, without repetition."""
+        return tuple(dict.fromkeys(name for group in self.groups for name in group.expressions))
 
 
 def read_measure(measure: Node) -> MeasureDefinition:
@@ -137,17 +129,14 @@ def read_measure(measure: Node) -> MeasureDefinition:
 
 
 def _notes(measure: Node) -> Iterable[str]:
-    stratified = [str(g.get("id", n)) for n, g in enumerate(measure.get("group", ()), 1) if g.get("stratifier")]
-    if stratified:
-        yield f"stratifiers are not computed: group {', '.join(stratified)}"
     if measure.get("supplementalData"):
         yield f"supplemental data is not computed: {len(measure['supplementalData'])} elements"
 
 
 def _group(measure: Node, group: Node, number: int, name: str) -> GroupDefinition:
-    group_id = str(group.get("id") or _link_id(group, "group") or f"group-{number}")
+    group_id = str(group.get("id") or link_id(group, "group") or f"group-{number}")
     where = f"measure {name} group {group_id}"
-    scoring = _code(extension(group, "scoring") or extension(measure, "scoring") or measure.get("scoring"))
+    scoring = code_of(extension(group, "scoring") or extension(measure, "scoring") or measure.get("scoring"))
     if scoring == "composite":
         raise UnsupportedElm(f"{where} is a composite measure; composites are not supported yet")
     if scoring not in _REQUIRED:
@@ -155,38 +144,33 @@ def _group(measure: Node, group: Node, number: int, name: str) -> GroupDefinitio
     notation = extension(group, "improvementNotation") or measure.get("improvementNotation")
     unit = extension(group, "scoringUnit") or extension(measure, "scoringUnit")
     precision = extension(group, "scoringPrecision") or extension(measure, "scoringPrecision")
+    populations = tuple(_population(p, n, where) for n, p in enumerate(group.get("population", ()), 1))
     definition = GroupDefinition(
         id=group_id,
         scoring=cast(Scoring, scoring),
         basis=str(extension(group, "populationBasis") or extension(measure, "populationBasis") or "boolean"),
-        improvement_notation=_code(notation),
+        improvement_notation=code_of(notation),
         scoring_unit=unit if isinstance(unit, Mapping) or unit is None else {"text": str(unit)},
         scoring_precision=int(precision) if precision is not None else None,
-        populations=tuple(_population(p, n, where) for n, p in enumerate(group.get("population", ()), 1)),
+        populations=populations,
         element=group,
+        stratifiers=tuple(read_stratifiers(group, tuple(p.code for p in populations), where)),
     )
     _check(definition, where)
     return definition
 
 
 def _population(population: Node, number: int, where: str) -> PopulationDefinition:
-    code = _code(population.get("code"))
+    code = code_of(population.get("code"))
     if code is None:
         raise MeasureError(f"{where}: population {number} has no code of {POPULATION_SYSTEM}")
-    criteria = population.get("criteria", {})
-    language = criteria.get("language")
-    if language not in ("text/cql-identifier", "text/cql-expression", "text/cql", "text/cql.identifier"):
-        raise UnsupportedElm(f"{where}: population {code} has criteria in {language!r}, not a CQL identifier")
-    expression = criteria.get("expression")
-    if not expression:
-        raise MeasureError(f"{where}: population {code} has no criteria expression")
     aggregate = extension(population, "aggregateMethod")
-    link_id = _link_id(population, "group.population")
+    named = link_id(population, "group.population")
     return PopulationDefinition(
-        id=str(population.get("id") or link_id or f"{code}-{number}"),
-        link_id=link_id,
+        id=str(population.get("id") or named or f"{code}-{number}"),
+        link_id=named,
         code=code,
-        expression=str(expression).removeprefix('"').removesuffix('"'),
+        expression=expression_of(population, f"{where}: population {code}"),
         criteria_reference=extension(population, "criteriaReference"),
         aggregate_method=str(aggregate).lower() if aggregate is not None else None,  # published ones say "Sum"
         basis=extension(population, "populationBasis"),
@@ -228,21 +212,3 @@ def _check(group: GroupDefinition, where: str) -> None:
             target = group.named(group.of(code)[0].criteria_reference or "")
             if target is None or target.code != "initial-population":
                 raise MeasureError(f"{where}: {code} does not say which of the two initial populations it belongs to")
-
-
-def _link_id(node: Node, path: str) -> str | None:
-    for candidate in node.get("extension", ()):
-        if candidate.get("url") == f"{_LINK_ID}{path}.linkId":
-            return str(candidate["valueString"])
-    return None
-
-
-def _code(concept: Any) -> str | None:
-    """Code of a CodeableConcept's first coding, or the value itself when it is already a code or text."""
-    if isinstance(concept, Mapping):
-        for coding in concept.get("coding", ()):
-            if coding.get("code"):
-                return str(coding["code"])
-        text = concept.get("text")
-        return str(text) if text else None
-    return str(concept) if concept is not None else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from datetime import time as clock
 from importlib.metadata import version
 from typing import Any
@@ -23,7 +23,8 @@ from fhir_gateway.measures.populations import evaluate_group
 
 #: Name of the parameter every measure has (Quality Measure IG, measurement period).
 MEASUREMENT_PERIOD = "Measurement Period"
-_MILLISECOND = timedelta(milliseconds=1)
+#: The last instant of a day: CQL counts milliseconds.
+_LAST = clock(23, 59, 59, 999_000)
 
 
 class Evaluator:
@@ -36,7 +37,8 @@ class Evaluator:
         """
         self.package = package
         package.preflight()
-        self.compiled = _compiled(package)
+        self._functions = _functions(package)
+        self.compiled = _compiled(package, self._functions)
 
     def evaluate(self, population: Population, period: tuple[date, date], now: datetime) -> MeasureResult:
         """Evaluate the measure for each batch of ``population`` and put the results together.
@@ -97,7 +99,8 @@ class Evaluator:
             known = len(evaluation.failures)
             failed = np.array(sorted(evaluation.failures), dtype=np.intp)
             groups = tuple(
-                evaluate_group(g, evaluation, len(evaluation.batch), failed) for g in self.package.definition.groups
+                evaluate_group(g, evaluation, len(evaluation.batch), failed, self._functions)
+                for g in self.package.definition.groups
             )
         return groups
 
@@ -115,8 +118,7 @@ class Evaluator:
         for parameter in section(self.package.libraries[0], "parameters"):
             if parameter["name"] == MEASUREMENT_PERIOD and _point_type(parameter) == "Date":
                 return start, end
-        first = datetime.combine(start, clock.min, now.tzinfo)
-        return first, datetime.combine(end + timedelta(days=1), clock.min, now.tzinfo) - _MILLISECOND
+        return datetime.combine(start, clock.min, now.tzinfo), datetime.combine(end, _LAST, now.tzinfo)
 
 
 def evaluate(
@@ -126,10 +128,14 @@ def evaluate(
     return Evaluator(package).evaluate(population, period, now)
 
 
-def _compiled(package: MeasurePackage) -> CompiledLibrary:
-    """The primary library with all criteria compiled, observation functions included."""
-    functions = {p.expression for g in package.definition.groups for p in g.of("measure-observation")}
-    functions &= {d["name"] for d in section(package.libraries[0], "statements") if d.get("type") == "FunctionDef"}
+def _functions(package: MeasurePackage) -> frozenset[str]:
+    """Functions of the primary library that observations and strata use."""
+    defined = {d["name"] for d in section(package.libraries[0], "statements") if d.get("type") == "FunctionDef"}
+    return frozenset(defined & set(package.definition.expressions))
+
+
+def _compiled(package: MeasurePackage, functions: frozenset[str]) -> CompiledLibrary:
+    """The primary library with all criteria compiled, functions included."""
     criteria = [name for name in package.definition.expressions if name not in functions]
     compiled = compile_library(package.libraries, package.primary, package.value_sets, definitions=criteria)
     for name in sorted(functions):

@@ -11,7 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from fhir_gateway.errors import MeasureError
-from fhir_gateway.measures.model import Cases, GroupResult, Observations, PopulationResult
+from fhir_gateway.measures.distinct import value_key
+from fhir_gateway.measures.model import Cases, GroupResult, Observations, PopulationResult, StratifierResult
+from fhir_gateway.measures.strata import CRITERIA, places, stratum_order
 
 
 def merge_groups(parts: Sequence[Sequence[GroupResult]], sizes: Sequence[int]) -> tuple[GroupResult, ...]:
@@ -24,32 +26,63 @@ def merge_groups(parts: Sequence[Sequence[GroupResult]], sizes: Sequence[int]) -
 
 
 def _group(groups: Sequence[GroupResult], starts: Sequence[int]) -> GroupResult:
-    populations = tuple(_population(found, starts) for found in zip(*(g.populations for g in groups), strict=True))
+    populations = []
+    for found in zip(*(g.populations for g in groups), strict=True):
+        basis = found[0].basis or groups[0].basis
+        sizes = [_size(group, basis) for group in groups]
+        populations.append(_population(found, starts, [0, *accumulate(sizes)][:-1]))
     cases = tuple(_cases(found, starts) for found in zip(*(g.cases for g in groups), strict=True))
-    return replace(groups[0], populations=populations, cases=cases)
+    stratifiers = tuple(_stratifier(found) for found in zip(*(g.stratifiers for g in groups), strict=True))
+    return replace(groups[0], populations=tuple(populations), cases=cases, stratifiers=stratifiers)
 
 
-def _population(found: Sequence[PopulationResult], starts: Sequence[int]) -> PopulationResult:
+def _stratifier(found: Sequence[StratifierResult]) -> StratifierResult:
+    """Strata of all batches, numbered anew: each batch knows only the values it met."""
+    criteria = any(part.criteria for part in found)
+    if criteria:  # a batch whose lists are all null cannot tell them from values; nothing is in them
+        found = [part if part.criteria else replace(part, values=(CRITERIA[1],) * len(part.values)) for part in found]
+    values = {tuple(map(value_key, combination)): combination for part in found for combination in part.values}
+    order = list(CRITERIA) if criteria else sorted(values.values(), key=stratum_order)
+    strata = {
+        basis: np.concatenate([places(part.values, order)[part.strata[basis]] for part in found])
+        for basis in found[0].strata
+    }
+    return replace(found[0], criteria=criteria, values=tuple(order), strata=strata)
+
+
+def _size(group: GroupResult, basis: str) -> int:
+    """Number of cases of a basis."""
+    return next((len(cases.member) for cases in group.cases if cases.basis == basis), len(group.populations[0].counts))
+
+
+def _population(
+    found: Sequence[PopulationResult], starts: Sequence[int], case_starts: Sequence[int]
+) -> PopulationResult:
     first = found[0]
     observations = None
     if first.observations is not None:
-        observations = _observations(first.id, [p.observations for p in found if p.observations is not None], starts)
+        parts = [population.observations for population in found if population.observations is not None]
+        observations = _observations(first.id, parts, starts, case_starts)
     return PopulationResult(
         first.id,
         first.code,
         np.concatenate([population.counts for population in found]),
         np.concatenate([population.raw for population in found]),
         observations,
+        first.basis,
     )
 
 
-def _observations(name: str, found: Sequence[Observations], starts: Sequence[int]) -> Observations:
+def _observations(
+    name: str, found: Sequence[Observations], starts: Sequence[int], case_starts: Sequence[int]
+) -> Observations:
     units = {observations.unit for observations in found if len(observations.value)}
     if len(units) > 1:
         raise MeasureError(f"observation {name} gave quantities in {len(units)} different units")
     return replace(
         found[0],
         member=_shifted([observations.member for observations in found], starts),
+        case=np.concatenate([o.case + start for o, start in zip(found, case_starts, strict=True)]),
         value=pa.concat_arrays([observations.value for observations in found]),
         unit=next(iter(units), None),
     )

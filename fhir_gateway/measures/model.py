@@ -24,26 +24,50 @@ Mask = npt.NDArray[np.bool_]
 class Observations:
     """Values a ``measure-observation`` gave for the members (or episodes) it observes.
 
-    ``member`` is the index of the member each value belongs to, ascending; ``value`` is decimal128(28,8) without
-    nulls: a null observation is not aggregated. ``unit`` is set when the function returns quantities.
+    ``member`` is the index of the member each value belongs to, ascending; ``case`` the index of its case among those
+    of its basis (the member itself for ``boolean``); ``value`` is decimal128(28,8) without nulls: a null observation
+    is not aggregated. ``unit`` is set when the function returns quantities.
     """
 
     aggregate_method: str
     criteria_reference: str | None
     member: npt.NDArray[np.int32]
+    case: npt.NDArray[np.int64]
     value: pa.Array
     unit: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class PopulationResult:
-    """One population: ``counts`` after gating by its parents, ``raw`` as its criteria alone said; one per member."""
+    """One population: ``counts`` after gating by its parents, ``raw`` as its criteria alone said; one per member.
+
+    ``basis`` is set where it differs from the group's.
+    """
 
     id: str
     code: str
     counts: Counts
     raw: Counts
     observations: Observations | None = None
+    basis: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StratifierResult:
+    """Strata of one stratifier.
+
+    ``components`` (id and CodeableConcept) is empty for a stratifier with an expression of its own, named by ``code``.
+    ``values`` has one entry per stratum: a FHIR ``value[x]`` for the expression, or for each component. ``strata``
+    numbers the stratum of each case, by basis; -1 is none. ``criteria`` is true for the strata true and false.
+    """
+
+    id: str
+    code: Mapping[str, Any]
+    components: tuple[tuple[str, Mapping[str, Any]], ...]
+    applies_to: tuple[str, ...]
+    criteria: bool
+    values: tuple[tuple[Mapping[str, Any], ...], ...]
+    strata: Mapping[str, npt.NDArray[np.int32]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +97,7 @@ class GroupResult:
     scoring_unit: Mapping[str, Any] | None = None
     scoring_precision: int | None = None
     cases: tuple[Cases, ...] = ()
+    stratifiers: tuple[StratifierResult, ...] = ()
 
     def population(self, code: str) -> PopulationResult | None:
         """The first population of that code."""

@@ -42,7 +42,9 @@ def observe(
         raise MeasureError(f"observation {population.id} gave {len(vector)} values for {len(member)} cases")
     known = np.flatnonzero(vector.valid)
     value, unit = _numbers(vector.take(known), population)
-    return Observations(population.aggregate_method or "", observed.id, member[known], value, unit)
+    return Observations(
+        population.aggregate_method or "", observed.id, member[known], np.flatnonzero(mask)[known], value, unit
+    )
 
 
 def _numbers(vector: Vec, population: PopulationDefinition) -> tuple[pa.Array, str | None]:

@@ -16,29 +16,46 @@ from fhir_gateway.measures.cases import CaseSpace, CriteriaEvaluation, boolean_s
 from fhir_gateway.measures.definition import GroupDefinition
 from fhir_gateway.measures.model import Cases, GroupResult, Mask, PopulationResult
 from fhir_gateway.measures.observations import observe
+from fhir_gateway.measures.strata import list_criteria, stratify
 
 
 def evaluate_group(
-    group: GroupDefinition, evaluation: CriteriaEvaluation, size: int, failed: npt.NDArray[np.intp]
+    group: GroupDefinition,
+    evaluation: CriteriaEvaluation,
+    size: int,
+    failed: npt.NDArray[np.intp],
+    functions: frozenset[str] = frozenset(),
 ) -> GroupResult:
-    """Evaluate one group for a batch of ``size`` members; members in ``failed`` (indices) count nowhere."""
+    """Evaluate one group for a batch of ``size`` members; members in ``failed`` (indices) count nowhere.
+
+    ``functions`` names the functions of the primary library, which strata may use for each episode.
+    """
     bases = {population.id: group.basis_of(population) for population in group.populations}
+    listed = list_criteria(group, evaluation, functions)
     alive = np.ones(size, np.bool_)
     alive[failed] = False
-    spaces = {basis: _space(group, evaluation, basis, bases, alive) for basis in dict.fromkeys(bases.values())}
+    spaces = {basis: _space(group, evaluation, basis, bases, alive, listed) for basis in dict.fromkeys(bases.values())}
     raw = {
         population.id: spaces[bases[population.id]].criteria[population.expression]
         for population in group.populations
         if population.code != "measure-observation"
     }
     effective = _memberships(group, raw)
+    initial = {
+        basis: np.logical_or.reduce(
+            [np.zeros(len(space.member), np.bool_)]
+            + [effective[p.id] for p in group.of("initial-population") if bases[p.id] == basis]
+        )
+        for basis, space in spaces.items()
+    }
     results = []
     for population in group.populations:
         space = spaces[bases[population.id]]
+        basis = None if space.basis == group.basis else space.basis
         if population.code == "measure-observation":
             observations = observe(group, population, evaluation, space, effective)
             counts = np.bincount(observations.member, minlength=size).astype(np.int64)
-            results.append(PopulationResult(population.id, population.code, counts, counts, observations))
+            results.append(PopulationResult(population.id, population.code, counts, counts, observations, basis))
         else:
             results.append(
                 PopulationResult(
@@ -46,6 +63,7 @@ def evaluate_group(
                     population.code,
                     space.per_member(effective[population.id]),
                     space.per_member(raw[population.id]),
+                    basis=basis,
                 )
             )
     return GroupResult(
@@ -58,11 +76,17 @@ def evaluate_group(
         scoring_unit=group.scoring_unit,
         scoring_precision=group.scoring_precision,
         cases=tuple(cases for space in spaces.values() for cases in _cases(space, effective, bases)),
+        stratifiers=tuple(stratify(s, evaluation, spaces, initial, functions) for s in group.stratifiers),
     )
 
 
 def _space(
-    group: GroupDefinition, evaluation: CriteriaEvaluation, basis: str, bases: Mapping[str, str], alive: Mask
+    group: GroupDefinition,
+    evaluation: CriteriaEvaluation,
+    basis: str,
+    bases: Mapping[str, str],
+    alive: Mask,
+    listed: tuple[str, ...],
 ) -> CaseSpace:
     expressions = dict.fromkeys(
         population.expression
@@ -71,6 +95,8 @@ def _space(
     )
     if basis == "boolean":
         return boolean_space(evaluation, expressions, alive)
+    if basis == group.basis:
+        expressions |= dict.fromkeys(listed)
     return episode_space(evaluation, basis, expressions, alive)
 
 

@@ -6,6 +6,7 @@
              members.parquet    one row per member: member, and counts and raw counts of each population
              observations-<group>-<population>.parquet    member index and value of each observation
              cases-<group>-<basis>.parquet                member index, reference and membership of each episode
+             strata-<group>-<stratifier>-<basis>.parquet  number of the stratum of each case
 """
 
 from __future__ import annotations
@@ -24,7 +25,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fhir_gateway.errors import NotFoundError
-from fhir_gateway.measures.model import Cases, GroupResult, MeasureResult, Observations, PopulationResult, run_id
+from fhir_gateway.measures.model import (
+    Cases,
+    GroupResult,
+    MeasureResult,
+    Observations,
+    PopulationResult,
+    StratifierResult,
+    run_id,
+)
 
 _HEADER = "header.json"
 
@@ -121,6 +130,7 @@ def _header(result: MeasureResult) -> dict[str, Any]:
                     {
                         "id": population.id,
                         "code": population.code,
+                        "basis": population.basis,
                         "observations": None
                         if population.observations is None
                         else {
@@ -130,6 +140,17 @@ def _header(result: MeasureResult) -> dict[str, Any]:
                         },
                     }
                     for population in group.populations
+                ],
+                "stratifiers": [
+                    {
+                        "id": stratifier.id,
+                        "code": stratifier.code,
+                        "components": stratifier.components,
+                        "applies_to": stratifier.applies_to,
+                        "criteria": stratifier.criteria,
+                        "values": stratifier.values,
+                    }
+                    for stratifier in group.stratifiers
                 ],
             }
             for group in result.groups
@@ -145,12 +166,21 @@ def _tables(result: MeasureResult) -> Iterator[tuple[str, pa.Table]]:
             columns[f"{number}.{place}.raw"] = pa.array(population.raw)
             observations = population.observations
             if observations is not None:
-                table = pa.table({"member": pa.array(observations.member), "value": observations.value})
+                table = pa.table(
+                    {
+                        "member": pa.array(observations.member),
+                        "case": pa.array(observations.case),
+                        "value": observations.value,
+                    }
+                )
                 yield f"observations-{number}-{place}.parquet", table
         for place, cases in enumerate(group.cases):
             masks = {f"in.{name}": pa.array(mask) for name, mask in cases.populations.items()}
             table = pa.table({"member": pa.array(cases.member), "reference": cases.reference} | masks)
             yield f"cases-{number}-{place}.parquet", table
+        for place, stratifier in enumerate(group.stratifiers):
+            for basis, numbers in stratifier.strata.items():
+                yield f"strata-{number}-{place}-{basis}.parquet", pa.table({"stratum": pa.array(numbers)})
     yield "members.parquet", pa.table(columns)
 
 
@@ -161,11 +191,16 @@ def _group(folder: Path, number: int, header: dict[str, Any], members: pa.Table)
         if population["observations"] is not None:
             table = pq.read_table(folder / f"observations-{number}-{place}.parquet")
             observations = Observations(
-                member=_numbers(table["member"], np.int32), value=_array(table["value"]), **population["observations"]
+                member=_numbers(table["member"], np.int32),
+                case=_numbers(table["case"], np.int64),
+                value=_array(table["value"]),
+                **population["observations"],
             )
         counts = _numbers(members[f"{number}.{place}.counts"], np.int64)
         raw = _numbers(members[f"{number}.{place}.raw"], np.int64)
-        populations.append(PopulationResult(population["id"], population["code"], counts, raw, observations))
+        populations.append(
+            PopulationResult(population["id"], population["code"], counts, raw, observations, population["basis"])
+        )
     cases = []
     for place, basis in enumerate(header["cases"]):
         table = pq.read_table(folder / f"cases-{number}-{place}.parquet")
@@ -182,6 +217,23 @@ def _group(folder: Path, number: int, header: dict[str, Any], members: pa.Table)
         scoring_unit=header["scoring_unit"],
         scoring_precision=header["scoring_precision"],
         cases=tuple(cases),
+        stratifiers=tuple(_stratifier(folder, f"strata-{number}-{n}-", s) for n, s in enumerate(header["stratifiers"])),
+    )
+
+
+def _stratifier(folder: Path, prefix: str, header: dict[str, Any]) -> StratifierResult:
+    strata = {
+        path.stem.removeprefix(prefix): _numbers(pq.read_table(path)["stratum"], np.int32)
+        for path in sorted(folder.glob(f"{prefix}*.parquet"))
+    }
+    return StratifierResult(
+        id=header["id"],
+        code=header["code"],
+        components=tuple((name, code) for name, code in header["components"]),
+        applies_to=tuple(header["applies_to"]),
+        criteria=header["criteria"],
+        values=tuple(tuple(values) for values in header["values"]),
+        strata=strata,
     )
 
 

@@ -164,7 +164,7 @@ def test_a_rate_has_the_unit_of_its_measure() -> None:
 
 def test_a_continuous_variable_has_the_unit_of_its_observations() -> None:
     values = pa.array([2, 4], pa.decimal128(28, 8))
-    observations = Observations("average", None, np.array([0, 2], np.int32), values, "d")
+    observations = Observations("average", None, np.array([0, 2], np.int32), np.array([0, 2]), values, "d")
     group = dataclasses.replace(
         THIRDS,
         scoring="continuous-variable",
