@@ -1,26 +1,36 @@
 """Settings of the gateway: read once at the edge and passed in.
 
-Every setting may be given as an environment variable with the prefix ``FHIR_GATEWAY_`` or in the file named by
-``FHIR_GATEWAY_ENV_FILE``. Unknown keys are refused.
+Every setting may be given as an environment variable with the prefix ``FHIR_GATEWAY_`` or as a line of the file that
+``FHIR_GATEWAY_ENV_FILE`` names; variables win. Unknown keys of the file are refused. Unknown variables are not:
+platforms set some with this prefix themselves (Kubernetes gives each container ``{SERVICE}_PORT`` of every service).
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from zoneinfo import ZoneInfo
+from typing import Any, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from fhir_gateway.errors import ConfigurationError, Location
+
+_PREFIX = "FHIR_GATEWAY_"
+#: Names the file with settings; itself no setting.
+ENV_FILE = f"{_PREFIX}ENV_FILE"
 
 
 class Settings(BaseSettings):
     """All settings, with the embedded defaults (SQLite and a local folder)."""
 
-    model_config = SettingsConfigDict(env_prefix="FHIR_GATEWAY_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True)
 
     data_dir: Path = Field(default=Path(".fhir-gateway"), description="Folder of everything the gateway keeps.")
-    database_url: str | None = Field(
-        default=None, description="Control plane: SQLAlchemy URL; default SQLite in the data folder."
+    database_url: SecretStr | None = Field(
+        default=None,
+        description="Control plane: SQLAlchemy URL, which may hold a password; default SQLite in the data folder.",
     )
     lake_url: str | None = Field(
         default=None, description="Data plane: folder or object storage URL; default `lake` in the data folder."
@@ -41,15 +51,43 @@ class Settings(BaseSettings):
     @field_validator("time_zone")
     @classmethod
     def _known_zone(cls, value: str) -> str:
-        ZoneInfo(value)
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError, OSError):  # unknown, no such kind of name, or a folder of zones
+            raise ValueError("not an IANA time zone that this machine knows") from None
         return value
+
+    @classmethod
+    def read(cls, **given: Any) -> Self:
+        """Settings of the environment, its file, and those given here, which win.
+
+        ConfigurationError names each wrong setting, never its value.
+        """
+        file = os.environ.get(ENV_FILE)
+        if file is not None and not Path(file).is_file():
+            raise ConfigurationError("no such file of settings", location=Location(file=file, rule=ENV_FILE))
+        try:
+            return cls(**{"_env_file": file, **given})
+        except ValidationError as error:
+            wrong = "; ".join(f"{_named(one['loc'])}: {one['msg']}" for one in error.errors(include_input=False))
+            raise ConfigurationError(f"settings: {wrong}") from None
+        except UnicodeDecodeError:
+            raise ConfigurationError("is not a text of settings", location=Location(file=file)) from None
 
     @property
     def resolved_database_url(self) -> str:
-        """The control plane's URL."""
-        return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'control.db'}"
+        """The control plane's URL, with its password: for the one who connects, nobody else."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.data_dir.resolve() / 'control.db'}"
 
     @property
     def resolved_lake_url(self) -> str:
         """The data plane's URL or folder."""
         return self.lake_url or str(self.data_dir.resolve() / "lake")
+
+
+def _named(location: tuple[int | str, ...]) -> str:
+    """The variable of a wrong setting; an unknown key of the file already comes with its prefix."""
+    name = "_".join(str(part) for part in location).upper()
+    return name if name.startswith(_PREFIX) else _PREFIX + name

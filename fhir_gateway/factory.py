@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fhir_gateway.config import Settings
-from fhir_gateway.errors import ConfigurationError
+from fhir_gateway.errors import ConfigurationError, Location
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -35,11 +35,24 @@ class Gateway:
 
     @cached_property
     def engine(self) -> Engine:
-        """The control plane, brought to the present schema."""
-        from fhir_gateway.db.engine import create_engine
+        """The control plane, brought to the present schema; ConfigurationError when it does not open."""
+        from sqlalchemy.exc import DBAPIError
+
+        from fhir_gateway.db.engine import create_engine, snapshot
         from fhir_gateway.db.migrate import upgrade
 
+        if self.settings.database_url is None:
+            _ = self.data_folder
         engine = create_engine(self.settings.resolved_database_url)
+        try:
+            with snapshot(engine):
+                pass
+        except DBAPIError:  # the driver's own words may name the user and the host
+            raise ConfigurationError(
+                "the control plane does not open: no database answers at database_url, or it refuses us"
+                if self.settings.database_url is not None
+                else "the control plane does not open: control.db in the data folder is not a database"
+            ) from None
         upgrade(engine)
         return engine
 
@@ -103,7 +116,13 @@ class Gateway:
     def data_folder(self) -> Path:
         """The folder of everything that is kept, made when absent (mode 700: it holds patients)."""
         folder = self.settings.data_dir.resolve()
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise ConfigurationError(
+                f"the data folder cannot be made ({reason})", location=Location(file=str(folder))
+            ) from None
         return folder
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -50,7 +51,11 @@ def options(
 
 
 def run() -> None:
-    """Run the command of ``sys.argv``; an error of the gateway ends it with that error's exit code."""
+    """Run the command of ``sys.argv``; an error of the gateway ends it with that error's exit code.
+
+    What a command writes is for its user alone, whatever the shell's mask: it holds patients.
+    """
+    os.umask(0o077)
     try:
         app()
     except GatewayError as error:

@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 
 import typer
-from pydantic import ValidationError
 
 from fhir_gateway.cli.output import Output
 from fhir_gateway.config import Settings
@@ -30,15 +29,8 @@ class Context:
 
 
 def read_settings(data_dir: Path | None = None) -> Settings:
-    """Settings from the environment; a wrong one is named without its value."""
-    try:
-        return Settings() if data_dir is None else Settings(data_dir=data_dir)
-    except ValidationError as error:
-        wrong = "; ".join(
-            f"FHIR_GATEWAY_{'_'.join(str(part) for part in one['loc']).upper()}: {one['msg']}"
-            for one in error.errors(include_input=False, include_url=False)
-        )
-        raise ConfigurationError(f"settings: {wrong}") from None
+    """Settings of the environment, with the data folder given at the prompt."""
+    return Settings.read() if data_dir is None else Settings.read(data_dir=data_dir)
 
 
 def context(command: typer.Context) -> Context:

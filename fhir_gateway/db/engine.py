@@ -24,6 +24,10 @@ from fhir_gateway.errors import ConfigurationError
 
 #: How long a SQLite writer waits for another one; bulk writes of a large pull take seconds.
 BUSY_SECONDS = 60
+#: Pages a SQLite connection keeps in memory; with the default of 2 MiB a bulk write reads its index pages again and again.
+CACHE_KIB = 64 * 1024
+#: Errors of a statement show its parameters, and those are patients' data, unless told not to.
+_PRIVATE: dict[str, Any] = {"hide_parameters": True}
 
 
 def create_engine(url: str) -> Engine:
@@ -40,12 +44,12 @@ def create_engine(url: str) -> Engine:
     if backend == "sqlite":
         return _sqlite(parsed)
     if backend == "postgresql":
-        return sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+        return sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, **_PRIVATE)
     raise ConfigurationError("database_url must begin with sqlite:// or postgresql://")
 
 
 def _sqlite(url: URL) -> Engine:
-    arguments: dict[str, Any] = {"connect_args": {"timeout": BUSY_SECONDS, "check_same_thread": False}}
+    arguments = _PRIVATE | {"connect_args": {"timeout": BUSY_SECONDS, "check_same_thread": False}}
     in_memory = url.database in (None, "", ":memory:")
     if in_memory:
         # One connection, used by one thread at a time: each new one would be another, empty database.
@@ -61,6 +65,7 @@ def _sqlite(url: URL) -> Engine:
         if not in_memory:
             cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=NORMAL")
+        cursor.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
         cursor.close()

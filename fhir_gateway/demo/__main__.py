@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import sys
 from contextlib import suppress
@@ -73,6 +74,7 @@ def _invite(console: Console, gateway: Gateway, options: Options, summary: Summa
 
 def main() -> None:
     """Run; an error of the gateway ends it with that error's exit code."""
+    os.umask(0o077)  # made-up patients, but the same habits
     try:
         typer.run(demo)
     except GatewayError as error:

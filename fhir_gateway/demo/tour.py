@@ -56,7 +56,7 @@ def open_gateway(options: Options) -> Gateway:
     """The demo's own gateway: stores in its folder, whatever the environment says."""
     options.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return Gateway(
-        Settings(
+        Settings.read(
             data_dir=options.folder / "gateway",
             database_url=None,
             lake_url=None,

@@ -12,12 +12,16 @@ import uuid
 from collections.abc import Mapping
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fhir_gateway.server.audit import Access, AuditTrail
 from fhir_gateway.server.problems import internal_error
 
 log = logging.getLogger("fhir_gateway.server")
+
+#: What logs call a request whose client went away (nginx's word; no client ever sees it).
+CLIENT_CLOSED = 499
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -67,6 +71,9 @@ class RequestFrame:
 
         try:
             await self._app(scope, receive, answer)
+        except ClientDisconnect:  # in the middle of its own request: nobody is left to be answered
+            access.status = CLIENT_CLOSED
+            log.info("request %s was given up by its client", access.request_id)
         except Exception:
             log.exception("request %s failed: %s %s", access.request_id, access.interaction, access.resource_type)
             if answering:

@@ -28,7 +28,7 @@ def document(app: FastAPI) -> str:
 def current() -> str:
     """The document of the code as it is."""
     key = SecretStr(Fernet.generate_key().decode())
-    return document(create_app(Gateway(Settings(database_url="sqlite://", encryption_key=key))))
+    return document(create_app(Gateway(Settings(database_url=SecretStr("sqlite://"), encryption_key=key))))
 
 
 def main(arguments: list[str]) -> None:

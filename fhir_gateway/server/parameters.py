@@ -22,7 +22,8 @@ _REPORT_TYPES: dict[str, ReportType] = {
     "population": "summary",
     "summary": "summary",
 }
-_DATE = re.compile(r"(\d{4})(?:-(\d\d)(?:-(\d\d))?)?(?:T.*)?")
+_TIME = r"T\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:\d\d)?"
+_DATE = re.compile(rf"(\d{{4}})(?:-(\d\d)(?:-(\d\d)(?:{_TIME})?)?)?", re.ASCII)
 _REFERENCE = re.compile(r"(Patient|Group)/([A-Za-z0-9.-]{1,64})")
 _BARE_ID = re.compile(r"[A-Za-z0-9.-]{1,64}")
 #: Understood; any other name is refused, because ignoring it could change whom or what a report is about.

@@ -26,7 +26,8 @@ def new_gateway() -> Gateway:
     """A gateway over an empty in-memory database, for stories that need neither lake nor results."""
     key = SecretStr(Fernet.generate_key().decode())
     nowhere = Path("/dev/null/no-data-folder")  # cannot be made
-    return Gateway(Settings(database_url="sqlite://", encryption_key=key, public_url=PUBLIC_URL, data_dir=nowhere))
+    memory = SecretStr("sqlite://")
+    return Gateway(Settings(database_url=memory, encryption_key=key, public_url=PUBLIC_URL, data_dir=nowhere))
 
 
 def register(gateway: Gateway, client_id: str, scopes: str) -> ECKey:

@@ -14,11 +14,14 @@ import pytest
 import sqlalchemy as sa
 from fhir_face import BASE, authorize, client_for, new_gateway, register
 from joserfc.jwk import ECKey
+from starlette.types import Message
 
 from fhir_gateway.db.engine import snapshot
 from fhir_gateway.factory import Gateway
 from fhir_gateway.server.app import create_app
 from fhir_gateway.server.audit import audit_events
+
+EVALUATE = "/fhir/Measure/$evaluate-measure?measure=x"
 
 Story = Callable[[httpx.AsyncClient, "Reader"], Awaitable[None]]
 
@@ -257,6 +260,10 @@ def test_refusals_without_and_with_too_small_a_token() -> None:
         ("GET", "/fhir/Patient/p001?_format=xml", {}, 406, "not-supported"),
         ("GET", "/fhir/Patient/p001", {"Accept": "application/fhir+xml"}, 406, "not-supported"),
         ("GET", "/fhir/metadata", {"Accept": "application/fhir+json; fhirVersion=5.0"}, 406, "not-supported"),
+        ("GET", "/fhir/Patient?_sort=%00secret", {}, 400, "invalid"),
+        ("GET", f"{EVALUATE}&periodStart=2025&periodEnd=2025-12-31Tnoon", {}, 400, "invalid"),
+        ("GET", f"{EVALUATE}&periodStart=2025&periodEnd=2023-02-30", {}, 400, "invalid"),
+        ("GET", f"{EVALUATE}&periodStart=2026&periodEnd=2025", {}, 400, "invalid"),
     ],
 )
 def test_every_refusal_is_an_operation_outcome(
@@ -269,6 +276,7 @@ def test_every_refusal_is_an_operation_outcome(
         token = await reader.token("system/*.rs")
         response = await http.request(method, path, headers={**token, **headers})
         assert (response.status_code, outcome_of(response)["code"]) == (status, code)
+        assert "secret" not in response.text
 
     run(story, gateway)
 
@@ -305,6 +313,26 @@ def test_the_unexpected_is_logged_and_says_nothing(
     with caplog.at_level(logging.ERROR, "fhir_gateway.server"):
         run(story, gateway)
     assert "story-1" in caplog.text
+
+
+def test_a_client_that_goes_away_is_no_failure_of_ours(caplog: pytest.LogCaptureFixture) -> None:
+    """It announced a form and hung up before the end of it."""
+    form = b"application/x-www-form-urlencoded"
+    scope = {"type": "http", "method": "POST", "path": "/auth/token", "raw_path": b"/auth/token", "query_string": b""}
+    scope |= {"headers": [(b"content-type", form), (b"content-length", b"99")], "http_version": "1.1", "scheme": "http"}
+    sent: list[Message] = []
+
+    async def gone() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    with caplog.at_level(logging.INFO, "fhir_gateway.server"):
+        asyncio.run(create_app(new_gateway())(scope, gone, send))
+    assert sent == []
+    assert "given up by its client" in caplog.text
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
 
 def test_the_audit_trail_knows_who_did_what_and_no_values(caplog: pytest.LogCaptureFixture) -> None:

@@ -167,7 +167,7 @@ def sort_value(resource_type: str, name: str, resource: sa.Table, index: sa.Tabl
         return resource.c.id
     parameter = search_parameters(resource_type).get(name)
     if parameter is None or parameter.kind not in ("date", "string"):
-        raise InputError(f"{resource_type} cannot be sorted by {name}")
+        raise InputError(f"{resource_type} is sorted by one of _id, _lastUpdated, and its date and string parameters")
     column, default = (index.c.low, -(2**63) + 1) if parameter.kind == "date" else (index.c.value, "")
     smallest = sa.select(sa.func.min(column)).where(
         index.c.key == resource.c.key, index.c.parameter == f"{resource_type}.{parameter.same_as or name}"

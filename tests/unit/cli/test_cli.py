@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -109,6 +110,17 @@ def test_pull_of_files_and_quarantine(command: Command, patients: Path) -> None:
     _, out, err = command("pull", "--files", str(patients), "--source", "demo")
     assert "2 lines in" in out
     assert "1 lines are in quarantine" in err
+
+
+def test_what_is_kept_is_for_its_owner_alone(command: Command, patients: Path, tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        assert command("pull", "--files", str(patients))[0] == 0
+    finally:
+        os.umask(before)
+    kept = list((tmp_path / "data").rglob("*"))
+    assert len(kept) > 5
+    assert [path for path in kept if path.stat().st_mode & 0o077] == []
 
 
 def test_bad_source_names_are_refused_before_anything_is_read(command: Command, patients: Path) -> None:

@@ -49,6 +49,12 @@ def test_postgresql_urls_use_the_driver_we_ship() -> None:
     assert create_engine("postgresql://gateway@localhost/gateway").url.drivername == "postgresql+psycopg"
 
 
+def test_a_failed_statement_does_not_show_its_parameters() -> None:
+    with pytest.raises(sa.exc.OperationalError) as caught, transaction(create_engine("sqlite://")) as connection:
+        connection.execute(sa.text("INSERT INTO absent VALUES (:name)"), {"name": "Jane Roe"})
+    assert "Jane Roe" not in str(caught.value)
+
+
 def test_readers_see_one_state_while_a_writer_works(tmp_path: Path) -> None:
     engine = create_engine(f"sqlite:///{tmp_path}/control.db")
     with transaction(engine) as writing:

@@ -92,7 +92,7 @@ def test_what_is_wrong_with_a_bundle_is_left_to_validation(tmp_path: Path) -> No
     path.write_text(json.dumps({"resourceType": "Bundle", "type": "batch", "entry": entries}))
     (lines,) = contents(stage_files([path], "s", tmp_path / "split")).values()
     assert lines == ["7", "null", "5", json.dumps(PATIENT)]
-    for broken in ({"type": ["batch"]}, {"type": "batch", "entry": 5}, {"type": "batch", "entry": {"resource": PATIENT}}):
+    for broken in ({"type": ["batch"]}, {"type": "batch", "entry": 5}, {"type": "batch", "entry": {"resource": {}}}):
         path.write_text(json.dumps({"resourceType": "Bundle"} | broken))
         (lines,) = contents(stage_files([path], "s", tmp_path / "split")).values()
         assert lines == [path.read_text()]
