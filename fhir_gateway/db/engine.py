@@ -24,7 +24,7 @@ from fhir_gateway.errors import ConfigurationError
 
 #: How long a SQLite writer waits for another one; bulk writes of a large pull take seconds.
 BUSY_SECONDS = 60
-#: Pages a SQLite connection keeps in memory; with the default of 2 MiB a bulk write reads its index pages again and again.
+#: Memory for pages of a SQLite connection. The default, 2 MiB, holds too little of the indexes that a bulk write fills.
 CACHE_KIB = 64 * 1024
 #: Errors of a statement show its parameters, and those are patients' data, unless told not to.
 _PRIVATE: dict[str, Any] = {"hide_parameters": True}

@@ -18,6 +18,7 @@ import orjson
 import pyarrow as pa
 
 from fhir_gateway.factory import Gateway
+from fhir_gateway.lake.validate import collector_off
 from fhir_gateway.r4 import spec
 from fhir_gateway.sources.outcome import Progress, PullProgress
 
@@ -70,7 +71,8 @@ def publish(gateway: Gateway, progress: Progress | None = None) -> Published:
     counts: dict[str, int] = {}
 
     def put(kind: str, resources: Iterator[dict[str, Any]]) -> None:
-        outcome = gateway.resources.put_many(resources)
+        with collector_off():
+            outcome = gateway.resources.put_many(resources)
         counts[kind] = outcome.created + outcome.updated
 
     put("Organization", iter([reporter(gateway)]))

@@ -16,7 +16,18 @@ from typing import Any
 from fhir_gateway.db.search import values
 from fhir_gateway.db.search.values import Entry, Kind
 
-Elements = Callable[[Mapping[str, Any]], Iterator[Any]]
+
+@dataclass(frozen=True, slots=True)
+class Elements:
+    """Yields elements of a resource; it has none when it has none of the top-level members ``roots``."""
+
+    roots: frozenset[str]
+    find: Callable[[Mapping[str, Any]], Iterator[Any]]
+
+    def __call__(self, resource: Mapping[str, Any]) -> Iterator[Any]:
+        """Yield the elements of a resource."""
+        return iter(()) if self.roots.isdisjoint(resource) else self.find(resource)
+
 
 _CATEGORY = "http://hl7.org/fhir/StructureDefinition/measurereport-category"
 _SUBJECT_ORGANIZATION = "http://hl7.org/fhir/us/davinci-vbpr/StructureDefinition/organization-subject"
@@ -60,7 +71,7 @@ def path(*paths: str) -> Elements:
             if child is not None:
                 yield from _descend(child, rest)
 
-    return elements
+    return Elements(frozenset(first for first, _ in split), elements)
 
 
 def _descend(node: Any, steps: tuple[str, ...]) -> Iterator[Any]:
@@ -84,7 +95,7 @@ def extension(url: str, value: str, at: str | None = None) -> Elements:
             if one.get("url") == url and value in one:
                 yield one[value]
 
-    return elements
+    return Elements(holders.roots, elements)
 
 
 def _token(name: str, *paths: str, system: str | None = None) -> SearchParameter:
@@ -227,6 +238,8 @@ def index_entries(resource: Mapping[str, Any], base_url: str | None) -> Iterator
     A Reference that has an ``identifier`` also gives a token under ``Type.parameter:identifier``.
     """
     for name, parameter in _indexed(resource["resourceType"]):
+        if parameter.elements.roots.isdisjoint(resource):  # most parameters of most resources: worth a look ahead
+            continue
         seen: dict[Entry, None] = dict.fromkeys(parameter.entries(resource, base_url))
         for entry in seen:
             yield name, entry
