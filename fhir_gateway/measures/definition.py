@@ -7,13 +7,14 @@ the group, which wins (Quality Measure IG, computable measure invariants comp-1 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
 
 from fhir_gateway.errors import Location, MeasureError, UnsupportedElm
 from fhir_gateway.measures.elements import Node, code_of, expression_of, extension, link_id
 from fhir_gateway.measures.stratifiers import StratifierDefinition, read_stratifiers
+from fhir_gateway.measures.supplemental import SupplementalDefinition, read_supplemental
 
 Scoring = Literal["proportion", "ratio", "continuous-variable", "cohort"]
 
@@ -101,10 +102,10 @@ class GroupDefinition:
 
 @dataclass(frozen=True, slots=True)
 class MeasureDefinition:
-    """All groups of a Measure, and notes on what it asks for that is not computed."""
+    """All groups of a Measure, and its supplemental data."""
 
     groups: tuple[GroupDefinition, ...]
-    notes: tuple[str, ...]
+    supplemental: tuple[SupplementalDefinition, ...] = ()
 
     @property
     def expressions(self) -> tuple[str, ...]:
@@ -125,12 +126,7 @@ def read_measure(measure: Node) -> MeasureDefinition:
     repeated = {g.id for g in groups if sum(other.id == g.id for other in groups) > 1}
     if repeated:
         raise MeasureError(f"measure {name} has groups with the same id: {', '.join(sorted(repeated))}")
-    return MeasureDefinition(groups, tuple(_notes(measure)))
-
-
-def _notes(measure: Node) -> Iterable[str]:
-    if measure.get("supplementalData"):
-        yield f"supplemental data is not computed: {len(measure['supplementalData'])} elements"
+    return MeasureDefinition(groups, tuple(read_supplemental(measure)))
 
 
 def _group(measure: Node, group: Node, number: int, name: str) -> GroupDefinition:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import date, datetime
 from datetime import time as clock
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from fhir_gateway.cql import Batch, CompiledLibrary, Evaluation, compile_library
-from fhir_gateway.errors import InputError
-from fhir_gateway.measures.elm_references import section
-from fhir_gateway.measures.merge import merge_groups
-from fhir_gateway.measures.model import GroupResult, MeasureResult
+from fhir_gateway.errors import GatewayError, InputError
+from fhir_gateway.measures.elm_references import references, section
+from fhir_gateway.measures.merge import merge_groups, merge_supplemental
+from fhir_gateway.measures.model import GroupResult, MeasureResult, SupplementalResult
 from fhir_gateway.measures.package import MeasurePackage
 from fhir_gateway.measures.population import MemoryPopulation, Population
 from fhir_gateway.measures.populations import evaluate_group
+from fhir_gateway.measures.supplemental import SupplementalDefinition, evaluate_supplemental
 
 #: Name of the parameter every measure has (Quality Measure IG, measurement period).
 MEASUREMENT_PERIOD = "Measurement Period"
@@ -27,18 +29,35 @@ MEASUREMENT_PERIOD = "Measurement Period"
 _LAST = clock(23, 59, 59, 999_000)
 
 
+Supplemental = Literal["noted", "required", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """Groups of a batch, why members failed, supplemental data, and what of that could not be evaluated."""
+
+    groups: tuple[GroupResult, ...]
+    failed: Mapping[str, str]
+    supplemental: tuple[SupplementalResult, ...]
+    notes: tuple[str, ...]
+
+
 class Evaluator:
     """A package that passed its preflight and is compiled; evaluates any number of populations and batches."""
 
-    def __init__(self, package: MeasurePackage) -> None:
+    def __init__(self, package: MeasurePackage, *, supplemental: Supplemental = "noted") -> None:
         """Check terminology and compile what the criteria need.
 
-        Raises TerminologyError, UnsupportedElm, LibraryError or MeasureError; nothing has been evaluated then.
+        ``supplemental`` says what becomes of supplemental data and risk adjustment variables: ``noted`` evaluates
+        those that can be compiled and notes the others, ``required`` refuses the measure for them, ``none`` leaves
+        all of them out. Raises TerminologyError, UnsupportedElm, LibraryError or MeasureError; nothing has been
+        evaluated then.
         """
         self.package = package
         package.preflight()
         self._functions = _functions(package)
         self.compiled = _compiled(package, self._functions)
+        self._supplemental, self._notes = _supplemental(package, self.compiled, supplemental)
 
     def evaluate(self, population: Population, period: tuple[date, date], now: datetime) -> MeasureResult:
         """Evaluate the measure for each batch of ``population`` and put the results together.
@@ -49,18 +68,16 @@ class Evaluator:
         """
         started = time.perf_counter()
         values = self.parameters(period, now)
-        parts: list[Sequence[GroupResult]] = []
+        parts: list[BatchResult] = []
         members: list[pa.Array] = []
-        failed: dict[str, str] = {}
         for batch in population.batches():
-            groups, failures = self.evaluate_batch(batch, values, now)
-            parts.append(groups)
+            parts.append(self.evaluate_batch(batch, values, now))
             members.append(batch.members)
-            failed |= failures
         if not parts:  # nobody: the same groups, with zeros
             nobody = Batch(pa.array([], pa.string()), MemoryPopulation([]).read)
-            parts.append(self.evaluate_batch(nobody, values, now)[0])
+            parts.append(self.evaluate_batch(nobody, values, now))
         package = self.package
+        sizes = [len(part) for part in members] or [0]
         return MeasureResult(
             url=package.url,
             version=package.version,
@@ -73,23 +90,28 @@ class Evaluator:
             terminology_hash=package.terminology_hash,
             lake_version=population.lake_version,
             members=pa.concat_arrays(members) if members else pa.array([], pa.string()),
-            groups=merge_groups(parts, [len(part) for part in members] or [0]),
-            failed=dict(sorted(failed.items())),
-            notes=package.definition.notes,
+            groups=merge_groups([part.groups for part in parts], sizes),
+            supplemental=merge_supplemental([part.supplemental for part in parts], sizes),
+            failed=dict(sorted(item for part in parts for item in part.failed.items())),
+            notes=tuple(dict.fromkeys([*self._notes, *(note for part in parts for note in part.notes)])),
             seconds=time.perf_counter() - started,
         )
 
-    def evaluate_batch(
-        self, batch: Batch, parameters: Mapping[str, object], now: datetime
-    ) -> tuple[tuple[GroupResult, ...], dict[str, str]]:
-        """Groups of one batch, and the reason for each member that could not be evaluated."""
+    def evaluate_batch(self, batch: Batch, parameters: Mapping[str, object], now: datetime) -> BatchResult:
+        """Everything about one batch."""
         evaluation = self.compiled.evaluate(batch, parameters, now)
         groups = self.groups(evaluation)
         reasons = {
             batch.members[index].as_py(): f"{failure.definition} ({failure.locator}): {failure.reason}"
             for index, failure in evaluation.failures.items()
         }
-        return groups, reasons
+        initial = np.zeros(len(batch), np.bool_)
+        for group in groups:
+            for population in group.populations:
+                if population.code == "initial-population":
+                    initial |= population.counts > 0
+        supplemental, notes = evaluate_supplemental(self._supplemental, evaluation, initial)
+        return BatchResult(groups, reasons, supplemental, notes)
 
     def groups(self, evaluation: Evaluation) -> tuple[GroupResult, ...]:
         """The measure's groups out of an evaluation of its library; members that fail count nowhere."""
@@ -126,6 +148,26 @@ def evaluate(
 ) -> MeasureResult:
     """Compile ``package`` and evaluate it over ``population``; see :meth:`Evaluator.evaluate`."""
     return Evaluator(package).evaluate(population, period, now)
+
+
+def _supplemental(
+    package: MeasurePackage, compiled: CompiledLibrary, wanted: Supplemental
+) -> tuple[tuple[SupplementalDefinition, ...], tuple[str, ...]]:
+    """The supplemental data that can be evaluated, and notes on the rest."""
+    if wanted == "none":
+        return (), ()
+    usable, notes = [], []
+    for definition in package.definition.supplemental:
+        try:
+            needed = references(package.libraries, package.primary[0], [definition.expression])
+            package.value_sets.require(needed.value_sets, needed.code_systems)
+            compiled.compiler.definition(compiled.primary, definition.expression)
+            usable.append(definition)
+        except GatewayError as error:
+            if wanted == "required":
+                raise
+            notes.append(f"supplemental data {definition.id} is not computed: {error}")
+    return tuple(usable), tuple(notes)
 
 
 def _functions(package: MeasurePackage) -> frozenset[str]:

@@ -12,7 +12,14 @@ import pyarrow as pa
 
 from fhir_gateway.errors import MeasureError
 from fhir_gateway.measures.distinct import value_key
-from fhir_gateway.measures.model import Cases, GroupResult, Observations, PopulationResult, StratifierResult
+from fhir_gateway.measures.model import (
+    Cases,
+    GroupResult,
+    Observations,
+    PopulationResult,
+    StratifierResult,
+    SupplementalResult,
+)
 from fhir_gateway.measures.strata import CRITERIA, places, stratum_order
 
 
@@ -23,6 +30,25 @@ def merge_groups(parts: Sequence[Sequence[GroupResult]], sizes: Sequence[int]) -
     """
     starts = [0, *accumulate(sizes)][:-1]
     return tuple(_group(groups, starts) for groups in zip(*parts, strict=True))
+
+
+def merge_supplemental(
+    parts: Sequence[Sequence[SupplementalResult]], sizes: Sequence[int]
+) -> tuple[SupplementalResult, ...]:
+    """Merge the supplemental data of each batch; an element that no batch could compute is not there."""
+    starts = [0, *accumulate(sizes)][:-1]
+    by_id: dict[str, list[tuple[SupplementalResult, int]]] = {}
+    for part, start in zip(parts, starts, strict=True):
+        for found in part:
+            by_id.setdefault(found.id, []).append((found, start))
+    return tuple(
+        replace(
+            found[0][0],
+            member=np.concatenate([one.member + np.int32(start) for one, start in found]),
+            value=pa.concat_arrays([one.value for one, _ in found]),
+        )
+        for found in by_id.values()
+    )
 
 
 def _group(groups: Sequence[GroupResult], starts: Sequence[int]) -> GroupResult:

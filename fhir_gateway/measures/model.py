@@ -71,6 +71,22 @@ class StratifierResult:
 
 
 @dataclass(frozen=True, slots=True)
+class SupplementalResult:
+    """Values of one supplemental data element or risk adjustment variable.
+
+    ``member`` is ascending; ``value`` is the JSON of a FHIR ``value[x]``, distinct for each member. ``usage`` is
+    ``supplemental-data`` or ``risk-adjustment-factor``; ``report_types`` is empty when every report has it.
+    """
+
+    id: str
+    usage: str
+    code: Mapping[str, Any]
+    report_types: tuple[str, ...]
+    member: npt.NDArray[np.int32]
+    value: pa.Array
+
+
+@dataclass(frozen=True, slots=True)
 class Cases:
     """Episodes of one basis: whose they are, their references (``Type/id``), effective membership per population."""
 
@@ -138,6 +154,7 @@ class MeasureResult:
     lake_version: int | None
     members: pa.Array
     groups: tuple[GroupResult, ...]
+    supplemental: tuple[SupplementalResult, ...] = ()
     failed: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     seconds: float = field(default=0.0, compare=False)

@@ -7,6 +7,7 @@
              observations-<group>-<population>.parquet    member index and value of each observation
              cases-<group>-<basis>.parquet                member index, reference and membership of each episode
              strata-<group>-<stratifier>-<basis>.parquet  number of the stratum of each case
+             supplemental-<element>.parquet               member index and value of each supplemental data element
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from fhir_gateway.measures.model import (
     Observations,
     PopulationResult,
     StratifierResult,
+    SupplementalResult,
     run_id,
 )
 
@@ -84,6 +86,7 @@ class ResultStore:
             lake_version=header["lake_version"],
             members=_array(members["member"]),
             groups=tuple(_group(folder, number, group, members) for number, group in enumerate(header["groups"])),
+            supplemental=tuple(_supplemental(folder, n, found) for n, found in enumerate(header["supplemental"])),
             failed=header["failed"],
             notes=tuple(header["notes"]),
             seconds=header["seconds"],
@@ -116,6 +119,10 @@ def _header(result: MeasureResult) -> dict[str, Any]:
         "failed": dict(result.failed),
         "notes": list(result.notes),
         "seconds": result.seconds,
+        "supplemental": [
+            {"id": found.id, "usage": found.usage, "code": found.code, "report_types": found.report_types}
+            for found in result.supplemental
+        ],
         "groups": [
             {
                 "id": group.id,
@@ -181,6 +188,8 @@ def _tables(result: MeasureResult) -> Iterator[tuple[str, pa.Table]]:
         for place, stratifier in enumerate(group.stratifiers):
             for basis, numbers in stratifier.strata.items():
                 yield f"strata-{number}-{place}-{basis}.parquet", pa.table({"stratum": pa.array(numbers)})
+    for number, found in enumerate(result.supplemental):
+        yield f"supplemental-{number}.parquet", pa.table({"member": pa.array(found.member), "value": found.value})
     yield "members.parquet", pa.table(columns)
 
 
@@ -234,6 +243,18 @@ def _stratifier(folder: Path, prefix: str, header: dict[str, Any]) -> Stratifier
         criteria=header["criteria"],
         values=tuple(tuple(values) for values in header["values"]),
         strata=strata,
+    )
+
+
+def _supplemental(folder: Path, number: int, header: dict[str, Any]) -> SupplementalResult:
+    table = pq.read_table(folder / f"supplemental-{number}.parquet")
+    return SupplementalResult(
+        id=header["id"],
+        usage=header["usage"],
+        code=header["code"],
+        report_types=tuple(header["report_types"]),
+        member=_numbers(table["member"], np.int32),
+        value=_array(table["value"]),
     )
 
 

@@ -66,12 +66,6 @@ def test_references_find_link_id_then_id_then_code() -> None:
     assert group.named("nobody") is None
 
 
-def test_what_is_not_computed_is_noted() -> None:
-    made = measure("cohort", [IP])
-    made["supplementalData"] = [{}, {}]
-    assert read_measure(made).notes == ("supplemental data is not computed: 2 elements",)
-
-
 def observation(**extensions: str) -> dict[str, Any]:
     return population("measure-observation", **extensions)
 
