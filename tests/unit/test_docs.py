@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import re
+import shlex
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+from typer.main import get_command
 
+from fhir_gateway.cli.app import app
 from tests.support.pages import GENERATED, current
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +40,40 @@ def test_decisions_have_one_number_and_four_parts() -> None:
     for path in DECISIONS:
         text = path.read_text(encoding="utf-8").lower()
         assert all(part in text for part in ("context", "choice", "given up", "revisit")), path.name
+
+
+def documented_commands() -> Iterator[tuple[str, str]]:
+    """Each ``fhir-gateway ...`` in a code block or a code span, with its page."""
+    fence = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+    for page in [*PAGES, ROOT / "README.md"]:
+        text = page.read_text(encoding="utf-8")
+        prose = fence.sub("", text)
+        code = fence.findall(text) + re.findall(r"^ {4}(.+)$", prose, re.MULTILINE) + re.findall(r"`([^`\n]+)`", prose)
+        for line in "\n".join(code).splitlines():
+            if match := re.search(r"(?:^|[(/ ])fhir-gateway ([a-z-].*)", line.split(" # ")[0]):
+                yield page.name, match[1].strip().rstrip(")")
+
+
+def test_documented_commands_exist_with_their_options() -> None:
+    found = list(documented_commands())
+    assert len(found) > 20
+    for page, line in found:
+        command: click.Command = get_command(app)
+        words = shlex.split(line)
+        while words and not words[0].startswith("-") and (inner := getattr(command, "commands", None)):
+            assert words[0] in inner, f"{page}: {line}"
+            command = inner[words.pop(0)]
+        known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+        unknown = {word.split("=")[0] for word in words if word.startswith("--")} - known
+        assert unknown == set(), f"{page}: {line}"
+
+
+def test_every_dependency_has_a_decision() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    declared = project["project"]["dependencies"] + project["dependency-groups"]["dev"]
+    names = {re.split(r"[\[<>=;, ]", line)[0].lower() for line in declared}
+    decided = "\n".join(path.read_text(encoding="utf-8").lower() for path in DECISIONS)
+    assert {name for name in names if not re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", decided)} == set()
 
 
 def test_the_glossary_pins_each_noun_once() -> None:
