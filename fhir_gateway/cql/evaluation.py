@@ -11,6 +11,7 @@ import numpy as np
 
 from fhir_gateway.cql.batch import Batch, ResourceTable, element_names
 from fhir_gateway.cql.frame import Env, Frame, zeros
+from fhir_gateway.cql.isolation import DATA_ERRORS, isolate
 from fhir_gateway.cql.values import (
     BoolArray,
     BoolVec,
@@ -93,7 +94,10 @@ class Evaluation:
         key = (id(node), *((id(env.names[name][0]), id(env.names[name][1])) for name in sorted(node.free)))
         found = frame.cache.get(key)
         if found is None:
-            found = node.run(self, frame, env)
+            try:
+                found = node.run(self, frame, env)
+            except DATA_ERRORS as error:
+                found = isolate(self, node, frame, env, error)
             frame.cache[key] = found
             if node.free:  # keep the bound vectors alive as long as their ids stand in the key
                 self._kept.append([env.names[name] for name in node.free])
@@ -114,11 +118,13 @@ class Evaluation:
         if found is None:
             node = self.compiled.compiler.definition(library, name)
             outer, self.definition_name = self.definition_name, f"{library.name}.{name}"
-            if node.constant:
-                found = (self.unit, self.constant(node))
-            else:
-                found = (self.root, self.value(node, self.root, Env()))
-            self.definition_name = outer
+            try:
+                if node.constant:
+                    found = (self.unit, self.constant(node))
+                else:
+                    found = (self.root, self.value(node, self.root, Env()))
+            finally:
+                self.definition_name = outer
             self._definitions[key] = found
         return found
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fhir_gateway.cql.values import AnyArray, BoolArray, StrVec
+from fhir_gateway.cql.values import AnyArray, BoolArray, IntArray, StrVec
 from fhir_gateway.cql.values.base import gather
 from fhir_gateway.cql.values.scalars import ONE, divide_half_up, narrow, shared_codes
 
@@ -166,3 +166,33 @@ def converted(values: AnyArray, scale: Scale) -> AnyArray:
     if scale.same:
         return values
     return narrow(divide_half_up(values.astype(object) * scale.numerator + scale.shift, scale.denominator))
+
+
+def kinds_of(unit: StrVec, values: AnyArray) -> tuple[IntArray, AnyArray]:
+    """Number of each row's kind of unit (those that convert into one another), and integers comparable within a kind.
+
+    Each distinct unit is looked at once; which numbers and scales come out depends on the units at hand, the order of
+    the values does not.
+    """
+    (codes,) = unit.key_columns()
+    present = np.unique(codes)
+    if len(present) <= 1:
+        return np.zeros(len(unit), dtype=np.int64), values
+    texts: list[str | None] = [None if c < 0 else unit.dictionary[int(c)].as_py() for c in present.tolist()]
+    firsts: list[str | None] = []
+    found: list[tuple[int, Conversion]] = []
+    for text in texts:
+        for number, first in enumerate(firsts):
+            how = conversion(text, first)
+            if how is not None:
+                found.append((number, how))
+                break
+        else:
+            found.append((len(firsts), Conversion(Fraction(1))))
+            firsts.append(text)
+    scale = lcm(*(f.denominator for _, how in found for f in how))
+    place = np.searchsorted(present, codes)
+    kind = np.array([number for number, _ in found], dtype=np.int64)[place]
+    factor = np.array([int(how.factor * scale) for _, how in found], dtype=object)[place]
+    offset = np.array([int(how.offset * scale) * ONE for _, how in found], dtype=object)[place]
+    return kind, narrow(values.astype(object) * factor + offset)

@@ -89,7 +89,9 @@ def function_ref(scope: Scope, elm: Elm) -> Node:
         if all(isinstance(a, NullVec) or not a.valid.any() for a in arguments):
             return NullVec(frame.n)
         kinds = ", ".join(getattr(a, "type_name", a.kind) for a in arguments)
-        raise scope.error(elm, f"no overload of {name!r} takes ({kinds})")
+        known = np.logical_and.reduce([a.valid for a in arguments])
+        evaluation.fail(frame, known, node, f"no overload of {name!r} takes ({kinds})")
+        return NullVec(frame.n)
 
     def run(evaluation: Any, frame: Frame, env: Env) -> Vec:
         return call(evaluation, frame, [evaluation.value(o, frame, env) for o in operands])

@@ -12,7 +12,8 @@ from fhir_gateway.cql.elm import Elm
 from fhir_gateway.cql.folding import distinct_rows, fold, open_list, truth
 from fhir_gateway.cql.forms.properties import walk
 from fhir_gateway.cql.frame import Env, Frame
-from fhir_gateway.cql.operators.ordering import sort_keys
+from fhir_gateway.cql.operators.aggregate import MIXED
+from fhir_gateway.cql.operators.ordering import mixed_units, sort_keys
 from fhir_gateway.cql.registry import form
 from fhir_gateway.cql.values import IntArray, ListVec, NullVec, TupleVec, Vec, select
 from fhir_gateway.cql.values.base import offsets_of
@@ -55,7 +56,7 @@ def compile_sort(scope: Scope, elm: Elm | None) -> list[SortItem]:
 
 
 def sort_order(
-    evaluation: Any, frame: Frame, env: Env, parents: IntArray, items: Vec, keys: list[SortItem]
+    evaluation: Any, node: Node, frame: Frame, env: Env, parents: IntArray, items: Vec, keys: list[SortItem]
 ) -> IntArray:
     """Order of ``items`` within their parents: nulls first ascending, last descending; equal items keep their order."""
     columns: list[Any] = []
@@ -66,6 +67,7 @@ def sort_order(
             vec = evaluation.value(key.expression, this, scope)
         else:
             vec = walk(items, key.path) if key.path else items
+        evaluation.fail(frame, mixed_units(vec, parents, frame.n), node, MIXED)
         columns.extend(-column if key.descending else column for column in sort_keys(vec))
     return np.lexsort((*reversed(columns), parents))
 
@@ -137,7 +139,7 @@ def query(scope: Scope, elm: Elm) -> Node:
             if len(kept) != rows.n:
                 parents, value = parents[kept], value.take(kept)
         if keys:
-            order = sort_order(evaluation, frame, env, parents, value, keys)
+            order = sort_order(evaluation, query_node, frame, env, parents, value, keys)
             parents, value = parents[order], value.take(order)
         if single:
             at = np.full(frame.n, -1, dtype=np.int64)
@@ -146,7 +148,8 @@ def query(scope: Scope, elm: Elm) -> Node:
             return only
         return fold(frame.n, parents, value, valid)
 
-    return Node(scope.library, elm, run, free, patient)
+    query_node = Node(scope.library, elm, run, free, patient)
+    return query_node
 
 
 def _related(evaluation: Any, rows: Frame, env: Env, relationship: Relationship) -> Frame:
@@ -197,10 +200,11 @@ def sort(scope: Scope, elm: Elm) -> Node:
 
     def run(evaluation: Any, frame: Frame, env: Env) -> Vec:
         items = open_list(evaluation.value(source, frame, env))
-        order = sort_order(evaluation, frame, env, items.parents, items.flat, keys)
+        order = sort_order(evaluation, node, frame, env, items.parents, items.flat, keys)
         return ListVec(items.offsets, items.flat.take(order), items.valid)
 
-    return Node(scope.library, elm, run, free, patient)
+    node = Node(scope.library, elm, run, free, patient)
+    return node
 
 
 @form("Filter")

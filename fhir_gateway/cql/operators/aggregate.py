@@ -6,7 +6,7 @@ import numpy as np
 
 from fhir_gateway.cql.dispatch import unwrap
 from fhir_gateway.cql.folding import open_list
-from fhir_gateway.cql.operators.ordering import sort_keys
+from fhir_gateway.cql.operators.ordering import mixed_units, sort_keys
 from fhir_gateway.cql.registry import Call, operator
 from fhir_gateway.cql.units import common_scale, converted
 from fhir_gateway.cql.values import BoolVec, DecVec, IntVec, ListVec, LongVec, NullVec, QuantityVec, StrVec, Vec
@@ -53,7 +53,7 @@ def in_one_unit(call: Call, items: ListVec) -> tuple[AnyArray, StrVec]:
     scale = common_scale(flat.unit, unit.take(items.parents))
     failed = np.zeros(len(items), dtype=bool)
     failed[items.parents[~scale.comparable]] = True
-    call.fail(failed, "quantities in units that do not convert into each other")
+    call.fail(failed, MIXED)
     return converted(flat.value.values, scale), unit
 
 
@@ -90,8 +90,13 @@ def avg(call: Call, source: Vec) -> Vec:
     return NullVec(call.n)
 
 
-def _extreme(items: ListVec, largest: bool) -> Vec:
+#: Why a patient fails whose quantities cannot be compared.
+MIXED = "quantities in units that do not convert into each other"
+
+
+def _extreme(call: Call, items: ListVec, largest: bool) -> Vec:
     """First smallest or largest element of each row."""
+    call.fail(mixed_units(items.flat, items.parents, len(items)), MIXED)
     keys = sort_keys(items.flat)
     if largest:
         keys = [-k for k in keys]
@@ -103,13 +108,13 @@ def _extreme(items: ListVec, largest: bool) -> Vec:
 @operator("Min", "21.11", fields=("source",))
 def min_(call: Call, source: Vec) -> Vec:
     """Smallest element."""
-    return _extreme(present(source), largest=False)
+    return _extreme(call, present(source), largest=False)
 
 
 @operator("Max", "21.8", fields=("source",))
 def max_(call: Call, source: Vec) -> Vec:
     """Largest element."""
-    return _extreme(present(source), largest=True)
+    return _extreme(call, present(source), largest=True)
 
 
 @operator("Median", "21.10", fields=("source",))

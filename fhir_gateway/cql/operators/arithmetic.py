@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from fhir_gateway.cql.operators.intervals import extreme, neighbour
 from fhir_gateway.cql.operators.ordering import as_decimal, span_of
+from fhir_gateway.cql.operators.strings import texts
 from fhir_gateway.cql.operators.temporal import add_quantity
 from fhir_gateway.cql.registry import Call, operator
 from fhir_gateway.cql.typespec import local_name
@@ -25,6 +27,7 @@ from fhir_gateway.cql.values import (
     TimeVec,
     UncertainVec,
     Vec,
+    select,
 )
 from fhir_gateway.cql.values.scalars import ONE, divide_half_up, magnitude, narrow, overflows, widen_if
 from fhir_gateway.cql.values.uncertain import integer_between
@@ -98,34 +101,30 @@ def multiply(call: Call, left: Vec, right: Vec) -> Vec:
     if isinstance(left, QuantityVec) or isinstance(right, QuantityVec):
         a, b = (v.value if isinstance(v, QuantityVec) else as_decimal(v) for v in (left, right))
         value = number(DecVec, _multiply(DecVec, a.values, b.values), valid)
-        return QuantityVec(value, _product_unit(left, right))  # type: ignore[arg-type]
+        return QuantityVec(value, _product_unit(call, left, right))  # type: ignore[arg-type]
     kind, x, y = _pair(left, right)
     return number(kind, _multiply(kind, x, y), valid)
 
 
-def _units(vec: Vec) -> set[str | None]:
-    return (
-        set(vec.unit.take(np.unique(vec.unit.codes, return_index=True)[1]).pylist())
-        if isinstance(vec, QuantityVec)
-        else {"1"}
-    )
+def _product_unit(call: Call, left: Vec, right: Vec, *, quotient: bool = False) -> StrVec:
+    """Unit of each product or quotient; a number has the unit ``1``."""
+    one = StrVec.constant("1", call.n)
+    units = [v.unit if isinstance(v, QuantityVec) else one for v in (left, right)]
+    units = [
+        StrVec(np.where(u.valid, u.codes, len(u.dictionary)), pa.concat_arrays([u.dictionary, _ONE])) for u in units
+    ]
+    return texts(call, _quotient if quotient else _times, *units)
 
 
-def _product_unit(left: Vec, right: Vec, *, quotient: bool = False) -> StrVec:
-    for a, b in ((left, right), (right, left)):
-        if isinstance(a, QuantityVec) and _units(b) <= {"1", None} and not (quotient and a is right):
-            return a.unit
-    if quotient and isinstance(left, QuantityVec) and isinstance(right, QuantityVec):
-        if _units(left) == _units(right) and len(_units(left)) == 1:
-            return StrVec.constant("1", len(left))
-        words = [f"{u or '1'}/{w or '1'}" for u, w in zip(left.unit.pylist(), right.unit.pylist(), strict=True)]
-    elif isinstance(left, QuantityVec) and isinstance(right, QuantityVec):
-        words = [f"{u or '1'}.{w or '1'}" for u, w in zip(left.unit.pylist(), right.unit.pylist(), strict=True)]
-    else:
-        raise MeasureError("a number divided by a quantity")
-    import pyarrow as pa
+_ONE = pa.array(["1"], pa.string())
 
-    return StrVec.of_arrow(pa.array(words, pa.string()))
+
+def _times(left: str, right: str) -> str:
+    return left if right == "1" else right if left == "1" else f"{left}.{right}"
+
+
+def _quotient(left: str, right: str) -> str:
+    return left if right == "1" else "1" if left == right else f"{left}/{right}"
 
 
 def _divide(a: AnyArray, b: AnyArray) -> tuple[AnyArray, Any]:
@@ -145,7 +144,7 @@ def divide(call: Call, left: Vec, right: Vec) -> Vec:
     values, ok = _divide(a.values, b.values)
     value = number(DecVec, values, valid & ok)
     if isinstance(left, QuantityVec) or isinstance(right, QuantityVec):
-        return QuantityVec(value, _product_unit(left, right, quotient=True))  # type: ignore[arg-type]
+        return QuantityVec(value, _product_unit(call, left, right, quotient=True))  # type: ignore[arg-type]
     return value
 
 
@@ -237,14 +236,23 @@ def round_(call: Call, operand: Vec, precision: Vec | None = None) -> Vec:
 
 @operator("Power", "16.18")
 def power(call: Call, left: Vec, right: Vec) -> Vec:
-    """Power, exact for integer exponents that are not negative, else by float rounded to 8 decimals."""
-    if isinstance(left, IntVec) and isinstance(right, IntVec) and bool(np.all(right.values[right.valid] >= 0)):
-        exponent = np.where(right.valid, right.values, 0)
-        return number(IntVec, left.values.astype(object) ** exponent.astype(object), left.valid & right.valid)
+    """Power: exact for integers with exponents that are not negative, else by float rounded to 8 decimals."""
+    valid = left.valid & right.valid
     a, b = (as_decimal(v).values.astype(float) / ONE for v in (left, right))
+    if not isinstance(left, IntVec) or not isinstance(right, IntVec):
+        with np.errstate(all="ignore"):
+            return _from_float(a**b, valid)
+    whole = valid & (right.values >= 0) & (np.abs(a) ** np.maximum(b, 0) < 2.0**63)
+    base, exponent = (np.where(whole, v.values, 1).astype(object) for v in (left, right))
+    exact = number(IntVec, base**exponent, whole)
+    negative = valid & (right.values < 0)
+    if not negative.any():
+        return exact
+    rows = np.flatnonzero(negative)
     with np.errstate(all="ignore"):
-        result = a**b
-    return _from_float(result, left.valid & right.valid)
+        fractions = _from_float(a[rows] ** b[rows], np.ones(len(rows), dtype=bool))
+    rest = np.flatnonzero(~negative)
+    return select(call.n, [(rows, fractions), (rest, exact.take(rest))])
 
 
 def _from_float(values: Any, valid: Any) -> Vec:

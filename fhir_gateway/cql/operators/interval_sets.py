@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 
 from fhir_gateway.cql.folding import fold, open_list
+from fhir_gateway.cql.operators.aggregate import MIXED
 from fhir_gateway.cql.operators.intervals import _compare, end, ends, neighbour, start
-from fhir_gateway.cql.operators.ordering import as_decimal, in_same_unit, sort_keys
+from fhir_gateway.cql.operators.ordering import as_decimal, sort_keys
 from fhir_gateway.cql.operators.precision import decimal_digits, truncated
 from fhir_gateway.cql.operators.temporal import add_quantity, units_of
 from fhir_gateway.cql.registry import Call, operator
+from fhir_gateway.cql.units import common_scale, converted
 from fhir_gateway.cql.values import (
     AnyArray,
     BoolArray,
@@ -89,18 +91,27 @@ def _numbers(vec: Vec) -> AnyArray:
     if isinstance(vec, TemporalVec):
         return vec.low
     if isinstance(vec, QuantityVec):
-        unit = (
-            StrVec.constant(vec.unit.take(np.flatnonzero(vec.valid)[:1]).pylist()[0], len(vec))
-            if vec.valid.any()
-            else vec.unit
-        )
-        values, _, comparable = in_same_unit(vec, QuantityVec(vec.value, unit))
-        if not comparable[vec.valid].all():
-            raise MeasureError("intervals in units that do not convert cannot be put together")
-        return values
+        return vec.value.values
     if isinstance(vec, IntVec | LongVec | DecVec):
         return vec.values
     raise MeasureError(f"intervals of {vec.kind}")
+
+
+def _in_first_units(
+    call: Call, owner: IntArray, low: QuantityVec, high: QuantityVec
+) -> tuple[QuantityVec, QuantityVec]:
+    """Boundaries in the unit of each row's first one; rows whose units do not convert fail."""
+    first = np.full(call.n, -1, dtype=np.int64)
+    first[owner[::-1]] = np.arange(len(owner), dtype=np.int64)[::-1]
+    unit = low.unit.take(first[owner])
+    ends_of = []
+    for vec in (low, high):
+        scale = common_scale(vec.unit, unit)
+        failed = np.zeros(call.n, dtype=bool)
+        failed[owner[vec.valid & ~scale.comparable]] = True
+        call.fail(failed, MIXED)
+        ends_of.append(QuantityVec(DecVec(converted(vec.value.values, scale), vec.valid), unit))
+    return ends_of[0], ends_of[1]
 
 
 def _gap(low: Vec, high: Vec, per: QuantityVec | None, owner: IntArray) -> tuple[AnyArray, AnyArray]:
@@ -140,6 +151,8 @@ def collapse(call: Call, operand: Vec, per: Vec | None = None) -> Vec:
     owner, low, high = owner[known], low.take(known), high.take(known)
     no_low, no_high = ~low.valid, ~high.valid
     low, high = choose(no_low, high, low), choose(no_high, low, high)
+    if isinstance(low, QuantityVec) and isinstance(high, QuantityVec):
+        low, high = _in_first_units(call, owner, low, high)
     order = np.lexsort((*reversed(sort_keys(low)), owner))
     owner, low, high, no_low, no_high = (
         owner[order],

@@ -91,6 +91,8 @@ def _end(bound: Vec, closed: BoolArray, other: Vec, largest: bool) -> Vec:
     unbounded = closed & ~bound.valid
     if unbounded.any():
         limit = extreme(typed, largest).take(zeros(n))
+        if isinstance(limit, QuantityVec) and isinstance(other, QuantityVec):
+            limit = QuantityVec(limit.value, other.unit)  # of the row's other boundary
         result = limit if isinstance(result, NullVec) and unbounded.all() else _pick(result, ~unbounded, limit)
     return result
 

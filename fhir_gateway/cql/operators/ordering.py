@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fhir_gateway.cql.units import common_scale
+from fhir_gateway.cql.units import common_scale, kinds_of
 from fhir_gateway.cql.values import (
     AnyArray,
     BoolArray,
@@ -127,7 +127,10 @@ def has_order(vec: Vec) -> bool:
 
 
 def sort_keys(vec: Vec) -> list[AnyArray]:
-    """Integer columns by which rows sort ascending, nulls first."""
+    """Integer columns by which rows sort ascending, nulls first.
+
+    Quantities sort by kind of unit first: whoever sorts them asks :func:`mixed_units` which lists have several.
+    """
     if isinstance(vec, NullVec):
         return []
     from fhir_gateway.cql.dispatch import unwrap
@@ -140,15 +143,8 @@ def sort_keys(vec: Vec) -> list[AnyArray]:
     if isinstance(vec, TemporalVec):
         columns += [np.where(ok, vec.low, 0), np.where(ok, vec.high, 0)]
     elif isinstance(vec, QuantityVec):
-        first = np.zeros(len(vec), dtype=np.int64)
-        at = np.flatnonzero(ok)
-        if len(at):
-            reference = StrVec.constant(vec.unit.take(at[:1]).pylist()[0] or "1", len(vec))
-            values, _, comparable = in_same_unit(vec, QuantityVec(vec.value, reference))
-            if not comparable[ok].all():
-                raise MeasureError("quantities in units that do not convert cannot be sorted")
-            first = _ranks(values)
-        columns.append(np.where(ok, first, 0))
+        kind, values = kinds_of(vec.unit, vec.value.values)
+        columns += [np.where(ok, kind, 0), np.where(ok, _ranks(values), 0)]
     elif isinstance(vec, StrVec):
         columns.append(np.where(ok, text_ranks(vec, vec)[0], 0))
     elif isinstance(vec, ScalarVec):
@@ -158,6 +154,20 @@ def sort_keys(vec: Vec) -> list[AnyArray]:
     else:
         raise MeasureError(f"a {vec.kind} cannot be sorted")
     return columns
+
+
+def mixed_units(vec: Vec, parents: IntArray, n: int) -> BoolArray:
+    """Which of ``n`` parents have quantities in units that do not convert into each other."""
+    mixed = np.zeros(n, dtype=bool)
+    if isinstance(vec, QuantityVec):
+        at = np.flatnonzero(vec.valid)
+        kind, _ = kinds_of(vec.unit.take(at), vec.value.values[at])
+        if len(at) and kind.max() > 0:
+            owner = parents[at]
+            order_of = np.lexsort((kind, owner))
+            owner, kind = owner[order_of], kind[order_of]
+            mixed[owner[1:][(owner[1:] == owner[:-1]) & (kind[1:] != kind[:-1])]] = True
+    return mixed
 
 
 def _ranks(values: AnyArray) -> AnyArray:

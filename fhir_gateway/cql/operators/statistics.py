@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from fhir_gateway.cql.folding import distinct_rows
-from fhir_gateway.cql.operators.aggregate import in_one_unit, present, totals
+from fhir_gateway.cql.operators.aggregate import MIXED, in_one_unit, present, totals
 from fhir_gateway.cql.operators.arithmetic import number
-from fhir_gateway.cql.operators.ordering import as_decimal, sort_keys
+from fhir_gateway.cql.operators.ordering import as_decimal, mixed_units, sort_keys
 from fhir_gateway.cql.registry import Call, operator
 from fhir_gateway.cql.values import AnyArray, BoolArray, DecVec, IntVec, ListVec, LongVec, NullVec, QuantityVec, Vec
 from fhir_gateway.cql.values.base import dense
@@ -59,6 +59,7 @@ def mode(call: Call, source: Vec) -> Vec:
     flat = items.flat
     if len(flat) == 0:
         return NullVec(call.n)
+    call.fail(mixed_units(flat, items.parents, len(items)), MIXED)
     first = distinct_rows(items.parents, flat)
     group = dense(items.parents, *flat.key_columns())
     counts = np.bincount(group)[group[first]]

@@ -312,6 +312,7 @@ def _concat_one(parts: Sequence[Vec], key: Any) -> Vec:
 
 def select(n: int, branches: Sequence[tuple[IntArray, Vec]]) -> Vec:
     """A vector of ``n`` rows assembled from ``(rows, vector of those rows)``; rows of no branch are null."""
+    branches = [branch for branch in branches if len(branch[0])] or branches[:1]
     source = np.full(n, -1, dtype=np.int64)
     base = 0
     for rows, vec in branches:
