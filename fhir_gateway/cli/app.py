@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from fhir_gateway.cli import client, data, endpoint, serve, value
+from fhir_gateway.cli import client, data, endpoint, explain, serve, value
 from fhir_gateway.cli.context import Context
 from fhir_gateway.cli.output import Output
 from fhir_gateway.errors import GatewayError
@@ -28,6 +28,7 @@ app.add_typer(data.quarantine, name="quarantine")
 app.command("pull")(data.pull)
 app.command("status")(data.status)
 app.command("evaluate")(value.evaluate)
+app.command("explain")(explain.explain)
 app.command("attribute")(value.attribute)
 app.command("settle")(value.settle)
 app.command("serve")(serve.serve)

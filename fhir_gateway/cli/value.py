@@ -25,7 +25,7 @@ def evaluate(
         raise ConfigurationError("give the measurement period, such as --period 2025")
     wanted = [] if packages in (None, ["all"]) else list(packages or ())
     with here.output.progress() as progress:
-        reports = job.evaluate(here.gateway, wanted, parse_period(period), now=_instant(now), progress=progress)
+        reports = job.evaluate(here.gateway, wanted, parse_period(period), now=parse_instant(now), progress=progress)
     rows: list[dict[str, Any]] = []
     for report in reports:
         result = report.result
@@ -49,7 +49,8 @@ def evaluate(
     here.output.table(f"Measures, {period}", columns, rows)
 
 
-def _instant(text: str | None) -> datetime | None:
+def parse_instant(text: str | None) -> datetime | None:
+    """An instant given at the prompt; None when none was."""
     if text is None:
         return None
     try:
@@ -71,7 +72,7 @@ def attribute(
 
     here = context(command)
     with here.output.progress() as progress:
-        report = job.attribute(here.gateway, contract, now=_instant(now), progress=progress)
+        report = job.attribute(here.gateway, contract, now=parse_instant(now), progress=progress)
     table = report.attribution.table
     rows: list[dict[str, Any]] = [
         {"members": len(report.members), "of": report.contract.provider.entity, "why": "attributed to the contract"}
@@ -97,7 +98,7 @@ def settle(
 
     here = context(command)
     with here.output.progress() as progress:
-        report = job.settle(here.gateway, contract, now=_instant(now), progress=progress)
+        report = job.settle(here.gateway, contract, now=parse_instant(now), progress=progress)
     settlement = report.settlement
     if here.output.json:
         here.output.value({"report": report.report, **settlement.to_dict()})

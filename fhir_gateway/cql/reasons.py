@@ -14,18 +14,16 @@ import numpy as np
 
 from fhir_gateway.cql.clauses import Outcome, below, readings_of, worth
 from fhir_gateway.cql.elm import Elm, Library
-from fhir_gateway.cql.explain import ExplainingEvaluation, Record, truth_of
+from fhir_gateway.cql.explain import ExplainingEvaluation, Record, Truth, truth_of
 from fhir_gateway.cql.forms.references import referenced_library
 from fhir_gateway.cql.frame import Frame
 from fhir_gateway.cql.highlight import clause_texts
 from fhir_gateway.cql.places import Place, place
+from fhir_gateway.cql.registry import OPERATORS
 from fhir_gateway.cql.values import BoolArray
 
-#: Operators that come out null or empty because their operand does; ``Not`` and the tests say of it what is wanted.
-_TRANSPARENT = frozenset(
-    "Not IsNull IsTrue IsFalse Exists First Last SingletonFrom Flatten Distinct As ToDate ToDateTime ToQuantity "
-    "ToConcept ToList DateFrom Start End Min Max Sort".split()
-)
+#: Operators that say of their operand what is wanted, or hand on its emptiness.
+_TRANSPARENT = frozenset("Not IsNull IsTrue IsFalse Exists First Last SingletonFrom Flatten Distinct As Sort".split())
 
 
 @dataclass(frozen=True)
@@ -94,13 +92,14 @@ def conjuncts(at: Place, records: Sequence[Record]) -> Iterator[tuple[Place, lis
         yield from conjuncts(child, below(records, child))
 
 
-def rows_true(records: Sequence[Record], frame: Frame) -> BoolArray | None:
+def rows_truth(records: Sequence[Record], frame: Frame) -> Truth | None:
     """Truth of an expression for the rows of ``frame``; None when it was not evaluated there."""
     for reading in readings_of(records):
         if reading.frame is frame:
-            return truth_of(reading.vec).true
+            return truth_of(reading.vec)
         if not reading.free and len(reading.vec) == 1:
-            return np.repeat(truth_of(reading.vec).true, frame.n)
+            one = truth_of(reading.vec)
+            return Truth(np.repeat(one.true, frame.n), np.repeat(one.false, frame.n))
     return None
 
 
@@ -137,6 +136,10 @@ def _inside(evaluation: ExplainingEvaluation, at: _At, kind: str, outcome: Outco
             yield target
     elif kind in _TRANSPARENT and (kind == "Not" or any(c.outcome in ("false", "null") for c in children)):
         yield from (c for c in children if c.place.node is not None)
+    elif kind in OPERATORS and OPERATORS[kind].nulls == "strict" and outcome == "null":
+        yield from (c for c in children if c.place.node is not None and c.outcome == "null")
+    elif kind == "Union" and outcome != "true":
+        yield from (c for c in children if c.place.node is not None)
     elif kind == "Query" and outcome != "true":
         yield from _emptied(at)
     elif kind == "FunctionRef" and outcome != "true":
@@ -164,10 +167,10 @@ def _emptied(at: _At) -> Iterator[_At]:
         left: dict[int, BoolArray] = {}
         for part, records in conjuncts(here.place, here.records):
             for reading in readings_of(here.records):
-                true = rows_true(records, reading.frame)
-                if true is not None:
+                truth = rows_truth(records, reading.frame)
+                if truth is not None:
                     before = left.get(id(reading.frame), np.ones(reading.frame.n, dtype=bool))
-                    left[id(reading.frame)] = before & true
+                    left[id(reading.frame)] = before & truth.true
             if left and not any(rows.any() for rows in left.values()):
                 yield _At(at.library, at.statement, part, tuple(records))
                 return
