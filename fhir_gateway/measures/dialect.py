@@ -17,6 +17,8 @@ class Dialect:
 
     summary: str
     individual: str
+    subject_list: str
+    individual_list: str
     scoring: str
     improvement_notation: str
     link_ids: bool
@@ -27,6 +29,8 @@ DIALECTS: dict[Family, Dialect] = {
     "us": Dialect(
         summary=f"{_US}summary-measurereport-deqm",
         individual=f"{_US}indv-measurereport-deqm",
+        subject_list=f"{_US}subjectlist-measurereport-deqm",
+        individual_list=f"{_US}indv-measurereport-list",
         scoring=f"{_US}extension-measureScoring",
         improvement_notation=f"{_US}extension-groupImprovementNotation",
         link_ids=False,
@@ -35,6 +39,8 @@ DIALECTS: dict[Family, Dialect] = {
     "uv": Dialect(
         summary=f"{_UV}deqm-summarymeasurereport",
         individual=f"{_UV}deqm-individualmeasurereport",
+        subject_list=f"{_UV}deqm-subjectlistmeasurereport",
+        individual_list=f"{_UV}deqm-individualmeasurereportlist",
         scoring=f"{_UV}deqm-measureScoring",
         improvement_notation=f"{_UV}deqm-groupImprovementNotation",
         link_ids=True,

@@ -65,7 +65,7 @@ def _group(groups: Sequence[GroupResult], starts: Sequence[int]) -> GroupResult:
 def _stratifier(found: Sequence[StratifierResult]) -> StratifierResult:
     """Strata of all batches, numbered anew: each batch knows only the values it met."""
     criteria = any(part.criteria for part in found)
-    if criteria:  # a batch whose lists are all null cannot tell them from values; nothing is in them
+    if criteria:  # a batch that has nothing but nulls cannot tell a criterion from a value
         found = [part if part.criteria else replace(part, values=(CRITERIA[1],) * len(part.values)) for part in found]
     values = {tuple(map(value_key, combination)): combination for part in found for combination in part.values}
     order = list(CRITERIA) if criteria else sorted(values.values(), key=stratum_order)

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from fhir_gateway.cql.values import ElementVec, ListVec, Vec
+from fhir_gateway.cql.values import BoolVec, ElementVec, ListVec, Vec
 from fhir_gateway.errors import MeasureError
 from fhir_gateway.measures.cases import CaseSpace, CriteriaEvaluation
 from fhir_gateway.measures.definition import GroupDefinition
@@ -177,8 +177,8 @@ def _criterion(
     vector = evaluation.vector(name)
     if isinstance(vector, ElementVec):
         vector = _plain(vector)
-    if vector.kind in ("Boolean", "Null") and space.episodes is None:
-        return evaluation.booleans(name)
+    if isinstance(vector, BoolVec) and space.episodes is None:
+        return vector.true
     if isinstance(vector, ListVec):  # a second basis of a ratio: true where the list has anything
         return (np.bincount(vector.parents, minlength=space.size) > 0)[space.member]
     return None

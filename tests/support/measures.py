@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fhir_gateway.cql import Episodes
-from fhir_gateway.cql.values import IntVec, NullVec, Vec
+from fhir_gateway.cql.values import BoolVec, IntVec, ListVec, NullVec, Vec
 from fhir_gateway.measures import MeasurePackage, MeasureResult, MemoryPopulation, evaluate
 from tests.measures.published import rename
 
@@ -36,10 +36,22 @@ class FakeEvaluation:
         booleans: Mapping[str, Sequence[bool | None]] | None = None,
         episodes: Mapping[str, Sequence[Sequence[int]]] | None = None,
         functions: Mapping[str, Any] | None = None,
+        vectors: Mapping[str, Vec] | None = None,
     ) -> None:
+        self._vectors = vectors or {}
         self._booleans = booleans or {}
         self._episodes = episodes or {}
         self._functions = functions or {}
+
+    def vector(self, name: str) -> Vec:
+        if name in self._vectors:
+            return self._vectors[name]
+        if name in self._booleans:
+            values = self._booleans[name]
+            return BoolVec(np.array([v is True for v in values]), np.array([v is not None for v in values]))
+        lists = self._episodes[name]
+        offsets = np.concatenate([[0], np.cumsum([len(keys) for keys in lists])]).astype(np.int64)
+        return ListVec(offsets, IntVec(np.array([key for keys in lists for key in keys], np.int64)))
 
     def booleans(self, name: str) -> np.ndarray[Any, Any]:
         return np.array([value is True for value in self._booleans[name]], dtype=np.bool_)
