@@ -111,6 +111,7 @@ def test_settlement_is_served_and_repeatable(gateway: Gateway, contract: str) ->
     paid = [one for one in _money(body) if one["value"] == 10_000]
     assert paid
     (quality,) = body["evaluatedResource"]
+    assert quality["reference"].split("/")[1] not in gateway.results.runs()  # also when everybody is a member
     score = gateway.resources.read("MeasureReport", quality["reference"].split("/")[1]).json()
     counted = {one["code"]["coding"][0]["code"]: one["count"] for one in score["group"][0]["population"]}
     assert counted["denominator"] <= len(report.attribution.members)

@@ -1,0 +1,58 @@
+"""Kept claim lines are those of the lake, and never those of another version."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from fhir_gateway.config import Settings
+from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs.claim_lines import kept_claim_lines
+from fhir_gateway.jobs.pull import pull_files
+from fhir_gateway.lake.claims import LINE_SCHEMA, claims
+from fhir_gateway.sandbox.population import generate
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Gateway:
+    population = tmp_path_factory.mktemp("population") / "all"
+    generate(population, patients=60, seed=3, year=2025)
+    gateway = Gateway(Settings(data_dir=tmp_path_factory.mktemp("gateway"), lake_buckets=3))
+    pull_files(gateway, [population / "payer"], "payer")
+    return gateway
+
+
+def _kept(gateway: Gateway) -> list[Path]:
+    return sorted((gateway.data_folder / "claim-lines").rglob("*.parquet"))
+
+
+@pytest.mark.parametrize("paid_through", [None, date(2025, 6, 30), date(1900, 1, 1)])
+def test_lines_of_all_buckets_are_the_lines_of_the_lake(gateway: Gateway, paid_through: date | None) -> None:
+    derived = kept_claim_lines(gateway, gateway.lake.version, paid_through, LINE_SCHEMA.names)
+    assert derived.schema.equals(LINE_SCHEMA)
+    order = [(name, "ascending") for name in ("_member", "source", "eob", "line")]
+    whole = claims(gateway.lake, paid_through=paid_through)
+    assert derived.sort_by(order).equals(whole.sort_by(order))
+    assert (whole.num_rows == 0) == (paid_through == date(1900, 1, 1))
+    again = kept_claim_lines(gateway, gateway.lake.version, paid_through, LINE_SCHEMA.names)
+    assert again.equals(derived)
+
+
+def test_a_new_lake_version_replaces_what_was_kept(gateway: Gateway, tmp_path: Path) -> None:
+    version = gateway.lake.version
+    before = kept_claim_lines(gateway, version, None, ["eob"])
+    old = _kept(gateway)
+    (tmp_path / "more.ndjson").write_text('{"resourceType": "Patient", "id": "new"}\n')
+    pull_files(gateway, [tmp_path], "other")
+    assert kept_claim_lines(gateway, gateway.lake.version, None, ["eob"]).equals(before)
+    assert not set(old) & set(_kept(gateway))
+    assert len(_kept(gateway)) == 1
+    assert kept_claim_lines(gateway, version, None, ["eob"]).equals(before)  # an older version can be asked for again
+
+
+def test_only_the_columns_asked_for_are_read(gateway: Gateway) -> None:
+    lines = kept_claim_lines(gateway, gateway.lake.version, None, ["_member", "paid"])
+    assert lines.schema.equals(pa.schema([LINE_SCHEMA.field("_member"), LINE_SCHEMA.field("paid")]))
