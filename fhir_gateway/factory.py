@@ -162,7 +162,7 @@ class Gateway:
 
 
 def _content(name: str, folder: Path, what: str) -> Path:
-    for path in (Path(name), folder / name, folder / f"{name}.toml"):
+    for path in (Path(name), folder / name, folder / f"{name}.toml") if name else ():
         if path.exists() and (path.is_file() or what == "measure package"):
             return path
     known = (

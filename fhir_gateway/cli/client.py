@@ -11,7 +11,7 @@ import orjson
 import typer
 
 from fhir_gateway.cli.context import context
-from fhir_gateway.errors import AuthenticationError, ConfigurationError, Location
+from fhir_gateway.errors import AuthenticationError, ConfigurationError, GatewayError, Location
 
 app = typer.Typer(help="Backend clients that may read from us.", no_args_is_help=True)
 
@@ -36,7 +36,12 @@ def add(
         private = generate_key("ES384", f"{name}-1")
         _write_private(new_key, private)
         keys = public_key_set(private)
-    client = here.gateway.authorization.register_client(name, scopes=" ".join(scope), jwks=keys, jwks_url=jwks_url)
+    try:
+        client = here.gateway.authorization.register_client(name, scopes=" ".join(scope), jwks=keys, jwks_url=jwks_url)
+    except GatewayError:
+        if new_key is not None:
+            new_key.unlink()  # the key of nobody
+        raise
     if here.output.json:
         here.output.value({"client_id": client.client_id, "scopes": [str(one) for one in client.scopes]})
     here.output.say(f"{client.client_id} registered")
@@ -118,5 +123,8 @@ def _write_private(path: Path, key: dict[str, Any]) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         raise ConfigurationError("exists already", location=Location(file=str(path))) from None
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ConfigurationError(f"cannot be written ({reason})", location=Location(file=str(path))) from None
     with os.fdopen(descriptor, "wb") as out:
         out.write(orjson.dumps(key))

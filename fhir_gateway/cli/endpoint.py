@@ -9,7 +9,7 @@ from typing import Annotated, cast
 import typer
 
 from fhir_gateway.cli.context import context
-from fhir_gateway.errors import SourceAuthError, SourceError
+from fhir_gateway.errors import ConfigurationError, Location, SourceAuthError, SourceError
 from fhir_gateway.sources.endpoint import Algorithm, Endpoint
 
 app = typer.Typer(help="EHR and payer endpoints we pull from.", no_args_is_help=True)
@@ -41,7 +41,7 @@ def add(
         vendor=vendor,
         trusted_origins=tuple(trust_origin or ()),
     )
-    pem = key.read_bytes() if key else None
+    pem = _read_key(key) if key else None
     added = here.gateway.endpoints.add(endpoint, cast("Algorithm", alg), pem)
     if here.output.json:
         here.output.value({"name": added.name, "url": added.base_url, "jwks": here.gateway.endpoints.public_jwks(name)})
@@ -52,6 +52,14 @@ def add(
         jwks = f"{here.gateway.settings.public_url.rstrip('/')}/.well-known/jwks.json"
         here.output.say(f"register there: client id {client_id}, JWKS {jwks} (key {kid})")
         here.output.say(f"or the keys themselves: fhir-gateway endpoint jwks {name}")
+
+
+def _read_key(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ConfigurationError(f"the key cannot be read ({reason})", location=Location(file=str(path))) from None
 
 
 @app.command("list")

@@ -19,5 +19,8 @@ def serve(
 
     here = context(command)
     public = here.gateway.settings.public_url.rstrip("/")
-    here.output.say(f"FHIR base {public}/fhir (listening on {host}:{port})")
-    serve_until_interrupted(here.gateway, host, port)
+
+    def listening(port: int) -> None:
+        here.output.say(f"FHIR base {public}/fhir (listening on {host}:{port})")
+
+    serve_until_interrupted(here.gateway, host, port, listening)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import tomllib
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -91,6 +91,9 @@ class Contract(Terms):
         """The contract of already parsed terms; paths in them are relative to ``folder``."""
         if "attribution_terms" in stated:
             raise ContractError("attribution_terms: is not a term; give attribution.terms", location=where)
+        if unwieldy := list(_unwieldy(stated)):
+            rule = "a number has at most 15 digits before its decimal point"
+            raise ContractError("; ".join(f"{term}: {rule}" for term in unwieldy), location=where)
         try:
             contract = cls.model_validate(stated)
         except ValidationError as error:
@@ -99,7 +102,12 @@ class Contract(Terms):
         if found := [*contract.problems(), *contract.unknown_measures(known_measures)]:
             raise ContractError("; ".join(found), location=where)
         name = contract.attribution.terms
-        terms = AttributionTerms.load((folder or Path()) / name if name.endswith(".toml") else name)
+        try:
+            terms = AttributionTerms.load((folder or Path()) / name if name.endswith(".toml") else name)
+        except ContractError as error:
+            if error.location.file is not None:
+                raise  # it names the file of the attribution terms
+            raise ContractError(f"attribution.terms: {error.message}", location=where) from error
         return contract.model_copy(update={"attribution_terms": terms})
 
     def problems(self) -> list[str]:
@@ -191,3 +199,15 @@ class Contract(Terms):
 
 def _repeated(where: str, name: str, values: list[str]) -> list[str]:
     return [f"{where}: two have the {name} '{value}'" for value, count in Counter(values).items() if count > 1]
+
+
+def _unwieldy(stated: Any, term: str = "") -> Iterator[str]:
+    """Terms with numbers that the 28 digits of exact arithmetic could not carry through a settlement."""
+    if isinstance(stated, dict):
+        for name, inner in stated.items():
+            yield from _unwieldy(inner, f"{term}.{name}" if term else name)
+    elif isinstance(stated, list):
+        for number, inner in enumerate(stated):
+            yield from _unwieldy(inner, f"{term}.{number}")
+    elif isinstance(stated, int | Decimal) and Decimal(stated).is_finite() and Decimal(stated).adjusted() >= 15:
+        yield term

@@ -37,7 +37,7 @@ def read_content(path: Path) -> list[tuple[str, Resource]]:
     if not path.exists():
         raise MeasureError("no such measure package", location=Location(file=str(path)))
     files = sorted(_json_files(path)) if path.is_dir() else [path]
-    found = [(file.name, resource) for file in files for resource in _resources(read_json(file))]
+    found = [(file.name, resource) for file in files for resource in _resources(read_json(file), file.name)]
     return [(name, resource) for name, resource in found if resource.get("resourceType") in CONTENT_TYPES]
 
 
@@ -46,12 +46,14 @@ def _json_files(folder: Path) -> Iterator[Path]:
         yield from folder.rglob(pattern)
 
 
-def _resources(parsed: Any) -> Iterator[Resource]:
+def _resources(parsed: Any, file: str) -> Iterator[Resource]:
     if not isinstance(parsed, dict):
         return
     if parsed.get("resourceType") == "Bundle":
-        for entry in parsed.get("entry", ()):
-            if isinstance(entry.get("resource"), dict):
-                yield from _resources(entry["resource"])
+        entries = parsed.get("entry", [])
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise InputError("must be a list of objects", location=Location(file, path="Bundle.entry", rule="type"))
+        for entry in entries:
+            yield from _resources(entry.get("resource"), file)
     else:
         yield parsed

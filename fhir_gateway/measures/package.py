@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import orjson
 
 from fhir_gateway.errors import InputError, LibraryError, Location, MeasureError
+from fhir_gateway.lake.explain import issues
 from fhir_gateway.measures.content import Resource, read_content, read_json
 from fhir_gateway.measures.definition import MeasureDefinition, read_measure
 from fhir_gateway.measures.elm_references import Elm, LibraryId, References, identifier, include_closure, references
@@ -20,6 +20,8 @@ from fhir_gateway.terminology import ValueSets
 from fhir_gateway.terminology.canonical import content_hash, split_canonical
 
 ELM_JSON = "application/elm+json"
+#: Sections of a library (ELM schema, ``Library``); each holds a list ``def``.
+_SECTIONS = ("usings", "includes", "parameters", "codeSystems", "valueSets", "codes", "concepts", "statements")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,13 @@ class MeasurePackage:
         """
         path = Path(path)
         content = read_content(path)
+        try:
+            return cls._of(path, content, accept_empty)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise _misshapen(content, error) from error
+
+    @classmethod
+    def _of(cls, path: Path, content: list[tuple[str, Resource]], accept_empty: Iterable[str]) -> MeasurePackage:
         measure = _the_measure(path, content)
         libraries = _elm_libraries(content)
         primary = _primary(measure, content)
@@ -137,10 +146,31 @@ def _elm(file: str, resource: Resource) -> Elm | None:
             try:
                 elm: Any = orjson.loads(base64.b64decode(attachment["data"], validate=True))["library"]
                 identifier(elm)
-            except (binascii.Error, orjson.JSONDecodeError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError) as error:  # of base64, JSON or what is in it
                 raise InputError("the ELM is not base64 of an ELM JSON library", location=location) from error
+            for name in _SECTIONS:
+                if not _is_section(elm.get(name, {})):
+                    raise InputError(f"the ELM's {name} are not of the shape of the ELM schema", location=location)
             return dict(elm)
     return None
+
+
+def _is_section(section: Any) -> bool:
+    """Whether a section of ELM has a list of definitions, whose expressions are nodes."""
+    definitions = section.get("def", []) if isinstance(section, dict) else None
+    return isinstance(definitions, list) and all(
+        isinstance(one, dict) and isinstance(one.get("expression", {}), dict) for one in definitions
+    )
+
+
+def _misshapen(content: list[tuple[str, Resource]], error: Exception) -> Exception:
+    """Which element of the package has the wrong shape; the error itself when none has."""
+    for name, resource in content:
+        if resource["resourceType"] in ("Measure", "Library"):
+            for issue in issues(resource, contained=True):
+                if issue.rule in ("type", "cardinality"):
+                    return MeasureError(issue.message, location=Location(name, path=issue.path, rule=issue.rule))
+    return error
 
 
 def _primary(measure: Resource, content: list[tuple[str, Resource]]) -> LibraryId:

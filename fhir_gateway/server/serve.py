@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -81,6 +82,11 @@ class GatewayServer:
         self._socket.close()
 
 
-def serve(gateway: Gateway, host: str = "127.0.0.1", port: int = 8000) -> None:
-    """Serve until interrupted."""
-    GatewayServer(gateway, host, port).run()
+def serve(
+    gateway: Gateway, host: str = "127.0.0.1", port: int = 8000, listening: Callable[[int], None] | None = None
+) -> None:
+    """Serve until interrupted; ``listening`` is told the port once the address is ours."""
+    server = GatewayServer(gateway, host, port)
+    if listening is not None:
+        listening(server.port)
+    server.run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -74,7 +75,19 @@ def test_mistakes_have_exit_codes_and_one_line(command: Command, tmp_path: Path)
     assert command("evaluate", "all")[0] == 2
     assert command("evaluate", "all", "--period", "soon")[0] == 2
     assert command("evaluate", "nothing", "--period", "2025")[0] == 2
+    assert command("evaluate", "", "--period", "2025")[0] == 2
     assert command("settle", "nothing")[0] == 2
+    code, _, err = command(
+        "endpoint", "add", "other", "https://other.example", "--client-id", "us", "--key", "absent.pem"
+    )
+    assert (code, err) == (2, "error: absent.pem: the key cannot be read (No such file or directory)\n")
+    unused = tmp_path / "unused.jwk"
+    assert command("client", "add", "app", "--scope", "everything", "--new-key", str(unused))[0] == 2
+    assert not unused.exists()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        code, out, err = command("serve", "--port", str(taken.getsockname()[1]))
+    assert (code, out) == (2, "")
+    assert err.startswith("error: cannot listen on 127.0.0.1 port ")
     code, _, err = command("--json", "pull", "--files", str(tmp_path / "absent.ndjson"))
     assert code == 2
     assert json.loads(err)["error"]["file"] == "absent.ndjson"

@@ -114,6 +114,44 @@ def test_elm_that_is_none_is_refused(tmp_path: Path) -> None:
         MeasurePackage.load(write(tmp_path, COHORT, MAIN | {"content": []}))
 
 
+@pytest.mark.parametrize("text", ["é", "!!!", "W10=", "e30=", "5"])
+def test_attachments_that_are_no_elm_are_refused(tmp_path: Path, text: str) -> None:
+    broken = MAIN | {"content": [{"contentType": "application/elm+json", "data": text}]}
+    with pytest.raises(InputError, match=r"Library\(.*\)\.content: the ELM is not base64 of an ELM JSON library"):
+        MeasurePackage.load(write(tmp_path, COHORT, broken))
+
+
+@pytest.mark.parametrize("section", [5, {"def": 5}, {"def": [None]}, {"def": [{"name": "x", "expression": None}]}])
+def test_sections_of_another_shape_are_refused(tmp_path: Path, section: object) -> None:
+    elm = {"library": {"identifier": {"id": "Main", "version": "1"}, "statements": section}}
+    data = base64.b64encode(json.dumps(elm).encode()).decode()
+    broken = MAIN | {"content": [{"contentType": "application/elm+json", "data": data}]}
+    with pytest.raises(InputError, match="the ELM's statements are not of the shape of the ELM schema"):
+        MeasurePackage.load(write(tmp_path, COHORT, broken))
+
+
+@pytest.mark.parametrize(
+    ("measure", "main", "place"),
+    [
+        ({"group": 5}, {}, r"Measure\.group \[cardinality\]"),
+        ({"group": [5]}, {}, r"Measure\.group\[0\] \[type\]"),
+        ({}, {"content": 5}, r"Library\.content \[cardinality\]"),
+    ],
+)
+def test_elements_of_another_shape_are_named(
+    tmp_path: Path, measure: dict[str, object], main: dict[str, object], place: str
+) -> None:
+    with pytest.raises(MeasureError, match=place):
+        MeasurePackage.load(write(tmp_path, COHORT | measure, MAIN | main))
+
+
+@pytest.mark.parametrize("entry", [5, [5], {"resource": {}}])
+def test_a_bundle_without_a_list_of_entries_is_refused(tmp_path: Path, entry: object) -> None:
+    (tmp_path / "bundle.json").write_text(json.dumps({"resourceType": "Bundle", "entry": entry}))
+    with pytest.raises(InputError, match=r"bundle\.json Bundle\.entry \[type\]"):
+        MeasurePackage.load(tmp_path)
+
+
 def test_criteria_must_exist(tmp_path: Path) -> None:
     package = MeasurePackage.load(write(tmp_path, COHORT, library("Main", {"Something Else": true()})))
     with pytest.raises(MeasureError, match="no definition named 'Initial Population'"):
