@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fhir_gateway.measures.composite import CompositePackage
 from fhir_gateway.measures.evaluate import Evaluator, evaluate
 from fhir_gateway.measures.model import GroupResult, MeasureResult, PopulationResult, run_id
 from fhir_gateway.measures.package import MeasurePackage
@@ -9,6 +10,7 @@ from fhir_gateway.measures.population import LakePopulation, MemoryPopulation, P
 from fhir_gateway.measures.store import ResultStore
 
 __all__ = [
+    "CompositePackage",
     "Evaluator",
     "GroupResult",
     "LakePopulation",

@@ -134,7 +134,7 @@ def _group(measure: Node, group: Node, number: int, name: str) -> GroupDefinitio
     where = f"measure {name} group {group_id}"
     scoring = code_of(extension(group, "scoring") or extension(measure, "scoring") or measure.get("scoring"))
     if scoring == "composite":
-        raise UnsupportedElm(f"{where} is a composite measure; composites are not supported yet")
+        raise UnsupportedElm(f"{where} is a composite: load it as a CompositePackage, with its components")
     if scoring not in _REQUIRED:
         raise MeasureError(f"{where}: scoring {scoring!r} is none of {', '.join(_REQUIRED)}")
     notation = extension(group, "improvementNotation") or measure.get("improvementNotation")

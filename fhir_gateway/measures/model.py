@@ -114,6 +114,7 @@ class GroupResult:
     scoring_precision: int | None = None
     cases: tuple[Cases, ...] = ()
     stratifiers: tuple[StratifierResult, ...] = ()
+    composite: Composite | None = None
 
     def population(self, code: str) -> PopulationResult | None:
         """The first population of that code."""
@@ -131,6 +132,24 @@ class GroupResult:
     def member_score(self, index: int) -> Decimal | None:
         """Score of one member alone."""
         return scoring.member_score(self, index)
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """A component of a composite: its group, its weight, and whether it improves in the other direction."""
+
+    canonical: str
+    group: GroupResult
+    weight: Decimal
+    flipped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Composite:
+    """How a composite group is scored; ``components`` are kept only where the score needs them (``weighted``)."""
+
+    method: str
+    components: tuple[Component, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -117,12 +117,12 @@ def _memberships(group: GroupDefinition, raw: Mapping[str, Mask]) -> dict[str, M
     else:
         (only,) = group.of("initial-population")
         initial = {only.id: raw[only.id]}
-        by_code = _gated(raw[only.id], criterion)
-    gated = {p.id: by_code[p.code] for p in group.populations if p.id in raw and p.code != "initial-population"}
-    return initial | {population_id: mask for population_id, mask in gated.items() if mask is not None}
+        by_code = gated(raw[only.id], criterion)
+    others = {p.id: by_code[p.code] for p in group.populations if p.id in raw and p.code != "initial-population"}
+    return initial | {population_id: mask for population_id, mask in others.items() if mask is not None}
 
 
-def _gated(initial: Mask, criterion: Callable[[str], Mask | None]) -> dict[str, Mask | None]:
+def gated(initial: Mask, criterion: Callable[[str], Mask | None]) -> dict[str, Mask | None]:
     """Gating order of proportion and continuous variable measures."""
     measured = _both(initial, criterion("measure-population"))
     denominator = _both(initial, criterion("denominator"))

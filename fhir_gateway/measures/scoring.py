@@ -16,10 +16,13 @@ import pyarrow.compute as pc
 from fhir_gateway.errors import MeasureError
 
 if TYPE_CHECKING:
-    from fhir_gateway.measures.model import GroupResult, Mask, Observations, PopulationResult
+    from fhir_gateway.measures.model import Composite, GroupResult, Mask, Observations, PopulationResult
 
 #: 28 digits are those of a CQL Decimal before its fraction is cut; a quotient needs no more.
 _ARITHMETIC = Context(prec=28, rounding=ROUND_HALF_UP)
+
+#: Populations of a ``linear`` composite, in their order.
+_SIDES = ("denominator", "numerator")
 
 _Count = Callable[["PopulationResult"], int]
 _Values = Callable[["Observations"], pa.Array]
@@ -32,6 +35,8 @@ def count(population: PopulationResult, mask: Mask | None) -> int:
 
 def score(group: GroupResult, mask: Mask | None = None) -> Decimal | None:
     """Score over the members in ``mask``; None when the denominator is 0 or there is nothing to aggregate."""
+    if group.composite is not None:
+        return _composite(group, group.composite, mask)
 
     def values(observations: Observations) -> pa.Array:
         if mask is None:
@@ -43,6 +48,10 @@ def score(group: GroupResult, mask: Mask | None = None) -> Decimal | None:
 
 def member_score(group: GroupResult, index: int) -> Decimal | None:
     """Score of the member at ``index`` alone; the cost does not depend on the size of the population."""
+    if group.composite is not None:
+        from fhir_gateway.measures.strata import only
+
+        return score(only(group, index))
 
     def values(observations: Observations) -> pa.Array:
         first, last = np.searchsorted(observations.member, [index, index + 1])
@@ -76,6 +85,32 @@ def rounded(value: Decimal, precision: int | None) -> Decimal:
     return value.quantize(Decimal(1).scaleb(-(8 if precision is None else precision)), ROUND_HALF_UP)
 
 
+def _composite(group: GroupResult, composite: Composite, mask: Mask | None) -> Decimal | None:
+    """Weighted average of scores, average of subject scores (``linear``), or net numerators by net denominators."""
+    if composite.method == "weighted":
+        scored = [(c, c.group.score(mask)) for c in composite.components]
+        parts = [(c.weight, 1 - found if c.flipped else found) for c, found in scored if found is not None]
+        total = sum((weight * found for weight, found in parts), Decimal(0))
+        return _quotient(total, sum((weight for weight, _ in parts), Decimal(0)))
+    if composite.method != "linear":
+        return _proportion(lambda code: group.count(code, mask))
+    sides = [p.counts if mask is None else p.counts[mask] for p in group.populations if p.code in _SIDES]
+    fractions, subjects = np.unique(np.stack(sides), axis=1, return_counts=True)
+    total, size = Decimal(0), 0
+    for (denominator, numerator), number in zip(fractions.T.tolist(), subjects.tolist(), strict=True):
+        if denominator:  # distinct fractions, not subjects
+            total += _ARITHMETIC.divide(Decimal(numerator * number), Decimal(denominator))
+            size += number
+    return _quotient(total, Decimal(size))
+
+
+def _proportion(number: Callable[[str], int]) -> Decimal | None:
+    return _quotient(
+        Decimal(number("numerator") - number("numerator-exclusion")),
+        Decimal(number("denominator") - number("denominator-exclusion") - number("denominator-exception")),
+    )
+
+
 def _score(group: GroupResult, counted: _Count, values: _Values) -> Decimal | None:
     def number(code: str) -> int:
         population = group.population(code)
@@ -87,10 +122,7 @@ def _score(group: GroupResult, counted: _Count, values: _Values) -> Decimal | No
         observed = _observed(group, "measure-observation", None, values)
         return observed[0] if observed else None
     if group.scoring == "proportion":
-        return _quotient(
-            Decimal(number("numerator") - number("numerator-exclusion")),
-            Decimal(number("denominator") - number("denominator-exclusion") - number("denominator-exception")),
-        )
+        return _proportion(number)
     sides: list[Decimal | None] = []
     for branch in ("numerator", "denominator"):
         observed = _observed(group, "measure-observation", branch, values)

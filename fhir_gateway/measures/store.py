@@ -17,6 +17,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from datetime import date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ import pyarrow.parquet as pq
 from fhir_gateway.errors import NotFoundError
 from fhir_gateway.measures.model import (
     Cases,
+    Component,
+    Composite,
     GroupResult,
     MeasureResult,
     Observations,
@@ -85,7 +88,7 @@ class ResultStore:
             terminology_hash=header["terminology_hash"],
             lake_version=header["lake_version"],
             members=_array(members["member"]),
-            groups=tuple(_group(folder, number, group, members) for number, group in enumerate(header["groups"])),
+            groups=tuple(_group(folder, str(number), group, members) for number, group in enumerate(header["groups"])),
             supplemental=tuple(_supplemental(folder, n, found) for n, found in enumerate(header["supplemental"])),
             failed=header["failed"],
             notes=tuple(header["notes"]),
@@ -123,77 +126,100 @@ def _header(result: MeasureResult) -> dict[str, Any]:
             {"id": found.id, "usage": found.usage, "code": found.code, "report_types": found.report_types}
             for found in result.supplemental
         ],
-        "groups": [
+        "groups": [_group_header(group) for group in result.groups],
+    }
+
+
+def _group_header(group: GroupResult) -> dict[str, Any]:
+    composite = group.composite
+    return {
+        "id": group.id,
+        "code": group.code,
+        "scoring": group.scoring,
+        "improvement_notation": group.improvement_notation,
+        "basis": group.basis,
+        "scoring_unit": group.scoring_unit,
+        "scoring_precision": group.scoring_precision,
+        "cases": [cases.basis for cases in group.cases],
+        "populations": [_population_header(population) for population in group.populations],
+        "stratifiers": [
             {
-                "id": group.id,
-                "code": group.code,
-                "scoring": group.scoring,
-                "improvement_notation": group.improvement_notation,
-                "basis": group.basis,
-                "scoring_unit": group.scoring_unit,
-                "scoring_precision": group.scoring_precision,
-                "cases": [cases.basis for cases in group.cases],
-                "populations": [
-                    {
-                        "id": population.id,
-                        "code": population.code,
-                        "basis": population.basis,
-                        "observations": None
-                        if population.observations is None
-                        else {
-                            "aggregate_method": population.observations.aggregate_method,
-                            "criteria_reference": population.observations.criteria_reference,
-                            "unit": population.observations.unit,
-                        },
-                    }
-                    for population in group.populations
-                ],
-                "stratifiers": [
-                    {
-                        "id": stratifier.id,
-                        "code": stratifier.code,
-                        "components": stratifier.components,
-                        "applies_to": stratifier.applies_to,
-                        "criteria": stratifier.criteria,
-                        "values": stratifier.values,
-                    }
-                    for stratifier in group.stratifiers
-                ],
+                "id": stratifier.id,
+                "code": stratifier.code,
+                "components": stratifier.components,
+                "applies_to": stratifier.applies_to,
+                "criteria": stratifier.criteria,
+                "values": stratifier.values,
             }
-            for group in result.groups
+            for stratifier in group.stratifiers
         ],
+        "composite": composite
+        and {
+            "method": composite.method,
+            "components": [
+                {
+                    "canonical": component.canonical,
+                    "weight": str(component.weight),
+                    "flipped": component.flipped,
+                    "group": _group_header(component.group),
+                }
+                for component in composite.components
+            ],
+        },
+    }
+
+
+def _population_header(population: PopulationResult) -> dict[str, Any]:
+    observations = population.observations
+    return {
+        "id": population.id,
+        "code": population.code,
+        "basis": population.basis,
+        "observations": observations
+        and {
+            "aggregate_method": observations.aggregate_method,
+            "criteria_reference": observations.criteria_reference,
+            "unit": observations.unit,
+        },
     }
 
 
 def _tables(result: MeasureResult) -> Iterator[tuple[str, pa.Table]]:
     columns: dict[str, pa.Array] = {"member": result.members}
     for number, group in enumerate(result.groups):
-        for place, population in enumerate(group.populations):
-            columns[f"{number}.{place}.counts"] = pa.array(population.counts)
-            columns[f"{number}.{place}.raw"] = pa.array(population.raw)
-            observations = population.observations
-            if observations is not None:
-                table = pa.table(
-                    {
-                        "member": pa.array(observations.member),
-                        "case": pa.array(observations.case),
-                        "value": observations.value,
-                    }
-                )
-                yield f"observations-{number}-{place}.parquet", table
-        for place, cases in enumerate(group.cases):
-            masks = {f"in.{name}": pa.array(mask) for name, mask in cases.populations.items()}
-            table = pa.table({"member": pa.array(cases.member), "reference": cases.reference} | masks)
-            yield f"cases-{number}-{place}.parquet", table
-        for place, stratifier in enumerate(group.stratifiers):
-            for basis, numbers in stratifier.strata.items():
-                yield f"strata-{number}-{place}-{basis}.parquet", pa.table({"stratum": pa.array(numbers)})
+        yield from _group_tables(str(number), group, columns)
     for number, found in enumerate(result.supplemental):
         yield f"supplemental-{number}.parquet", pa.table({"member": pa.array(found.member), "value": found.value})
     yield "members.parquet", pa.table(columns)
 
 
-def _group(folder: Path, number: int, header: dict[str, Any], members: pa.Table) -> GroupResult:
+def _group_tables(number: str, group: GroupResult, columns: dict[str, pa.Array]) -> Iterator[tuple[str, pa.Table]]:
+    """Tables of one group; its counts are added to ``columns``. Components of a composite are groups in it."""
+    for place, population in enumerate(group.populations):
+        columns[f"{number}.{place}.counts"] = pa.array(population.counts)
+        columns[f"{number}.{place}.raw"] = pa.array(population.raw)
+        observations = population.observations
+        if observations is not None:
+            table = pa.table(
+                {
+                    "member": pa.array(observations.member),
+                    "case": pa.array(observations.case),
+                    "value": observations.value,
+                }
+            )
+            yield f"observations-{number}-{place}.parquet", table
+    for place, cases in enumerate(group.cases):
+        masks = {f"in.{name}": pa.array(mask) for name, mask in cases.populations.items()}
+        table = pa.table({"member": pa.array(cases.member), "reference": cases.reference} | masks)
+        yield f"cases-{number}-{place}.parquet", table
+    for place, stratifier in enumerate(group.stratifiers):
+        for basis, numbers in stratifier.strata.items():
+            yield f"strata-{number}-{place}-{basis}.parquet", pa.table({"stratum": pa.array(numbers)})
+    for place, component in enumerate(group.composite.components if group.composite else ()):
+        yield from _group_tables(f"{number}_{place}", component.group, columns)
+
+
+def _group(folder: Path, number: str, header: dict[str, Any], members: pa.Table) -> GroupResult:
     populations = []
     for place, population in enumerate(header["populations"]):
         observations = None
@@ -227,7 +253,21 @@ def _group(folder: Path, number: int, header: dict[str, Any], members: pa.Table)
         scoring_precision=header["scoring_precision"],
         cases=tuple(cases),
         stratifiers=tuple(_stratifier(folder, f"strata-{number}-{n}-", s) for n, s in enumerate(header["stratifiers"])),
+        composite=_composite(folder, number, header["composite"], members) if header["composite"] else None,
     )
+
+
+def _composite(folder: Path, number: str, header: dict[str, Any], members: pa.Table) -> Composite:
+    components = [
+        Component(
+            canonical=component["canonical"],
+            group=_group(folder, f"{number}_{place}", component["group"], members),
+            weight=Decimal(component["weight"]),
+            flipped=component["flipped"],
+        )
+        for place, component in enumerate(header["components"])
+    ]
+    return Composite(header["method"], tuple(components))
 
 
 def _stratifier(folder: Path, prefix: str, header: dict[str, Any]) -> StratifierResult:

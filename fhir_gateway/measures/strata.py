@@ -139,7 +139,11 @@ def only(group: GroupResult, index: int) -> GroupResult:
         replace(s, strata={basis: numbers[spans[basis]] for basis, numbers in s.strata.items()})
         for s in group.stratifiers
     )
-    return replace(group, populations=populations, cases=cases, stratifiers=stratifiers)
+    composite = group.composite
+    if composite is not None:
+        parts = tuple(replace(part, group=only(part.group, index)) for part in composite.components)
+        composite = replace(composite, components=parts)
+    return replace(group, populations=populations, cases=cases, stratifiers=stratifiers, composite=composite)
 
 
 def _member(population: PopulationResult, one: slice, span: slice) -> PopulationResult:

@@ -109,7 +109,7 @@ def test_a_measure_that_contradicts_its_scoring_is_refused(name: str) -> None:
 
 
 def test_composites_are_refused_clearly() -> None:
-    with pytest.raises(UnsupportedElm, match="composites are not supported yet"):
+    with pytest.raises(UnsupportedElm, match="load it as a CompositePackage"):
         read_measure(measure("composite", []))
 
 
