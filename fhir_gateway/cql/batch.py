@@ -73,10 +73,12 @@ class ResourceTable:
             resource_type, None, offset_ms, path=resource_type, column=column, size=self.table.num_rows
         )
 
+        #: every resource of the type: what one retrieve reads of it the next one finds
+        self.every = ElementVec(self.source, np.arange(self.table.num_rows, dtype=np.int64))
+
     def all(self) -> ListVec:
         """All resources of each member."""
-        rows = ElementVec(self.source, np.arange(self.table.num_rows, dtype=np.int64))
-        return ListVec(self.offsets, rows)
+        return ListVec(self.offsets, self.every)
 
     def where(self, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> ListVec:
         """Of each member the resources where ``mask`` is true."""

@@ -139,19 +139,28 @@ class Scale(NamedTuple):
         return bool(np.all((self.numerator == 1) & (self.denominator == 1) & (self.shift == 0)))
 
 
-def common_scale(left: StrVec, right: StrVec, *, equivalence: bool = False) -> Scale:
-    """How the values of two unit vectors compare (``shift`` is for values scaled by 10**8)."""
+def common_scale(left: StrVec, right: StrVec, *, where: BoolArray | None = None, equivalence: bool = False) -> Scale:
+    """How the values of two unit vectors compare (``shift`` is for values scaled by 10**8).
+
+    Rows outside of ``where`` have no values: their units are not looked at.
+    """
     a, b = shared_codes(left, right)
     n = len(a)
     comparable = a == b
+    if where is not None:
+        comparable |= ~where
+        b = np.where(where, b, a)
     if comparable.all():
         one = np.ones(n, dtype=np.int64)
         return Scale(one, np.zeros(n, dtype=np.int64), one, comparable)
     width = len(left.dictionary) + len(right.dictionary) + 2
     pair = (a + 1) * width + (b + 1)
     _, first, inverse = np.unique(pair, return_index=True, return_inverse=True)
-    texts = zip(left.take(first.astype(np.int64)).pylist(), right.take(first.astype(np.int64)).pylist(), strict=True)
-    found = [conversion(x, y, equivalence=equivalence) for x, y in texts]
+    first = first.astype(np.int64)
+    same = (a == b)[first]
+    ours, theirs = left.take(first).pylist(), right.take(first).pylist()
+    texts = ((x, x if alike else y) for x, y, alike in zip(ours, theirs, same.tolist(), strict=True))
+    found = [Conversion(Fraction(1)) if x == y else conversion(x, y, equivalence=equivalence) for x, y in texts]
     bottom = [lcm(f.factor.denominator, f.offset.denominator) if f else 1 for f in found]
     top = [int(f.factor * d) if f else 1 for f, d in zip(found, bottom, strict=True)]
     shift = [int(f.offset * d) * ONE if f else 0 for f, d in zip(found, bottom, strict=True)]

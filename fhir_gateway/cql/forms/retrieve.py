@@ -16,7 +16,7 @@ from fhir_gateway.cql.operators.terminology import coded_mask, codes_of
 from fhir_gateway.cql.profiles import profile_filter
 from fhir_gateway.cql.registry import form
 from fhir_gateway.cql.typespec import local_name
-from fhir_gateway.cql.values import BoolArray, ElementVec, ListVec, ValueSetVec, Vec
+from fhir_gateway.cql.values import BoolArray, ListVec, ValueSetVec, Vec
 from fhir_gateway.r4 import spec
 
 
@@ -64,7 +64,7 @@ def retrieve(scope: Scope, elm: Elm) -> Node:
             first = table.first()
             there = first.valid
             return ListVec(np.concatenate([[0], np.cumsum(there)]).astype(np.int64), first.take(np.flatnonzero(there)))
-        every = ElementVec(table.source, np.arange(table.source.size, dtype=np.int64))
+        every = table.every
         keep: BoolArray | None = None
         if codes is not None:
             wanted = evaluation.constant(codes)

@@ -50,7 +50,7 @@ def in_one_unit(call: Call, items: ListVec) -> tuple[AnyArray, StrVec]:
         raise MeasureError("quantities are needed")
     at = np.where(items.lengths > 0, items.offsets[:-1], -1)
     unit = flat.unit.take(at)
-    scale = common_scale(flat.unit, unit.take(items.parents))
+    scale = common_scale(flat.unit, unit.take(items.parents), where=flat.valid)
     failed = np.zeros(len(items), dtype=bool)
     failed[items.parents[~scale.comparable]] = True
     call.fail(failed, MIXED)

@@ -160,7 +160,7 @@ def _whole(left: Vec, right: Vec) -> tuple[type[Any], AnyArray, AnyArray, Any]:
 
 def _in_unit_of(left: QuantityVec, right: QuantityVec) -> tuple[AnyArray, Any]:
     """Values of ``right`` in the units of ``left``, and where they convert."""
-    scale = common_scale(right.unit, left.unit)
+    scale = common_scale(right.unit, left.unit, where=left.valid & right.valid)
     return converted(right.value.values, scale), scale.comparable
 
 

@@ -62,7 +62,7 @@ def in_same_unit(
 
     Calendar years and months convert into definite durations for ``equivalence`` only.
     """
-    scale = common_scale(left.unit, right.unit, equivalence=equivalence)
+    scale = common_scale(left.unit, right.unit, where=left.valid & right.valid, equivalence=equivalence)
     if scale.same:
         a, b = widen_if(False, left.value.values, right.value.values)
         return a, b, scale.comparable
@@ -143,8 +143,11 @@ def sort_keys(vec: Vec) -> list[AnyArray]:
     if isinstance(vec, TemporalVec):
         columns += [np.where(ok, vec.low, 0), np.where(ok, vec.high, 0)]
     elif isinstance(vec, QuantityVec):
-        kind, values = kinds_of(vec.unit, vec.value.values)
-        columns += [np.where(ok, kind, 0), np.where(ok, _ranks(values), 0)]
+        at = np.flatnonzero(ok)
+        kind, rank = np.zeros((2, len(vec)), dtype=np.int64)
+        kind[at], values = kinds_of(vec.unit.take(at), vec.value.values[at])
+        rank[at] = _ranks(values)
+        columns += [kind, rank]
     elif isinstance(vec, StrVec):
         columns.append(np.where(ok, text_ranks(vec, vec)[0], 0))
     elif isinstance(vec, ScalarVec):

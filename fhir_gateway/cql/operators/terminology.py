@@ -20,7 +20,7 @@ from fhir_gateway.cql.values import (
     Vec,
 )
 from fhir_gateway.cql.values.base import IntArray, ranges
-from fhir_gateway.cql.values.clinical import code_vec, concept_of, member_of
+from fhir_gateway.cql.values.clinical import code_vec, concept_of, distinct_pairs, member_of
 from fhir_gateway.cql.values.scalars import shared_codes
 from fhir_gateway.errors import MeasureError
 from fhir_gateway.r4 import spec
@@ -74,6 +74,8 @@ def coded_mask(vec: Vec, wanted: Pairs) -> BoolArray:
         return hit
     if isinstance(vec, ElementVec) and not is_coded(vec) and not spec.is_primitive(vec.fhir_type):
         return hit  # for example medicationReference: the code is in another resource
+    if is_coded(vec) and isinstance(vec, ElementVec):
+        return _catalogued(vec, wanted)
     rows, codes = code_lists(vec)
     if isinstance(vec, StrVec) or (isinstance(vec, ElementVec) and spec.is_primitive(vec.fhir_type)):
         bare = frozenset(code for _, code in wanted)
@@ -82,6 +84,19 @@ def coded_mask(vec: Vec, wanted: Pairs) -> BoolArray:
         hit[rows[found[texts.codes]]] = True
         return hit
     hit[rows[member_of(codes, wanted)]] = True
+    return hit
+
+
+def _catalogued(vec: ElementVec, wanted: Pairs) -> BoolArray:
+    """As :func:`coded_mask`; what codes the rows have is found out once for all value sets."""
+    if vec.catalogue is None:
+        rows, codes = code_lists(vec)
+        vec.catalogue = (rows, *distinct_pairs(codes))
+    rows, pairs, number = vec.catalogue
+    hit = np.zeros(len(vec), dtype=bool)
+    found = np.array([pair in wanted for pair in pairs], dtype=bool)
+    if found.any():
+        hit[rows[found[number]]] = True
     return hit
 
 

@@ -164,10 +164,10 @@ def concept_of(codes: CodeVec) -> ConceptVec:
     return ConceptVec({"codes": lists}, ok)
 
 
-def member_of(codes: CodeVec, wanted: frozenset[tuple[str, str]]) -> BoolArray:
-    """True where (system, code) is in ``wanted``; one dictionary lookup for each distinct pair."""
+def distinct_pairs(codes: CodeVec) -> tuple[list[tuple[str, str] | None], IntArray]:
+    """The distinct pairs of system and code, and the number of each row's pair; None where either is missing."""
     if len(codes) == 0:
-        return np.zeros(0, dtype=bool)
+        return [], np.zeros(0, dtype=np.int64)
     code, system = codes.code, codes.system
     (code_key,), (system_key,) = code.key_columns(), system.key_columns()
     pair = np.where(
@@ -176,15 +176,17 @@ def member_of(codes: CodeVec, wanted: frozenset[tuple[str, str]]) -> BoolArray:
     unique, inverse = np.unique(pair, return_inverse=True)
     code_texts, system_texts = code.dictionary, system.dictionary
     width = len(code_texts) + 1
-    hits = np.fromiter(
-        (
-            p >= 0 and (system_texts[int(p) // width].as_py(), code_texts[int(p) % width].as_py()) in wanted
-            for p in unique.tolist()
-        ),
-        dtype=bool,
-        count=len(unique),
-    )
-    return gather(hits, inverse.astype(np.int64))
+    pairs = [
+        (str(system_texts[int(p) // width]), str(code_texts[int(p) % width])) if p >= 0 else None
+        for p in unique.tolist()
+    ]
+    return pairs, inverse.astype(np.int64)
+
+
+def member_of(codes: CodeVec, wanted: frozenset[tuple[str, str]]) -> BoolArray:
+    """True where (system, code) is in ``wanted``; one dictionary lookup for each distinct pair."""
+    pairs, number = distinct_pairs(codes)
+    return gather(np.array([pair in wanted for pair in pairs], dtype=bool), number)
 
 
 __all__ = [

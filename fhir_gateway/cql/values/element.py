@@ -99,11 +99,12 @@ class ElementVec(Vec):
     """Rows of a source; -1 is null."""
 
     kind = "Element"
-    __slots__ = ("_properties", "rows", "source")
+    __slots__ = ("_properties", "catalogue", "rows", "source")
 
     def __init__(self, source: Source, rows: IntArray) -> None:
         self.source, self.rows = source, rows
         self._properties: dict[str, Vec] = {}
+        self.catalogue: Any = None  # what codes it holds, kept by those who look for several value sets in it
 
     @classmethod
     def of(cls, source: Source, rows: IntArray) -> ElementVec:
