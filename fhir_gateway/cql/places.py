@@ -53,9 +53,13 @@ def place(compiler: Compiler, library: Library, elm: Elm) -> Place:
 
 
 def _place(compiler: Compiler, library: Library, elm: Elm, field: str) -> Place:
-    typed = {"type": IMPLIED[field], **elm} if field in IMPLIED else elm
     children = tuple(_place(compiler, library, inner, name) for name, inner in _inside(elm))
-    return Place(elm, compiler.find(library, typed) if "type" in typed else None, children)
+    if field not in IMPLIED or "type" in elm:
+        return Place(elm, compiler.find(library, elm) if "type" in elm else None, children)
+    typed = {"type": IMPLIED[field], **elm}
+    node = compiler.find(library, typed)
+    library.digests.pop(id(typed), None)  # made here for the question alone, not to be kept by the library
+    return Place(elm, node, children)
 
 
 def _inside(elm: Elm) -> Iterator[tuple[str, Elm]]:

@@ -5,7 +5,7 @@ The person is evaluated as a batch of one, by the same compiled library and the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
 from typing import Any
@@ -46,15 +46,20 @@ class Explanation:
     @property
     def definitions(self) -> tuple[Statement, ...]:
         """The definitions that the populations need, in the order of the libraries' texts."""
-        return tuple(
-            statement
-            for label, all_of_it in self.libraries.items()
-            for statement in all_of_it
-            if statement.kind == "definition" and (label.partition("|")[0], statement.name) in self.reachable
-        )
+        return tuple(s for s in self._reached if s.kind == "definition")
+
+    @property
+    def functions(self) -> tuple[Statement, ...]:
+        """The functions that the populations need; their clauses have a value for each row of each call."""
+        return tuple(s for s in self._reached if s.kind == "function")
+
+    @property
+    def _reached(self) -> Iterator[Statement]:
+        for label, all_of_it in self.libraries.items():
+            yield from (s for s in all_of_it if (label.partition("|")[0], s.name) in self.reachable)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON: populations, gaps, the value of each reachable definition and of each clause in it."""
+        """As JSON: populations, gaps, the value of each reachable definition, of each clause in it, and of functions."""
         return {
             "measure": f"{self.package.url}|{self.package.version}",
             "title": self.package.title,
@@ -76,7 +81,8 @@ class Explanation:
                 for group in self.groups
             ],
             "gaps": [asdict(gap) for gap in self.gaps],
-            "definitions": [_definition(statement) for statement in self.definitions],
+            "definitions": [_statement(statement) for statement in self.definitions],
+            "functions": [_statement(statement) for statement in self.functions if statement.outcome != "uncovered"],
         }
 
 
@@ -118,7 +124,7 @@ def _only(population: Population, member: str) -> Batch:
     raise NotFoundError("nobody with that id is in the population")
 
 
-def _definition(statement: Statement) -> dict[str, Any]:
+def _statement(statement: Statement) -> dict[str, Any]:
     texts = clause_texts(statement.elm)
     return {
         "library": statement.library,

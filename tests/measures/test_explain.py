@@ -196,6 +196,8 @@ def test_values_of_definitions_and_clauses() -> None:
     assert by_text['"Lowest Most Recent HbA1c" > 9.0'] == "true"
     document = json.loads(json.dumps(explanation.to_dict()))
     assert {d["name"] for d in document["definitions"]} == set(values)
+    (percent,) = (f for f in document["functions"] if f["name"] == "Percent")
+    assert any(c["rows"] and c["outcome"] == "true" for c in percent["clauses"])
 
 
 def test_data_is_escaped() -> None:
