@@ -59,7 +59,7 @@ class Explanation:
             yield from (s for s in all_of_it if (label.partition("|")[0], s.name) in self.reachable)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON: populations, gaps, the value of each reachable definition, of each clause in it, and of functions."""
+        """As JSON: populations, gaps, and the value of each definition that is needed and of each clause."""
         return {
             "measure": f"{self.package.url}|{self.package.version}",
             "title": self.package.title,
