@@ -95,3 +95,37 @@ def test_ids_that_recur_are_told_apart() -> None:
     assert [resource["id"] for resource in renamed] == ["case-4", "case-4-e"]
     assert renamed[1]["subject"] == {"reference": "Patient/case-4"}
     assert renamed[1]["diagnosis"] == resources[1]["diagnosis"]
+
+
+def test_weaker_expectations_are_compared_and_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def stratum(value: str, count: int) -> dict[str, object]:
+        return {"value": value, "population": {"initial-population": count}}
+
+    def stratified(name: str, *strata: dict[str, object]) -> dict[str, object]:
+        made: Any = case(name, 1)
+        made["expected"]["groups"][0]["stratifier"] = [{"id": "s", "strata": list(strata)}]
+        return made
+
+    cases = [
+        stratified("right", stratum("true", 1), stratum("false", 0)),
+        stratified("label", stratum("Strata-1", 1)),
+        stratified("repeated", stratum("true", 1), stratum("false", 1)),
+        stratified("complement", stratum("true", 0), stratum("false", 1)),
+    ]
+    folder = package(tmp_path, "one", *cases)
+    criteria = {"language": "text/cql-identifier", "expression": "Initial Population"}
+    made = json.loads(json.dumps(COHORT))
+    made["group"][0]["stratifier"] = [{"id": "s", "criteria": criteria}]
+    write(folder, made, library("Main", {"Initial Population": true()}))
+    assert main(["--stratifiers", "--observations", "-v", str(folder)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "one 4/4",
+        "    stratifiers repeated Case repeated: g s=false initial-population got 0 expected 1 (the case's own counts)",
+        "    stratifiers complement Case complement: "
+        "g s=true initial-population got 1 expected 0 (unexplained); "
+        "g s=false initial-population got 0 expected 1 (complement of true)",
+        "stratifiers 4/7 as expected",
+        "    differ: 1 (complement of true), 1 (the case's own counts), 1 (unexplained)",
+        "observations 0/0 as expected",
+        "cases 4/4 passed",
+    ]
