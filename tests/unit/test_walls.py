@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -157,3 +158,9 @@ def test_the_entrypoint_reads_secrets_from_files(tmp_path: Path) -> None:
         check=True,
     )
     assert ran.stdout == "postgresql://gateway:it's $HOME@database/gateway|1|serve|gone\n"
+
+
+def test_test_modules_have_names_of_their_own() -> None:
+    """Without packages in ``tests``, two modules of one name cannot be collected in one run."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []

@@ -109,6 +109,10 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key": ({"penalty": 5}, "penalty: Extra inputs"),
     "unknown key in an arrangement": ({"arrangements": [shared_savings(ratee=1)]}, "ratee"),
     "unknown arrangement": ({"arrangements": [{"kind": "lottery"}]}, "no such payment arrangement"),
+    "an amount beyond all money": (
+        {"arrangements": [shared_savings(target={"kind": "total", "amount": Decimal("1e400")})]},
+        "arrangements.0.target.amount: a number has at most 15 digits",
+    ),
     "share above one": ({"arrangements": [shared_savings(rate=2)]}, "rate"),
     "unknown attribution terms": ({"attribution": {"terms": "nobody"}}, "attribution terms 'nobody' are not shipped"),
 }  # fmt: skip
@@ -142,6 +146,10 @@ def test_load_names_file_and_fault(tmp_path: Path) -> None:
         Contract.load(broken)
     with pytest.raises(ContractError, match=r"missing.toml: contract not found"):
         Contract.load(tmp_path / "missing.toml")
+    text = (DEMO / "shared-savings-2025.toml").read_text(encoding="utf-8")
+    broken.write_text(text.replace('"commercial-primary-care"', '"nobody"'), encoding="utf-8")
+    with pytest.raises(ContractError, match=r"broken.toml: attribution.terms: attribution terms 'nobody' are not"):
+        Contract.load(broken)
 
 
 DEMO = Path(__file__).parents[3] / "fhir_gateway" / "demo" / "contracts"
