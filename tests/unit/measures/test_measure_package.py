@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import shutil
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
@@ -237,3 +238,14 @@ def test_a_package_that_differs_from_its_lock_is_refused(tmp_path: Path) -> None
     (folder / "valueset-more.json").write_text(json.dumps(resource | {"url": "urn:more"}))
     with pytest.raises(MeasureError, match=r"urn:more.* was added"):
         MeasurePackage.load(folder)
+
+
+def test_the_last_period_of_the_calendar_is_a_period() -> None:
+    (name,) = [one for one in OWN if one.startswith("ed-visits")]
+    evaluator = Evaluator(MeasurePackage.load(MEASURES / name))
+    period = (date(9999, 1, 1), date(9999, 12, 31))
+    ((start, end),) = evaluator.parameters(period, datetime(2026, 1, 1, tzinfo=UTC)).values()
+    assert (start, end) == (
+        datetime(9999, 1, 1, tzinfo=UTC),
+        datetime(9999, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC),
+    )
