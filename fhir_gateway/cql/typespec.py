@@ -92,7 +92,7 @@ def matches(vec: Vec, specifier: dict[str, Any]) -> bool:
     if local == "Any":
         return True
     if local == "Vocabulary":
-        return isinstance(vec, ValueSetVec)
+        return isinstance(vec, ValueSetVec)  # value sets and code systems
     return vec.kind == local
 
 

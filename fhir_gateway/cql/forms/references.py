@@ -14,6 +14,7 @@ from fhir_gateway.cql.registry import form
 from fhir_gateway.cql.typespec import local_name
 from fhir_gateway.cql.values import CodeVec, ConceptVec, ListVec, NullVec, StrVec, ValueSetVec, Vec, concat
 from fhir_gateway.cql.values.base import offsets_of
+from fhir_gateway.cql.values.clinical import CodeSystemVec
 
 
 def library_of(scope: Scope, elm: Elm) -> Library:
@@ -147,6 +148,54 @@ def declared_code(library: Library, scope: Scope, elm: Elm, name: str) -> CodeVe
         "display": declared.get("display"),
     }
     return CodeVec({k: StrVec.constant(text, 1) for k, text in texts.items()}, np.ones(1, dtype=bool))
+
+
+@form("CodeSystemRef")
+def code_system_ref(scope: Scope, elm: Elm) -> Node:
+    """A code system by name; whether its content is in the package shows where codes are tested against it."""
+    library = library_of(scope, elm)
+    if elm["name"] not in library.code_systems:
+        raise scope.error(elm, f"library {library.label} declares no code system {elm['name']!r}")
+    declared = library.code_systems[elm["name"]]
+    url, version = declared["id"], declared.get("version")
+    return Node(scope.library, elm, lambda evaluation, frame, env: CodeSystemVec(url, version, frame.n))
+
+
+def _code_literal(scope: Scope, elm: Elm) -> CodeVec:
+    reference = elm["system"]
+    system = library_of(scope, reference).code_systems[reference["name"]]
+    texts = {
+        "code": elm["code"],
+        "system": system["id"],
+        "version": system.get("version"),
+        "display": elm.get("display"),
+    }
+    return CodeVec({k: StrVec.constant(text, 1) for k, text in texts.items()}, np.ones(1, dtype=bool))
+
+
+@form("Code")
+def code_literal(scope: Scope, elm: Elm) -> Node:
+    """A code selector: code, display and a declared code system."""
+    code = _code_literal(scope, elm)
+    return Node(scope.library, elm, lambda evaluation, frame, env: code.take(zeros(frame.n)))
+
+
+@form("Concept")
+def concept_literal(scope: Scope, elm: Elm) -> Node:
+    """A concept selector: codes and a display."""
+    codes = [_code_literal(scope, code) for code in elm.get("code", [])]
+    listed = ListVec(offsets_of(np.array([len(codes)], dtype=np.int64)), concat(codes))
+    concept = ConceptVec({"codes": listed, "display": StrVec.constant(elm.get("display"), 1)}, np.ones(1, dtype=bool))
+    return Node(scope.library, elm, lambda evaluation, frame, env: concept.take(zeros(frame.n)))
+
+
+@form("Current")
+def current(scope: Scope, elm: Elm) -> Node:
+    """The item that a ``Filter``, ``ForEach`` or sort is at."""
+    name = f"alias:{elm.get('scope') or '$this'}"
+    return Node(
+        scope.library, elm, lambda evaluation, frame, env: env.look_up(name, frame), frozenset([name]), cheap=True
+    )
 
 
 @form("CodeRef")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import date
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -111,15 +112,27 @@ _TEMPORAL = re.compile(
 )
 
 
+_DATE = re.compile(r"\d{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?)?")
 #: An offset of a time says nothing: times have no date to be shifted on.
 _TIME = re.compile(r"T?([01]\d|2[0-3])(:[0-5]\d(:[0-5]\d(\.\d+)?)?)?(Z|[+-]\d\d:\d\d)?")
 
 
 def _parsed(operand: StrVec, parse: Callable[[Any], Any], pattern: re.Pattern[str]) -> Vec:
     """Texts of the pattern parsed, others null; each distinct text once."""
-    kept = [t if pattern.fullmatch(t) else None for t in operand.dictionary.to_pylist()]
+    kept = [t if pattern.fullmatch(t) and _is_day(t[:10]) else None for t in operand.dictionary.to_pylist()]
     parsed: Vec = parse(pa.array(kept, pa.string()))
     return parsed.take(operand.codes)
+
+
+def _is_day(text: str) -> bool:
+    """Whether the date at the beginning of a text is in the calendar (there is no 30 February and no year 0)."""
+    if re.fullmatch(r"\d{4}-\d\d-\d\d", text) is None:
+        return not text.startswith("0000")
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 @operator("ToDateTime", "22.24")
@@ -138,7 +151,7 @@ def to_date_time(call: Call, operand: Vec) -> Vec:
 def to_date(call: Call, operand: Vec) -> Vec:
     """Date of a date-time or text."""
     if isinstance(operand, StrVec):
-        return _parsed(operand, parse_dates, re.compile(r"\d{4}(-\d\d(-\d\d)?)?"))
+        return _parsed(operand, parse_dates, _DATE)
     return date_from(call, operand)
 
 

@@ -236,6 +236,17 @@ def width(call: Call, operand: Vec) -> Vec:
     raise MeasureError(f"width of intervals of {low.kind}")
 
 
+@operator("Size", "19.28")
+def size(call: Call, operand: Vec) -> Vec:
+    """How many points an interval has, in units of its points: width plus the size of a point."""
+    between = width(call, operand)
+    if isinstance(between, IntVec | LongVec | DecVec):
+        return type(between)(between.values + 1, between.valid)
+    if isinstance(between, QuantityVec):
+        return QuantityVec(DecVec(between.value.values + 1, between.valid), between.unit)
+    raise MeasureError(f"size of intervals of {between.kind}")
+
+
 @operator("Overlaps", "19.18")
 def overlaps(call: Call, left: Vec, right: Vec) -> Vec:
     """Whether two intervals share a point."""

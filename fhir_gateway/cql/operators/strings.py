@@ -75,15 +75,25 @@ def combine(call: Call, source: Vec, separator: Vec | None = None) -> Vec:
 @operator("Split", "17.16", nulls="handled", fields=("stringToSplit", "separator"))
 def split(call: Call, text: Vec, separator: Vec) -> Vec:
     """Parts of a text between separators; the whole text without one."""
+    return _parts(call, text, separator, lambda t, s: t.split(s) if s else [t])
+
+
+def _parts(call: Call, text: Vec, separator: Vec, divide: Callable[[str, str], list[str]]) -> Vec:
     if isinstance(text, NullVec):
         return NullVec(call.n)
     number, rows = combos(text, separator)
-    parts = [([] if t is None else [t] if not s else t.split(s)) for t, s in rows]
+    parts = [[] if t is None else [t] if s is None else divide(t, s) for t, s in rows]
     lengths = np.array([len(p) for p in parts], dtype=np.int64)
     flat = StrVec.of_arrow(pa.array([w for p in parts for w in p], pa.string()))
     distinct = ListVec(offsets_of(lengths), flat)
     taken = distinct.take(number)
     return ListVec(taken.offsets, taken.flat, text.valid)
+
+
+@operator("SplitOnMatches", "17.16", nulls="handled", fields=("stringToSplit", "separatorPattern"))
+def split_on_matches(call: Call, text: Vec, pattern: Vec) -> Vec:
+    """Parts of a text between matches of a regular expression."""
+    return _parts(call, text, pattern, lambda t, p: re.split(p, t) if p else [t])
 
 
 @operator("Length", "17.8/20.12", nulls="handled", lift=False)

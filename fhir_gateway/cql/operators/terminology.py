@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 
 from fhir_gateway.cql.native import to_code
 from fhir_gateway.cql.registry import Call, operator
@@ -19,8 +20,8 @@ from fhir_gateway.cql.values import (
     ValueSetVec,
     Vec,
 )
-from fhir_gateway.cql.values.base import IntArray, ranges
-from fhir_gateway.cql.values.clinical import code_vec, concept_of, distinct_pairs, member_of
+from fhir_gateway.cql.values.base import IntArray, offsets_of, ranges
+from fhir_gateway.cql.values.clinical import CodeSystemVec, code_vec, concept_of, distinct_pairs, member_of
 from fhir_gateway.cql.values.scalars import shared_codes
 from fhir_gateway.errors import MeasureError
 from fhir_gateway.r4 import spec
@@ -127,6 +128,9 @@ def codes_equivalent(left: Vec, right: Vec) -> BoolArray:
 
 def expansion(call: Call, value_set: Vec) -> Pairs:
     """Codes of a value set operand."""
+    if isinstance(value_set, CodeSystemVec):
+        known: Pairs = call.evaluation.compiled.compiler.value_sets.code_system(value_set.url, value_set.version).codes
+        return known
     if isinstance(value_set, ValueSetVec):
         codes: Pairs = call.evaluation.compiled.compiler.value_sets.resolve(value_set.url, value_set.version).codes
         return codes
@@ -148,6 +152,27 @@ def in_value_set(call: Call, code: Vec, value_set: Vec) -> Vec:
 def any_in_value_set(call: Call, codes: Vec, value_set: Vec) -> Vec:
     """Whether any code of a list is in a value set; null is not."""
     return _in_value_set(call, codes, value_set)
+
+
+@operator("InCodeSystem", "23.8", nulls="handled", fields=("code", "codesystem", "codesystemExpression"))
+def in_code_system(call: Call, code: Vec, code_system: Vec) -> Vec:
+    """Whether a code or concept is in a code system; null is not."""
+    return _in_value_set(call, code, code_system)
+
+
+@operator("AnyInCodeSystem", "23.1", nulls="handled", fields=("codes", "codesystem", "codesystemExpression"))
+def any_in_code_system(call: Call, codes: Vec, code_system: Vec) -> Vec:
+    """Whether any code of a list is in a code system; null is not."""
+    return _in_value_set(call, codes, code_system)
+
+
+@operator("ExpandValueSet", "23.6")
+def expand_value_set(call: Call, operand: Vec) -> Vec:
+    """The codes of a value set, in order of system and code."""
+    pairs = sorted(expansion(call, operand))
+    systems, codes = (StrVec.of_arrow(pa.array(column, pa.string())) for column in zip(*pairs, strict=True))
+    one = ListVec(offsets_of(np.array([len(pairs)], dtype=np.int64)), code_vec(codes, systems, len(pairs)))
+    return one.take(np.zeros(call.n, dtype=np.int64))
 
 
 @operator("ToConcept", "22.21")

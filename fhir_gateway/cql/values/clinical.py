@@ -146,6 +146,17 @@ class ValueSetVec(Vec):
         return [{"id": self.url, "version": self.version}] * self._n
 
 
+class CodeSystemVec(ValueSetVec):
+    """A reference to a code system, the same in every row: url and version."""
+
+    kind = "CodeSystem"
+    __slots__ = ()
+
+    def take(self, index: IntArray) -> CodeSystemVec:
+        """The same code system in as many rows as asked for."""
+        return CodeSystemVec(self.url, self.version, len(index))
+
+
 def _text(vec: Vec | None, n: int) -> StrVec:
     return vec if isinstance(vec, StrVec) else StrVec.constant(None, n)
 
@@ -190,6 +201,7 @@ def member_of(codes: CodeVec, wanted: frozenset[tuple[str, str]]) -> BoolArray:
 
 
 __all__ = [
+    "CodeSystemVec",
     "CodeVec",
     "ConceptVec",
     "QuantityVec",
