@@ -6,7 +6,7 @@ import numpy as np
 
 from fhir_gateway.cql.dispatch import unwrap
 from fhir_gateway.cql.operators.intervals import ends
-from fhir_gateway.cql.operators.ordering import as_decimal, in_same_unit, order
+from fhir_gateway.cql.operators.ordering import as_decimal, in_same_unit, order, reaches
 from fhir_gateway.cql.operators.precision import decimal_digits
 from fhir_gateway.cql.operators.terminology import codes_equivalent, is_coded
 from fhir_gateway.cql.registry import Call, operator
@@ -212,29 +212,29 @@ def equivalent(call: Call, left: Vec, right: Vec) -> Vec:
 @operator("Less", "12.5", uncertain=True)
 def less(call: Call, left: Vec, right: Vec) -> Vec:
     """Strictly less."""
-    below, same, above = order(left, right)
-    return BoolVec(below, below | same | above)
+    no, yes = reaches(left, right)
+    return BoolVec(yes, yes | no)
 
 
 @operator("LessOrEqual", "12.6", uncertain=True)
 def less_or_equal(call: Call, left: Vec, right: Vec) -> Vec:
     """Less or equal."""
-    below, same, above = order(left, right)
-    return BoolVec(below | same, below | same | above)
+    yes, no = reaches(right, left)
+    return BoolVec(yes, yes | no)
 
 
 @operator("Greater", "12.3", uncertain=True)
 def greater(call: Call, left: Vec, right: Vec) -> Vec:
     """Strictly greater."""
-    below, same, above = order(left, right)
-    return BoolVec(above, below | same | above)
+    no, yes = reaches(right, left)
+    return BoolVec(yes, yes | no)
 
 
 @operator("GreaterOrEqual", "12.4", uncertain=True)
 def greater_or_equal(call: Call, left: Vec, right: Vec) -> Vec:
     """Greater or equal."""
-    below, same, above = order(left, right)
-    return BoolVec(above | same, below | same | above)
+    yes, no = reaches(left, right)
+    return BoolVec(yes, yes | no)
 
 
 __all__ = ["equal_masks", "equivalent_mask"]

@@ -6,7 +6,7 @@ import numpy as np
 
 from fhir_gateway.cql.frame import zeros
 from fhir_gateway.cql.operators.logical import all_of, any_of
-from fhir_gateway.cql.operators.ordering import has_order, order
+from fhir_gateway.cql.operators.ordering import has_order, order, reaches
 from fhir_gateway.cql.registry import Call, operator
 from fhir_gateway.cql.values import (
     BoolArray,
@@ -23,6 +23,7 @@ from fhir_gateway.cql.values import (
     StrVec,
     TemporalVec,
     TimeVec,
+    UncertainVec,
     Vec,
     select,
 )
@@ -147,14 +148,16 @@ def _bounded(point: Vec, bound: Vec, closed: BoolArray, precision: int | None, s
     unbounded = closed & ~bound.valid & point.valid
     if isinstance(bound, NullVec):
         return BoolVec(unbounded, unbounded)
-    outer, same, inner = order(point, bound, precision)[:: 1 if sign == ">" else -1]
     both = point.valid & bound.valid
     if proper:
         closed = np.zeros(n, dtype=bool)
-    return BoolVec(
-        ((inner | (same & closed)) & both) | unbounded,
-        ((outer | same | inner) & both) | unbounded,
-    )
+    outer, same, inner = order(point, bound, precision)[:: 1 if sign == ">" else -1]
+    reached, missed = same | inner, outer
+    if isinstance(point, UncertainVec):
+        reached, missed = reaches(*((point, bound) if sign == ">" else (bound, point)))
+    yes = np.where(closed, reached, inner)
+    known = np.where(closed, reached | missed, outer | same | inner)
+    return BoolVec((yes & both) | unbounded, (known & both) | unbounded)
 
 
 def within(call: Call, inner: Vec, outer: Vec, *, proper: bool = False) -> Vec:

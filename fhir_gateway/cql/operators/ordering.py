@@ -119,6 +119,18 @@ def order(left: Vec, right: Vec, precision: int | None = None) -> Order:
     raise MeasureError(f"a {left.kind} and a {right.kind} have no order")
 
 
+def reaches(left: Vec, right: Vec, precision: int | None = None) -> tuple[BoolArray, BoolArray]:
+    """Where ``left`` is greater or equal, and where it is less; neither where that is unknown.
+
+    A range can be known to reach a value although it is not known whether it is equal or greater.
+    """
+    if isinstance(left, UncertainVec) or isinstance(right, UncertainVec):
+        (a_low, a_high), (b_low, b_high) = span_of(left), span_of(right)
+        return a_low >= b_high, a_high < b_low
+    less, same, more = order(left, right, precision)
+    return same | more, less
+
+
 def has_order(vec: Vec) -> bool:
     """Whether values of this kind can be ordered."""
     return isinstance(vec, TemporalVec | QuantityVec | StrVec | ScalarVec | UncertainVec) and not isinstance(

@@ -254,8 +254,6 @@ def parse_times(array: Any) -> TimeVec:
     start, length = start + lettered, length - lettered
     minute = (length > 2) & (data[start + 2] == 58)
     second = minute & (length > 5) & (data[start + 5] == 58)
-    if not bool(np.all(second | ~valid)):
-        return _coarse_times(data, start, valid, minute, second)
     base = (_digits(data, start, 2) * 60 + _digits(data, start + 3, 2)) * 60 + _digits(data, start + 6, 2)
     fraction, scale, going = np.zeros(len(start), dtype=np.int64), 100, length > 8
     for k in range(9, 12):
@@ -263,13 +261,17 @@ def parse_times(array: Any) -> TimeVec:
         going = going & (digit >= 48) & (digit <= 57) & (length > k)
         fraction += np.where(going, (digit.astype(np.int64) - 48) * scale, 0)
         scale //= 10
+    if not bool(np.all(second | ~valid)):
+        return _coarse_times(data, start, valid, minute, second, fraction)
     return TimeVec.exact(np.where(valid, base * 1000 + fraction, 0), valid)
 
 
-def _coarse_times(data: AnyArray, start: IntArray, valid: BoolArray, minute: BoolArray, second: BoolArray) -> TimeVec:
+def _coarse_times(
+    data: AnyArray, start: IntArray, valid: BoolArray, minute: BoolArray, second: BoolArray, fraction: IntArray
+) -> TimeVec:
     """Times of which some are known to the hour or minute only (never in FHIR data)."""
     low = _digits(data, start, 2) * 60 + np.where(minute, _digits(data, start + 3, 2), 0)
-    low = (low * 60 + np.where(second, _digits(data, start + 6, 2), 0)) * 1000
+    low = (low * 60 + np.where(second, _digits(data, start + 6, 2), 0)) * 1000 + np.where(second, fraction, 0)
     precision = np.where(second, MILLISECOND, np.where(minute, MINUTE, HOUR))
     span = np.where(second, 1, np.where(minute, MS_OF[MINUTE], MS_OF[HOUR]))
     low = np.where(valid, low, 0)
