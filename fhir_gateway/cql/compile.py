@@ -90,6 +90,7 @@ class Compiler:
         self.value_sets = value_sets
         self.required_value_sets: dict[str, str | None] = {}
         self.property_names: set[str] = set()
+        self.elements_of: dict[str, set[str]] = {}  # of one resource type only: what its retrieves look at
         self._nodes: dict[tuple[str, str], Node] = {}
         self._definitions: dict[tuple[str, str], Node] = {}
         self._functions: dict[int, Function] = {}

@@ -132,7 +132,8 @@ class Evaluation:
         """The resources of one type, with the columns that any compiled expression may touch."""
         found = self._tables.get(resource_type)
         if found is None:
-            names = frozenset(self.compiled.compiler.property_names)
+            compiler = self.compiled.compiler
+            names = frozenset(compiler.property_names | compiler.elements_of.get(resource_type, set()))
             found = self.batch.table(resource_type, element_names(resource_type, names), self.offset_ms)
             self._tables[resource_type] = found
         return found

@@ -39,10 +39,12 @@ def retrieve(scope: Scope, elm: Elm) -> Node:
     if codes is not None and not codes.constant:
         raise scope.error(elm, "retrieve whose codes depend on data")
     if code_property:
-        scope.compiler.property_names.add(code_property)
-    profile = profile_filter(resource_type, str(elm.get("templateId") or ""), scope.compiler.profiles)
+        scope.compiler.elements_of.setdefault(resource_type, set()).add(code_property)
+    profile = None
+    if resource_type != "Patient":  # whose data it is does not depend on a profile
+        profile = profile_filter(resource_type, str(elm.get("templateId") or ""), scope.compiler.profiles)
     if profile:
-        scope.compiler.property_names.update(profile.elements)
+        scope.compiler.elements_of.setdefault(resource_type, set()).update(profile.elements)
     key = (
         resource_type,
         profile,
