@@ -19,6 +19,20 @@ from typing import Any
 
 _SKIPPED_KINDS = {"logical"}
 
+#: What the npm package adds to R4 (elements of its own server, back-ports of later versions); found by comparing its
+#: types with fhir.resources R4B and with the npm package ``fhir``.
+_ADDED_TYPES = {"SubscriptionStatus"}
+_ADDED: dict[str, set[str]] = {
+    "Binary": {"url"},
+    "DeviceDefinition": {"bodySite", "classification"},
+    "Meta": {"account", "accounts", "author", "compartment", "onBehalfOf", "project"},
+    "ObservationDefinition": {"publisher"},
+    "ResearchStudy": set(
+        "associatedParty classifier comparisonGroup descriptionSummary label name outcomeMeasure progressStatus "
+        "recruitment region result studyDesign whyStopped".split()
+    ),
+}
+
 
 def _codes(valuesets: dict[str, Any], codesystems: dict[str, Any], url: str) -> list[str] | None:
     """Codes of a value set that lists or includes whole code systems; None when it cannot be enumerated."""
@@ -70,9 +84,13 @@ def build(directory: Path) -> dict[str, Any]:
         if definition.get("derivation") == "constraint":
             continue
         root = definition["type"]
+        if root in _ADDED_TYPES:
+            continue
         types[root] = {"kind": definition["kind"], "abstract": definition.get("abstract", False), "elements": []}
         for element in definition["snapshot"]["element"][1:]:
             path = element["path"]
+            if path.split(".")[1] in _ADDED.get(root, ()):
+                continue
             parent, name = path.rsplit(".", 1)
             owner = types.setdefault(parent, {"kind": "backbone", "abstract": False, "elements": []})
             is_list = element["max"] not in ("0", "1")

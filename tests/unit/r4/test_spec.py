@@ -13,7 +13,8 @@ from fhir_gateway.r4 import spec
 ALIKE = (
     "Patient Encounter Condition Observation Procedure MedicationRequest Coverage Claim ExplanationOfBenefit "
     "Immunization Practitioner PractitionerRole Organization Group MeasureReport Measure Library ValueSet "
-    "DiagnosticReport Location"
+    "DiagnosticReport Location Binary DeviceDefinition ResearchStudy ObservationDefinition Meta Identifier Coding "
+    "Quantity"
 ).split()
 
 
