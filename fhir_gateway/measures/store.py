@@ -2,7 +2,8 @@
 
 ::
 
-    <run id>/header.json        everything about the run that is not a column
+    layout-1/<run id>/
+             header.json        everything about the run that is not a column
              members.parquet    one row per member: member, and counts and raw counts of each population
              observations-<group>-<population>.parquet    member index and value of each observation
              cases-<group>-<basis>.parquet                member index, reference and membership of each episode
@@ -42,13 +43,16 @@ from fhir_gateway.measures.model import (
 
 _HEADER = "header.json"
 
+#: Layout of the files below; a change gives runs a new folder, so that those of another layout are computed again.
+_LAYOUT = "layout-1"
+
 
 class ResultStore:
     """Results in a local folder; saving the same run twice leaves it as it was."""
 
     def __init__(self, folder: str | Path) -> None:
         """Open ``folder``, which is made when the first result is saved."""
-        self._folder = Path(folder)
+        self._folder = Path(folder) / _LAYOUT
 
     def save(self, result: MeasureResult) -> str:
         """Write ``result`` and return its run id. A run is complete or not there at all."""

@@ -114,6 +114,9 @@ def build(directory: Path) -> dict[str, Any]:
                 label = f"{choice}{code[0].upper()}{code[1:]}" if choice else name
                 bound = codes if code == "code" else None
                 owner["elements"].append([label, fhir_type, is_list, required, choice, bound, targets])
+    for body in types.values():  # the package lets some references point to types of its own server
+        for row in body["elements"]:
+            row[6] = [target for target in row[6] if target in types] if row[6] else None
     return {"version": "4.0.1", "types": dict(sorted(types.items()))}
 
 

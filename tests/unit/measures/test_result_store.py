@@ -43,10 +43,17 @@ def test_a_zone_is_kept_as_its_offset(tmp_path: Path) -> None:
 def test_saving_twice_changes_nothing(tmp_path: Path) -> None:
     store = ResultStore(tmp_path)
     run = store.save(result_of(NAMES[0]))
-    header = (tmp_path / run / "header.json").read_bytes()
+    (layout,) = tmp_path.iterdir()
+    header = (layout / run / "header.json").read_bytes()
     assert store.save(result_of(NAMES[0])) == run
-    assert (tmp_path / run / "header.json").read_bytes() == header
-    assert [path.name for path in tmp_path.iterdir()] == [run]
+    assert (layout / run / "header.json").read_bytes() == header
+    assert [path.name for path in layout.iterdir()] == [run]
+
+
+def test_a_run_of_another_layout_is_not_seen(tmp_path: Path) -> None:
+    (tmp_path / "m0").mkdir()
+    (tmp_path / "m0" / "header.json").write_text("{}")
+    assert ResultStore(tmp_path).runs() == ()
 
 
 def test_half_a_run_is_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +65,7 @@ def test_half_a_run_is_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("os.rename", no_space)
     with pytest.raises(OSError, match="no space"):
         store.save(result_of(NAMES[0]))
-    assert list(tmp_path.iterdir()) == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize("run", ["m0", "../secret", ""])
