@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fhir_gateway.cql.referenced import referenced_rows
 from fhir_gateway.cql.values import ElementVec, IntArray, ListVec, Source
 from fhir_gateway.cql.values.base import offsets_of
 from fhir_gateway.r4 import spec
@@ -20,8 +21,8 @@ class Batch:
     """Members (persons) in a fixed order, and a reader of resource tables for exactly these members.
 
     ``read(resource_type, columns)`` returns an Arrow table with ``_source``, ``id``, ``_member`` and the columns asked
-    for, as :meth:`fhir_gateway.lake.Lake.read` does. Rows of other members are ignored; rows without a member
-    (Organization, Medication ...) are kept for look-ups by reference.
+    for, as :meth:`fhir_gateway.lake.Lake.read` does. Rows of other members are ignored; resources that belong to
+    no patient (Medication, Organization ...) are every member's whose own resources refer to them.
     """
 
     def __init__(self, members: Any, read: Read) -> None:
@@ -32,9 +33,24 @@ class Batch:
         """Number of members."""
         return len(self.members)
 
-    def table(self, resource_type: str, columns: Sequence[str], offset_ms: int) -> ResourceTable:
-        """The resources of one type."""
-        return ResourceTable(self, resource_type, self._read(resource_type, list(columns)), columns, offset_ms)
+    def table(self, resource_type: str, names: frozenset[str], offset_ms: int) -> ResourceTable:
+        """The resources of one type, with the columns behind the property ``names`` that expressions use."""
+        columns = element_names(resource_type, names)
+        table = self._read(resource_type, columns)
+        order, member = self._placed(table)
+        if spec.patient_element(resource_type) is None and resource_type != "Patient":
+            rows, owners = referenced_rows(self.members, self._read, resource_type, table, names)
+            pairs = np.unique(np.stack([np.concatenate([member, owners]), np.concatenate([order, rows])]), axis=1)
+            member, order = pairs[0], pairs[1]
+        return ResourceTable(self, resource_type, table, columns, offset_ms, order, member)
+
+    def _placed(self, table: Any) -> tuple[IntArray, IntArray]:
+        """Rows of the members, in member order, and the position of their member."""
+        position = pc.index_in(table["_member"].combine_chunks(), value_set=self.members)
+        member = np.asarray(position.fill_null(-1)).astype(np.int64)
+        order = np.argsort(member, kind="stable")
+        order = order[np.searchsorted(member[order], 0) :]
+        return order, member[order]
 
     def read(self, resource_type: str, columns: Sequence[str]) -> Any:
         """Read further columns (used when a property turns up that no expression named)."""
@@ -44,14 +60,20 @@ class Batch:
 class ResourceTable:
     """Rows of one resource type, ordered by member, with the offsets of each member's rows."""
 
-    def __init__(self, batch: Batch, resource_type: str, table: Any, columns: Sequence[str], offset_ms: int) -> None:
+    def __init__(
+        self,
+        batch: Batch,
+        resource_type: str,
+        table: Any,
+        columns: Sequence[str],
+        offset_ms: int,
+        order: IntArray,
+        member: IntArray,
+    ) -> None:
         self.resource_type = resource_type
-        position = pc.index_in(table["_member"].combine_chunks(), value_set=batch.members)
-        member = np.asarray(position.fill_null(-1)).astype(np.int64)
-        order = np.argsort(member, kind="stable")
-        order = order[np.searchsorted(member[order], 0) :]
-        self.table = table.take(pa.array(order)) if len(order) != len(member) or np.any(np.diff(order) != 1) else table
-        self.member = member[order]
+        in_place = len(order) == table.num_rows and not np.any(np.diff(order) != 1)
+        self.table = table if in_place else table.take(pa.array(order))
+        self.member = member
         counts = np.bincount(self.member, minlength=len(batch.members)).astype(np.int64)
         self.offsets: IntArray = offsets_of(counts)
         self._arrays: dict[str, Any] = {}

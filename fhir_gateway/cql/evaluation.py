@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fhir_gateway.cql.batch import Batch, ResourceTable, element_names
+from fhir_gateway.cql.batch import Batch, ResourceTable
 from fhir_gateway.cql.frame import Env, Frame, zeros
 from fhir_gateway.cql.isolation import DATA_ERRORS, isolate
 from fhir_gateway.cql.values import (
@@ -134,7 +134,7 @@ class Evaluation:
         if found is None:
             compiler = self.compiled.compiler
             names = frozenset(compiler.property_names | compiler.elements_of.get(resource_type, set()))
-            found = self.batch.table(resource_type, element_names(resource_type, names), self.offset_ms)
+            found = self.batch.table(resource_type, names, self.offset_ms)
             self._tables[resource_type] = found
         return found
 
