@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlmodel import JSON, Column, Field, LargeBinary, SQLModel
+from sqlalchemy import false
+from sqlmodel import JSON, Boolean, Column, Field, LargeBinary, SQLModel
 
 
 class SourceEndpoint(SQLModel, table=True):
@@ -20,6 +21,10 @@ class SourceEndpoint(SQLModel, table=True):
     scopes: str | None = None
     vendor: str = "generic"
     trusted_origins: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    client_secret: bytes | None = Field(default=None, sa_column=Column(LargeBinary, nullable=True))
+    audience: str | None = None
+    jku: bool = Field(default=False, sa_column=Column(Boolean, nullable=False, server_default=false()))
+    group_id: str | None = None
     created: str
 
 
