@@ -18,6 +18,7 @@ TABLE_MODULES: tuple[str, ...] = (
     "fhir_gateway.sources.tables",
     "fhir_gateway.auth.store",
     "fhir_gateway.server.audit",
+    "fhir_gateway.terminology.store",
 )
 
 

@@ -66,7 +66,7 @@ class PersonRow(SQLModel, table=True):
 
 
 class ChangeRow(SQLModel, table=True):
-    """A merge or split of persons (``models.PersonChange``)."""
+    """A merge or split of persons (``models.PersonChange``); ``patients`` are the numbers of those that moved, JSON."""
 
     __tablename__ = "identity_change"
 
@@ -76,6 +76,9 @@ class ChangeRow(SQLModel, table=True):
     other: str
     reason: str
     changed_at: str
+    by: str | None = None
+    evidence: str | None = None
+    patients: str | None = None
 
 
 class ReviewRow(SQLModel, table=True):
@@ -92,10 +95,57 @@ class ReviewRow(SQLModel, table=True):
     other_patient_id: str | None = None
     patients: int
     noticed_at: str
+    status: str = Field(default="open", sa_column_kwargs={"server_default": "open"})
+    weight: float | None = None
+    evidence: str | None = None
+    decided_by: str | None = None
+    decided_at: str | None = None
+
+
+class DecisionRow(SQLModel, table=True):
+    """What somebody decided about two patients (``models.Decision``); never deleted, only revoked. ``a < b``."""
+
+    __tablename__ = "identity_decision"
+    __table_args__ = (sa.Index("ix_identity_decision_a", "a"), sa.Index("ix_identity_decision_b", "b"))
+
+    id: int | None = Field(default=None, primary_key=True)
+    a: int = Field(sa_column=sa.Column(sa.BigInteger, sa.ForeignKey("identity_patient.number"), nullable=False))
+    b: int = Field(sa_column=sa.Column(sa.BigInteger, sa.ForeignKey("identity_patient.number"), nullable=False))
+    verdict: str
+    decided_by: str
+    reason: str
+    review: str | None = None
+    decided_at: str
+    revoked_by: str | None = None
+    revoked_reason: str | None = None
+    revoked_at: str | None = None
+
+
+class MatchRow(SQLModel, table=True):
+    """Two patients that probably are one person, as the last linkage found them. ``linked``: it joins them itself."""
+
+    __tablename__ = "identity_match"
+    __table_args__ = (sa.Index("ix_identity_match_b", "b"),)
+
+    a: int = Field(
+        sa_column=sa.Column(
+            sa.BigInteger, sa.ForeignKey("identity_patient.number"), primary_key=True, autoincrement=False
+        )
+    )
+    b: int = Field(
+        sa_column=sa.Column(
+            sa.BigInteger, sa.ForeignKey("identity_patient.number"), primary_key=True, autoincrement=False
+        )
+    )
+    weight: float
+    linked: bool
+    model: str
+    evidence: str
 
 
 PATIENT, KEY, PERSON = table_of(PatientRow), table_of(KeyRow), table_of(PersonRow)
 CHANGE, REVIEW = table_of(ChangeRow), table_of(ReviewRow)
+DECISION, MATCH = table_of(DecisionRow), table_of(MatchRow)
 
 #: What the present assignment may touch; temporary tables of the connection.
 _REACHED_KEY = sa.Table(
