@@ -68,7 +68,7 @@ class Gateway:
         """Registered sources and our keys for them."""
         from fhir_gateway.sources.store import EndpointStore
 
-        return EndpointStore(self.engine, self.secrets)
+        return EndpointStore(self.engine, self.secrets, self.settings.public_url)
 
     @cached_property
     def pulls(self) -> PullLog:

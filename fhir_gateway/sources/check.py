@@ -62,7 +62,7 @@ async def _lines(
             yield CheckLine("token", "ok", f"asked for {tokens.scope}")
             skewed = abs(tokens.skew) > _SKEW
             yield CheckLine("clock", "warning" if skewed else "ok", f"{tokens.skew:+.0f} s")
-            short = set(tokens.scope.split()) - set((tokens.granted or "").split())
+            short = set((tokens.scope or "").split()) - set((tokens.granted or "").split())
             yield CheckLine("scope", "warning" if short else "ok", f"granted {tokens.granted}")
         else:
             yield CheckLine("token", "skipped", "the endpoint wants no authorization")

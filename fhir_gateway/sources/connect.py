@@ -6,13 +6,14 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from urllib.parse import urljoin
 
 import httpx
 import orjson
 
 from fhir_gateway.errors import ConfigurationError, SourceAuthError, SourceError
 from fhir_gateway.sources.discovery import Capabilities, SmartConfiguration
-from fhir_gateway.sources.endpoint import Endpoint, SigningKey, without_query
+from fhir_gateway.sources.endpoint import Credential, Endpoint, without_query
 from fhir_gateway.sources.outcome import Progress
 from fhir_gateway.sources.retry import Clock
 from fhir_gateway.sources.session import FHIR_JSON, SourceSession, new_client
@@ -21,6 +22,9 @@ from fhir_gateway.sources.vendors import VendorProfile, vendor_profile
 
 DISCOVERY_LIFE = 900.0
 """Seconds a SMART configuration is believed without asking again."""
+
+_NO_DOCUMENT = frozenset({401, 403, 404, 405, 406, 410, 501})
+"""Answers of servers that have no SMART configuration, or guard every path they do not know."""
 
 _discovered: dict[str, tuple[float, SmartConfiguration]] = {}
 
@@ -50,7 +54,7 @@ class Source:
 @asynccontextmanager
 async def open_source(
     endpoint: Endpoint,
-    key: SigningKey | None,
+    credential: Credential | None,
     *,
     types: tuple[str, ...] = (),
     client: httpx.AsyncClient | None = None,
@@ -60,6 +64,8 @@ async def open_source(
 ) -> AsyncIterator[Source]:
     """Discover an endpoint and make its token source; no token is asked for before the first request needs one.
 
+    The token endpoint is the one that was registered, else the SMART configuration's, else that of the
+    CapabilityStatement's security extension.
     ``types`` narrows the scope where the server has no wildcard. ``client``, ``clock`` and ``profile`` are for tests
     and for callers that share a connection pool.
     """
@@ -68,38 +74,62 @@ async def open_source(
     client = client or new_client(profile)
     try:
         session = SourceSession(client, endpoint, profile, None, clock, progress)
-        smart = None
-        if endpoint.auth == "smart-backend":
-            if key is None or not endpoint.client_id:
-                raise ConfigurationError(f"endpoint {endpoint.name} has no signing key or no client id")
+        source = Source(endpoint, profile, session, None)
+        if endpoint.auth != "none":
+            if credential is None or not endpoint.client_id:
+                raise ConfigurationError(
+                    f"endpoint {endpoint.name} has no client id yet: `fhir-gateway endpoint update` when they gave one"
+                )
             session.report("discover", endpoint.base_url)
-            smart = await smart_configuration(session)
-            token_endpoint = endpoint.token_endpoint or smart.token_endpoint
-            if not token_endpoint:
-                raise SourceAuthError(f"{endpoint.base_url}: the SMART configuration names no token_endpoint")
-            if endpoint.base_url.startswith("https:") and not token_endpoint.startswith("https:"):
-                raise SourceAuthError(f"{endpoint.base_url}: its token_endpoint is not https")
+            source.smart = smart = await smart_configuration(session)
             session.tokens = TokenSource(
                 client,
-                token_endpoint=token_endpoint,
+                token_endpoint=await _token_endpoint(source),
                 client_id=endpoint.client_id,
-                key=key,
-                scope=endpoint.scopes or smart.read_scope(types),
+                credential=credential,
+                scope=_scope(endpoint, profile, smart, types),
+                audience=endpoint.audience,
+                jku=endpoint.jku,
                 max_wait=profile.max_wait,
                 attempts=profile.max_attempts,
                 clock=session.clock,
             )
-        yield Source(endpoint, profile, session, smart)
+        yield source
     finally:
         if owned:
             await client.aclose()
 
 
+def _scope(endpoint: Endpoint, profile: VendorProfile, smart: SmartConfiguration, types: tuple[str, ...]) -> str | None:
+    """What was registered for the endpoint, else what its vendor wants, else what discovery suggests; None for none."""
+    scope = endpoint.scopes or profile.scope or smart.read_scope(types)
+    return None if scope == "none" else scope
+
+
+async def _token_endpoint(source: Source) -> str:
+    endpoint, smart = source.endpoint, source.smart
+    found = endpoint.token_endpoint or (smart.token_endpoint if smart else None)
+    if not found:
+        try:
+            stated = await source.capabilities()
+        except SourceError:
+            stated = None
+        if stated is None or not stated.token_endpoint:
+            raise SourceAuthError(
+                f"{endpoint.base_url}: neither .well-known/smart-configuration nor the CapabilityStatement names a "
+                "token endpoint; set it with --token-endpoint"
+            )
+        found = urljoin(endpoint.base_url + "/", stated.token_endpoint)
+    if endpoint.base_url.startswith("https:") and not found.startswith("https:"):
+        raise SourceAuthError(f"{endpoint.base_url}: its token_endpoint is not https")
+    return found
+
+
 async def smart_configuration(session: SourceSession, *, fresh: bool = False) -> SmartConfiguration:
     """The endpoint's SMART configuration, at most `DISCOVERY_LIFE` old.
 
-    It lies under the FHIR base, not under the host's root (unlike RFC 8615). An endpoint whose token endpoint is
-    registered here may do without it.
+    It lies under the FHIR base, not under the host's root (unlike RFC 8615). An endpoint may do without it when its
+    token endpoint is known in another way.
     """
     base = session.endpoint.base_url
     known = _discovered.get(base)
@@ -107,7 +137,7 @@ async def smart_configuration(session: SourceSession, *, fresh: bool = False) ->
         return known[1]
     url = f"{base}/.well-known/smart-configuration"
     response = await session.send("GET", url, headers={"Accept": "application/json"}, authorized=False)
-    if response.status_code != 200 and session.endpoint.token_endpoint:
+    if response.status_code in _NO_DOCUMENT or (response.status_code != 200 and session.endpoint.token_endpoint):
         return SmartConfiguration(token_endpoint=None)
     found = SmartConfiguration.parse(_document(response, "the SMART configuration"), base)
     _discovered[base] = (time.monotonic(), found)

@@ -84,17 +84,21 @@ class Capabilities:
     software: str | None = None
     types: tuple[str, ...] = ()
     export_levels: frozenset[Level] = field(default_factory=frozenset)
+    token_endpoint: str | None = None
+    """Of the security extension, which servers had before the SMART configuration."""
 
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> Capabilities:
         """From the JSON of a CapabilityStatement (R4, R4B)."""
         types: list[str] = []
         levels: set[Level] = set()
+        token = None
         for rest in _objects(document.get("rest")):
             if rest.get("mode") == "client":
                 continue
             if _exports(rest.get("operation")):
                 levels.add("system")
+            token = token or _token_uri(rest.get("security"))
             for resource in _objects(rest.get("resource")):
                 name = resource.get("type")
                 if not isinstance(name, str):
@@ -108,6 +112,7 @@ class Capabilities:
             software=software.get("name") if isinstance(software, Mapping) else None,
             types=tuple(dict.fromkeys(types)),
             export_levels=frozenset(levels),
+            token_endpoint=token,
         )
 
 
@@ -121,6 +126,17 @@ def _exports(operations: object) -> bool:
         ):
             return True
     return False
+
+
+def _token_uri(security: object) -> str | None:
+    """``token`` of the ``oauth-uris`` extension (SMART App Launch 1.0, still the only place on older servers)."""
+    extensions = _objects(security.get("extension")) if isinstance(security, Mapping) else []
+    for extension in extensions:
+        if str(extension.get("url", "")).endswith("/oauth-uris"):
+            for inner in _objects(extension.get("extension")):
+                if inner.get("url") == "token" and isinstance(inner.get("valueUri"), str):
+                    return str(inner["valueUri"])
+    return None
 
 
 def _objects(value: object) -> list[Mapping[str, Any]]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import gzip
 import zlib
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +51,6 @@ class Downloader:
         self._folder = folder
         self._manifest = manifest
         self._repoll = repoll
-        self._limit = AdaptiveLimit(session.profile.max_concurrency)
         self._renewal: asyncio.Task[Manifest] | None = None
         self._done = 0
         self.bytes = 0
@@ -88,8 +87,9 @@ class Downloader:
         while True:
             attempt += 1
             response: httpx.Response | None = None
+            limit = self._session.limit(file.url)
             try:
-                async with self._limit, self._open(file) as response:
+                async with limit, self._open(file, limit) as response:
                     status = response.status_code
                     if status == 200:
                         lines = await self._write(response, final)
@@ -97,7 +97,6 @@ class Downloader:
                         # a proxy that cuts a chunked body cleanly shows only here; a count that is wrong stays wrong
                         if not wrong or attempt > 1:
                             final.with_name(final.name + ".part").replace(final)
-                            self._limit.grow()
                             return self._checked(final, file, lines)
                         raise Broken("the file has another number of lines than the manifest says")
                     await response.aread()
@@ -112,7 +111,7 @@ class Downloader:
                 reason, response = failure(error), None
             except Broken as error:
                 reason, response = str(error), None
-            self._limit.shrink()
+            limit.shrink()
             # being told to slow down is no failure of the file: patience is four times as long
             throttled = response is not None and response.status_code == 429
             if attempt >= profile.max_attempts * (4 if throttled else 1):
@@ -122,10 +121,15 @@ class Downloader:
                 self._session.report("wait", f"{file.shown}: {reason}; again in {wait:.0f} s", self._done)
             await self._session.clock.sleep(wait)
 
-    def _open(self, file: ManifestFile) -> AbstractAsyncContextManager[httpx.Response]:
+    @asynccontextmanager
+    async def _open(self, file: ManifestFile, limit: AdaptiveLimit) -> AsyncIterator[httpx.Response]:
         headers = {"Accept": "application/fhir+ndjson, application/ndjson;q=0.9, */*;q=0.1", "Accept-Encoding": "gzip"}
         authorized = self._manifest.requires_access_token
-        return self._session.stream("GET", file.url, headers=headers, authorized=authorized)
+        began = self._session.clock.monotonic()
+        async with self._session.stream("GET", file.url, headers=headers, authorized=authorized) as response:
+            if response.status_code == 200:
+                limit.answered(self._session.clock.monotonic() - began)
+            yield response
 
     async def _renewed(self, name: str, file: ManifestFile, prefix: str) -> ManifestFile:
         """The same file under the link of a fresh manifest, asked for once for all files."""
@@ -144,9 +148,18 @@ class Downloader:
         decoder = _decoder(response)
         counter = LineCounter()
         first = b""
+        clock, profile = self._session.clock, self._session.profile
+        deadline = clock.monotonic() + profile.file_deadline
+        written = 0
         with part.open("wb") as out:
             async for raw in response.aiter_raw():
                 chunk = decoder.feed(raw) if decoder else raw
+                written += len(chunk)
+                if written > profile.max_file:
+                    where = without_query(str(response.request.url))
+                    raise SourceError(f"{where}: the file is larger than {profile.max_file >> 20} MiB")
+                if clock.monotonic() > deadline:
+                    raise Broken(f"the file did not end within {profile.file_deadline:.0f} s")
                 if len(first) < 2:
                     first += chunk[:2]
                 counter.feed(chunk)

@@ -10,8 +10,8 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, RSAKey
 
 from fhir_gateway.errors import ConfigurationError
+from fhir_gateway.sources.vendors import AuthKind
 
-AuthKind = Literal["smart-backend", "none"]
 Algorithm = Literal["ES384", "RS384"]
 KeyState = Literal["next", "active", "retired"]
 
@@ -23,8 +23,10 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 class Endpoint:
     """One FHIR endpoint of an EHR or payer.
 
-    ``base_url`` has no trailing slash. ``token_endpoint`` and ``scopes`` overrule discovery when set. The access token
-    is sent to the origin of ``base_url`` and to ``trusted_origins`` only.
+    ``base_url`` has no trailing slash. ``token_endpoint``, ``scopes`` and ``audience`` (of assertions; else the token
+    endpoint) overrule discovery when set. ``jku`` names our JWKS in assertions: some servers want that, some refuse it.
+    ``group`` is exported when a pull names none. The access token is sent to the origin of ``base_url`` and to
+    ``trusted_origins`` only.
     """
 
     name: str
@@ -35,6 +37,9 @@ class Endpoint:
     scopes: str | None = None
     vendor: str = "generic"
     trusted_origins: tuple[str, ...] = ()
+    audience: str | None = None
+    jku: str | None = None
+    group: str | None = None
 
     @property
     def token_origins(self) -> frozenset[str]:
@@ -65,6 +70,21 @@ class SigningKey:
         """The public half as published in a JWK Set."""
         public = self.key.as_dict(private=False)
         return {**public, "kid": self.kid, "use": "sig", "alg": self.algorithm, "key_ops": ["verify"]}
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSecret:
+    """A shared secret, for servers that know no signed assertions (``client_secret_basic``). Its repr shows nothing."""
+
+    value: str
+
+    def __repr__(self) -> str:
+        """Show no secret."""
+        return "ClientSecret()"
+
+
+Credential = SigningKey | ClientSecret
+"""What we prove ourselves with to one endpoint."""
 
 
 def generate_key(algorithm: Algorithm) -> ECKey | RSAKey:

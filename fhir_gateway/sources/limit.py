@@ -1,13 +1,22 @@
-"""How many requests at once: grows while they succeed, halves when the server says it is too much."""
+"""How many requests at once to one host: grows while they succeed, halves when the host says it is too much.
+
+Additive increase, multiplicative decrease (AIMD), as TCP does it. Signs of too much: 429 and 503, a response that
+broke off or stalled, and answers that take many times as long as the fastest ones did.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from types import TracebackType
 
+_SLOW = 8.0
+"""Times the usual time to first byte after which the host counts as overwhelmed."""
+_NOTICEABLE = 1.0
+"""Seconds below which no answer counts as slow."""
+
 
 class AdaptiveLimit:
-    """A semaphore whose size adapts (additive increase, multiplicative decrease), between 1 and ``maximum``."""
+    """A semaphore whose size adapts between 1 and ``maximum``."""
 
     def __init__(self, maximum: int, start: int = 4) -> None:
         """Begin with `start` at once."""
@@ -15,6 +24,8 @@ class AdaptiveLimit:
         self._size = float(max(1, min(start, maximum)))
         self._busy = 0
         self._changed = asyncio.Condition()
+        self._usual: float | None = None
+        self._grace = 0
 
     @property
     def size(self) -> int:
@@ -37,8 +48,23 @@ class AdaptiveLimit:
 
     def grow(self) -> None:
         """A request succeeded."""
+        self._grace = max(0, self._grace - 1)
         self._size = min(float(self._maximum), self._size + 1 / self._size)
 
     def shrink(self) -> None:
-        """The server was overwhelmed (429, 502, 503, a broken or stalled response)."""
+        """The host was overwhelmed; requests that were under way together count once."""
+        if self._grace:
+            self._grace -= 1
+            return
+        self._grace = max(self._busy - 1, 0)
         self._size = max(1.0, self._size / 2)
+
+    def answered(self, seconds: float) -> None:
+        """The first byte of a good answer came after that time: far above the usual is a sign of too much."""
+        if self._usual is not None and seconds > max(_NOTICEABLE, _SLOW * self._usual):
+            self.shrink()
+        else:
+            self.grow()
+        # the usual time follows slowly upwards and fast downwards, so that a host that got slower for good is believed
+        weight = 0.5 if self._usual is None or seconds < self._usual else 0.05
+        self._usual = seconds if self._usual is None else self._usual + weight * (seconds - self._usual)

@@ -11,7 +11,7 @@ import httpx
 from fhir_gateway.errors import ConfigurationError, SourceError
 from fhir_gateway.sources.bulk import BulkExport, ExportNotOffered, ExportRequest, ExportState
 from fhir_gateway.sources.connect import Source, open_source
-from fhir_gateway.sources.endpoint import Endpoint, SigningKey
+from fhir_gateway.sources.endpoint import Credential, Endpoint
 from fhir_gateway.sources.models import StagedPull
 from fhir_gateway.sources.outcome import Progress, PullOutcome, SourceIssue
 from fhir_gateway.sources.retry import Clock
@@ -47,7 +47,7 @@ SEARCH_TYPES = (
 
 async def pull(
     endpoint: Endpoint,
-    key: SigningKey | None,
+    credential: Credential | None,
     folder: Path,
     *,
     pull_id: str,
@@ -72,7 +72,7 @@ async def pull(
     """
     began = time.monotonic()
     async with open_source(
-        endpoint, key, types=types, client=client, clock=clock, progress=progress, profile=profile
+        endpoint, credential, types=types, client=client, clock=clock, progress=progress, profile=profile
     ) as source:
         outcome: PullOutcome | None = None
         chosen = mode or await _best_mode(source, resume)
@@ -148,7 +148,7 @@ def _scope_issues(source: Source) -> list[SourceIssue]:
     tokens = source.session.tokens
     if tokens is None or tokens.granted is None:
         return []
-    missing = set(tokens.scope.split()) - set(tokens.granted.split())
+    missing = set((tokens.scope or "").split()) - set(tokens.granted.split())
     if not missing:
         return []
     return [SourceIssue("information", f"asked for {tokens.scope}, granted {tokens.granted}")]

@@ -19,7 +19,6 @@ import orjson
 
 from fhir_gateway.errors import SourceError
 from fhir_gateway.sources.endpoint import without_query
-from fhir_gateway.sources.limit import AdaptiveLimit
 from fhir_gateway.sources.models import StagedFile
 from fhir_gateway.sources.outcome import SourceIssue
 from fhir_gateway.sources.session import FHIR_JSON, SourceSession, refusal
@@ -45,7 +44,7 @@ class SearchPull:
         """Files of an earlier, unfinished run are written anew."""
         self._session = session
         self._folder = folder
-        self._limit = AdaptiveLimit(session.profile.max_concurrency)
+        self._limit = session.limit(session.endpoint.base_url)
         self._refused: list[SourceError] = []
         self.issues: list[SourceIssue] = []
 

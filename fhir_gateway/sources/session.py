@@ -11,9 +11,11 @@ from contextlib import asynccontextmanager
 from urllib.parse import urljoin
 
 import httpx
+import orjson
 
 from fhir_gateway.errors import SourceAuthError, SourceError
 from fhir_gateway.sources.endpoint import Endpoint, origin, without_query
+from fhir_gateway.sources.limit import AdaptiveLimit
 from fhir_gateway.sources.outcome import PullProgress, outcome_codes
 from fhir_gateway.sources.retry import TRANSIENT_STATUS, Clock, backoff, retry_after
 from fhir_gateway.sources.token import TokenSource
@@ -24,6 +26,10 @@ log = logging.getLogger(__name__)
 FHIR_JSON = "application/fhir+json"
 _REDIRECTS = 5
 _REDIRECT_STATUS = frozenset({301, 302, 303, 307, 308})
+
+
+_CODED = frozenset({"content-encoding", "content-length", "transfer-encoding"})
+"""Headers that are about the body as it was on the wire."""
 
 
 def new_client(profile: VendorProfile) -> httpx.AsyncClient:
@@ -54,11 +60,16 @@ class SourceSession:
         self.tokens = tokens
         self.clock = clock or Clock()
         self._progress = progress
+        self._limits: dict[str, AdaptiveLimit] = {}
 
     def report(self, phase: str, message: str, done: int = 0, total: int | None = None) -> None:
         """Tell whoever watches how far we are."""
         if self._progress is not None:
             self._progress(PullProgress(phase, message, done, total))
+
+    def limit(self, url: str) -> AdaptiveLimit:
+        """How many requests at once the host of that URL bears; files often lie on another host than the API."""
+        return self._limits.setdefault(origin(url), AdaptiveLimit(self.profile.max_concurrency))
 
     def wait_for(self, response: httpx.Response | None, attempt: int) -> float:
         """Seconds before the next attempt: what the server asks for within our cap, else backoff."""
@@ -68,10 +79,17 @@ class SourceSession:
 
     @asynccontextmanager
     async def stream(
-        self, method: str, url: str, *, headers: Mapping[str, str] | None = None, authorized: bool = True
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        json: object = None,
+        authorized: bool = True,
     ) -> AsyncIterator[httpx.Response]:
         """One attempt at a request, its body unread; redirects are followed, a 401 renews the token once."""
-        response = await self._send(method, url, headers or {}, authorized)
+        content = None if json is None else orjson.dumps(json)
+        response = await self._send(method, url, headers or {}, authorized, content)
         try:
             yield response
         finally:
@@ -83,6 +101,7 @@ class SourceSession:
         url: str,
         *,
         headers: Mapping[str, str] | None = None,
+        json: object = None,
         authorized: bool = True,
         attempts: int | None = None,
         statuses: frozenset[int] = TRANSIENT_STATUS,
@@ -96,8 +115,8 @@ class SourceSession:
         while True:
             attempt += 1
             try:
-                async with self.stream(method, url, headers=headers, authorized=authorized) as response:
-                    await response.aread()
+                async with self.stream(method, url, headers=headers, json=json, authorized=authorized) as response:
+                    response = await self._read(response)
             except (httpx.TransportError, httpx.DecodingError) as error:
                 if attempt >= limit:
                     raise SourceError(f"{without_query(url)}: {failure(error)} after {attempt} attempts") from None
@@ -111,7 +130,25 @@ class SourceSession:
                 self.report("wait", f"{without_query(url)} answered {response.status_code}; again in {wait:.0f} s")
             await self.clock.sleep(wait)
 
-    async def _send(self, method: str, url: str, headers: Mapping[str, str], authorized: bool) -> httpx.Response:
+    async def _read(self, response: httpx.Response) -> httpx.Response:
+        """Read a body that is kept in memory; one that does not end is cut off by size and by time."""
+        deadline = self.clock.monotonic() + self.profile.file_deadline
+        size = 0
+        parts = []
+        async for part in response.aiter_bytes():
+            size += len(part)
+            parts.append(part)
+            where = without_query(str(response.request.url))
+            if size > self.profile.max_body:
+                raise SourceError(f"{where}: the answer is larger than {self.profile.max_body >> 20} MiB")
+            if self.clock.monotonic() > deadline:
+                raise SourceError(f"{where}: the answer did not end within {self.profile.file_deadline:.0f} s")
+        headers = [(name, value) for name, value in response.headers.multi_items() if name not in _CODED]
+        return httpx.Response(response.status_code, headers=headers, content=b"".join(parts), request=response.request)
+
+    async def _send(
+        self, method: str, url: str, headers: Mapping[str, str], authorized: bool, content: bytes | None
+    ) -> httpx.Response:
         renewed = False
         redirects = 0
         while True:
@@ -120,7 +157,7 @@ class SourceSession:
             if authorized and self.tokens is not None and origin(url) in self.endpoint.token_origins:
                 token = await self.tokens.token()
                 sent["Authorization"] = f"Bearer {token}"
-            request = self.client.build_request(method, url, headers=sent)
+            request = self.client.build_request(method, url, headers=sent, content=content)
             response = await self.client.send(request, stream=True)
             log.debug("%s %s: %d", method, without_query(url), response.status_code)
             if response.status_code in _REDIRECT_STATUS and "Location" in response.headers:

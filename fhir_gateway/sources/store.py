@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol, cast
 
 from sqlalchemy import Engine
-from sqlmodel import select
+from sqlmodel import Session, select
 
 from fhir_gateway.db.engine import session
 from fhir_gateway.errors import ConfigurationError, ConflictError, NotFoundError
@@ -16,6 +16,8 @@ from fhir_gateway.sources.endpoint import (
     ALGORITHMS,
     Algorithm,
     AuthKind,
+    ClientSecret,
+    Credential,
     Endpoint,
     KeyState,
     SigningKey,
@@ -28,6 +30,10 @@ from fhir_gateway.sources.vendors import vendor_profile
 
 SOURCE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 """Names of sources; they begin the ids of resources served, so they are short and of few characters."""
+
+
+JWKS_PATH = "/.well-known/jwks.json"
+"""Where our public keys are, under the gateway's public URL."""
 
 
 class Cipher(Protocol):
@@ -43,20 +49,32 @@ class Cipher(Protocol):
 class EndpointStore:
     """Registered endpoints and their keys."""
 
-    def __init__(self, engine: Engine, cipher: Cipher) -> None:
-        """Over a control plane whose tables exist; `cipher` protects private keys."""
+    def __init__(self, engine: Engine, cipher: Cipher, public_url: str = "") -> None:
+        """Over a control plane whose tables exist; `cipher` protects private keys and secrets.
+
+        `public_url` is where our JWKS is, for endpoints that want ``jku`` in assertions.
+        """
         self._engine = engine
         self._cipher = cipher
+        self._jwks_url = f"{public_url.rstrip('/')}{JWKS_PATH}"
 
-    def add(self, endpoint: Endpoint, algorithm: Algorithm = "ES384", private_key: bytes | None = None) -> Endpoint:
-        """Register an endpoint; one with SMART Backend Services gets a key of its own (or brings one as PEM)."""
+    def add(
+        self,
+        endpoint: Endpoint,
+        algorithm: Algorithm = "ES384",
+        private_key: bytes | None = None,
+        client_secret: str | None = None,
+    ) -> Endpoint:
+        """Register an endpoint; one with SMART Backend Services gets a key of its own (or brings one as PEM).
+
+        The client id may come later (``update``): some endpoints want our JWKS before they give one.
+        """
         if not SOURCE_NAME.fullmatch(endpoint.name):
             raise ConfigurationError("an endpoint's name is 1 to 32 of a-z, 0-9 and '-', not beginning with '-'")
         if algorithm not in ALGORITHMS:
             raise ConfigurationError(f"unknown signing algorithm {algorithm!r}; known: {', '.join(ALGORITHMS)}")
         vendor_profile(endpoint.vendor)
-        if endpoint.auth == "smart-backend" and not endpoint.client_id:
-            raise ConfigurationError("SMART Backend Services needs the client id that the endpoint gave us")
+        _check_secret(endpoint, client_secret)
         endpoint = replace(endpoint, base_url=checked_base_url(endpoint.base_url))
         with session(self._engine) as opened:
             if opened.get(SourceEndpoint, endpoint.name):
@@ -71,6 +89,10 @@ class EndpointStore:
                     scopes=endpoint.scopes,
                     vendor=endpoint.vendor,
                     trusted_origins=list(endpoint.trusted_origins),
+                    audience=endpoint.audience,
+                    jku=endpoint.jku is not None,
+                    group_id=endpoint.group,
+                    client_secret=self._cipher.encrypt(client_secret.encode()) if client_secret else None,
                     created=_now(),
                 )
             )
@@ -79,19 +101,64 @@ class EndpointStore:
                 opened.add(self._new_key(endpoint.name, algorithm, "active", private_key))
         return endpoint
 
+    def update(self, name: str, client_secret: str | None = None, **values: Any) -> Endpoint:
+        """Change what is known of an endpoint: all fields of `Endpoint` but its name; a secret replaces the old one."""
+        changed = replace(self.get(name), **values)
+        if changed.name != name:
+            raise ConfigurationError("an endpoint's name stays: it is part of the ids of what it brought")
+        vendor_profile(changed.vendor)
+        with session(self._engine) as opened:
+            row = self._row(opened, name)
+            _check_secret(changed, client_secret or (row.client_secret and "kept"))
+            row.base_url = checked_base_url(changed.base_url)
+            row.auth, row.client_id, row.vendor = changed.auth, changed.client_id, changed.vendor
+            row.token_endpoint, row.scopes, row.audience = changed.token_endpoint, changed.scopes, changed.audience
+            row.trusted_origins, row.group_id = list(changed.trusted_origins), changed.group
+            row.jku = changed.jku is not None
+            if client_secret:
+                row.client_secret = self._cipher.encrypt(client_secret.encode())
+            opened.add(row)
+            opened.flush()
+            has_key = opened.exec(select(SourceKey).where(SourceKey.endpoint == name)).first() is not None
+            if changed.auth == "smart-backend" and not has_key:
+                opened.add(self._new_key(name, "ES384", "active", None))
+        return self.get(name)
+
+    def remove(self, name: str) -> None:
+        """Forget an endpoint and its keys; what it brought stays in the lake."""
+        with session(self._engine) as opened:
+            row = self._row(opened, name)
+            for key in opened.exec(select(SourceKey).where(SourceKey.endpoint == name)):
+                opened.delete(key)
+            opened.flush()
+            opened.delete(row)
+
     def get(self, name: str) -> Endpoint:
         """The endpoint of that name."""
         with session(self._engine) as opened:
-            row = opened.get(SourceEndpoint, name)
+            return self._endpoint(self._row(opened, name))
+
+    def _row(self, opened: Session, name: str) -> SourceEndpoint:
+        row = opened.get(SourceEndpoint, name)
         if row is None:
             raise NotFoundError(f"no endpoint named {name}; register it with `fhir-gateway endpoint add`")
-        return _endpoint(row)
+        return row
+
+    def credential(self, name: str) -> Credential | None:
+        """What we prove ourselves with to this endpoint; None when it wants no authorization."""
+        with session(self._engine) as opened:
+            row = self._row(opened, name)
+            if row.auth == "none":
+                return None
+            if row.auth == "client-secret" and row.client_secret is not None:
+                return ClientSecret(self._cipher.decrypt(row.client_secret).decode())
+        return self.signing_key(name)
 
     def all(self) -> list[Endpoint]:
         """All endpoints, in the order they were registered."""
         with session(self._engine) as opened:
             return [
-                _endpoint(row)
+                self._endpoint(row)
                 for row in opened.exec(select(SourceEndpoint).order_by(SourceEndpoint.created, SourceEndpoint.name))
             ]
 
@@ -144,6 +211,21 @@ class EndpointStore:
         """The JWK Set to host at ``/.well-known/jwks.json``: every key that signs, will sign or has just signed."""
         return {"keys": [key.public_jwk() for key in self.keys(name)]}
 
+    def _endpoint(self, row: SourceEndpoint) -> Endpoint:
+        return Endpoint(
+            name=row.name,
+            base_url=row.base_url,
+            auth=cast("AuthKind", row.auth),
+            client_id=row.client_id,
+            token_endpoint=row.token_endpoint,
+            scopes=row.scopes,
+            vendor=row.vendor,
+            trusted_origins=tuple(row.trusted_origins),
+            audience=row.audience,
+            jku=self._jwks_url if row.jku else None,
+            group=row.group_id,
+        )
+
     def _new_key(self, name: str, algorithm: Algorithm, state: KeyState, pem: bytes | None) -> SourceKey:
         key = load_key(pem, algorithm) if pem is not None else generate_key(algorithm)
         encrypted = self._cipher.encrypt(key.as_pem(private=True))
@@ -162,17 +244,9 @@ class EndpointStore:
         return SigningKey(row.kid, algorithm, cast("KeyState", row.state), key)
 
 
-def _endpoint(row: SourceEndpoint) -> Endpoint:
-    return Endpoint(
-        name=row.name,
-        base_url=row.base_url,
-        auth=cast("AuthKind", row.auth),
-        client_id=row.client_id,
-        token_endpoint=row.token_endpoint,
-        scopes=row.scopes,
-        vendor=row.vendor,
-        trusted_origins=tuple(row.trusted_origins),
-    )
+def _check_secret(endpoint: Endpoint, secret: object) -> None:
+    if endpoint.auth == "client-secret" and not (endpoint.client_id and secret):
+        raise ConfigurationError("authorization by client secret needs the client id and the secret that they gave us")
 
 
 def _now() -> str:

@@ -11,25 +11,27 @@ import re
 import uuid
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import quote_plus
 
 import httpx
 from joserfc import jwt
 
 from fhir_gateway.errors import SourceAuthError, SourceError
-from fhir_gateway.sources.endpoint import SigningKey, without_query
+from fhir_gateway.sources.endpoint import ClientSecret, Credential, SigningKey, without_query
 from fhir_gateway.sources.retry import Clock, backoff, retry_after
 
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 ASSERTION_LIFE = 240
 """Seconds; the limit is 300 and some clocks differ."""
-_SKEW = 30.0
+SKEW = 30.0
+"""Seconds between two clocks from which on assertions fail."""
 _DEFAULT_LIFE = 300.0
 _JWT_LIKE = re.compile(r"[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*")
 
 
-def client_assertion(client_id: str, audience: str, key: SigningKey, now: float) -> str:
+def client_assertion(client_id: str, audience: str, key: SigningKey, now: float, jku: str | None = None) -> str:
     """A signed assertion with a fresh ``jti``, good for one token request."""
-    header = {"alg": key.algorithm, "typ": "JWT", "kid": key.kid}
+    header = {"alg": key.algorithm, "typ": "JWT", "kid": key.kid, **({"jku": jku} if jku else {})}
     claims: dict[str, Any] = {
         "iss": client_id,
         "sub": client_id,
@@ -50,20 +52,29 @@ class TokenSource:
         *,
         token_endpoint: str,
         client_id: str,
-        key: SigningKey,
-        scope: str,
+        credential: Credential,
+        scope: str | None,
+        audience: str | None = None,
+        jku: str | None = None,
         max_wait: float = 60.0,
         attempts: int = 5,
         clock: Clock | None = None,
     ) -> None:
-        """`max_wait` caps each wait in seconds, `attempts` counts requests per token."""
+        """`max_wait` caps each wait in seconds, `attempts` counts requests per token; a `scope` of None asks for none.
+
+        `audience` is the ``aud`` of assertions, by default the token endpoint; `jku` the address of our JWKS in them.
+        """
         self._client = client
         self._endpoint = token_endpoint
         self._client_id = client_id
-        self._key = key
+        self._credential = credential
+        self._audience = audience or token_endpoint
+        self._jku = jku
         self.scope = scope
         self.granted: str | None = None
         """The scope of the last token as the server stated it; equal to ``scope`` when it stated none."""
+        self.life = 0.0
+        """Seconds that the last token was good for."""
         self.skew = 0.0
         """Seconds the server's clock is ahead of ours, by its last ``Date`` header."""
         self._max_wait = max_wait
@@ -105,6 +116,7 @@ class TokenSource:
         self._renew_at = asked + life - min(30.0, life / 5)
         scope = body.get("scope")
         self.granted = scope if isinstance(scope, str) and scope.strip() else self.scope
+        self.life = life
         self._token = token
 
     async def _request(self) -> dict[str, Any]:
@@ -112,16 +124,14 @@ class TokenSource:
         attempt = 0
         while True:
             attempt += 1
-            now = self._clock.now() + (self.skew if corrected else 0.0)
-            form = {
-                "grant_type": "client_credentials",
-                "scope": self.scope,
-                "client_assertion_type": ASSERTION_TYPE,
-                "client_assertion": client_assertion(self._client_id, self._endpoint, self._key, now),
-            }
+            form, basic = self._proof(self._clock.now() + (self.skew if corrected else 0.0))
             try:
                 response = await self._client.post(
-                    self._endpoint, data=form, headers={"Accept": "application/json"}, follow_redirects=False
+                    self._endpoint,
+                    data=form,
+                    headers={"Accept": "application/json"},
+                    auth=basic or httpx.USE_CLIENT_DEFAULT,
+                    follow_redirects=False,
                 )
             except httpx.TransportError as error:
                 if attempt >= self._attempts:
@@ -135,16 +145,25 @@ class TokenSource:
                 wait = retry_after(response.headers.get("Retry-After"), self._clock.now(), self._max_wait)
                 await self._clock.sleep(backoff(attempt, self._max_wait) if wait is None else wait)
                 continue
-            if _oauth_error(response) == "invalid_client" and abs(self.skew) > _SKEW and not corrected:
+            if _oauth_error(response) == "invalid_client" and abs(self.skew) > SKEW and not corrected:
                 corrected = True
                 continue
             raise self._refusal(response)
+
+    def _proof(self, now: float) -> tuple[dict[str, str], httpx.BasicAuth | None]:
+        """The form of a token request, and the credentials that go into its header (RFC 6749 section 2.3.1)."""
+        form = {"grant_type": "client_credentials", **({"scope": self.scope} if self.scope else {})}
+        if isinstance(self._credential, ClientSecret):
+            return form, httpx.BasicAuth(quote_plus(self._client_id), quote_plus(self._credential.value))
+        form["client_assertion_type"] = ASSERTION_TYPE
+        form["client_assertion"] = client_assertion(self._client_id, self._audience, self._credential, now, self._jku)
+        return form, None
 
     @property
     def _where(self) -> str:
         return f"token endpoint {without_query(self._endpoint)}"
 
-    def _refusal(self, response: httpx.Response) -> SourceAuthError:
+    def _refusal(self, response: httpx.Response) -> TokenRefused:
         """What was refused and, as far as can be told from here, why."""
         error = _oauth_error(response)
         kind = response.headers.get("Content-Type", "no content type").split(";")[0]
@@ -153,19 +172,30 @@ class TokenSource:
         if description:
             text += f" ({description})"
         if error == "invalid_client":
-            hints = [
-                f"client id {self._client_id} must be known there",
-                f"key {self._key.kid} ({self._key.algorithm}) must be in the JWK Set registered there",
-                f"aud was {self._endpoint}",
-            ]
-            if abs(self.skew) > _SKEW:
+            hints = [f"client id {self._client_id} must be known there"]
+            if isinstance(self._credential, SigningKey):
+                key = self._credential
+                hints.append(f"key {key.kid} ({key.algorithm}) must be in the JWK Set registered there")
+                hints.append(f"aud was {self._audience}")
+            else:
+                hints.append("the client secret must be the one it gave us")
+            if abs(self.skew) > SKEW:
                 hints.insert(0, f"the server's clock is {self.skew:+.0f} s off ours")
             text += "; check: " + "; ".join(hints)
         elif error == "invalid_scope":
-            text += f"; asked for scope: {self.scope}"
+            text += f"; asked for scope: {self.scope or 'none'}"
         elif response.is_redirect:
             text += "; a token request is not redirected: register the final token endpoint"
-        return SourceAuthError(text)
+        return TokenRefused(text, error, self.skew)
+
+
+class TokenRefused(SourceAuthError):
+    """The token endpoint said no. ``error`` is its OAuth code; ``skew`` the seconds its clock is ahead of ours."""
+
+    def __init__(self, message: str, error: str | None, skew: float) -> None:
+        super().__init__(message)
+        self.error = error
+        self.skew = skew
 
 
 def _seconds(value: object) -> float:

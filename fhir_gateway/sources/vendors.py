@@ -1,33 +1,57 @@
-"""What we know of each vendor's endpoints, as data: limits, modes and retry caps, each with reason, source and date.
+"""What we know of each vendor's endpoints, read from ``vendors.toml``: limits, modes and retry caps with their sources.
 
-Adding a vendor is adding an entry here, a line in ``docs/operate/endpoints.md`` and a test. Code never asks for a
+Adding a vendor is adding an entry there, a line in ``docs/operate/endpoints.md`` and a test. Code never asks for a
 vendor's name, only for these values.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
 
-from fhir_gateway.errors import ConfigurationError
+from fhir_gateway.errors import ConfigurationError, Location
 
 Mode = Literal["bulk", "search"]
 Level = Literal["system", "patient", "group"]
+AuthKind = Literal["smart-backend", "client-secret", "none"]
+
+FILE = Path(__file__).with_name("vendors.toml")
 
 
 @dataclass(frozen=True, slots=True)
 class VendorProfile:
-    """Limits and habits of one kind of endpoint. Times in seconds."""
+    """Limits and habits of one kind of endpoint. Times in seconds, sizes in bytes."""
 
     name: str
+    summary: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """Reason, source and month for each value that differs from the default."""
     modes: tuple[Mode, ...] = ("bulk", "search")
     """Ways to pull, best first; the second is the fall-back where the endpoint does not offer the first."""
+    auth: AuthKind = "smart-backend"
+    """How we prove who we are when the operator says nothing else."""
     levels: tuple[Level, ...] = ("system", "patient", "group")
     """Export levels in order of preference when the caller names no Group."""
+    default_group: str | None = None
+    """Group to export when the caller names none."""
+    types: tuple[str, ...] = ()
+    """All types there are, for endpoints whose CapabilityStatement does not say; empty: ask it."""
+    scope: str | None = None
+    """Scope to ask for instead of what discovery suggests; ``none`` for a request without scope."""
     search_by: Literal["type", "patient"] = "type"
     """Whether a search may ask for all patients at once."""
+    split_types: bool = False
+    """One export job per type: a type that fails costs that type only."""
+    group_limit: int | None = None
+    """Most patients an export may cover; larger Groups are exported in parts by lists of patients."""
+    since_trusted: bool = True
+    """Whether ``_since`` and ``_lastUpdated`` show every change; else incremental pulls need full ones in between."""
     max_concurrency: int = 8
-    """Most requests under way at once; the limit in force adapts below it."""
+    """Most requests under way at once per host; the limit in force adapts below it."""
     max_wait: float = 300.0
     """Longest wait we obey before asking again, whatever Retry-After says."""
     poll_interval: float = 10.0
@@ -38,62 +62,47 @@ class VendorProfile:
     """Silence after which a response counts as stalled."""
     export_deadline: float = 24 * 3600.0
     """Age at which an unfinished export is cancelled."""
+    file_deadline: float = 6 * 3600.0
+    """Time after which a file that still drips in counts as stalled."""
+    max_file: int = 64 * 2**30
+    """Largest file, after decompression."""
+    max_body: int = 256 * 2**20
+    """Largest answer that is read as a whole (manifests, search pages), after decompression."""
     page_size: int = 200
     """``_count`` of a search."""
+    hydrate_batch: int = 50
+    """Ids in one ``_id`` search for referenced resources."""
+    hydrate_limit: int = 20_000
+    """Most referenced resources fetched in one pull."""
     counts_exact: bool = True
     """Whether ``count`` in a manifest can be held against the file."""
-    group_limit: int | None = None
-    """Most patients a Group may hold for an export; for the operator, who splits Groups."""
 
 
-PROFILES: dict[str, VendorProfile] = {
-    # The specification, with the caution that real servers taught: a Retry-After in epoch milliseconds was seen on the
-    # SMART reference server (bulk-data-server 2.1.1, run 2026-11), five hours on another
-    # (smart-on-fhir/bulk-data-client#14).
-    "generic": VendorProfile("generic"),
-    "hapi": VendorProfile(
-        "hapi",
-        # Jobs stick at the last step and never finish (hapifhir/hapi-fhir#4511, #4956; read 2026-11): cancel sooner.
-        export_deadline=6 * 3600.0,
-        # The default page size limit of a HAPI server is 200 (jpaserver-starter application.yaml, read 2026-11).
-        page_size=200,
-    ),
-    "epic": VendorProfile(
-        "epic",
-        # Only Group level is offered (fhir.epic.com, fhir_bulk_data, read 2026-11).
-        levels=("group",),
-        # Population searches are refused: a search must name a patient (smart-on-fhir/smart-fetch, docs, read 2026-11).
-        search_by="patient",
-        # 1,555 to 2,500 resources a minute were measured (medrxiv 2023.10.05.23296560): days for a hospital.
-        export_deadline=14 * 24 * 3600.0,
-        # Tens of thousands of small files, stray 502s and 429s (smart-on-fhir/bulk-data-client#18, #23).
-        max_attempts=10,
-        poll_interval=60.0,
-        max_wait=600.0,
-    ),
-    "oracle-health": VendorProfile(
-        "oracle-health",
-        # Group level only, and at most 20,000 patients in a Group (Oracle Millennium bulk export page, read 2026-11;
-        # about 1,000 in the draft of 2022, cerner/fhir.cerner.com#899).
-        levels=("group",),
-        group_limit=20_000,
-        search_by="patient",
-        # Over 8,000 resources a minute were measured (medrxiv 2023.10.05.23296560).
-        export_deadline=3 * 24 * 3600.0,
-        poll_interval=30.0,
-    ),
-    "bcda": VendorProfile(
-        "bcda",
-        # Groups `all` and `runout` only, and no search of claims (BCDA source, CMSgov/bcda-app, read 2026-11).
-        modes=("bulk",),
-        levels=("group", "patient"),
-        # The token endpoint itself answers 429 with Retry-After (same source).
-        max_wait=600.0,
-        max_concurrency=4,
-        poll_interval=30.0,
-        export_deadline=2 * 24 * 3600.0,
-    ),
-}
+def _load(document: Mapping[str, Any]) -> Mapping[str, VendorProfile]:
+    """Profiles of the file; ConfigurationError names an entry that is not understood or has no fact."""
+    known = {one.name for one in fields(VendorProfile)}
+    described = {"summary", "facts"}
+    profiles = {}
+    for name, values in document.items():
+        if not isinstance(values, dict):
+            continue
+        unknown = set(values) - known | ({"name"} & set(values))
+        unsourced = set(values) - described - set(values.get("facts", {}))
+        if unknown or unsourced:
+            wrong = ", ".join(sorted(unknown | unsourced))
+            raise ConfigurationError(
+                f"vendor {name}: {wrong}: not a value, or without its source", location=Location(file=FILE.name)
+            )
+        frozen = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        profiles[name] = VendorProfile(name, **frozen)
+    return MappingProxyType(profiles)
+
+
+with FILE.open("rb") as _file:
+    _DOCUMENT = tomllib.load(_file)
+
+VERSION: str = _DOCUMENT["version"]
+PROFILES: Mapping[str, VendorProfile] = _load(_DOCUMENT)
 
 
 def vendor_profile(name: str) -> VendorProfile:

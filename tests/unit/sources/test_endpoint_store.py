@@ -85,7 +85,7 @@ def test_rotation_overlaps(store: EndpointStore) -> None:
     "endpoint",
     [
         Endpoint("EHR", "https://ehr.example", client_id="us"),
-        Endpoint("ehr", "https://ehr.example"),
+        Endpoint("ehr", "https://ehr.example", auth="client-secret", client_id="us"),
         Endpoint("ehr", "ftp://ehr.example", client_id="us"),
         Endpoint("ehr", "http://ehr.example", client_id="us"),
         Endpoint("ehr", "https://me:secret@ehr.example", client_id="us"),
