@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from itertools import chain
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fhir_gateway.errors import InputError
 from fhir_gateway.r4 import spec
 
 #: Columns of our own, present in every file, in this order.
@@ -43,6 +44,32 @@ def table_schema(resource_type: str) -> pa.Schema:
         if name != "id"
     ]
     return pa.schema([*OWN_COLUMNS, *elements, pa.field("_bucket", pa.int32())])
+
+
+@lru_cache(maxsize=1024)
+def layout(resource_type: str, names: tuple[str, ...]) -> pa.Schema:
+    """The columns of :func:`table_schema` that ``names`` ask for, in that order.
+
+    A name may be a part of a column (``code.coding.system``); the column then has only the parts that are named.
+    Raises InputError for names that the type does not have.
+    """
+    own = table_schema(resource_type)
+    structure = spec.column_structure(resource_type)
+    fields: dict[str, pa.Field] = {}
+    unknown = []
+    for name in names:
+        head = name.partition(".")[0]
+        if name in own.names:
+            fields[head] = own.field(name)
+        elif head not in fields:
+            parts = [part for part in names if part == head or part.startswith(f"{head}.")]
+            try:
+                fields[head] = pa.field(head, spec.arrow_type(spec.narrowed(structure, parts)[head]))
+            except KeyError:
+                unknown.append(name)
+    if unknown:
+        raise InputError(f"{resource_type} has no column {', '.join(unknown)}")
+    return pa.schema(list(fields.values()))
 
 
 def widen(shape: dict[str, Any], resources: Sequence[Mapping[str, Any]], structure: Mapping[str, Any]) -> bool:

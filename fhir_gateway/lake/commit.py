@@ -8,9 +8,9 @@ before, and the next commit undoes what an interrupted one left in the tables.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from fhir_gateway.errors import LedgerError, Location
 from fhir_gateway.lake.columns import transform_structure
+from fhir_gateway.lake.deleting import doomed_rows
 from fhir_gateway.lake.links import Links, read_links, update_links
 from fhir_gateway.lake.persons import PersonAssigner
 from fhir_gateway.lake.placing import STORED_COLUMNS, Placement, place
@@ -38,7 +39,10 @@ _PERSON_ELEMENTS = ("identifier", "name", "birthDate", "gender")
 
 @dataclass
 class Commit:
-    """The commit of ``pull`` on top of lake version ``base``; ``folder`` is scratch space on the lake's disk."""
+    """The commit of ``pull`` on top of lake version ``base``; ``folder`` is scratch space on the lake's disk.
+
+    ``deletions`` are the ids, by resource type, that the source says are gone.
+    """
 
     root: Path
     log: VersionLog
@@ -48,6 +52,7 @@ class Commit:
     pull: StagedPull
     persons: PersonAssigner
     progress: Progress | None = None
+    deletions: Mapping[str, Collection[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.version = self.base + 1
@@ -66,10 +71,11 @@ class Commit:
         finally:
             quarantine.close()
         placements = {name: self._place(name, lines) for name in sorted(lines.rows)}
-        ledger = self._ledger(lines, placements)
+        doomed = {name: rows for name in sorted(self.deletions) if (rows := self._doomed(name, lines)) is not None}
+        ledger = self._ledger(lines, placements, doomed)
         known = self.log.get(self.base).links if self.base else None
         links = self._links(lines, placements, read_links(self.log.folder / known if known else None))
-        tables = self._write_all(lines, placements, links)
+        tables = self._write_all(lines, placements, doomed, links)
         return LakeVersion(
             version=self.version,
             pull_id=self.pull.id,
@@ -93,12 +99,26 @@ class Commit:
             old = self._table(resource_type).scan(state.delta_version, STORED_COLUMNS)
         return place(self.connection, self.pull.source, lines.rows[resource_type].table(), old)
 
-    def _ledger(self, lines: StagedLines, placements: Mapping[str, Placement]) -> Ledger:
+    def _doomed(self, resource_type: str, lines: StagedLines) -> pa.Table | None:
+        """Stored rows that the source says are gone; None for a type without a table."""
+        state = self.before.get(resource_type)
+        if state is None:
+            return None
+        staged = lines.rows.get(resource_type)
+        brought = staged.table()["id"] if staged else pa.array([], pa.string())
+        ids = self.deletions[resource_type]
+        return doomed_rows(
+            self.connection, self._table(resource_type), state.delta_version, self.pull.source, ids, brought
+        )
+
+    def _ledger(
+        self, lines: StagedLines, placements: Mapping[str, Placement], doomed: Mapping[str, pa.Table]
+    ) -> Ledger:
         entries = []
-        for name in sorted({*lines.read, *lines.manifest}, key=lambda name: name or ""):
+        for name in sorted({*lines.read, *lines.manifest, *doomed}, key=lambda name: name or ""):
             placed = placements.get(name) if name else None
             counts = (placed.stored, placed.replaced, placed.unchanged) if placed else (0, 0, 0)
-            entries.append(lines.entry(name, *counts))
+            entries.append(lines.entry(name, *counts, doomed[name].num_rows if name in doomed else 0))
         ledger = Ledger(self.pull.id, self.pull.source, tuple(entries))
         for entry in ledger.entries:
             if not entry.balanced:
@@ -137,10 +157,14 @@ class Commit:
         return rows.select([field.name for field in fields]).cast(pa.schema(fields))
 
     def _write_all(
-        self, lines: StagedLines, placements: Mapping[str, Placement], links: Links
+        self,
+        lines: StagedLines,
+        placements: Mapping[str, Placement],
+        doomed: Mapping[str, pa.Table],
+        links: Links,
     ) -> Mapping[str, TableState]:
         """Write and commit every table that changes; types go side by side, as most of the work is outside Python."""
-        names = sorted({*placements, *(self.before if links.changed else ())})
+        names = sorted({*placements, *doomed, *(self.before if links.changed else ())})
 
         def write(name: str) -> TableState | None:
             staged = lines.rows.get(name)
@@ -160,6 +184,7 @@ class Commit:
                     staged.table() if staged else None,
                     placed.accepted if placed else None,
                     lines.shapes.of.setdefault(name, {}),
+                    doomed.get(name),
                 )
 
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:

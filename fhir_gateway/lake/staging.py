@@ -106,7 +106,7 @@ class StagedLines:
     quarantined: dict[str | None, int]
     manifest: dict[str | None, int | None]
 
-    def entry(self, resource_type: str | None, stored: int, replaced: int, unchanged: int) -> LedgerEntry:
+    def entry(self, resource_type: str | None, stored: int, replaced: int, unchanged: int, deleted: int) -> LedgerEntry:
         """Ledger entry of a type, once it is known where its rows went."""
         return LedgerEntry(
             resource_type=resource_type,
@@ -116,6 +116,7 @@ class StagedLines:
             rows_replaced=replaced,
             rows_unchanged=unchanged,
             rows_quarantined=self.quarantined.get(resource_type, 0),
+            rows_deleted=deleted,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -16,10 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fhir_gateway.errors import ConfigurationError, InputError
-from fhir_gateway.lake.columns import belongs_to_patients, table_schema
+from fhir_gateway.lake.columns import belongs_to_patients, layout, table_schema
 from fhir_gateway.lake.commit import Commit
+from fhir_gateway.lake.links import bucket_of
 from fhir_gateway.lake.persons import PersonAssigner
 from fhir_gateway.lake.quarantine import QuarantinedLine, read_quarantine
+from fhir_gateway.lake.reading import Only
 from fhir_gateway.lake.staging import Progress
 from fhir_gateway.lake.tables import ResourceTable
 from fhir_gateway.lake.versions import LakeVersion, VersionLog, replace_file
@@ -79,8 +81,17 @@ class Lake:
         """All versions with their pulls and ledgers, oldest first."""
         return self._log.all()
 
-    def commit(self, pull: StagedPull, persons: PersonAssigner, progress: Progress | None = None) -> Ledger:
+    def commit(
+        self,
+        pull: StagedPull,
+        persons: PersonAssigner,
+        progress: Progress | None = None,
+        deletions: Mapping[str, Collection[str]] | None = None,
+    ) -> Ledger:
         """Take in a pull, all or nothing, and return its ledger; a pull that is already in changes nothing.
+
+        ``deletions`` are ids by resource type that the source says are gone: their rows are no longer read from this
+        version on, unless the pull brings them itself. The ledger counts them as ``rows_deleted``.
 
         Lines that are not valid go to quarantine. InputError when a file cannot be read to its end, LedgerError when
         the counts do not balance; then the lake is as before. ``progress(resource_type, lines_done)`` is called
@@ -96,7 +107,9 @@ class Lake:
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir()
             with tempfile.TemporaryDirectory(dir=scratch, ignore_cleanup_errors=True) as folder:
-                commit = Commit(self.root, self._log, base, self.buckets, Path(folder), pull, persons, progress)
+                commit = Commit(
+                    self.root, self._log, base, self.buckets, Path(folder), pull, persons, progress, deletions or {}
+                )
                 manifest = commit.run()
                 self._log.add(manifest)
             return manifest.ledger
@@ -119,33 +132,46 @@ class Lake:
         columns: Sequence[str] | None = None,
         bucket: int | None = None,
         version: int | None = None,
+        members: pa.Array | None = None,
     ) -> pa.Table:
         """Newest row of each resource, sorted by ``_member`` (nulls last), ``_source``, ``id``.
 
         Always there are ``_source``, ``id``, ``_member``, ``_bucket`` and ``_last_updated``; ``columns`` adds elements
         in the layout of :func:`fhir_gateway.r4.spec.column_structure`, and ``_raw``, the exact JSON. What was never
-        filled is null. With ``bucket``, only that bucket's members; types that belong to no patient come whole.
+        filled is null. Parts of elements are asked for by path (``code.coding.system``): the column then has only
+        these. With ``bucket``, only that bucket's members, and with ``members`` (sorted) only these; types that belong
+        to no patient come whole.
         """
         if resource_type not in spec.resource_types():
             raise InputError(f"{resource_type} is not an R4 resource type")
-        schema = table_schema(resource_type)
-        names = list(dict.fromkeys([*KEY_COLUMNS, *(columns or ())]))
-        unknown = [name for name in names if name not in schema.names]
-        if unknown:
-            raise InputError(f"{resource_type} has no column {', '.join(unknown)}")
+        schema = layout(resource_type, tuple(dict.fromkeys([*KEY_COLUMNS, *(columns or ())])))
         state = self._log.tables(self.version if version is None else version).get(resource_type)
         if state is None:
-            return pa.schema([schema.field(name) for name in names]).empty_table()
+            return schema.empty_table()
         table = self._tables.setdefault(resource_type, ResourceTable(self.root, resource_type))
-        by_member = belongs_to_patients(resource_type)
-        hidden = [name for name in ("_seq", "_deleted") if state.superseded and name not in names]
-        rows = table.read(
-            state.delta_version, [*names, *hidden], lambda b: bucket is None or not by_member or b == bucket
-        )
-        order = _newest_in_order(rows, state.superseded)
-        rows = rows.drop_columns(hidden)
-        in_place = len(order) == rows.num_rows and bool(np.array_equal(order, np.arange(len(order))))
-        return rows if in_place else rows.take(pa.array(order))
+        chosen = _places(resource_type, bucket, members, self.buckets)
+        if not belongs_to_patients(resource_type):
+            members = None
+        only = None if members is None else Only("_member", members)
+        if not state.superseded:
+            parts = table.read(state.delta_version, schema, chosen, only)
+            if len(parts) < 2:
+                return parts[0] if parts else schema.empty_table()  # a file is in reading order
+            rows = pa.concat_tables(parts)
+            return rows.take(_newest_in_order(rows, superseded=False))
+        if only is not None:  # what a member had may be another member's now
+            ids = table.read(state.delta_version, pa.schema([schema.field("id")]), chosen, only)
+            only = Only("id", pc.unique(pa.concat_tables(ids)["id"])) if ids else None
+            if only is None:
+                return schema.empty_table()
+        full = table_schema(resource_type)
+        hidden = [name for name in ("_seq", "_deleted") if name not in schema.names]
+        parts = table.read(state.delta_version, pa.schema([*schema, *map(full.field, hidden)]), chosen, only)
+        if not parts:
+            return schema.empty_table()
+        rows = pa.concat_tables(parts)
+        rows = rows.take(_newest_in_order(rows, superseded=True)).drop_columns(hidden)
+        return rows if members is None else rows.filter(pc.is_in(rows["_member"], value_set=members))
 
     def members(self, bucket: int | None = None, version: int | None = None) -> pa.Array:
         """Persons with a Patient row, sorted."""
@@ -161,7 +187,17 @@ class Lake:
         return found
 
 
-def _newest_in_order(rows: pa.Table, superseded: bool) -> np.ndarray:
+def _places(resource_type: str, bucket: int | None, members: pa.Array | None, buckets: int) -> Callable[[int], bool]:
+    """Which buckets to read."""
+    if not belongs_to_patients(resource_type) or (bucket is None and members is None):
+        return lambda place: True
+    places = set(range(buckets)) if bucket is None else {bucket}
+    if members is not None:
+        places &= {bucket_of(member, buckets) for member in members.to_pylist()}
+    return places.__contains__
+
+
+def _newest_in_order(rows: pa.Table, *, superseded: bool) -> pa.Array:
     """Row numbers of the newest row of each resource, in reading order."""
     keys = rows.select(
         [n for n in ("_member", "_source", "id", "_bucket", "_seq", "_deleted") if n in rows.column_names]
@@ -177,5 +213,4 @@ def _newest_in_order(rows: pa.Table, superseded: bool) -> np.ndarray:
     with duckdb.connect() as connection:
         connection.register("keys", keys)
         ordered = connection.sql(f"select i from {current} order by _member nulls last, _source, id")  # noqa: S608
-        indices: np.ndarray = ordered.to_arrow_table()["i"].combine_chunks().to_numpy()
-    return indices
+        return ordered.to_arrow_table()["i"].combine_chunks()

@@ -24,6 +24,7 @@ from deltalake.exceptions import TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
 from fhir_gateway.lake.columns import OWN_COLUMNS, table_schema
+from fhir_gateway.lake.reading import Only, stored_rows
 
 NO_BUCKET = -1
 _BUCKET_FIELD = pa.field("_bucket", pa.int32())
@@ -73,16 +74,16 @@ class ResourceTable:
         )
         return fragments.scanner(columns=list(columns)).to_reader()
 
-    def read(self, version: int, columns: Sequence[str], buckets: Callable[[int], bool]) -> pa.Table:
-        """Rows of the chosen buckets in the full column layout; ``columns`` are names of :func:`table_schema`."""
-        full = table_schema(self.resource_type)
-        schema = pa.schema([full.field(name) for name in columns])
-        parts = [
-            _conform(pq.ParquetFile(file.path, memory_map=True), file.bucket, schema)
-            for file in self.files(version)
-            if buckets(file.bucket)
-        ]
-        return pa.concat_tables(parts) if parts else schema.empty_table()
+    def read(
+        self, version: int, schema: pa.Schema, buckets: Callable[[int], bool], only: Only | None = None
+    ) -> list[pa.Table]:
+        """Rows of the chosen buckets with exactly the columns of ``schema``, one table for each file that has any.
+
+        A file's rows come in reading order: by ``_member`` (nulls last), ``_source``, ``id``.
+        """
+        files = (file for file in self.files(version) if buckets(file.bucket))
+        parts = (stored_rows(file.path, file.bucket, schema, only) for file in files)
+        return [part for part in parts if part.num_rows]
 
     def append(self, files: Iterable[StoredFile]) -> int:
         """Make written files part of the table, creating it when absent; returns the new Delta version."""
@@ -138,23 +139,8 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _conform(file: pq.ParquetFile, bucket: int, schema: pa.Schema) -> pa.Table:
-    """A file's rows with exactly the columns of ``schema``: missing columns and nested fields are null."""
-    there = set(file.schema_arrow.names)
-    table = file.read(columns=[name for name in schema.names if name in there], use_threads=False)
-    columns = []
-    for column in schema:
-        if column.name == "_bucket":
-            columns.append(pa.repeat(pa.scalar(bucket, pa.int32()), file.metadata.num_rows))
-        elif column.name in there:
-            columns.append(table[column.name].cast(column.type))
-        else:
-            columns.append(pa.nulls(file.metadata.num_rows, column.type))
-    return pa.table(columns, schema=schema)
-
-
 class BucketWriter:
-    """Writes rows that come sorted by bucket into one Parquet file per bucket of a table.
+    """Writes rows that come sorted by bucket and in reading order into one Parquet file per bucket of a table.
 
     Each batch becomes a row group at once: gathering larger ones takes twice as long, for no smaller files.
     """
@@ -190,7 +176,7 @@ class BucketWriter:
             compression="zstd",
             compression_level=1,
             use_dictionary=[name for name in schema.names if name not in ("_raw", "id")],
-            write_statistics=False,
+            write_statistics=["_member"],  # whoever reads one member skips the row groups of others
         )
         self.files.append(StoredFile(path, bucket))
         return self._writer

@@ -25,6 +25,13 @@ _STREAM_ROWS = 16_384
 _SORT_BYTES = 1 << 29
 
 
+_NOTHING = (
+    "select null::varchar as _source, null::varchar as id, null::varchar as _patient, null::timestamptz as "
+    "_last_updated, null::bigint as _version, null::varchar as _raw, null::integer as old_bucket, "
+    "null::varchar as old_member where false"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Writing:
     """What ``pull`` adds to ``table``, whose state so far is ``state``, as part of lake version ``version``.
@@ -41,26 +48,33 @@ class Writing:
     buckets: int
     scratch: Path
 
-    def run(self, staged: pa.Table | None, accepted: pa.Table | None, shape: dict[str, Any]) -> TableState | None:
-        """Write the ``accepted`` of the ``staged`` rows and whoever moved; None when there are none to write."""
-        moved = self._moved(accepted, shape)
-        if not (accepted is not None and accepted.num_rows) and not (moved is not None and moved.num_rows):
+    def run(
+        self, staged: pa.Table | None, accepted: pa.Table | None, shape: dict[str, Any], doomed: pa.Table | None
+    ) -> TableState | None:
+        """Write the ``accepted`` of the ``staged`` rows and whoever moved, and tombstones over the ``doomed``.
+
+        None when there is nothing to write.
+        """
+        moved = self._moved(accepted, doomed, shape)
+        if not any(rows is not None and rows.num_rows for rows in (accepted, moved, doomed)):
             return None
         self._gather(staged, accepted, moved)
         size = sum(rows.nbytes for rows in (staged, moved) if rows is not None)
         files = self._typed_files(self._parts(size), shape)
-        gone = self._tombstone_files()
+        gone = self._tombstone_files(doomed)
         ((replacing,),) = self.connection.execute(
             "select count(*) from gathered where old_bucket is not null"
         ).fetchall()
-        superseded = bool(replacing) or (self.state is not None and self.state.superseded)
+        superseded = bool(replacing or gone) or (self.state is not None and self.state.superseded)
         return TableState(self.table.append([*files, *gone]), superseded)
 
-    def _moved(self, accepted: pa.Table | None, shape: dict[str, Any]) -> pa.Table | None:
+    def _moved(self, accepted: pa.Table | None, doomed: pa.Table | None, shape: dict[str, Any]) -> pa.Table | None:
         """Stored rows that go with a patient who moved; ``shape`` learns their columns."""
         if self.state is None or not self.links.changed or not belongs_to_patients(self.table.resource_type):
             return None
-        replaced = pa.array([], pa.string()) if accepted is None else accepted["id"]
+        replaced = pa.chunked_array(
+            [chunk for rows in (accepted, doomed) if rows is not None for chunk in rows["id"].chunks], pa.string()
+        )
         moved = moved_rows(
             self.connection, self.table, self.state.delta_version, self.links.moved, self.pull.source, replaced
         )
@@ -81,6 +95,8 @@ class Writing:
         if moved is not None:
             self.connection.register("moved", moved)
             parts.append("select * from moved")
+        if not parts:
+            parts.append(_NOTHING)
         self.connection.register("links", self.links.table)
         union = " union all ".join(parts)
         self.connection.execute(
@@ -131,12 +147,16 @@ class Writing:
                 writer.add(_own_types(pa.Table.from_batches([batch])))
         return writer.close()
 
-    def _tombstone_files(self) -> list[StoredFile]:
-        """In the buckets that rows leave, a row that says so."""
+    def _tombstone_files(self, doomed: pa.Table | None) -> list[StoredFile]:
+        """In the buckets that rows leave, and where the doomed lie, a row that says so."""
+        left = "select _source, id, old_member, old_bucket from gathered where old_bucket <> _bucket"
+        if doomed is not None:
+            self.connection.register("doomed", doomed)
+            left += " union all select _source, id, old_member, old_bucket from doomed"
         rows = self.connection.sql(
-            "select _source, id, old_member as _member, null::varchar as _patient, null::timestamptz as _last_updated, "
+            "select _source, id, old_member as _member, null::varchar as _patient, null::timestamptz as _last_updated, "  # noqa: S608 - made of the constants above
             "null::bigint as _version, $seq::bigint as _seq, $pull as _pull, true as _deleted, null::varchar as _raw, "
-            "old_bucket as _bucket from gathered where old_bucket <> _bucket order by _bucket, _member, _source, id",
+            f"old_bucket as _bucket from ({left}) order by _bucket, _member, _source, id",
             params={"seq": self.version, "pull": self.pull.id},
         ).to_arrow_table()
         writer = BucketWriter(self.table, self.version)
