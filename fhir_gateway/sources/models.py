@@ -39,8 +39,8 @@ class LedgerEntry:
     """Where the lines of one resource type went.
 
     Lines whose type cannot be told (not JSON, unknown type) count under the type their file promised, or ``None``.
-    ``manifest_count`` is the sum of the sender's counts, None when it gave none for these files. ``rows_deleted`` counts
-    stored rows that the sender said are gone; they are no lines and so not in the balance.
+    ``manifest_count`` is the sum of the sender's counts, None when it gave none for these files. ``rows_deleted``
+    counts stored rows that the sender said are gone; they are no lines and so not in the balance.
     """
 
     resource_type: str | None
