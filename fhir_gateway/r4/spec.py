@@ -8,7 +8,7 @@ published definitions by :mod:`fhir_gateway.r4.generate`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -177,6 +177,32 @@ def column_structure(resource_type: str) -> Mapping[str, Structure]:
     structure = dict(_structure(resource_type, ()))
     structure["extension"] = [_extension_structure(2)]
     return MappingProxyType(structure)
+
+
+def narrowed(structure: Mapping[str, Structure], paths: Iterable[str]) -> dict[str, Structure]:
+    """The part of a structure that ``paths`` name, in the structure's order; raises KeyError for a path it lacks.
+
+    A path is a column (``code``: all of it) or a part of one (``code.coding.system``); lists are stepped into.
+    """
+    below: dict[str, list[str]] = {}
+    for path in paths:
+        name, _, rest = path.partition(".")
+        if name not in structure:
+            raise KeyError(path)
+        below.setdefault(name, []).append(rest)
+    kept: dict[str, Structure] = {}
+    for name, whole in structure.items():
+        if name not in below:
+            continue
+        inner = whole[0] if isinstance(whole, list) else whole
+        if "" in below[name]:
+            kept[name] = whole
+        elif isinstance(inner, str):
+            raise KeyError(f"{name}.{below[name][0]}")
+        else:
+            part = narrowed(inner, below[name])
+            kept[name] = [part] if isinstance(whole, list) else part
+    return kept
 
 
 def arrow_type(structure: Structure) -> pa.DataType:
