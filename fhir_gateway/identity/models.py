@@ -43,18 +43,22 @@ class IdentityRules:
     max_per_source: int = 10
 
 
-ReviewRule = Literal["birthDate", "gender", "chain", "shared-identifier"]
+ReviewRule = Literal["birthDate", "gender", "chain", "shared-identifier", "linkage"]
+ReviewStatus = Literal["open", "accepted", "rejected", "closed"]
 
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """A link that was not made, for a person to decide.
+    """A link that was not made, for somebody to decide. ``digest`` is its id.
 
     ``birthDate`` and ``gender``: an identifier of ``system`` is shared by these two patients whose element contradicts.
     ``chain``: the link would have joined patients that contradict each other through others.
     ``shared-identifier``: ``patients`` patients of ``source`` share one identifier; no second patient is named.
+    ``linkage``: the two are alike (``weight`` in bits, ``evidence`` by comparison), but not enough to link them.
+    ``closed``: what gave rise to it is no longer so.
     """
 
+    digest: str
     rule: ReviewRule
     system: str
     source: str
@@ -63,6 +67,11 @@ class Review:
     other_patient_id: str | None
     patients: int
     noticed_at: str
+    status: ReviewStatus = "open"
+    weight: float | None = None
+    evidence: str | None = None
+    decided_by: str | None = None
+    decided_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +79,8 @@ class PersonChange:
     """A change to persons that had been handed out.
 
     ``merge``: ``other`` turned out to be ``person`` and is no longer used. ``split``: patients of ``person`` turned out
-    to be ``other``. ``reason`` names identifier systems or a rule, never values.
+    to be ``other``. ``reason`` names identifier systems, a rule, or what somebody gave as reason; ``by`` is who
+    decided, None when a rule did; ``evidence`` names what agreed and how well. No values of patients are in it.
     """
 
     kind: Literal["merge", "split"]
@@ -78,3 +88,22 @@ class PersonChange:
     other: str
     reason: str
     changed_at: str
+    by: str | None = None
+    evidence: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What somebody decided about two patients (source, patient id); ``revoked_at`` None: it holds."""
+
+    id: int
+    first: tuple[str, str]
+    second: tuple[str, str]
+    verdict: Literal["same", "different"]
+    decided_by: str
+    reason: str
+    review: str | None
+    decided_at: str
+    revoked_by: str | None
+    revoked_reason: str | None
+    revoked_at: str | None

@@ -6,7 +6,8 @@ its history, and is small: a row per patient and per identifier, no clinical con
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -170,7 +171,11 @@ PATIENT_SCHEMA = pa.schema(
     ]
 )
 KEY_SCHEMA = pa.schema([("number", pa.int64()), ("system", pa.string()), ("key", pa.string())])
-PERSON_SCHEMA = pa.schema([("person", pa.string()), ("anchor", pa.int64()), ("born", pa.int64())])
+PERSON_SCHEMA = pa.schema(
+    [("person", pa.string()), ("anchor", pa.int64()), ("born", pa.int64()), ("living", pa.bool_())]
+)
+DECIDED_SCHEMA = pa.schema([("a", pa.int64()), ("b", pa.int64()), ("verdict", pa.string())])
+MATCHED_SCHEMA = pa.schema([("a", pa.int64()), ("b", pa.int64()), ("evidence", pa.string())])
 
 _PATIENT_COLUMNS = (
     PATIENT.c.number,
@@ -198,8 +203,19 @@ def patients_of(connection: Connection, source: str, ids: pa.Array) -> pa.Table:
     return arrow(connection.execute(statement).all(), PATIENT_SCHEMA)
 
 
-def neighbourhood(connection: Connection, numbers: pa.Array, keys: pa.Array) -> tuple[pa.Table, pa.Table, pa.Table]:
-    """Return (patients, keys, living persons) of these patients and of all who are linked to them or to ``keys``.
+@dataclass(frozen=True, slots=True)
+class Neighbourhood:
+    """Patients, with everything that links them or keeps them apart, and the persons they are or once began."""
+
+    patients: pa.Table
+    keys: pa.Table
+    persons: pa.Table
+    decided: pa.Table
+    matched: pa.Table
+
+
+def neighbourhood(connection: Connection, numbers: pa.Array, keys: pa.Array) -> Neighbourhood:
+    """Return these patients and all who are linked to them or to ``keys``.
 
     Links are followed however far they go; a connected set of patients is small, whatever the size of the crosswalk.
     """
@@ -207,15 +223,25 @@ def neighbourhood(connection: Connection, numbers: pa.Array, keys: pa.Array) -> 
         connection.exec_driver_sql(f"DROP TABLE IF EXISTS {table.name}")
         table.create(connection, checkfirst=False)
         if len(values):
-            connection.execute(sa.insert(table), [{column: value} for value in values.to_pylist()])
+            connection.execute(sa.insert(table), [{column: value} for value in pc.unique(values).to_pylist()])
     reached_keys, reached_patients = sa.select(_REACHED_KEY.c.key), sa.select(_REACHED_PATIENT.c.number)
     # NOT EXISTS and not NOT IN: PostgreSQL makes an anti join of the first and, of a large second, a nested loop.
-    known_patient = sa.exists().where(_REACHED_PATIENT.c.number == KEY.c.number)
     known_key = sa.exists().where(_REACHED_KEY.c.key == KEY.c.key)
-    more_patients = sa.insert(_REACHED_PATIENT).from_select(
-        ["number"],
-        sa.select(KEY.c.number).where(KEY.c.key.in_(reached_keys), ~known_patient).distinct(),
-    )
+
+    def patients_from(column: sa.Column[Any], *conditions: sa.ColumnElement[bool]) -> sa.Insert:
+        known = sa.exists().where(_REACHED_PATIENT.c.number == column)
+        return sa.insert(_REACHED_PATIENT).from_select(
+            ["number"], sa.select(column).where(*conditions, ~known).distinct()
+        )
+
+    same = (DECISION.c.verdict == "same", DECISION.c.revoked_at.is_(None))
+    more_patients = [
+        patients_from(KEY.c.number, KEY.c.key.in_(reached_keys)),
+        patients_from(DECISION.c.b, DECISION.c.a.in_(reached_patients), *same),
+        patients_from(DECISION.c.a, DECISION.c.b.in_(reached_patients), *same),
+        patients_from(MATCH.c.b, MATCH.c.a.in_(reached_patients), MATCH.c.linked),
+        patients_from(MATCH.c.a, MATCH.c.b.in_(reached_patients), MATCH.c.linked),
+    ]
     more_keys = sa.insert(_REACHED_KEY).from_select(
         ["key"],
         sa.select(KEY.c.key).where(KEY.c.number.in_(reached_patients), ~known_key).distinct(),
@@ -225,22 +251,36 @@ def neighbourhood(connection: Connection, numbers: pa.Array, keys: pa.Array) -> 
         # Drivers need not count what INSERT ... SELECT inserts unless told to.
         return connection.execute(statement.execution_options(preserve_rowcount=True)).rowcount > 0
 
-    added(more_patients)
-    while added(more_keys) and added(more_patients):
+    while any(added(statement) for statement in [*more_patients, more_keys]):
         pass
     here = PATIENT.c.number.in_(reached_patients)
     patients = connection.execute(sa.select(*_PATIENT_COLUMNS).where(here)).all()
     pairs = connection.execute(
         sa.select(KEY.c.number, KEY.c.system, KEY.c.key).where(KEY.c.number.in_(reached_patients))
     ).all()
+    living = PERSON.c.person.in_(sa.select(PATIENT.c.person).where(here))
     persons = connection.execute(
-        sa.select(PERSON.c.person, PERSON.c.anchor, PERSON.c.born).where(
-            PERSON.c.person.in_(sa.select(PATIENT.c.person).where(here))
+        sa.select(PERSON.c.person, PERSON.c.anchor, PERSON.c.born, living).where(
+            sa.or_(living, PERSON.c.anchor.in_(reached_patients))
         )
+    ).all()
+    decided = connection.execute(
+        sa.select(DECISION.c.a, DECISION.c.b, DECISION.c.verdict).where(
+            DECISION.c.a.in_(reached_patients), DECISION.c.b.in_(reached_patients), DECISION.c.revoked_at.is_(None)
+        )
+    ).all()
+    matched = connection.execute(
+        sa.select(MATCH.c.a, MATCH.c.b, MATCH.c.evidence).where(MATCH.c.a.in_(reached_patients), MATCH.c.linked)
     ).all()
     connection.exec_driver_sql(f"DROP TABLE {_REACHED_KEY.name}")
     connection.exec_driver_sql(f"DROP TABLE {_REACHED_PATIENT.name}")
-    return arrow(patients, PATIENT_SCHEMA), arrow(pairs, KEY_SCHEMA), arrow(persons, PERSON_SCHEMA)
+    return Neighbourhood(
+        arrow(patients, PATIENT_SCHEMA),
+        arrow(pairs, KEY_SCHEMA),
+        arrow([(person, anchor, born, bool(alive)) for person, anchor, born, alive in persons], PERSON_SCHEMA),
+        arrow(decided, DECIDED_SCHEMA),
+        arrow(matched, MATCHED_SCHEMA),
+    )
 
 
 def next_numbers(connection: Connection) -> tuple[int, int]:
@@ -296,8 +336,7 @@ def write_persons(connection: Connection, made: pa.Table, merged: pa.Table) -> N
         rows = made.to_pylist()
         names = pc.unique(made["person"]).to_pylist()
         retired: set[str] = set()
-        for start in range(0, len(names), _SLICE):
-            some = names[start : start + _SLICE]
+        for some in _slices(names):
             retired |= set(connection.scalars(sa.select(PERSON.c.person).where(PERSON.c.person.in_(some))))
         fresh = [row | {"merged_into": None} for row in rows if row["person"] not in retired]
         if fresh:
@@ -312,19 +351,57 @@ def _set_merged(connection: Connection, rows: list[dict[str, str | None]]) -> No
         connection.execute(statement.values(merged_into=sa.bindparam("merged_into")), rows)
 
 
-def write_changes(connection: Connection, changes: pa.Table, now: str) -> None:
-    """Append to the history of persons: columns ``kind, person, other, reason``."""
-    if len(changes):
-        connection.execute(sa.insert(CHANGE), [row | {"changed_at": now} for row in changes.to_pylist()])
+def write_changes(connection: Connection, changes: list[dict[str, Any]]) -> None:
+    """Append to the history of persons: rows of ``ChangeRow`` without ``id``."""
+    if changes:
+        connection.execute(sa.insert(CHANGE), changes)
 
 
 def write_reviews(connection: Connection, reviews: pa.Table, now: str) -> None:
-    """Add reviews that are not listed yet: the columns of ``ReviewRow`` without ``noticed_at``."""
-    digests = reviews["digest"].to_pylist()
-    listed: set[str] = set()
-    for start in range(0, len(digests), _SLICE):
-        some = digests[start : start + _SLICE]
-        listed |= set(connection.scalars(sa.select(REVIEW.c.digest).where(REVIEW.c.digest.in_(some))))
-    fresh = [row | {"noticed_at": now} for row in reviews.to_pylist() if row["digest"] not in listed]
+    """List these reviews: new ones are added; those that were closed are opened again, what was dismissed is not.
+
+    Columns: those of ``ReviewRow`` without ``noticed_at`` and what is said about a decision.
+    """
+    listed: dict[str, str] = {}
+    for some in _slices(reviews["digest"].to_pylist()):
+        found = connection.execute(sa.select(REVIEW.c.digest, REVIEW.c.status).where(REVIEW.c.digest.in_(some)))
+        listed |= {row.digest: row.status for row in found}
+    rows = reviews.to_pylist()
+    fresh = [row | {"noticed_at": now, "status": "open"} for row in rows if row["digest"] not in listed]
     if fresh:
         connection.execute(sa.insert(REVIEW), fresh)
+    again = [
+        row["digest"]
+        for row in rows
+        if listed.get(row["digest"], "open") != "open" and row["rule"] != "shared-identifier"
+    ]
+    _set_status(connection, again, "open", decided_by=None, decided_at=None)
+
+
+def close_reviews(connection: Connection, patients: pa.Table, found: pa.ChunkedArray) -> None:
+    """Close the open reviews of identifiers of ``patients`` (``source``, ``id``) whose digest is not in ``found``."""
+    present = set(found.to_pylist())
+    looked_at = set(zip(patients["source"].to_pylist(), patients["id"].to_pylist(), strict=True))
+    rows = connection.execute(
+        sa.select(REVIEW.c.digest, REVIEW.c.source, REVIEW.c.patient_id).where(
+            REVIEW.c.status == "open", REVIEW.c.rule.in_(("birthDate", "gender", "chain"))
+        )
+    )
+    gone = [row.digest for row in rows if (row.source, row.patient_id) in looked_at and row.digest not in present]
+    _set_status(connection, gone, "closed")
+
+
+def decide_reviews(connection: Connection, digests: list[str], status: str, by: str, now: str) -> None:
+    """Say how reviews were decided."""
+    _set_status(connection, digests, status, decided_by=by, decided_at=now)
+
+
+def _set_status(connection: Connection, digests: list[str], status: str, **values: str | None) -> None:
+    for some in _slices(digests):
+        statement = sa.update(REVIEW).where(REVIEW.c.digest.in_(some))
+        connection.execute(statement.values(status=status, **values))
+
+
+def _slices(values: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(values), _SLICE):
+        yield values[start : start + _SLICE]
