@@ -62,8 +62,9 @@ class ReadableLake(Protocol):
         columns: Sequence[str] | None = None,
         bucket: int | None = None,
         version: int | None = None,
+        members: pa.Array | None = None,
     ) -> pa.Table:
-        """Newest rows of a type."""
+        """Newest rows of a type; with ``members`` (sorted) only theirs, and those that belong to no member."""
 
 
 class LakePopulation:
@@ -86,20 +87,23 @@ class LakePopulation:
 
     def batches(self) -> Iterator[Batch]:
         """One batch for each bucket that has members."""
+        if self._wanted is not None:
+            patients = self._lake.read("Patient", version=self._version, members=self._wanted)
+            for bucket in sorted(pc.unique(patients["_bucket"]).to_pylist()):
+                here = pc.unique(patients.filter(pc.equal(patients["_bucket"], bucket))["_member"])
+                yield Batch(here, self._reader(bucket, here))
+            return
         for bucket in range(self._lake.buckets):
             members = self._lake.members(bucket=bucket, version=self._version)
-            if self._wanted is not None:
-                members = members.filter(pc.is_in(members, value_set=self._wanted))
             if len(members):
-                yield Batch(members, self._reader(bucket, members))
+                yield Batch(members, self._reader(bucket, None))
 
-    def _reader(self, bucket: int, members: pa.Array) -> Read:
+    def _reader(self, bucket: int, members: pa.Array | None) -> Read:
         def read(resource_type: str, columns: Sequence[str]) -> pa.Table:
             own = resource_type == "Patient" or spec.patient_element(resource_type) is not None
-            table = self._lake.read(resource_type, columns, bucket=bucket if own else None, version=self._version)
-            if own and self._wanted is not None:
-                table = table.filter(pc.is_in(table["_member"], value_set=members))
-            return table
+            return self._lake.read(
+                resource_type, columns, bucket=bucket if own else None, version=self._version, members=members
+            )
 
         return read
 
@@ -171,26 +175,26 @@ def member_of(resource: Resource) -> str | None:
 def typed_columns(raw: pa.Table, resource_type: str, columns: Sequence[str]) -> pa.Table:
     """Add the typed columns of FHIR elements to a table that has the resources' JSON in ``_raw``.
 
-    Layout and types are those of ``r4.spec.column_structure``; ``_raw`` itself is kept only when asked for.
+    Layout and types are those of ``r4.spec.column_structure``, or the parts that paths name; ``_raw`` itself is kept
+    only when asked for.
     """
-    structure = spec.column_structure(resource_type)
-    unknown = [name for name in columns if name not in structure and name not in (*ROW_COLUMNS, "_raw")]
-    if unknown:
-        raise InputError(f"{resource_type} has no columns {', '.join(unknown)}")
     wanted = [name for name in dict.fromkeys(columns) if name not in ROW_COLUMNS and name != "_raw"]
+    try:
+        structure = spec.narrowed(spec.column_structure(resource_type), wanted)
+    except KeyError as error:
+        raise InputError(f"{resource_type} has no columns {error.args[0]}") from None
     table = raw.select([*ROW_COLUMNS, *(["_raw"] if "_raw" in columns else [])])
     if not wanted:
         return table
-    types = {name: spec.arrow_type(structure[name]) for name in wanted}
     with duckdb.connect() as connection:
         connection.register("resources", raw.select(["_raw"]))
-        shape = orjson.dumps({name: structure[name] for name in wanted}).decode()
+        shape = orjson.dumps(structure).decode()
         query = "SELECT json_transform(_raw, ?) AS typed FROM resources"
         typed = connection.sql(query, params=[shape]).to_arrow_table()["typed"].combine_chunks()
     if isinstance(typed, pa.ChunkedArray):
         typed = pa.concat_arrays(typed.chunks) if typed.num_chunks else pa.array([], typed.type)
-    for name, arrow_type in types.items():
-        table = table.append_column(name, pc.struct_field(typed, name).cast(arrow_type))
+    for name, inner in structure.items():
+        table = table.append_column(name, pc.struct_field(typed, name).cast(spec.arrow_type(inner)))
     return table
 
 
