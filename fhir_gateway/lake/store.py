@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from fhir_gateway.errors import ConfigurationError, InputError
 from fhir_gateway.lake.columns import belongs_to_patients, layout, table_schema
 from fhir_gateway.lake.commit import Commit
-from fhir_gateway.lake.links import bucket_of
+from fhir_gateway.lake.links import bucket_of, read_links, update_links
 from fhir_gateway.lake.persons import PersonAssigner
 from fhir_gateway.lake.quarantine import QuarantinedLine, read_quarantine
 from fhir_gateway.lake.reading import Only
@@ -113,6 +113,20 @@ class Lake:
                 manifest = commit.run()
                 self._log.add(manifest)
             return manifest.ledger
+
+    def reassign(self, persons: PersonAssigner) -> int:
+        """Move the rows of patients who became another person since the last commit; returns how many patients.
+
+        That is a version of its own, of kind ``persons``, without lines; when nobody moved there is none.
+        """
+        base = self._log.latest
+        known = self._log.get(base).links if base else None
+        nobody = pa.table({"_patient": pa.array([], pa.string()), "_member": pa.array([], pa.string())})
+        links = read_links(self._log.folder / known if known else None)
+        moved = update_links(links, "", pa.array([], pa.string()), nobody, persons, self.buckets).moved.num_rows
+        if moved:
+            self.commit(StagedPull(f"persons-{base + 1}", "persons", "persons", None, ()), persons)
+        return moved
 
     def _roll_back(self, base: int) -> None:
         """Undo table commits of an interrupted commit: nothing is in the lake that no manifest names."""

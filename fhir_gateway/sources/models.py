@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-PullKind = Literal["bulk", "search", "files"]
+PullKind = Literal["bulk", "search", "files", "persons"]
+"""``persons`` brings no files: the lake follows the crosswalk (``Lake.reassign``)."""
 
 
 @dataclass(frozen=True, slots=True)
