@@ -129,7 +129,9 @@ def _net(component: Component, code: str, *less: str) -> Counts:
 
 def _counts(component: Component, code: str) -> Counts:
     population = component.group.population(code)
-    return np.zeros_like(component.group.populations[0].counts) if population is None else population.counts
+    if population is None:
+        return np.zeros(len(component.group.populations[0].counts), np.int64)
+    return population.counts.astype(np.int64)  # room for sums of components
 
 
 def _in(component: Component, code: str) -> Mask:

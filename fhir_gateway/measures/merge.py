@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import accumulate
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from fhir_gateway.errors import MeasureError
-from fhir_gateway.measures.distinct import value_key
+from fhir_gateway.measures.distinct import Numbers, Value, value_key
 from fhir_gateway.measures.model import (
     Cases,
     GroupResult,
@@ -19,8 +19,11 @@ from fhir_gateway.measures.model import (
     PopulationResult,
     StratifierResult,
     SupplementalResult,
+    narrow,
 )
 from fhir_gateway.measures.strata import CRITERIA, places, stratum_order
+
+Strata = tuple[tuple[Value, ...], ...]
 
 
 def merge_groups(parts: Sequence[Sequence[GroupResult]], sizes: Sequence[int]) -> tuple[GroupResult, ...]:
@@ -63,17 +66,26 @@ def _group(groups: Sequence[GroupResult], starts: Sequence[int]) -> GroupResult:
 
 
 def _stratifier(found: Sequence[StratifierResult]) -> StratifierResult:
-    """Strata of all batches, numbered anew: each batch knows only the values it met."""
-    criteria = any(part.criteria for part in found)
-    if criteria:  # a batch that has nothing but nulls cannot tell a criterion from a value
-        found = [part if part.criteria else replace(part, values=(CRITERIA[1],) * len(part.values)) for part in found]
-    values = {tuple(map(value_key, combination)): combination for part in found for combination in part.values}
-    order = list(CRITERIA) if criteria else sorted(values.values(), key=stratum_order)
+    criteria, order, numbers = merge_strata([(part.criteria, part.values) for part in found])
     strata = {
-        basis: np.concatenate([places(part.values, order)[part.strata[basis]] for part in found])
+        basis: np.concatenate([new[part.strata[basis]] for part, new in zip(found, numbers, strict=True)])
         for basis in found[0].strata
     }
-    return replace(found[0], criteria=criteria, values=tuple(order), strata=strata)
+    return replace(found[0], criteria=criteria, values=order, strata=strata)
+
+
+def merge_strata(found: Sequence[tuple[bool, Strata]]) -> tuple[bool, Strata, list[Numbers]]:
+    """Strata of all batches from ``criteria`` and ``values`` of each, which knows only the values it met.
+
+    Also, for each batch, the new number of each of its strata; the extra last one serves cases in no stratum (-1).
+    """
+    criteria = any(criterion for criterion, _ in found)
+    if criteria:  # a batch that has nothing but nulls cannot tell a criterion from a value
+        met = [values if criterion else (CRITERIA[1],) * len(values) for criterion, values in found]
+        return True, CRITERIA, [places(values, CRITERIA) for values in met]
+    distinct = {tuple(map(value_key, combination)): combination for _, values in found for combination in values}
+    order = tuple(sorted(distinct.values(), key=stratum_order))
+    return False, order, [places(values, order) for _, values in found]
 
 
 def _size(group: GroupResult, basis: str) -> int:
@@ -92,8 +104,8 @@ def _population(
     return PopulationResult(
         first.id,
         first.code,
-        np.concatenate([population.counts for population in found]),
-        np.concatenate([population.raw for population in found]),
+        narrow(np.concatenate([population.counts for population in found])),
+        narrow(np.concatenate([population.raw for population in found])),
         observations,
         first.basis,
     )
@@ -102,16 +114,21 @@ def _population(
 def _observations(
     name: str, found: Sequence[Observations], starts: Sequence[int], case_starts: Sequence[int]
 ) -> Observations:
-    units = {observations.unit for observations in found if len(observations.value)}
-    if len(units) > 1:
-        raise MeasureError(f"observation {name} gave quantities in {len(units)} different units")
+    unit = merge_units(name, {observations.unit for observations in found if len(observations.value)})
     return replace(
         found[0],
         member=_shifted([observations.member for observations in found], starts),
         case=np.concatenate([o.case + start for o, start in zip(found, case_starts, strict=True)]),
         value=pa.concat_arrays([observations.value for observations in found]),
-        unit=next(iter(units), None),
+        unit=unit,
     )
+
+
+def merge_units(name: str, units: Collection[str | None]) -> str | None:
+    """The one unit of an observation's values in all batches; MeasureError for more than one."""
+    if len(units) > 1:
+        raise MeasureError(f"observation {name} gave quantities in {len(units)} different units")
+    return next(iter(units), None)
 
 
 def _cases(found: Sequence[Cases], starts: Sequence[int]) -> Cases:

@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from fhir_gateway.measures import scoring
 
-Counts = npt.NDArray[np.int64]
+#: Integers of 16 bits or more, whatever holds the numbers of a column.
+Counts = npt.NDArray[np.integer[Any]]
 Mask = npt.NDArray[np.bool_]
 
 
@@ -153,13 +154,8 @@ class Composite:
 
 
 @dataclass(frozen=True)
-class MeasureResult:
-    """A measure evaluated over a population, with everything needed to make the numbers again.
-
-    ``failed`` maps members whose data an expression could not digest to the reason; they count in no population.
-    ``notes`` says what the Measure asks for that was not computed. ``seconds`` is how long the evaluation took; it is
-    no part of any report, since the same inputs give the same bytes.
-    """
+class RunHeader:
+    """Which measure was evaluated, over what, when, and by which content: all that a run's id is made of but members."""
 
     url: str
     version: str
@@ -171,17 +167,28 @@ class MeasureResult:
     package_hash: str
     terminology_hash: str
     lake_version: int | None
+
+    @property
+    def canonical(self) -> str:
+        """``url|version`` of the Measure."""
+        return f"{self.url}|{self.version}"
+
+
+@dataclass(frozen=True)
+class MeasureResult(RunHeader):
+    """A measure evaluated over a population, with everything needed to make the numbers again.
+
+    ``failed`` maps members whose data an expression could not digest to the reason; they count in no population.
+    ``notes`` says what the Measure asks for that was not computed. ``seconds`` is how long the evaluation took; it is
+    no part of any report, since the same inputs give the same bytes.
+    """
+
     members: pa.Array
     groups: tuple[GroupResult, ...]
     supplemental: tuple[SupplementalResult, ...] = ()
     failed: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     seconds: float = field(default=0.0, compare=False)
-
-    @property
-    def canonical(self) -> str:
-        """``url|version`` of the Measure."""
-        return f"{self.url}|{self.version}"
 
     @cached_property
     def run(self) -> str:
@@ -196,24 +203,68 @@ class MeasureResult:
         raise KeyError(group_id)
 
 
-def run_id(result: MeasureResult, mask: Mask | None = None) -> str:
-    """Id of a run, derived from all its inputs: the same inputs give the same id. At most 25 characters.
+@dataclass(frozen=True, slots=True)
+class PartResult:
+    """A measure evaluated over one batch: ``members`` and what a :class:`MeasureResult` says of them.
 
-    With ``mask`` the id is that of the same run restricted to those members.
+    ``seconds`` leaves out what was computed for another measure of the same batch before.
     """
+
+    members: pa.Array
+    groups: tuple[GroupResult, ...]
+    failed: Mapping[str, str]
+    supplemental: tuple[SupplementalResult, ...]
+    notes: tuple[str, ...]
+    seconds: float
+
+
+class RunDigest:
+    """Id of a run, derived from all its inputs: the same inputs give the same id. At most 25 characters."""
+
+    #: Members that are Python objects at the same time.
+    _STEP = 1 << 16
+
+    def __init__(self, header: RunHeader) -> None:
+        """Begin with everything but the members."""
+        inputs = (
+            header.canonical,
+            header.period[0].isoformat(),
+            header.period[1].isoformat(),
+            header.evaluated_at.isoformat(),
+            header.engine_version,
+            header.package_hash,
+            header.terminology_hash,
+            str(header.lake_version),
+        )
+        self._hash = hashlib.sha256("\n".join(inputs).encode())
+
+    def add(self, members: pa.Array) -> None:
+        """Go on with further members."""
+        for start in range(0, len(members), self._STEP):
+            names = members.slice(start, self._STEP).to_pylist()
+            self._hash.update(("\n" + "\n".join(names)).encode())
+
+    @property
+    def run(self) -> str:
+        """The id."""
+        return "m" + self._hash.hexdigest()[:24]
+
+
+def run_id(result: MeasureResult, mask: Mask | None = None) -> str:
+    """Id of a run; with ``mask`` that of the same run restricted to those members."""
     return result.run if mask is None else _run_id(result, result.members.filter(pa.array(mask)))
 
 
-def _run_id(result: MeasureResult, members: pa.Array) -> str:
-    inputs = (
-        result.canonical,
-        result.period[0].isoformat(),
-        result.period[1].isoformat(),
-        result.evaluated_at.isoformat(),
-        result.engine_version,
-        result.package_hash,
-        result.terminology_hash,
-        str(result.lake_version),
-        *members.to_pylist(),
-    )
-    return "m" + hashlib.sha256("\n".join(inputs).encode()).hexdigest()[:24]
+def _run_id(header: RunHeader, members: pa.Array) -> str:
+    digest = RunDigest(header)
+    digest.add(members)
+    return digest.run
+
+
+def narrow(counts: Counts) -> Counts:
+    """The same counts in the fewest bits that hold them, 16 at least."""
+    largest = int(counts.max(initial=0))
+    for width in (np.int16, np.int32):
+        if largest <= np.iinfo(width).max:
+            return counts.astype(width, copy=False)
+    return counts.astype(np.int64, copy=False)

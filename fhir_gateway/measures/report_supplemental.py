@@ -46,9 +46,11 @@ def summary_supplemental(result: MeasureResult, mask: Mask | None) -> tuple[list
     extensions: list[Report] = []
     for element in _in_report(result, "summary"):
         value = element.value if mask is None else element.value.filter(pa.array(mask[element.member]))
-        value = value.filter(pc.invert(pc.starts_with(value, '{"valueReference"')))
         counts = pc.value_counts(value)
-        pairs = zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)
+        texts = counts.field("values")
+        texts = texts.dictionary_decode() if pa.types.is_dictionary(texts.type) else texts
+        told = pc.invert(pc.starts_with(texts, '{"valueReference"'))
+        pairs = zip(texts.filter(told).to_pylist(), counts.field("counts").filter(told).to_pylist(), strict=True)
         for text, count in sorted(pairs):
             observation = _observation(result, len(contained) + 1, _coded(orjson.loads(text)))
             contained.append(observation | {"valueInteger": count})

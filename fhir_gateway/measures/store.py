@@ -2,7 +2,7 @@
 
 ::
 
-    layout-1/<run id>/
+    layout-2/<run id>/
              header.json        everything about the run that is not a column
              members.parquet    one row per member: member, and counts and raw counts of each population
              observations-<group>-<population>.parquet    member index and value of each observation
@@ -13,10 +13,9 @@
 
 from __future__ import annotations
 
-import os
+import re
 import shutil
-import tempfile
-from collections.abc import Iterator
+from dataclasses import fields
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -35,16 +34,17 @@ from fhir_gateway.measures.model import (
     GroupResult,
     MeasureResult,
     Observations,
+    PartResult,
     PopulationResult,
+    RunHeader,
     StratifierResult,
     SupplementalResult,
-    run_id,
 )
-
-_HEADER = "header.json"
+from fhir_gateway.measures.saving import HEADER, MEMBERS, RunWriter
 
 #: Layout of the files below; a change gives runs a new folder, so that those of another layout are computed again.
-_LAYOUT = "layout-1"
+_LAYOUT = "layout-2"
+_RUN = re.compile("m[0-9a-f]{24}")
 
 
 class ResultStore:
@@ -56,42 +56,35 @@ class ResultStore:
 
     def save(self, result: MeasureResult) -> str:
         """Write ``result`` and return its run id. A run is complete or not there at all."""
-        run = run_id(result)
-        target = self._folder / run
-        if (target / _HEADER).exists():
-            return run
-        self._folder.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".saving-", dir=self._folder))
-        try:
-            for name, table in _tables(result):
-                pq.write_table(table, partial / name)
-            (partial / _HEADER).write_bytes(orjson.dumps(_header(result), option=orjson.OPT_INDENT_2))
-            os.rename(partial, target)
-        except OSError:
-            shutil.rmtree(partial, ignore_errors=True)
-            if not (target / _HEADER).exists():  # else another process has just saved the same run
-                raise
-        return run
+        with self.writing(result) as writer:
+            writer.add(
+                PartResult(
+                    members=result.members,
+                    groups=result.groups,
+                    failed=result.failed,
+                    supplemental=result.supplemental,
+                    notes=result.notes,
+                    seconds=result.seconds,
+                )
+            )
+            return writer.finish()
+
+    def writing(self, header: RunHeader) -> RunWriter:
+        """A writer that takes a run part by part."""
+        return RunWriter(self._folder, header)
+
+    def header(self, run: str) -> RunHeader:
+        """What was evaluated and when, without reading a column; NotFoundError when there is no run of that id."""
+        return RunHeader(**_run_header(self._stated(run)))
 
     def load(self, run: str) -> MeasureResult:
         """Read a run; NotFoundError when there is none of that id."""
-        if run not in self.runs():
-            raise NotFoundError("there is no evaluation with that id")
+        header = self._stated(run)
         folder = self._folder / run
-        header = orjson.loads((folder / _HEADER).read_bytes())
-        members = pq.read_table(folder / "members.parquet")
+        members = pq.ParquetFile(folder / f"{MEMBERS}.parquet")
         return MeasureResult(
-            url=header["url"],
-            version=header["version"],
-            name=header["name"],
-            title=header["title"],
-            period=(date.fromisoformat(header["period"][0]), date.fromisoformat(header["period"][1])),
-            evaluated_at=datetime.fromisoformat(header["evaluated_at"]),
-            engine_version=header["engine_version"],
-            package_hash=header["package_hash"],
-            terminology_hash=header["terminology_hash"],
-            lake_version=header["lake_version"],
-            members=_array(members["member"]),
+            **_run_header(header),
+            members=_array(members.read(["member"])["member"]),
             groups=tuple(_group(folder, str(number), group, members) for number, group in enumerate(header["groups"])),
             supplemental=tuple(_supplemental(folder, n, found) for n, found in enumerate(header["supplemental"])),
             failed=header["failed"],
@@ -103,127 +96,34 @@ class ResultStore:
         """Ids of all complete runs, sorted."""
         if not self._folder.is_dir():
             return ()
-        return tuple(sorted(found.parent.name for found in self._folder.glob(f"m*/{_HEADER}")))
+        return tuple(sorted(found.parent.name for found in self._folder.glob(f"m*/{HEADER}")))
 
     def delete(self, run: str) -> None:
         """Remove a run; nothing happens when it is not there."""
         if run in self.runs():
             shutil.rmtree(self._folder / run)
 
+    def _stated(self, run: str) -> dict[str, Any]:
+        if _RUN.fullmatch(run):  # an id, no path
+            try:
+                stated: dict[str, Any] = orjson.loads((self._folder / run / HEADER).read_bytes())
+                return stated
+            except FileNotFoundError:
+                pass
+        raise NotFoundError("there is no evaluation with that id")
 
-def _header(result: MeasureResult) -> dict[str, Any]:
-    return {
-        "url": result.url,
-        "version": result.version,
-        "name": result.name,
-        "title": result.title,
-        "period": [day.isoformat() for day in result.period],
-        "evaluated_at": result.evaluated_at.isoformat(),
-        "engine_version": result.engine_version,
-        "package_hash": result.package_hash,
-        "terminology_hash": result.terminology_hash,
-        "lake_version": result.lake_version,
-        "failed": dict(result.failed),
-        "notes": list(result.notes),
-        "seconds": result.seconds,
-        "supplemental": [
-            {"id": found.id, "usage": found.usage, "code": found.code, "report_types": found.report_types}
-            for found in result.supplemental
-        ],
-        "groups": [_group_header(group) for group in result.groups],
+
+def _run_header(stated: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a :class:`RunHeader`."""
+    first, last = (date.fromisoformat(day) for day in stated["period"])
+    evaluated_at = datetime.fromisoformat(stated["evaluated_at"])
+    return {name.name: stated[name.name] for name in fields(RunHeader)} | {
+        "period": (first, last),
+        "evaluated_at": evaluated_at,
     }
 
 
-def _group_header(group: GroupResult) -> dict[str, Any]:
-    composite = group.composite
-    return {
-        "id": group.id,
-        "code": group.code,
-        "scoring": group.scoring,
-        "improvement_notation": group.improvement_notation,
-        "basis": group.basis,
-        "scoring_unit": group.scoring_unit,
-        "scoring_precision": group.scoring_precision,
-        "cases": [cases.basis for cases in group.cases],
-        "populations": [_population_header(population) for population in group.populations],
-        "stratifiers": [
-            {
-                "id": stratifier.id,
-                "code": stratifier.code,
-                "components": stratifier.components,
-                "applies_to": stratifier.applies_to,
-                "criteria": stratifier.criteria,
-                "values": stratifier.values,
-            }
-            for stratifier in group.stratifiers
-        ],
-        "composite": composite
-        and {
-            "method": composite.method,
-            "components": [
-                {
-                    "canonical": component.canonical,
-                    "weight": str(component.weight),
-                    "flipped": component.flipped,
-                    "group": _group_header(component.group),
-                }
-                for component in composite.components
-            ],
-        },
-    }
-
-
-def _population_header(population: PopulationResult) -> dict[str, Any]:
-    observations = population.observations
-    return {
-        "id": population.id,
-        "code": population.code,
-        "basis": population.basis,
-        "observations": observations
-        and {
-            "aggregate_method": observations.aggregate_method,
-            "criteria_reference": observations.criteria_reference,
-            "unit": observations.unit,
-        },
-    }
-
-
-def _tables(result: MeasureResult) -> Iterator[tuple[str, pa.Table]]:
-    columns: dict[str, pa.Array] = {"member": result.members}
-    for number, group in enumerate(result.groups):
-        yield from _group_tables(str(number), group, columns)
-    for number, found in enumerate(result.supplemental):
-        yield f"supplemental-{number}.parquet", pa.table({"member": pa.array(found.member), "value": found.value})
-    yield "members.parquet", pa.table(columns)
-
-
-def _group_tables(number: str, group: GroupResult, columns: dict[str, pa.Array]) -> Iterator[tuple[str, pa.Table]]:
-    """Tables of one group; its counts are added to ``columns``. Components of a composite are groups in it."""
-    for place, population in enumerate(group.populations):
-        columns[f"{number}.{place}.counts"] = pa.array(population.counts)
-        columns[f"{number}.{place}.raw"] = pa.array(population.raw)
-        observations = population.observations
-        if observations is not None:
-            table = pa.table(
-                {
-                    "member": pa.array(observations.member),
-                    "case": pa.array(observations.case),
-                    "value": observations.value,
-                }
-            )
-            yield f"observations-{number}-{place}.parquet", table
-    for place, cases in enumerate(group.cases):
-        masks = {f"in.{name}": pa.array(mask) for name, mask in cases.populations.items()}
-        table = pa.table({"member": pa.array(cases.member), "reference": cases.reference} | masks)
-        yield f"cases-{number}-{place}.parquet", table
-    for place, stratifier in enumerate(group.stratifiers):
-        for basis, numbers in stratifier.strata.items():
-            yield f"strata-{number}-{place}-{basis}.parquet", pa.table({"stratum": pa.array(numbers)})
-    for place, component in enumerate(group.composite.components if group.composite else ()):
-        yield from _group_tables(f"{number}_{place}", component.group, columns)
-
-
-def _group(folder: Path, number: str, header: dict[str, Any], members: pa.Table) -> GroupResult:
+def _group(folder: Path, number: str, header: dict[str, Any], members: pq.ParquetFile) -> GroupResult:
     populations = []
     for place, population in enumerate(header["populations"]):
         observations = None
@@ -235,8 +135,7 @@ def _group(folder: Path, number: str, header: dict[str, Any], members: pa.Table)
                 value=_array(table["value"]),
                 **population["observations"],
             )
-        counts = _numbers(members[f"{number}.{place}.counts"], np.int64)
-        raw = _numbers(members[f"{number}.{place}.raw"], np.int64)
+        counts, raw = (_column(members, f"{number}.{place}.{kind}") for kind in ("counts", "raw"))
         populations.append(
             PopulationResult(population["id"], population["code"], counts, raw, observations, population["basis"])
         )
@@ -261,7 +160,7 @@ def _group(folder: Path, number: str, header: dict[str, Any], members: pa.Table)
     )
 
 
-def _composite(folder: Path, number: str, header: dict[str, Any], members: pa.Table) -> Composite:
+def _composite(folder: Path, number: str, header: dict[str, Any], members: pq.ParquetFile) -> Composite:
     components = [
         Component(
             canonical=component["canonical"],
@@ -298,8 +197,13 @@ def _supplemental(folder: Path, number: int, header: dict[str, Any]) -> Suppleme
         code=header["code"],
         report_types=tuple(header["report_types"]),
         member=_numbers(table["member"], np.int32),
-        value=_array(table["value"]),
+        value=_array(table["value"].unify_dictionaries()),
     )
+
+
+def _column(file: pq.ParquetFile, name: str) -> Any:
+    """One column of a file, as wide as it is stored."""
+    return _array(file.read([name])[name]).to_numpy(zero_copy_only=False)
 
 
 def _array(column: pa.ChunkedArray) -> pa.Array:
