@@ -46,6 +46,15 @@ class Settings(BaseSettings):
     )
     time_zone: str = Field(default="UTC", description="IANA zone of evaluations whose request names none.")
     token_lifetime_seconds: int = Field(default=300, ge=30, le=300, description="Life of access tokens we issue.")
+    pull_overlap_minutes: int = Field(
+        default=10, ge=0, le=10_080, description="How far before its watermark an incremental pull asks again."
+    )
+    reconcile_days: int = Field(
+        default=30, ge=0, description="Days after which `--since last` pulls everything once more; 0: never."
+    )
+    jobs_in_server: bool = Field(
+        default=True, description="Whether `serve` works on jobs and goes on with those that were interrupted."
+    )
     reporter_name: str = Field(default="FHIR Gateway", description="Name of the organization that reports.")
 
     @field_validator("time_zone")

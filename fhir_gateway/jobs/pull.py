@@ -1,7 +1,8 @@
-"""Pull a source into the lake, and serve who is in it.
+"""Pull a source into the lake, and serve who is in it: four steps, each of which may be repeated.
 
-A pull that was interrupted is gone on with: its id, its export on the server and its finished files are kept until it
-is committed. Committing twice changes nothing, and so does publishing twice.
+``download`` goes on with the exports that the log of pulls knows and with the files that are there; ``commit`` changes
+nothing when the lake has the pull; ``publish`` writes what differs; ``close`` writes down what came of it. So a pull
+may die at any instruction and be run again from the first step. All it needs is its row in the log and its folder.
 """
 
 from __future__ import annotations
@@ -10,33 +11,43 @@ import asyncio
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import orjson
-
-from fhir_gateway.errors import ConfigurationError, GatewayError, SourceError
+from fhir_gateway.errors import ConfigurationError, ConflictError, GatewayError, SourceError
 from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs.locks import hold
 from fhir_gateway.jobs.publish import publish
+from fhir_gateway.jobs.since import LAST, advance, moment
+from fhir_gateway.jobs.staged import arrived, keep, kept
 from fhir_gateway.sources.bulk import ExportFailed, ExportState
 from fhir_gateway.sources.files import stage_files
-from fhir_gateway.sources.models import Ledger, StagedFile, StagedPull
+from fhir_gateway.sources.models import Ledger, LedgerEntry
 from fhir_gateway.sources.outcome import Progress, PullOutcome, PullProgress, SourceIssue
 from fhir_gateway.sources.pull import pull
 from fhir_gateway.sources.store import SOURCE_NAME
 from fhir_gateway.sources.tables import SourcePull
 from fhir_gateway.sources.vendors import Mode
 
-LAST = "last"
-"""``since`` that stands for the transaction time of the last complete pull of the same request."""
+__all__ = ["LAST", "PullReport", "begin_endpoint", "begin_files", "pull_endpoint", "pull_files", "report", "run"]
+
+Step = Callable[[str, Callable[[], None]], None]
+"""Carries out a named step; the durable layer remembers which it carried out."""
+UNFINISHED = ("started", "staged")
+"""States of a pull that can be gone on with."""
+_WATCH_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class PullReport:
-    """What a pull brought. ``published`` counts the resources served afterwards that are new or changed."""
+    """What a pull brought. ``published`` counts the resources served afterwards that are new or changed.
+
+    ``arrived`` says by promised type which files, bytes and lines came; ``notes`` say from when on was asked, and what
+    an incremental pull cannot see.
+    """
 
     pull_id: str
     source: str
@@ -45,6 +56,8 @@ class PullReport:
     transaction_time: str | None
     ledger: Ledger
     issues: tuple[SourceIssue, ...]
+    notes: tuple[str, ...]
+    arrived: Mapping[str, Mapping[str, int]]
     quarantined: int
     persons: int
     published: Mapping[str, int]
@@ -69,9 +82,38 @@ def pull_endpoint(
     accept_partial: bool = False,
     progress: Progress | None = None,
 ) -> PullReport:
-    """Pull a registered endpoint, or go on with a pull of the same request that was interrupted."""
-    endpoint = gateway.endpoints.get(name)
-    key = gateway.endpoints.signing_key(name) if endpoint.auth == "smart-backend" else None
+    """Pull a registered endpoint here and now, or go on with a pull of the same request that was interrupted."""
+    row = begin_endpoint(
+        gateway,
+        name,
+        types=types,
+        since=since,
+        group=group,
+        type_filters=type_filters,
+        mode=mode,
+        accept_partial=accept_partial,
+    )
+    return run(gateway, row.id, progress=progress)
+
+
+def pull_files(gateway: Gateway, paths: Sequence[Path], source: str, *, progress: Progress | None = None) -> PullReport:
+    """Take in files and folders of NDJSON, Bundles or resources, as ``source``, here and now."""
+    return run(gateway, begin_files(gateway, paths, source, progress=progress).id, progress=progress)
+
+
+def begin_endpoint(
+    gateway: Gateway,
+    name: str,
+    *,
+    types: tuple[str, ...] = (),
+    since: str | None = None,
+    group: str | None = None,
+    type_filters: tuple[str, ...] = (),
+    mode: Mode | None = None,
+    accept_partial: bool = False,
+) -> SourcePull:
+    """The pull of the same request that was interrupted, else a new one, written down and not yet begun."""
+    gateway.endpoints.get(name)
     request = {
         "types": list(types),
         "since": since,
@@ -79,38 +121,20 @@ def pull_endpoint(
         "type_filters": list(type_filters),
         "mode": mode,
     }
-    moment = gateway.pulls.watermark(name, request) if since == LAST else since
-    row = gateway.pulls.unfinished(name, request) or gateway.pulls.start(_new_id(name), name, "pull", request)
-    folder = gateway.staging_folder / row.id
-
-    def download() -> PullOutcome:
-        def on_state(state: ExportState) -> None:
-            gateway.pulls.update(row.id, status_url=state.status_url, transaction_time=state.transaction_time)
-
-        status_url = gateway.pulls.status_url(row)
-        return asyncio.run(
-            pull(
-                endpoint,
-                key,
-                folder,
-                pull_id=row.id,
-                types=types,
-                since=moment,
-                group=group,
-                type_filters=type_filters,
-                mode=mode,
-                resume=ExportState(status_url, row.transaction_time) if status_url else None,
-                on_state=on_state,
-                progress=progress,
-                accept_partial=accept_partial,
-            )
-        )
-
-    return _run(gateway, row, folder, download, progress)
+    row = gateway.pulls.unfinished(name, request)
+    if row is None:
+        asked = moment(gateway, name, request)
+        row = gateway.pulls.start(_new_id(name), name, "pull", request)
+        row = gateway.pulls.update(row.id, outcome={"since": asked.moment, "notes": list(asked.notes)})
+    if row.outcome.get("accept_partial") != accept_partial:
+        row = gateway.pulls.update(row.id, outcome={**row.outcome, "accept_partial": accept_partial})
+    return row
 
 
-def pull_files(gateway: Gateway, paths: Sequence[Path], source: str, *, progress: Progress | None = None) -> PullReport:
-    """Take in files and folders of NDJSON, Bundles or resources, as ``source``.
+def begin_files(
+    gateway: Gateway, paths: Sequence[Path], source: str, *, progress: Progress | None = None
+) -> SourcePull:
+    """Stage files as a pull, written down and not yet committed.
 
     The pull's id comes from the files' bytes: the same files taken in again change nothing.
     """
@@ -118,96 +142,203 @@ def pull_files(gateway: Gateway, paths: Sequence[Path], source: str, *, progress
         raise ConfigurationError("a source's name is 1 to 32 of a-z, 0-9 and '-', not beginning with '-'")
     if progress:
         progress(PullProgress("stage", "reading files"))
-    folder = gateway.staging_folder / _new_id(source)
-    folder.mkdir(parents=True, mode=0o700)
+    drafts = gateway.staging_folder / _new_id(source)
+    drafts.mkdir(parents=True, mode=0o700)
     try:
-        staged = stage_files(paths, source, folder)
+        staged = stage_files(paths, source, drafts)
+        keep(drafts, PullOutcome(staged, bytes=sum(file.path.stat().st_size for file in staged.files)))
+        with _held(gateway, source):
+            folder = gateway.staging_folder / staged.id
+            shutil.rmtree(folder, ignore_errors=True)
+            drafts.rename(folder)
+            return gateway.pulls.start(staged.id, source, "files", {"files": [path.name for path in paths]})
     except GatewayError:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(drafts, ignore_errors=True)
         raise
-    row = gateway.pulls.start(staged.id, source, "files", {"files": [path.name for path in paths]})
-    outcome = PullOutcome(staged, bytes=sum(file.path.stat().st_size for file in staged.files))
-    return _run(gateway, row, folder, lambda: outcome, progress)
 
 
-def _run(
-    gateway: Gateway, row: SourcePull, folder: Path, bring: Callable[[], PullOutcome], progress: Progress | None
+def run(
+    gateway: Gateway,
+    pull_id: str,
+    *,
+    progress: Progress | None = None,
+    step: Step | None = None,
+    wait: Callable[[], bool] | None = None,
+    check: Callable[[], None] | None = None,
 ) -> PullReport:
-    """Stage, commit, publish. A source that fails leaves its pull to be gone on with; any other failure ends it."""
-    began = time.monotonic()
-    try:
-        outcome = _staged(folder)
-        if outcome is None:
-            outcome = bring()
-            _keep(folder, outcome)
-            gateway.pulls.update(row.id, state="staged", kind=outcome.staged.kind)
-        told = _commit_progress(progress)
-        ledger = gateway.lake.commit(outcome.staged, gateway.persons, told)
-    except GatewayError as error:
-        if isinstance(error, SourceError) and not isinstance(error, ExportFailed):
+    """Bring a pull to its end from wherever it is. One pull of a source at a time: ConflictError when there is another.
+
+    A source that fails leaves its pull to be gone on with; any other error of ours ends it. ``step`` carries out each
+    step, ``wait`` says whether to wait for another pull of the source, ``check`` raises when it is time to stop.
+    """
+    row = gateway.pulls.get(pull_id)
+    carry = step or (lambda _, work: work())
+    with _held(gateway, row.source, wait):
+        try:
+            carry("download", lambda: _download(gateway, pull_id, progress, check))
+            carry("commit", lambda: _commit(gateway, pull_id, progress))
+        except GatewayError as error:
+            if not isinstance(error, SourceError) or isinstance(error, ExportFailed):
+                _end(gateway, pull_id, error)
             raise
-        issue = SourceIssue("error", str(error))
-        gateway.pulls.update(row.id, state="failed", issues=[asdict(issue)])
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    version = gateway.lake.version
-    published = publish(gateway, progress)
-    gateway.pulls.update(
-        row.id,
-        state="committed",
-        status_url=None,
-        transaction_time=outcome.staged.transaction_time,
-        complete=outcome.complete,
-        ledger=[asdict(entry) for entry in ledger.entries],
-        issues=[asdict(issue) for issue in outcome.issues],
-    )
-    shutil.rmtree(folder, ignore_errors=True)
+        carry("publish", lambda: _publish(gateway, pull_id, progress))
+        carry("close", lambda: _close(gateway, pull_id))
+    return report(gateway, pull_id)
+
+
+def report(gateway: Gateway, pull_id: str) -> PullReport:
+    """What a pull brought, as it was written down; ConflictError while it is not committed."""
+    row = gateway.pulls.get(pull_id)
+    if row.state != "committed":
+        raise ConflictError(f"pull {pull_id} is {row.state}, not committed")
+    ledger = Ledger(row.id, row.source, tuple(LedgerEntry(**entry) for entry in row.ledger))
     return PullReport(
         pull_id=row.id,
         source=row.source,
-        kind=outcome.staged.kind,
-        lake_version=version,
-        transaction_time=outcome.staged.transaction_time,
+        kind=row.kind,
+        lake_version=row.outcome["lake_version"],
+        transaction_time=row.transaction_time,
         ledger=ledger,
-        issues=outcome.issues,
+        issues=tuple(SourceIssue(**issue) for issue in row.issues),
+        notes=tuple(row.outcome.get("notes", ())),
+        arrived=row.outcome["arrived"],
         quarantined=sum(entry.rows_quarantined for entry in ledger.entries),
-        persons=published.persons,
-        published=published.counts,
-        bytes=outcome.bytes,
-        seconds=time.monotonic() - began,
+        persons=row.outcome["persons"],
+        published=row.outcome["published"],
+        bytes=row.outcome["bytes"],
+        seconds=row.outcome["seconds"],
     )
 
 
-_STAGED = "staged.json"
+def _download(gateway: Gateway, pull_id: str, progress: Progress | None, check: Callable[[], None] | None) -> None:
+    row = _unfinished(gateway, pull_id)
+    folder = gateway.staging_folder / pull_id
+    if kept(folder) is not None:
+        return
+    if row.kind == "files":
+        raise SourceError("the staged files are gone; take them in again")
+    endpoint = gateway.endpoints.get(row.source)
+    asked = row.request
+
+    def on_state(state: ExportState) -> None:
+        gateway.pulls.remember(pull_id, state)
+
+    outcome = asyncio.run(
+        _watched(
+            pull(
+                endpoint,
+                gateway.endpoints.credential(row.source) if endpoint.auth != "none" else None,
+                folder,
+                pull_id=pull_id,
+                types=tuple(asked["types"]),
+                since=row.outcome.get("since"),
+                group=asked["group"],
+                type_filters=tuple(asked["type_filters"]),
+                mode=asked["mode"],
+                resume=gateway.pulls.exports(pull_id).get(""),
+                on_state=on_state,
+                progress=progress,
+                accept_partial=row.outcome.get("accept_partial", False),
+            ),
+            lambda: (check and check(), _unfinished(gateway, pull_id)),
+        )
+    )
+    keep(folder, outcome)
+    gateway.pulls.update(pull_id, state="staged", kind=outcome.staged.kind)
 
 
-def _keep(folder: Path, outcome: PullOutcome) -> None:
-    """Write down what was staged, so that a restart before the commit needs no second download."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    partial = folder / f"{_STAGED}.part"
-    partial.write_bytes(orjson.dumps(asdict(outcome), default=str))
-    partial.replace(folder / _STAGED)
+async def _watched(work: Coroutine[Any, Any, PullOutcome], check: Callable[[], object]) -> PullOutcome:
+    """Do the work, and stop it when `check` raises: a pull may wait for hours, and nobody should have to kill it."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        await asyncio.wait({task}, timeout=_WATCH_SECONDS)
+        if not task.done():
+            try:
+                check()
+            except BaseException:
+                task.cancel()
+                await asyncio.wait({task})
+                raise
+    return task.result()
 
 
-def _staged(folder: Path) -> PullOutcome | None:
-    try:
-        kept: dict[str, Any] = orjson.loads((folder / _STAGED).read_bytes())
-    except FileNotFoundError:
-        return None
-    staged = kept["staged"]
-    files = tuple(StagedFile(**{**file, "path": Path(file["path"])}) for file in staged["files"])
-    return PullOutcome(
-        StagedPull(**{**staged, "files": files}),
-        tuple(SourceIssue(**issue) for issue in kept["issues"]),
-        kept["deletions"],
-        kept["bytes"],
-        kept["seconds"],
+def _commit(gateway: Gateway, pull_id: str, progress: Progress | None) -> None:
+    row = _unfinished(gateway, pull_id)
+    outcome = _outcome(gateway, pull_id)
+    began = time.monotonic()
+    told = None if progress is None else _commit_progress(progress)
+    ledger = gateway.lake.commit(outcome.staged, gateway.persons, told)
+    committed = next(version for version in gateway.lake.versions() if version.pull_id == pull_id)
+    gateway.pulls.update(
+        pull_id,
+        ledger=[asdict(entry) for entry in ledger.entries],
+        outcome={
+            **row.outcome,
+            "lake_version": committed.version,
+            "arrived": {kind or "": asdict(one) for kind, one in arrived(outcome.staged).items()},
+            "bytes": outcome.bytes,
+            "seconds": outcome.seconds + time.monotonic() - began,
+        },
     )
 
 
-def _commit_progress(progress: Progress | None) -> Callable[[str | None, int], None] | None:
-    if progress is None:
-        return None
+def _publish(gateway: Gateway, pull_id: str, progress: Progress | None) -> None:
+    began = time.monotonic()
+    published = publish(gateway, progress)
+    row = gateway.pulls.get(pull_id)
+    gateway.pulls.update(
+        pull_id,
+        outcome={
+            **row.outcome,
+            "persons": published.persons,
+            "published": published.counts,
+            "seconds": row.outcome["seconds"] + time.monotonic() - began,
+        },
+    )
+
+
+def _close(gateway: Gateway, pull_id: str) -> None:
+    row = gateway.pulls.get(pull_id)
+    folder = gateway.staging_folder / pull_id
+    if row.state != "committed":
+        outcome = _outcome(gateway, pull_id)
+        advance(gateway, row, outcome)
+        gateway.pulls.update(
+            pull_id,
+            state="committed",
+            transaction_time=outcome.staged.transaction_time,
+            complete=outcome.complete,
+            issues=[asdict(issue) for issue in outcome.issues],
+        )
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end(gateway: Gateway, pull_id: str, error: GatewayError) -> None:
+    """A pull that cannot be gone on with is over; one that was cancelled stays so."""
+    if gateway.pulls.get(pull_id).state in UNFINISHED:
+        gateway.pulls.update(pull_id, state="failed", issues=[asdict(SourceIssue("error", str(error)))])
+    shutil.rmtree(gateway.staging_folder / pull_id, ignore_errors=True)
+
+
+def _outcome(gateway: Gateway, pull_id: str) -> PullOutcome:
+    outcome = kept(gateway.staging_folder / pull_id)
+    if outcome is None:
+        raise SourceError(f"what pull {pull_id} downloaded is gone; pull again")
+    return outcome
+
+
+def _unfinished(gateway: Gateway, pull_id: str) -> SourcePull:
+    row = gateway.pulls.get(pull_id)
+    if row.state not in UNFINISHED:
+        raise ConflictError(f"pull {pull_id} is {row.state}")
+    return row
+
+
+def _held(gateway: Gateway, source: str, wait: Callable[[], bool] | None = None) -> Any:
+    return hold(gateway, f"pull-{source}", f"a pull of {source} is under way in another process", wait=wait)
+
+
+def _commit_progress(progress: Progress) -> Callable[[str | None, int], None]:
     return lambda kind, lines: progress(PullProgress("commit", kind or "lines", lines))
 
 

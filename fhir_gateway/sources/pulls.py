@@ -1,22 +1,28 @@
-"""The log of pulls: which began, how far they came, and what they brought; the poll URL is encrypted at rest."""
+"""The log of pulls: which began, how far they came, and what they brought; poll URLs are encrypted at rest."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
 from sqlalchemy import Engine
 from sqlmodel import col, select
 
 from fhir_gateway.db.engine import session
 from fhir_gateway.errors import NotFoundError
+from fhir_gateway.sources.bulk import ExportState
 from fhir_gateway.sources.store import Cipher
-from fhir_gateway.sources.tables import SourcePull
+from fhir_gateway.sources.tables import SourceExport, SourcePull, SourceWatermark
+
+ALL_TYPES = "*"
+"""Stands for every resource type in a watermark: the pull named none."""
 
 
 class PullLog:
-    """Pulls that are under way and that were made. States: started, staged, committed, failed."""
+    """Pulls that are under way and that were made. States: started, staged, committed, failed, cancelled."""
 
     def __init__(self, engine: Engine, cipher: Cipher) -> None:
         """Over a control plane whose tables exist; `cipher` protects poll URLs."""
@@ -41,31 +47,88 @@ class PullLog:
         rows = self._rows(source, ("started", "staged"))
         return next((row for row in rows if row.request == request), None)
 
-    def watermark(self, source: str, request: dict[str, Any]) -> str | None:
-        """``transactionTime`` of the newest committed pull of the same request that lost nothing."""
-        rows = (row for row in self._rows(source, ("committed",)) if row.complete and row.transaction_time)
-        return next((row.transaction_time for row in rows if _same_but_since(row.request, request)), None)
-
-    def recent(self, count: int = 20) -> list[SourcePull]:
+    def recent(self, count: int = 20, source: str | None = None) -> list[SourcePull]:
         """The newest pulls first."""
         query = select(SourcePull).order_by(col(SourcePull.started).desc()).limit(count)
+        if source is not None:
+            query = query.where(SourcePull.source == source)
         with session(self._engine) as opened:
             return list(opened.exec(query))
 
     def update(self, id: str, **values: Any) -> SourcePull:
-        """Write down how far a pull came. ``status_url`` is given as text and stored encrypted."""
+        """Write down how far a pull came; one that ended has no exports left to go on with."""
+        ended = values.get("state") in ("committed", "failed", "cancelled")
         row = self.get(id)
-        if "status_url" in values and values["status_url"] is not None:
-            values["status_url"] = self._cipher.encrypt(values["status_url"].encode())
-        if values.get("state") in ("committed", "failed"):
-            values["finished"] = _now()
-        for name, value in values.items():
+        for name, value in {**values, **({"finished": _now()} if ended else {})}.items():
             setattr(row, name, value)
+        if ended:
+            self._forget(id)
         return self._save(row)
 
-    def status_url(self, row: SourcePull) -> str | None:
-        """The poll URL of a pull in clear."""
-        return self._cipher.decrypt(row.status_url).decode() if row.status_url else None
+    def remember(self, id: str, state: ExportState, part: str = "") -> None:
+        """Write down where an export of the pull is polled; a pull may have one export for each of several parts."""
+        row = SourceExport(
+            pull=id,
+            part=part,
+            status_url=self._cipher.encrypt(state.status_url.encode()),
+            transaction_time=state.transaction_time,
+        )
+        with session(self._engine) as opened:
+            opened.merge(row)
+
+    def exports(self, id: str) -> dict[str, ExportState]:
+        """The exports of a pull that are on the server, by part."""
+        with session(self._engine) as opened:
+            rows = list(opened.exec(select(SourceExport).where(SourceExport.pull == id)))
+        return {
+            row.part: ExportState(self._cipher.decrypt(row.status_url).decode(), row.transaction_time) for row in rows
+        }
+
+    def watermark(self, source: str, request: Mapping[str, Any]) -> SourceWatermark | None:
+        """How far all types of a request were pulled: the earliest of their marks; None when one was never pulled.
+
+        A type's mark is the newer of its own and the one of pulls that named no types.
+        """
+        query = select(SourceWatermark).where(SourceWatermark.source == source, SourceWatermark.scope == scope(request))
+        with session(self._engine) as opened:
+            rows = {row.resource_type: row for row in opened.exec(query)}
+        marks = []
+        for wanted in request.get("types") or [ALL_TYPES]:
+            known = [rows[name] for name in (wanted, ALL_TYPES) if name in rows]
+            if not known:
+                return None
+            marks.append(max(known, key=_instant))
+        return min(marks, key=_instant)
+
+    def advance(self, row: SourcePull, transaction_time: str, *, full: bool) -> None:
+        """Move the marks of a pull's types to its transaction time; a full pull also says that all was looked at."""
+        now = _now()
+        before = self.watermark(row.source, row.request)
+        with session(self._engine) as opened:
+            for wanted in row.request.get("types") or [ALL_TYPES]:
+                opened.merge(
+                    SourceWatermark(
+                        source=row.source,
+                        scope=scope(row.request),
+                        resource_type=wanted,
+                        transaction_time=transaction_time,
+                        pull=row.id,
+                        full_at=now if full or before is None else before.full_at,
+                    )
+                )
+
+    def watermarks(self, source: str | None = None) -> Sequence[SourceWatermark]:
+        """All marks, by source and type."""
+        query = select(SourceWatermark).order_by(col(SourceWatermark.source), col(SourceWatermark.resource_type))
+        if source is not None:
+            query = query.where(SourceWatermark.source == source)
+        with session(self._engine) as opened:
+            return list(opened.exec(query))
+
+    def _forget(self, id: str) -> None:
+        with session(self._engine) as opened:
+            for row in opened.exec(select(SourceExport).where(SourceExport.pull == id)):
+                opened.delete(row)
 
     def _rows(self, source: str, states: Iterable[str]) -> list[SourcePull]:
         query = select(SourcePull).where(SourcePull.source == source, col(SourcePull.state).in_(list(states)))
@@ -78,8 +141,15 @@ class PullLog:
         return saved
 
 
-def _same_but_since(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return {**one, "since": None} == {**other, "since": None}
+def scope(request: Mapping[str, Any]) -> str:
+    """Tells marks of different selections apart: a Group, or type filters; empty for all of an endpoint."""
+    chosen = {name: request[name] for name in ("group", "type_filters") if request.get(name)}
+    return hashlib.sha256(orjson.dumps(chosen, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32] if chosen else ""
+
+
+def _instant(row: SourceWatermark) -> datetime:
+    """Instants of one server may differ in offset and precision, so their text does not sort."""
+    return datetime.fromisoformat(row.transaction_time)
 
 
 def _now() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import false
+from sqlalchemy import false, text
 from sqlmodel import JSON, Boolean, Column, Field, LargeBinary, SQLModel
 
 
@@ -51,10 +51,36 @@ class SourcePull(SQLModel, table=True):
     kind: str
     request: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     state: str = "started"
-    status_url: bytes | None = Field(default=None, sa_column=Column(LargeBinary, nullable=True))
     transaction_time: str | None = None
     complete: bool = False
     ledger: list[dict[str, Any]] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
     issues: list[dict[str, Any]] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    outcome: dict[str, Any] = Field(
+        default_factory=dict, sa_column=Column(JSON, nullable=False, server_default=text("'{}'"))
+    )
     started: str
     finished: str | None = None
+
+
+class SourceExport(SQLModel, table=True):
+    """Table of exports on a server that belong to a pull under way: one per part of the pull."""
+
+    __tablename__ = "source_export"
+
+    pull: str = Field(primary_key=True, max_length=64)
+    part: str = Field(primary_key=True, max_length=200, default="")
+    status_url: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    transaction_time: str | None = None
+
+
+class SourceWatermark(SQLModel, table=True):
+    """Table of how far each source was pulled, by resource type; `resource_type` ``*`` stands for all of them."""
+
+    __tablename__ = "source_watermark"
+
+    source: str = Field(primary_key=True, max_length=32)
+    scope: str = Field(primary_key=True, max_length=64, default="")
+    resource_type: str = Field(primary_key=True, max_length=64)
+    transaction_time: str
+    pull: str
+    full_at: str

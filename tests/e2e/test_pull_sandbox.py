@@ -220,12 +220,11 @@ def test_a_kill_while_downloading_goes_on_with_the_same_export(
         pull_endpoint(gateway, "ehr")
     monkeypatch.undo()
     interrupted = gateway.pulls.recent()[0]
-    url = gateway.pulls.status_url(interrupted)
-    assert url is not None
+    assert list(gateway.pulls.exports(interrupted.id)) == [""]
     report = pull_endpoint(gateway, "ehr")
     assert report.pull_id == interrupted.id
     assert report.persons == 12
-    assert gateway.pulls.get(report.pull_id).status_url is None
+    assert gateway.pulls.exports(report.pull_id) == {}
 
 
 def test_a_key_that_is_not_registered_is_named(gateway: Gateway, ehr: SandboxServer) -> None:

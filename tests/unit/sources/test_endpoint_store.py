@@ -13,7 +13,6 @@ from fhir_gateway.db.migrate import upgrade
 from fhir_gateway.db.secrets import SecretBox
 from fhir_gateway.errors import ConfigurationError, ConflictError, NotFoundError
 from fhir_gateway.sources.endpoint import Endpoint, checked_base_url, generate_key, origin, without_query
-from fhir_gateway.sources.pulls import PullLog
 from fhir_gateway.sources.store import EndpointStore
 
 
@@ -116,26 +115,3 @@ def test_urls_as_they_may_be_shown() -> None:
     assert origin("HTTPS://Ehr.Example/x") == origin("https://ehr.example:443/y")
     assert origin("http://ehr.example") != origin("https://ehr.example")
     assert checked_base_url(" https://h/r4/ ") == "https://h/r4"
-
-
-def test_pull_log_finds_what_to_resume_and_where_to_go_on(engine: Engine) -> None:
-    log = PullLog(engine, SecretBox(Fernet.generate_key()))
-    asked = {"types": ["Patient"], "since": None}
-    log.start("one", "ehr", "bulk", asked)
-    log.update("one", status_url="https://ehr.example/jobs/1?secret")
-    row = log.unfinished("ehr", asked)
-    assert row is not None
-    assert row.status_url is not None
-    assert b"secret" not in row.status_url
-    assert log.status_url(row) == "https://ehr.example/jobs/1?secret"
-    assert log.unfinished("ehr", {"types": []}) is None
-    assert log.unfinished("payer", asked) is None
-    log.update("one", state="committed", complete=True, transaction_time="2025-01-01T00:00:00Z")
-    assert log.unfinished("ehr", asked) is None
-    assert log.watermark("ehr", {**asked, "since": "2024-01-01T00:00:00Z"}) == "2025-01-01T00:00:00Z"
-    log.start("two", "ehr", "bulk", asked)
-    log.update("two", state="committed", complete=False, transaction_time="2025-02-01T00:00:00Z")
-    assert log.watermark("ehr", asked) == "2025-01-01T00:00:00Z"
-    assert [row.id for row in log.recent()] == ["two", "one"]
-    with pytest.raises(NotFoundError):
-        log.get("three")
