@@ -6,56 +6,81 @@ URL is handed out before the first poll, so that a restarted process goes on wit
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlencode, urljoin
 
 import httpx
 import orjson
 
 from fhir_gateway.errors import GatewayError, SourceError
+from fhir_gateway.sources.deletions import deleted_ids
 from fhir_gateway.sources.download import Downloaded, Downloader, chunks
 from fhir_gateway.sources.endpoint import without_query
 from fhir_gateway.sources.manifest import Manifest, earliest
 from fhir_gateway.sources.models import StagedFile
-from fhir_gateway.sources.outcome import SourceIssue, outcome_issues
+from fhir_gateway.sources.organized import without_headers
+from fhir_gateway.sources.outcome import SourceIssue, outcome_codes, outcome_issues
 from fhir_gateway.sources.retry import TRANSIENT_STATUS
 from fhir_gateway.sources.session import FHIR_JSON, SourceSession, refusal
 from fhir_gateway.sources.vendors import Level
 
 _KICKOFF_RETRY = frozenset({429, 503})
 """Other transient answers to a kick-off may hide an export that did start; a second one would be refused."""
+_TRANSIENT_CODES = frozenset({"transient", "lock-error", "no-store", "exception", "timeout", "incomplete", "throttled"})
+"""Issue codes of a poll that failed while the export lives (Bulk Data Access 3.0.0, response - error status)."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExportRequest:
-    """What to export. ``since`` is a FHIR instant, taken verbatim from an earlier ``transactionTime``."""
+    """What to export. ``since`` is a FHIR instant, taken verbatim from an earlier ``transactionTime``.
+
+    ``patients`` (ids) narrow a Group or Patient export; they, and servers of the 4.0 ballot, need a POST.
+    """
 
     level: Level = "system"
     group: str | None = None
     types: tuple[str, ...] = ()
     since: str | None = None
     type_filters: tuple[str, ...] = ()
+    patients: tuple[str, ...] = ()
 
-    def url(self, base_url: str) -> str:
-        """The kick-off URL; the ``+`` of an offset is percent-encoded."""
+    def url(self, base_url: str, *, query: bool = True) -> str:
+        """The kick-off URL, with its query for a GET; the ``+`` of an offset is percent-encoded."""
         path = {"system": "", "patient": "/Patient", "group": f"/Group/{self.group}"}[self.level]
-        query = [("_outputFormat", "application/fhir+ndjson")]
+        url = f"{base_url}{path}/$export"
+        return f"{url}?{urlencode(self._pairs(','))}" if query else url
+
+    def parameters(self) -> dict[str, object]:
+        """The body of a POST kick-off: a Parameters resource, one parameter for each value."""
+        listed: list[dict[str, object]] = [
+            {"name": name, "valueInstant" if name == "_since" else "valueString": value}
+            for name, value in self._pairs(None)
+        ]
+        listed += [{"name": "patient", "valueReference": {"reference": f"Patient/{one}"}} for one in self.patients]
+        return {"resourceType": "Parameters", "parameter": listed}
+
+    def _pairs(self, separator: str | None) -> list[tuple[str, str]]:
+        pairs = [("_outputFormat", "application/fhir+ndjson")]
         if self.types:
-            query.append(("_type", ",".join(self.types)))
+            pairs += [("_type", one) for one in ([separator.join(self.types)] if separator else self.types)]
         if self.since:
-            query.append(("_since", self.since))
-        query += [("_typeFilter", item) for item in self.type_filters]
-        return f"{base_url}{path}/$export?{urlencode(query)}"
+            pairs.append(("_since", self.since))
+        return pairs + [("_typeFilter", item) for item in self.type_filters]
 
 
 @dataclass(frozen=True, slots=True)
 class ExportState:
-    """All that a restarted process needs. ``transaction_time`` is the earliest one seen."""
+    """All that a restarted process needs. ``transaction_time`` is the earliest one seen.
+
+    ``part`` names the part of a pull that has several exports.
+    """
 
     status_url: str
     transaction_time: str | None = None
+    part: str = ""
 
 
 class ExportGone(SourceError):
@@ -77,7 +102,8 @@ class Export:
     files: tuple[StagedFile, ...]
     issues: tuple[SourceIssue, ...]
     transaction_time: str | None
-    deletions: int
+    deletions: Mapping[str, tuple[str, ...]]
+    """Ids by resource type that the sender says are gone."""
     bytes: int
 
 
@@ -90,8 +116,12 @@ class BulkExport:
         folder: Path,
         on_state: Callable[[ExportState], None] | None = None,
         accept_partial: bool = False,
+        part: str = "",
     ) -> None:
         """`on_state` must make its argument durable before it returns."""
+        self.refused = False
+        """Whether the server said no to the kick-off."""
+        self._part = part
         self._session = session
         self._folder = folder
         self._on_state = on_state
@@ -99,26 +129,41 @@ class BulkExport:
 
     async def run(self, request: ExportRequest, state: ExportState | None = None) -> Export:
         """Export, or go on with the export of ``state``. The job is deleted on the server when every file is here."""
-        if state is not None:
-            try:
-                return await self._finish(state)
-            except ExportGone:
-                self._session.report("export", "the earlier export is gone; starting anew")
+        try:
+            return await self._finish(state or await self._kick_off(request))
+        except ExportGone:
+            self._session.report("export", "the export is gone; starting anew")
+        # files of the lost export: the next one may give other content under the same names
+        for path in self._folder.glob("*.ndjson*"):
+            path.unlink()
         return await self._finish(await self._kick_off(request))
 
     async def _kick_off(self, request: ExportRequest) -> ExportState:
         url = request.url(self._session.endpoint.base_url)
-        self._session.report("export", f"{request.level} export")
-        headers = {"Accept": FHIR_JSON, "Prefer": "respond-async"}
-        response = await self._session.send("GET", url, headers=headers, statuses=_KICKOFF_RETRY)
+        self._session.report("export", f"{request.level} export{f' of {self._part}' if self._part else ''}")
+        response = await self._ask(request, "POST" if request.patients else "GET")
+        if response.status_code == 405 and not request.patients:
+            response = await self._ask(request, "POST")  # the 4.0 ballot has no GET
         if response.status_code in (404, 405, 501) and request.level != "group":
             raise ExportNotOffered(f"{without_query(url)}: answered {response.status_code}")
         if response.status_code != 202:
-            raise refusal(response, "the kick-off")
+            self.refused = True
+            raise refusal(response, "the kick-off with a list of patients" if request.patients else "the kick-off")
         location = response.headers.get("Content-Location")
         if not location:
             raise SourceError(f"{without_query(url)}: accepted without a Content-Location to poll")
-        return self._remember(ExportState(urljoin(url, location)))
+        return self._remember(ExportState(urljoin(url, location), part=self._part))
+
+    async def _ask(self, request: ExportRequest, method: Literal["GET", "POST"]) -> httpx.Response:
+        base = self._session.endpoint.base_url
+        headers = {"Accept": FHIR_JSON, "Prefer": "respond-async"}
+        if method == "GET":
+            return await self._session.send("GET", request.url(base), headers=headers, statuses=_KICKOFF_RETRY)
+        headers["Content-Type"] = FHIR_JSON
+        url = request.url(base, query=False)
+        return await self._session.send(
+            "POST", url, headers=headers, json=request.parameters(), statuses=_KICKOFF_RETRY
+        )
 
     async def _finish(self, state: ExportState) -> Export:
         manifest = await self._manifest(state.status_url)
@@ -144,13 +189,14 @@ class BulkExport:
         for one in results:
             if isinstance(one, Downloaded):
                 counted = one.file.count if self._session.profile.counts_exact else None
+                if manifest.organized_by:
+                    without_headers(one.path)
+                    counted = None  # counts are of lines, headers included
                 files.append(StagedFile(one.path, one.file.shown, one.file.resource_type, counted))
         for one in errors:
             if isinstance(one, Downloaded):
                 issues += outcome_issues(_lines(one.path), one.file.shown)
-        deletions = sum(_deletions(one.path) for one in deleted if isinstance(one, Downloaded))
-        if deletions:
-            issues.append(SourceIssue("warning", f"{deletions} deletions were reported; they are not applied"))
+        deletions = deleted_ids(one.path for one in deleted if isinstance(one, Downloaded))
         if state.transaction_time is None:
             issues.append(SourceIssue("warning", "no usable transactionTime: the next pull cannot be incremental"))
         if not manifest.output:
@@ -205,7 +251,9 @@ class BulkExport:
                 self._say_progress(response)
             elif status in (404, 410):
                 raise ExportGone(f"{without_query(url)}: the export is gone ({status})")
-            elif status in TRANSIENT_STATUS and failures + 1 < profile.max_attempts:
+            elif (
+                status in TRANSIENT_STATUS or _TRANSIENT_CODES & set(outcome_codes(response))
+            ) and failures + 1 < profile.max_attempts:
                 failures += 1
             else:
                 error = refusal(response, "the poll")
@@ -242,15 +290,3 @@ class BulkExport:
 
 def _lines(path: Path) -> list[bytes]:
     return b"".join(chunks(path)).splitlines()
-
-
-def _deletions(path: Path) -> int:
-    """Deletions in a file of transaction Bundles, one Bundle a line."""
-    count = 0
-    for line in _lines(path):
-        try:
-            bundle = orjson.loads(line) if line.strip() else {}
-        except orjson.JSONDecodeError:
-            raise SourceError(f"{path.name}: a line of deletions is not JSON") from None
-        count += len(bundle.get("entry") or []) if isinstance(bundle, dict) else 0
-    return count

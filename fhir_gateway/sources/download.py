@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 
 import httpx
 
@@ -25,6 +26,8 @@ from fhir_gateway.sources.session import SourceSession, failure, refusal
 
 GZIP_MAGIC = b"\x1f\x8b"
 _EXPIRED = frozenset({404, 410})
+_RENEWALS = 3
+"""Fresh links that one file may use up: downloads of days outlive links of an hour more than once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +49,14 @@ class Downloader:
     def __init__(
         self, session: SourceSession, folder: Path, manifest: Manifest, repoll: Callable[[], Awaitable[Manifest]]
     ) -> None:
-        """`repoll` gives the manifest anew, for links that have expired; it is asked once at most."""
+        """`repoll` gives the manifest anew, for links that have expired."""
         self._session = session
         self._folder = folder
         self._manifest = manifest
         self._repoll = repoll
         self._renewal: asyncio.Task[Manifest] | None = None
+        self._generation = 0
+        self._current: dict[str, ManifestFile] = {}
         self._done = 0
         self.bytes = 0
 
@@ -82,10 +87,10 @@ class Downloader:
         profile = self._session.profile
         if final.exists():
             return self._checked(final, file)
-        renewed = False
-        attempt = 0
+        renewals = attempt = 0
         while True:
             attempt += 1
+            file, generation = self._current.get(name, file), self._generation
             response: httpx.Response | None = None
             limit = self._session.limit(file.url)
             try:
@@ -101,9 +106,13 @@ class Downloader:
                         raise Broken("the file has another number of lines than the manifest says")
                     await response.aread()
                 reason = f"answered {status}"
-                if status in _EXPIRED and not renewed:
-                    renewed = True
-                    file = await self._renewed(name, file, prefix)
+                if status in _EXPIRED and renewals < _RENEWALS:
+                    renewals += 1
+                    await self._renew(generation, prefix)
+                    if name not in self._current:
+                        raise SourceError(
+                            f"{without_query(file.url)}: expired, and the renewed manifest does not list it"
+                        )
                     continue
                 if status not in TRANSIENT_STATUS:
                     raise refusal(response, "a file of the export")
@@ -131,16 +140,14 @@ class Downloader:
                 limit.answered(self._session.clock.monotonic() - began)
             yield response
 
-    async def _renewed(self, name: str, file: ManifestFile, prefix: str) -> ManifestFile:
-        """The same file under the link of a fresh manifest, asked for once for all files."""
-        if self._renewal is None:
+    async def _renew(self, generation: int, prefix: str) -> None:
+        """Links of a fresh manifest, asked for once by all the files that found theirs expired together."""
+        if self._renewal is None or generation == self._generation:
+            self._generation += 1
             self._renewal = asyncio.ensure_future(self._repoll())
         fresh = await asyncio.shield(self._renewal)
         files = {"error.": fresh.errors, "deleted.": fresh.deleted}.get(prefix, fresh.output)
-        found = named(files, prefix).get(name)
-        if found is None:
-            raise SourceError(f"{without_query(file.url)}: expired, and the renewed manifest does not list it")
-        return found
+        self._current = {**self._current, **named(files, prefix)}
 
     async def _write(self, response: httpx.Response, final: Path) -> int | None:
         """Write the body under the temporary name; its number of non-empty lines, None when it is a gzip file."""
@@ -256,8 +263,13 @@ def _decoder(response: httpx.Response) -> _Gunzip | None:
 
 def chunks(path: Path, size: int = 1 << 20) -> Iterator[bytes]:
     """A file's bytes piecewise, decompressed when it begins as gzip does."""
-    with path.open("rb") as probe:
-        compressed = probe.read(2) == GZIP_MAGIC
-    with gzip.open(path, "rb") if compressed else path.open("rb") as stream:
+    with opened(path) as stream:
         while chunk := stream.read(size):
             yield chunk
+
+
+def opened(path: Path) -> IO[bytes]:
+    """A file open for reading, decompressed when it begins as gzip does."""
+    with path.open("rb") as probe:
+        compressed = probe.read(2) == GZIP_MAGIC
+    return cast(IO[bytes], gzip.open(path, "rb")) if compressed else path.open("rb")

@@ -44,6 +44,8 @@ class Manifest:
     errors: tuple[ManifestFile, ...] = ()
     deleted: tuple[ManifestFile, ...] = ()
     next: str | None = None
+    organized_by: str | None = None
+    """Anchor type of ``organizeOutputBy``: the files have header lines among the resources."""
 
     @classmethod
     def parse(cls, body: object, url: str) -> Manifest:
@@ -62,6 +64,7 @@ class Manifest:
             errors=_files(body.get("error"), url) + _files(body.get("outcome"), url),
             deleted=_files(body.get("deleted"), url),
             next=urljoin(url, link) if isinstance(link, str) and link else None,
+            organized_by=str(body["outputOrganizedBy"]) if body.get("outputOrganizedBy") else None,
         )
 
     def plus(self, page: Manifest) -> Manifest:
@@ -73,6 +76,7 @@ class Manifest:
             errors=_distinct(self.errors + page.errors),
             deleted=_distinct(self.deleted + page.deleted),
             next=page.next,
+            organized_by=self.organized_by or page.organized_by,
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import httpx
@@ -44,10 +44,12 @@ class PullOutcome:
 
     staged: StagedPull
     issues: tuple[SourceIssue, ...] = ()
-    deletions: int = 0
-    """Deletions the sender reported; they are kept as files, not applied."""
+    deletions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Ids by resource type that the sender says are gone."""
     bytes: int = 0
     seconds: float = 0.0
+    dangling: Mapping[str, int] = field(default_factory=dict)
+    """References by type that lead to nothing we can read."""
 
     @property
     def lost(self) -> int:

@@ -1,7 +1,8 @@
 """Pulling by FHIR search, page by page: for endpoints without Bulk Data, and for those that want a patient named.
 
 Search pages are followed by their next links. ``total`` is held against the entries: some servers cap ``_count`` and
-give no next link (deqm-test-server), or forget entries altogether (fhir-router).
+give no next link (deqm-test-server), or forget entries altogether (fhir-router); what is missing is asked for on one
+page, then by ``_lastUpdated``. A type that is finished is not searched again when the pull goes on after a restart.
 """
 
 from __future__ import annotations
@@ -9,91 +10,128 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlencode, urljoin
 
+import httpx
 import orjson
 
 from fhir_gateway.errors import SourceError
 from fhir_gateway.sources.endpoint import without_query
+from fhir_gateway.sources.members import group_members
 from fhir_gateway.sources.models import StagedFile
 from fhir_gateway.sources.outcome import SourceIssue
 from fhir_gateway.sources.session import FHIR_JSON, SourceSession, refusal
 
 _MAX_COUNT = 10_000
+_OVERLAP = timedelta(minutes=5)
+"""What changed while the search ran is looked at twice: indexes of servers lag behind their clocks."""
 WITHOUT_PATIENT = frozenset({"Organization", "Practitioner", "PractitionerRole", "Location", "Medication", "Group"})
 """Types that a crawl patient by patient asks for as a whole."""
+_STATE = "search.json"
+_Query = list[tuple[str, str]]
 
 
 @dataclass(slots=True)
 class _Found:
-    """One search: unique ids met, the total claimed, and what was odd."""
+    """One search: unique ids met, the total claimed, the newest ``lastUpdated``, and what was odd."""
 
     ids: set[str] = field(default_factory=set)
     total: int | None = None
+    newest: str = ""
     outcomes: int = 0
+
+    @property
+    def missing(self) -> int:
+        return max((self.total or 0) - len(self.ids), 0)
 
 
 class SearchPull:
     """Searches of one endpoint into one folder, an NDJSON file per type."""
 
     def __init__(self, session: SourceSession, folder: Path) -> None:
-        """Files of an earlier, unfinished run are written anew."""
+        """What an earlier, unfinished run finished is kept."""
         self._session = session
         self._folder = folder
         self._limit = session.limit(session.endpoint.base_url)
         self._refused: list[SourceError] = []
+        self._finished: dict[str, int] = {}
         self.issues: list[SourceIssue] = []
+        self.moment: str | None = None
+        """An instant by the server's clock before the first search, less an overlap; None when it tells no time."""
 
     async def run(
-        self, types: tuple[str, ...], *, since: str | None = None, group: str | None = None
+        self,
+        types: tuple[str, ...],
+        *,
+        since: str | None = None,
+        group: str | None = None,
+        patients: tuple[str, ...] = (),
     ) -> tuple[StagedFile, ...]:
-        """Search all ``types``; by patient where the vendor's profile says so or a Group is named."""
+        """Search all ``types``; by patient where the vendor's profile says so, a Group or patients are named."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        by_patient = self._session.profile.search_by == "patient" or group is not None
+        self._load()
+        if not patients and group is not None:
+            patients = tuple(await group_members(self._session, group))
+        if not patients and (group is not None or self._session.profile.search_by == "patient"):
+            raise SourceError(
+                f"{self._session.endpoint.base_url}: searches must name a patient here, so name a Group to pull"
+            )
         changed = [("_lastUpdated", f"gt{since}")] if since else []
         staged = []
-        with ExitStack() as stack:
-            patients: list[str] = []
-            if by_patient:
-                patients = await self._members(group) if group else []
-                if not patients:
-                    raise SourceError(
-                        f"{self._session.endpoint.base_url}: searches must name a patient here, so name a Group to pull"
-                    )
-            for number, kind in enumerate(types, 1):
-                path = self._folder / f"{kind}.ndjson"
-                out = stack.enter_context(path.with_name(path.name + ".part").open("wb"))
-                queries = self._queries(kind, patients, changed)
-                count = await self._type(kind, queries, out)
-                out.close()
-                path.with_name(path.name + ".part").replace(path)
-                staged.append(StagedFile(path, path.name, kind, count))
-                self._session.report("search", kind, number, len(types))
+        for number, kind in enumerate(types, 1):
+            staged.append(await self._file(kind, self._queries(kind, patients, changed)))
+            self._session.report("search", kind, number, len(types))
         if len(self._refused) == len(types):
             raise self._refused[0]
         return tuple(staged)
 
-    def _queries(self, kind: str, patients: list[str], changed: list[tuple[str, str]]) -> list[list[tuple[str, str]]]:
+    async def _file(self, kind: str, queries: list[_Query]) -> StagedFile:
+        path = self._folder / f"{kind}.ndjson"
+        if kind in self._finished and path.exists():
+            return StagedFile(path, path.name, kind, self._finished[kind])
+        part = path.with_name(path.name + ".part")
+        refused = len(self._refused)
+        with part.open("wb") as out:
+            count = await self._type(kind, queries, out)
+        if len(self._refused) > refused:
+            path = path.with_name(f"{kind}.partial.ndjson")  # not to be taken for finished after a restart
+        else:
+            self._finished[kind] = count
+        part.replace(path)
+        self._save()
+        return StagedFile(path, path.name, kind, count)
+
+    def _load(self) -> None:
+        try:
+            kept = orjson.loads((self._folder / _STATE).read_bytes())
+        except FileNotFoundError:
+            return
+        self._finished, self.moment = kept["finished"], kept["moment"]
+        self.issues += [SourceIssue(**one) for one in kept["issues"]]
+
+    def _save(self) -> None:
+        kept = {
+            "finished": self._finished,
+            "moment": self.moment,
+            "issues": [asdict(one) for one in self.issues if one.file in self._finished],
+        }
+        partial = self._folder / f"{_STATE}.part"
+        partial.write_bytes(orjson.dumps(kept))
+        partial.replace(self._folder / _STATE)
+
+    def _queries(self, kind: str, patients: tuple[str, ...], changed: _Query) -> list[_Query]:
         page = [("_count", str(self._session.profile.page_size))]
         if not patients or kind in WITHOUT_PATIENT:
             return [changed + page]
         name = "_id" if kind == "Patient" else "patient"
         return [[(name, patient), *changed, *page] for patient in patients]
 
-    async def _members(self, group: str) -> list[str]:
-        url = f"{self._session.endpoint.base_url}/Group/{group}"
-        response = await self._session.send("GET", url, headers={"Accept": FHIR_JSON})
-        if response.status_code != 200:
-            raise refusal(response, "the Group")
-        body = _parse(response.content, url)
-        references = [member.get("entity", {}).get("reference", "") for member in body.get("member") or []]
-        return list(dict.fromkeys(one.rsplit("/", 1)[-1] for one in references if "Patient/" in one))
-
-    async def _type(self, kind: str, queries: list[list[tuple[str, str]]], out: IO[bytes]) -> int:
+    async def _type(self, kind: str, queries: list[_Query], out: IO[bytes]) -> int:
         """All searches of one type; the number of lines written. A type that is refused costs that type only."""
         queue = iter(queries)
         written = 0
@@ -101,9 +139,7 @@ class SearchPull:
         async def work() -> None:
             nonlocal written
             for query in queue:
-                async with self._limit:
-                    written += await self._search(kind, query, out)
-                self._limit.grow()
+                written += await self._search(kind, query, out)
 
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -111,23 +147,33 @@ class SearchPull:
                     tasks.create_task(work())
         except* SourceError as errors:
             self._refused.append(_first(errors))
-            self.issues.append(SourceIssue("error", f"{kind}: {self._refused[-1].message}"))
+            self.issues.append(SourceIssue("error", f"{kind}: {self._refused[-1].message}", kind))
         return written
 
-    async def _search(self, kind: str, query: list[tuple[str, str]], out: IO[bytes]) -> int:
+    async def _search(self, kind: str, query: _Query, out: IO[bytes]) -> int:
         base = f"{self._session.endpoint.base_url}/{kind}"
         found = _Found()
         written = await self._pages(f"{base}?{urlencode(query)}", kind, found, out)
-        if found.total is not None and len(found.ids) < found.total <= _MAX_COUNT:
+        plain = [(name, value) for name, value in query if name != "_count"]
+        if found.missing and found.total is not None and found.total <= _MAX_COUNT:
             # no next link although entries are missing: ask for all of them on one page
-            whole = [(name, value) for name, value in query if name != "_count"] + [("_count", str(found.total))]
+            whole = [*plain, ("_count", str(found.total))]
             written += await self._pages(f"{base}?{urlencode(whole)}", kind, found, out)
-        if found.total is not None and len(found.ids) < found.total:
+        while found.missing and found.newest:
+            # a server that caps _count: go on from the newest entry that came, as long as that brings new ones
+            before = len(found.ids)
+            onward = [one for one in plain if one[0] != "_lastUpdated"]
+            onward += [("_lastUpdated", f"ge{found.newest}"), ("_sort", "_lastUpdated")]
+            onward.append(("_count", str(self._session.profile.page_size)))
+            written += await self._pages(f"{base}?{urlencode(onward)}", kind, found, out)
+            if len(found.ids) == before:
+                break
+        if found.missing:
             text = f"{kind}: total says {found.total}, {len(found.ids)} came"
-            self.issues.append(SourceIssue("error", text, count=found.total - len(found.ids)))
+            self.issues.append(SourceIssue("error", text, kind, found.missing))
         if found.outcomes:
             text = f"{kind}: the server added {found.outcomes} outcome entries (an ignored parameter, or withheld data)"
-            self.issues.append(SourceIssue("warning", text))
+            self.issues.append(SourceIssue("warning", text, kind))
         return written
 
     async def _pages(self, url: str, kind: str, found: _Found, out: IO[bytes]) -> int:
@@ -139,22 +185,46 @@ class SearchPull:
             if next_url in seen:
                 raise SourceError(f"{without_query(next_url)}: next links go round in a circle")
             seen.add(next_url)
-            response = await self._session.send("GET", next_url, headers={"Accept": FHIR_JSON})
-            if response.status_code != 200:
-                raise refusal(response, f"the search of {kind}")
-            bundle = _parse(response.content, next_url)
+            bundle = await self._page(next_url, kind)
             total = bundle.get("total")
             if isinstance(total, int) and found.total is None:
                 found.total = total
-            for resource in _resources(bundle, kind, found):
+            for resource in _matches(bundle, kind, found):
                 out.write(orjson.dumps(resource) + b"\n")
                 written += 1
             link = next((one.get("url") for one in _objects(bundle.get("link")) if one.get("relation") == "next"), None)
             next_url = urljoin(next_url, link) if isinstance(link, str) and link else None
         return written
 
+    async def _page(self, url: str, kind: str) -> dict[str, Any]:
+        async with self._limit:
+            began = self._session.clock.monotonic()
+            response = await self._session.send("GET", url, headers={"Accept": FHIR_JSON})
+            self._limit.answered(self._session.clock.monotonic() - began)
+        if response.status_code != 200:
+            raise refusal(response, f"the search of {kind}")
+        if self.moment is None:
+            self.moment = _server_time(response)
+        return _parse(response.content, url)
 
-def _resources(bundle: Mapping[str, Any], kind: str, found: _Found) -> Iterator[Mapping[str, Any]]:
+
+def _server_time(response: httpx.Response) -> str | None:
+    try:
+        moment = parsedate_to_datetime(response.headers.get("Date", ""))
+    except (ValueError, TypeError):
+        return None
+    return (moment - _OVERLAP).astimezone(UTC).isoformat(timespec="seconds")
+
+
+def read_matches(content: bytes, kind: str, url: str) -> dict[str, bytes]:
+    """Resources of a type by id, each as one line, of the answer to a search or a read."""
+    body = _parse(content, url)
+    if body.get("resourceType") == kind:
+        return {str(body.get("id")): orjson.dumps(body)}
+    return {str(one["id"]): orjson.dumps(one) for one in _matches(body, kind, _Found()) if "id" in one}
+
+
+def _matches(bundle: Mapping[str, Any], kind: str, found: _Found) -> Iterator[Mapping[str, Any]]:
     """New matches of a page; outcome entries are no data (an OperationOutcome is one whatever its mode says)."""
     for entry in _objects(bundle.get("entry")):
         resource = entry.get("resource")
@@ -168,6 +238,10 @@ def _resources(bundle: Mapping[str, Any], kind: str, found: _Found) -> Iterator[
         identity = str(resource.get("id"))
         if identity not in found.ids:
             found.ids.add(identity)
+            meta = resource.get("meta")
+            updated = meta.get("lastUpdated") if isinstance(meta, Mapping) else None
+            if isinstance(updated, str):
+                found.newest = max(found.newest, updated)
             yield resource
 
 

@@ -15,7 +15,6 @@ from fhir_gateway.errors import ConfigurationError, ConflictError, NotFoundError
 from fhir_gateway.sources.endpoint import (
     ALGORITHMS,
     Algorithm,
-    AuthKind,
     ClientSecret,
     Credential,
     Endpoint,
@@ -26,7 +25,7 @@ from fhir_gateway.sources.endpoint import (
     load_key,
 )
 from fhir_gateway.sources.tables import SourceEndpoint, SourceKey
-from fhir_gateway.sources.vendors import vendor_profile
+from fhir_gateway.sources.vendors import AuthKind, vendor_profile
 
 SOURCE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 """Names of sources; they begin the ids of resources served, so they are short and of few characters."""

@@ -93,7 +93,9 @@ def _load(document: Mapping[str, Any]) -> Mapping[str, VendorProfile]:
             raise ConfigurationError(
                 f"vendor {name}: {wrong}: not a value, or without its source", location=Location(file=FILE.name)
             )
-        frozen = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        frozen: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
         profiles[name] = VendorProfile(name, **frozen)
     return MappingProxyType(profiles)
 
