@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from fhir_gateway.cql import schema
 from fhir_gateway.cql.elm import Elm, Library, LibrarySet
 from fhir_gateway.cql.frame import Env, Frame
 from fhir_gateway.cql.registry import FORMS, OPERATORS
@@ -69,15 +70,22 @@ class Scope:
     def __init__(self, compiler: Compiler, library: Library, definition: str) -> None:
         self.compiler, self.library, self.definition = compiler, library, definition
 
+    def declared(self, elm: Elm, library: Library, section: Mapping[str, Elm], kind: str) -> Elm:
+        """What ``library`` declares under the name that a reference of this library gives."""
+        if elm["name"] not in section:
+            raise self.error(elm, f"library {library.label} declares no {kind} {elm['name']!r}")
+        return section[elm["name"]]
+
     def compile(self, elm: Elm) -> Node:
         """Compile one expression of this library."""
         return self.compiler.expression(self, elm)
 
     def error(self, elm: Elm, reason: str) -> UnsupportedElm:
         """An error that says where in which library."""
+        described = elm if isinstance(elm, dict) else {}
         return UnsupportedElm(
-            f"{self.library.label}, definition {self.definition!r}, at {elm.get('locator', '?')}, "
-            f"node {elm.get('type', '?')}: {reason}"
+            f"{self.library.label}, definition {self.definition!r}, at {described.get('locator', '?')}, "
+            f"node {described.get('type', '?')}: {reason}"
         )
 
 
@@ -110,7 +118,8 @@ class Compiler:
                 raise MeasureError(f"definition {name!r} of {library.label} has no expression")
             if elm.get("context", "Patient") not in ("Patient", "Unfiltered"):
                 raise UnsupportedElm(f"{library.label}, definition {name!r}: context {elm['context']}")
-            self._definitions[key] = Scope(self, library, name).compile(elm["expression"])
+            scope = Scope(self, library, name)
+            self._definitions[key] = closed(scope, elm["expression"], scope.compile(elm["expression"]))
             self._underway.discard(key)
         return self._definitions[key]
 
@@ -124,7 +133,8 @@ class Compiler:
             operands = tuple(o["name"] for o in elm.get("operand", []))
             if elm.get("external") or "expression" not in elm:
                 raise UnsupportedElm(f"{library.label}, function {elm['name']!r}: external function")
-            body = Scope(self, library, elm["name"]).compile(elm["expression"])
+            scope = Scope(self, library, elm["name"])
+            body = closed(scope, elm["expression"], scope.compile(elm["expression"]), operands)
             found = Function(library, elm, operands, body)
             self._functions[id(elm)] = found
             self._underway.discard(id(elm))
@@ -144,13 +154,25 @@ class Compiler:
         return self._nodes.get((library.label, library.digest(elm)))
 
     def _compile(self, scope: Scope, elm: Elm) -> Node:
-        kind = elm.get("type")
+        kind = elm.get("type") if isinstance(elm, dict) else None
+        known = isinstance(kind, str) and (kind in FORMS or kind in OPERATORS)
+        if isinstance(kind, str) and not known:
+            raise scope.error(elm, "the engine has no such operator")
+        problem = schema.problem(elm) if not known or kind in schema.nodes() else None
+        if problem:
+            raise scope.error(elm, problem)
         if kind in FORMS:
             node: Node = FORMS[kind](scope, elm)
             return node
-        if kind not in OPERATORS:
-            raise scope.error(elm, "the engine has no such operator")
         return compile_operator(scope, elm)
+
+
+def closed(scope: Scope, elm: Elm, node: Node, operands: Iterable[str] = ()) -> Node:
+    """``node`` when all names it needs are there: a definition has none from outside, a function its operands."""
+    unknown = node.free - {f"operand:{name}" for name in operands}
+    if unknown:
+        raise scope.error(elm, f"no {', no '.join(sorted(name.replace(':', ' ', 1) for name in unknown))} in scope")
+    return node
 
 
 def operand_nodes(scope: Scope, elm: Elm, fields: Iterable[str]) -> list[Node]:

@@ -19,6 +19,7 @@ from fhir_gateway.cql.values import (
     Vec,
     select,
 )
+from fhir_gateway.errors import MeasureError
 from fhir_gateway.r4 import spec as r4
 
 if TYPE_CHECKING:
@@ -46,11 +47,18 @@ def apply(operator: Operator, evaluation: Evaluation, node: Node, frame: Frame, 
     if not operator.uncertain:
         operands = [o.certain() if isinstance(o, UncertainVec) else o for o in operands]
     call = Call(evaluation, node, frame)
-    if operator.nulls == "handled":
-        return operator.kernel(call, *operands)
-    if any(isinstance(o, NullVec) for o in operands):
+    if operator.nulls == "strict" and any(isinstance(o, NullVec) for o in operands):
         return NullVec(frame.n)
-    result = operator.kernel(call, *operands)
+    try:
+        result = operator.kernel(call, *operands)
+    except (AttributeError, TypeError, KeyError, IndexError, AssertionError) as error:
+        # kernels take for granted what a translator checked: operands of a type that the operator has
+        kinds = ", ".join(getattr(o, "type_name", o.kind) for o in operands)
+        raise MeasureError(
+            f"{node.library.label} at {node.locator}: {operator.node} is not computed for ({kinds})"
+        ) from error
+    if operator.nulls == "handled":
+        return result
     ok = np.logical_and.reduce([o.valid for o in operands])
     return result if ok.all() else mask(result, ok)
 

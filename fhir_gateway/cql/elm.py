@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fhir_gateway.cql import schema
 from fhir_gateway.errors import LibraryError, MeasureError
 
 Elm = dict[str, Any]
@@ -52,36 +53,78 @@ class Library:
         return repr(node)
 
 
-def _by_name(elm: Elm, section: str) -> dict[str, Elm]:
-    return {d["name"]: d for d in elm.get(section, {}).get("def", [])}
+#: Sections of a library and the type of their definitions.
+_SECTIONS = {
+    "usings": "UsingDef",
+    "includes": "IncludeDef",
+    "parameters": "ParameterDef",
+    "codeSystems": "CodeSystemDef",
+    "valueSets": "ValueSetDef",
+    "codes": "CodeDef",
+    "concepts": "ConceptDef",
+    "contexts": "ContextDef",
+    "statements": "ExpressionDef",
+}
+
+
+def _section(elm: Elm, label: str, name: str) -> list[Elm]:
+    """The definitions of one section, each of the shape that the ELM schema gives it."""
+    section = elm.get(name) or {}
+    listed = section.get("def") or [] if isinstance(section, dict) else None
+    if not isinstance(listed, list):
+        raise MeasureError(f"ELM library {label}: {name} are not of the shape of the ELM schema")
+    for position, one in enumerate(listed):
+        wrong = schema.problem(one, _SECTIONS[name])
+        if wrong:
+            raise MeasureError(f"ELM library {label}, {name}[{position}]: {wrong}")
+    return listed
+
+
+def _without_nulls(node: Any) -> Any:
+    """``node`` without fields that are null (in JSON as good as absent); the very same object when it has none."""
+    if isinstance(node, list):
+        items = [_without_nulls(item) for item in node]
+        return items if any(a is not b for a, b in zip(items, node, strict=True)) else node
+    if not isinstance(node, dict):
+        return node
+    kept = {key: _without_nulls(value) for key, value in node.items() if value is not None}
+    return kept if len(kept) < len(node) or any(kept[key] is not node[key] for key in kept) else node
+
+
+def _by_name(elm: Elm, label: str, section: str) -> dict[str, Elm]:
+    return {d["name"]: d for d in _section(elm, label, section)}
 
 
 def read_library(document: Elm) -> Library:
     """Read an ELM JSON document (with or without the outer ``library``)."""
-    elm = document.get("library", document)
-    if "identifier" not in elm or "id" not in elm["identifier"]:
-        raise MeasureError("ELM library without identifier")
+    elm = _without_nulls(document.get("library", document))
+    identifier = elm.get("identifier") if isinstance(elm, dict) else None
+    wrong = schema.problem(identifier, "VersionedIdentifier")
+    if wrong or not identifier.get("id"):
+        raise MeasureError(f"ELM library without identifier: {wrong or 'no id'}")
+    version = identifier.get("version")
+    label = f"{identifier['id']}|{version}" if version else identifier["id"]
     definitions: dict[str, Elm] = {}
     functions: dict[str, list[Elm]] = {}
-    for statement in elm.get("statements", {}).get("def", []):
+    for statement in _section(elm, label, "statements"):
         if statement.get("type") == "FunctionDef":
             functions.setdefault(statement["name"], []).append(statement)
         else:
             definitions[statement["name"]] = statement
     return Library(
-        elm["identifier"]["id"],
-        elm["identifier"].get("version"),
+        identifier["id"],
+        version,
         elm,
         definitions,
         {name: tuple(bodies) for name, bodies in functions.items()},
-        _by_name(elm, "parameters"),
-        _by_name(elm, "valueSets"),
-        _by_name(elm, "codes"),
-        _by_name(elm, "concepts"),
-        _by_name(elm, "codeSystems"),
+        _by_name(elm, label, "parameters"),
+        _by_name(elm, label, "valueSets"),
+        _by_name(elm, label, "codes"),
+        _by_name(elm, label, "concepts"),
+        _by_name(elm, label, "codeSystems"),
         {
             d["localIdentifier"]: (d["path"].rsplit("/", 1)[-1].rsplit(".", 1)[-1], d.get("version"))
-            for d in elm.get("includes", {}).get("def", [])
+            for d in _section(elm, label, "includes")
         },
     )
 

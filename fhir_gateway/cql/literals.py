@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date, datetime
 from decimal import Context, Decimal
 from typing import Any
@@ -45,10 +46,28 @@ def datetime_vector(text: str, offset_ms: int) -> DateTimeVec:
 
 
 _INTEGERS = {"Integer": 2**31, "Long": 2**63}
+_SHAPES = {
+    "Boolean": re.compile(r"(?i:true|false)"),
+    "Integer": re.compile(r"[+-]?\d+"),
+    "Long": re.compile(r"[+-]?\d+L?"),
+    "Decimal": re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?"),
+    "Date": re.compile(r"\d{4}(-\d\d(-\d\d)?)?"),
+    "DateTime": re.compile(r"\d{4}(-\d\d(-\d\d(T(\d\d(:\d\d(:\d\d(\.\d+)?)?)?)?(Z|[+-]\d\d:\d\d)?)?)?)?"),
+    "Time": re.compile(r"T?\d\d(:\d\d(:\d\d(\.\d+)?)?)?"),
+}
+
+
+def malformed(type_name: str, text: str) -> str | None:
+    """What is wrong with the text of a literal, if it is none of its type."""
+    shape = _SHAPES.get(type_name)
+    return f"the text of the literal is no {type_name}" if shape and not shape.fullmatch(text) else None
 
 
 def out_of_range(type_name: str, text: str) -> str | None:
-    """What is wrong with a numeric literal, if anything (CQL 1.5, author's guide, simple values)."""
+    """What is wrong with a literal, if anything (CQL 1.5, author's guide, simple values)."""
+    problem = malformed(type_name, text)
+    if problem:
+        return problem
     if type_name in _INTEGERS:
         limit = _INTEGERS[type_name]
         return None if -limit <= int(text.rstrip("Ll")) < limit else f"{type_name} literal out of range"

@@ -10,7 +10,7 @@ from fhir_gateway.cql.compile import Node, Scope, combine
 from fhir_gateway.cql.dispatch import unwrap
 from fhir_gateway.cql.elm import Elm
 from fhir_gateway.cql.frame import Env, Frame, zeros
-from fhir_gateway.cql.literals import decimal_vector
+from fhir_gateway.cql.literals import decimal_vector, malformed
 from fhir_gateway.cql.operators.intervals import is_inverted
 from fhir_gateway.cql.registry import form
 from fhir_gateway.cql.typespec import local_name
@@ -34,20 +34,24 @@ from fhir_gateway.cql.values import (
 from fhir_gateway.cql.values.scalars import ONE
 
 
+def _quantity(scope: Scope, elm: Elm) -> QuantityVec:
+    problem = malformed("Decimal", str(elm["value"]))
+    if problem:
+        raise scope.error(elm, problem)
+    return QuantityVec(decimal_vector(str(elm["value"])), StrVec.constant(elm.get("unit", "1"), 1))
+
+
 @form("Quantity")
 def quantity(scope: Scope, elm: Elm) -> Node:
     """Quantity literal."""
-    vec = QuantityVec(decimal_vector(str(elm["value"])), StrVec.constant(elm.get("unit", "1"), 1))
+    vec = _quantity(scope, elm)
     return Node(scope.library, elm, lambda evaluation, frame, env: vec.take(zeros(frame.n)))
 
 
 @form("Ratio")
 def ratio(scope: Scope, elm: Elm) -> Node:
     """Ratio literal."""
-    parts = {
-        k: QuantityVec(decimal_vector(str(elm[k]["value"])), StrVec.constant(elm[k].get("unit", "1"), 1))
-        for k in ("numerator", "denominator")
-    }
+    parts = {k: _quantity(scope, elm[k]) for k in ("numerator", "denominator")}
     vec = RatioVec(parts, np.ones(1, dtype=bool))
     return Node(scope.library, elm, lambda evaluation, frame, env: vec.take(zeros(frame.n)))
 

@@ -92,8 +92,7 @@ def expression_ref(scope: Scope, elm: Elm) -> Node:
 def parameter_ref(scope: Scope, elm: Elm) -> Node:
     """A parameter of the run, else its default."""
     library, name = library_of(scope, elm), elm["name"]
-    if name not in library.parameters:
-        raise scope.error(elm, f"library {library.label} has no parameter {name!r}")
+    scope.declared(elm, library, library.parameters, "parameter")
 
     def run(evaluation: Any, frame: Frame, env: Env) -> Vec:
         vec: Vec = evaluation.parameter(library, name).take(zeros(frame.n))
@@ -121,9 +120,7 @@ form("QueryLetRef")(_named("let:"))
 def value_set_ref(scope: Scope, elm: Elm) -> Node:
     """A value set by name; expanded where codes are tested against it."""
     library = library_of(scope, elm)
-    if elm["name"] not in library.value_sets:
-        raise scope.error(elm, f"library {library.label} declares no value set {elm['name']!r}")
-    declared = library.value_sets[elm["name"]]
+    declared = scope.declared(elm, library, library.value_sets, "value set")
     url, version = declared["id"], declared.get("version")
     scope.compiler.required_value_sets[url] = version
     return Node(scope.library, elm, lambda evaluation, frame, env: ValueSetVec(url, version, frame.n))
@@ -131,16 +128,12 @@ def value_set_ref(scope: Scope, elm: Elm) -> Node:
 
 def declared_code(library: Library, scope: Scope, elm: Elm, name: str) -> CodeVec:
     """A code of a library's codes section as a one-row vector."""
-    if name not in library.codes:
-        raise scope.error(elm, f"library {library.label} declares no code {name!r}")
-    declared = library.codes[name]
-    reference = declared["codeSystem"]
-    home = (
-        scope.compiler.libraries.included(library, reference["libraryName"])
-        if reference.get("libraryName")
-        else library
-    )
-    system = home.code_systems[reference["name"]]
+    declared = scope.declared({**elm, "name": name}, library, library.codes, "code")
+    reference = declared.get("codeSystem")
+    if reference is None:
+        raise scope.error(elm, f"code {name!r} of {library.label} has no code system")
+    home = referenced_library(scope.compiler, library, reference)
+    system = scope.declared(reference, home, home.code_systems, "code system")
     texts = {
         "code": declared["id"],
         "system": system["id"],
@@ -154,16 +147,15 @@ def declared_code(library: Library, scope: Scope, elm: Elm, name: str) -> CodeVe
 def code_system_ref(scope: Scope, elm: Elm) -> Node:
     """A code system by name; whether its content is in the package shows where codes are tested against it."""
     library = library_of(scope, elm)
-    if elm["name"] not in library.code_systems:
-        raise scope.error(elm, f"library {library.label} declares no code system {elm['name']!r}")
-    declared = library.code_systems[elm["name"]]
+    declared = scope.declared(elm, library, library.code_systems, "code system")
     url, version = declared["id"], declared.get("version")
     return Node(scope.library, elm, lambda evaluation, frame, env: CodeSystemVec(url, version, frame.n))
 
 
 def _code_literal(scope: Scope, elm: Elm) -> CodeVec:
     reference = elm["system"]
-    system = library_of(scope, reference).code_systems[reference["name"]]
+    home = library_of(scope, reference)
+    system = scope.declared(reference, home, home.code_systems, "code system")
     texts = {
         "code": elm["code"],
         "system": system["id"],
@@ -209,17 +201,12 @@ def code_ref(scope: Scope, elm: Elm) -> Node:
 def concept_ref(scope: Scope, elm: Elm) -> Node:
     """A concept by name: a list of codes."""
     library = library_of(scope, elm)
-    if elm["name"] not in library.concepts:
-        raise scope.error(elm, f"library {library.label} declares no concept {elm['name']!r}")
-    parts = []
-    for reference in library.concepts[elm["name"]].get("code", []):
-        home = (
-            scope.compiler.libraries.included(library, reference["libraryName"])
-            if reference.get("libraryName")
-            else library
-        )
-        parts.append(declared_code(home, scope, elm, reference["name"]))
+    declared = scope.declared(elm, library, library.concepts, "concept")
+    parts = [
+        declared_code(referenced_library(scope.compiler, library, reference), scope, elm, reference["name"])
+        for reference in declared["code"]
+    ]
     codes = ListVec(offsets_of(np.array([len(parts)], dtype=np.int64)), concat(parts))
-    display = StrVec.constant(library.concepts[elm["name"]].get("display"), 1)
+    display = StrVec.constant(declared.get("display"), 1)
     concept = ConceptVec({"codes": codes, "display": display}, np.ones(1, dtype=bool))
     return Node(scope.library, elm, lambda evaluation, frame, env: concept.take(zeros(frame.n)))

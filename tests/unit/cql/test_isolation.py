@@ -108,9 +108,17 @@ def test_an_error_of_one_row_is_found_and_named(evaluate: Evaluate) -> None:
 
 
 def test_an_error_without_data_is_the_librarys(evaluate: Evaluate) -> None:
-    run = evaluate({"V": {"type": "Lower", "operand": {"type": "ToList", "operand": OBSERVATIONS}}}, PEOPLE)
-    with pytest.raises((MeasureError, TypeError)):
+    run = evaluate({"V": {"type": "Lower", "operand": literal("Integer", 3)}}, PEOPLE)
+    with pytest.raises(MeasureError, match=r"Test\|1 at \?: Lower is not computed for \(Integer\)"):
         run.values("V")
+
+
+def test_a_kernel_given_another_type_fails_the_patients_who_have_one(evaluate: Evaluate) -> None:
+    run = evaluate({"V": {"type": "Lower", "operand": {"type": "ToList", "operand": OBSERVATIONS}}}, PEOPLE)
+    assert run.values("V") == [None] * len(PEOPLE)
+    assert {failure.reason.partition(": ")[2] for failure in run.failures.values()} == {
+        "Lower is not computed for (List)"
+    }
 
 
 def test_a_date_out_of_range_fails_its_patient(evaluate: Evaluate) -> None:
