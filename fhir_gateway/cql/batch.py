@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,10 @@ Read = Callable[[str, Sequence[str]], Any]
 class Batch:
     """Members (persons) in a fixed order, and a reader of resource tables for exactly these members.
 
-    ``read(resource_type, columns)`` returns an Arrow table with ``_source``, ``id``, ``_member`` and the columns asked
-    for, as :meth:`fhir_gateway.lake.Lake.read` does. Rows of other members are ignored; resources that belong to
-    no patient (Medication, Organization ...) are every member's whose own resources refer to them.
+    ``read(resource_type, columns)`` returns an Arrow table with ``_source``, ``id``, ``_member`` and the columns or
+    parts of columns asked for, as :meth:`fhir_gateway.lake.Lake.read` does; what nothing fills may be left out. Rows of
+    other members are ignored; resources that belong to no patient (Medication, Organization ...) are every member's
+    whose own resources refer to them.
     """
 
     def __init__(self, members: Any, read: Read) -> None:
@@ -35,7 +36,7 @@ class Batch:
 
     def table(self, resource_type: str, names: frozenset[str], offset_ms: int) -> ResourceTable:
         """The resources of one type, with the columns behind the property ``names`` that expressions use."""
-        columns = element_names(resource_type, names)
+        columns = element_paths(resource_type, names)
         table = self._read(resource_type, columns)
         order, member = self._placed(table)
         if spec.patient_element(resource_type) is None and resource_type != "Patient":
@@ -53,7 +54,7 @@ class Batch:
         return order, member[order]
 
     def read(self, resource_type: str, columns: Sequence[str]) -> Any:
-        """Read further columns (used when a property turns up that no expression named)."""
+        """Read further columns (used when something turns up that no expression named)."""
         return self._read(resource_type, list(columns))
 
 
@@ -72,31 +73,33 @@ class ResourceTable:
     ) -> None:
         self.resource_type = resource_type
         in_place = len(order) == table.num_rows and not np.any(np.diff(order) != 1)
-        self.table = table if in_place else table.take(pa.array(order))
         self.member = member
         counts = np.bincount(self.member, minlength=len(batch.members)).astype(np.int64)
         self.offsets: IntArray = offsets_of(counts)
-        self._arrays: dict[str, Any] = {}
-        held = spec.column_structure(resource_type)
-        ready = {*columns, "id"}
+        structure = spec.column_structure(resource_type)
+        asked = spec.narrowed(structure, [*columns, "id"])
+        placed: dict[tuple[str, bool], Any] = {}
 
-        def column(name: str) -> Any:
-            if name not in held:
-                return None
-            if name not in self._arrays:
-                if name in ready:
-                    array = self.table[name].combine_chunks()
-                else:  # an expression compiled after the table was read; the reader gives the same rows again
-                    array = batch.read(resource_type, [name])[name].take(pa.array(order)).combine_chunks()
-                self._arrays[name] = pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array
-            return self._arrays[name]
+        def column(name: str, named: bool) -> Any:
+            if (name, named) not in placed:
+                # parts that no expression named, or one compiled after the table was read: the same rows again
+                rows = table if named else batch.read(resource_type, [name])
+                placed[name, named] = _one_array(rows, name, None if in_place else order)
+            return placed[name, named]
 
         self.source = Source(
-            resource_type, None, offset_ms, path=resource_type, column=column, size=self.table.num_rows
+            resource_type,
+            None,
+            offset_ms,
+            path=resource_type,
+            structure=structure,
+            asked=asked,
+            column=column,
+            size=len(order),
         )
 
         #: every resource of the type: what one retrieve reads of it the next one finds
-        self.every = ElementVec(self.source, np.arange(self.table.num_rows, dtype=np.int64))
+        self.every = ElementVec(self.source, np.arange(len(order), dtype=np.int64))
 
     def all(self) -> ListVec:
         """All resources of each member."""
@@ -112,12 +115,43 @@ class ResourceTable:
         return ElementVec(self.source, np.where(has, self.offsets[:-1], -1))
 
 
-def element_names(resource_type: str, names: frozenset[str]) -> list[str]:
-    """Columns of ``resource_type`` behind the property names an expression uses (choices give one for each type)."""
-    definition = spec.type_definition(resource_type)
-    columns = spec.column_structure(resource_type)
-    return [
-        element.name
-        for element in definition.elements.values()
-        if element.name in columns and element.name != "id" and (element.name in names or element.choice in names)
-    ]
+def _one_array(table: Any, name: str, order: IntArray | None) -> Any:
+    """A column as one Arrow array, in ``order``; None where nothing fills it."""
+    if name not in table.column_names:
+        return None
+    column = table[name] if order is None else table[name].take(pa.array(order))
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.array([], column.type)])
+
+
+#: What is looked at in elements of a type although no expression names it.
+_ALWAYS: Mapping[str, frozenset[str]] = {
+    "CodeableConcept": frozenset({"coding"}),
+    "Coding": frozenset({"system", "code"}),
+    "Meta": frozenset({"profile"}),
+    "Reference": frozenset({"reference"}),
+}
+
+
+def element_paths(resource_type: str, names: frozenset[str]) -> list[str]:
+    """Columns of ``resource_type`` behind the property names an expression uses, as paths to the parts it may use."""
+    return _paths(resource_type, spec.column_structure(resource_type), names, frozenset({"id"}))
+
+
+def _paths(
+    fhir_type: str,
+    structure: Mapping[str, spec.Structure],
+    names: frozenset[str],
+    without: frozenset[str] = frozenset(),
+) -> list[str]:
+    wanted = names | _ALWAYS.get(fhir_type, frozenset())
+    found: list[str] = []
+    for element in spec.type_definition(fhir_type).elements.values():
+        if element.name not in structure or element.name in without:
+            continue
+        if element.name not in wanted and element.choice not in wanted:  # choices give one column for each type
+            continue
+        inner = structure[element.name]
+        inner = inner[0] if isinstance(inner, list) else inner
+        below = [] if isinstance(inner, str) else _paths(element.type, inner, names)
+        found += [f"{element.name}.{path}" for path in below] or [element.name]
+    return found

@@ -39,8 +39,8 @@ def referenced_rows(
     rows: list[IntArray] = []
     pattern = rf"(?:^|/){resource_type}/(?P<id>[A-Za-z0-9\-.]+)(?:/_history/[^/]+)?$"
     for other, element in referring_elements(resource_type, names):
-        referring = read(other, [element])
-        if referring.num_rows == 0:
+        referring = read(other, [f"{element}.reference"])
+        if referring.num_rows == 0 or element not in referring.column_names:
             continue
         reference = pc.struct_field(referring[element], "reference")
         target = pc.struct_field(pc.extract_regex(reference, pattern=pattern), "id")

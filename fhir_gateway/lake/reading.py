@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -17,12 +17,11 @@ class Only(NamedTuple):
     values: pa.Array
 
 
-def stored_rows(path: Path, bucket: int, schema: pa.Schema, only: Only | None = None) -> pa.Table:
+def stored_rows(file: pq.ParquetFile, bucket: int, schema: pa.Schema, only: Only | None = None) -> pa.Table:
     """A file's rows with exactly the columns of ``schema``: columns and nested fields that it lacks are null.
 
     ``_bucket`` is not in the file: it is the folder's.
     """
-    file = pq.ParquetFile(path, memory_map=True)
     groups = list(range(file.num_row_groups))
     kept = None
     if only is not None:
@@ -47,6 +46,32 @@ def stored_rows(path: Path, bucket: int, schema: pa.Schema, only: Only | None = 
         else:
             columns.append(pa.nulls(size, field.type))
     return pa.table(columns, schema=schema)
+
+
+def filled(wanted: pa.Schema, stored: Sequence[pa.Schema]) -> pa.Schema:
+    """The columns of ``wanted`` and their parts that some of the ``stored`` files have; our own stay."""
+    fields = []
+    for field in wanted:
+        if field.name.startswith("_") or field.name == "id":
+            fields.append(field)
+            continue
+        types = [schema.field(field.name).type for schema in stored if field.name in schema.names]
+        if types:
+            fields.append(pa.field(field.name, _filled_type(field.type, types)))
+    return pa.schema(fields)
+
+
+def _filled_type(wanted: pa.DataType, stored: Sequence[pa.DataType]) -> pa.DataType:
+    if pa.types.is_list(wanted):
+        return pa.list_(_filled_type(wanted.value_type, [kind.value_type for kind in stored]))
+    if not pa.types.is_struct(wanted):
+        return wanted
+    fields = []
+    for field in wanted:
+        types = [kind.field(field.name).type for kind in stored if kind.get_field_index(field.name) >= 0]
+        if types:
+            fields.append(pa.field(field.name, _filled_type(field.type, types)))
+    return pa.struct(fields or [wanted.field(0)])  # the element is there, if only with other parts
 
 
 def _groups_with(file: pq.ParquetFile, only: Only) -> list[int]:

@@ -147,14 +147,16 @@ class Lake:
         bucket: int | None = None,
         version: int | None = None,
         members: pa.Array | None = None,
+        *,
+        sparse: bool = False,
     ) -> pa.Table:
         """Newest row of each resource, sorted by ``_member`` (nulls last), ``_source``, ``id``.
 
         Always there are ``_source``, ``id``, ``_member``, ``_bucket`` and ``_last_updated``; ``columns`` adds elements
         in the layout of :func:`fhir_gateway.r4.spec.column_structure`, and ``_raw``, the exact JSON. What was never
         filled is null. Parts of elements are asked for by path (``code.coding.system``): the column then has only
-        these. With ``bucket``, only that bucket's members, and with ``members`` (sorted) only these; types that belong
-        to no patient come whole.
+        these. With ``bucket``, only that bucket's members, and with ``members`` only these; types that belong to no
+        patient come whole. ``sparse`` leaves out columns and parts of them that nothing read here fills.
         """
         if resource_type not in spec.resource_types():
             raise InputError(f"{resource_type} is not an R4 resource type")
@@ -168,7 +170,7 @@ class Lake:
             members = None
         only = None if members is None else Only("_member", members)
         if not state.superseded:
-            parts = table.read(state.delta_version, schema, chosen, only)
+            parts = table.read(state.delta_version, schema, chosen, only, sparse=sparse)
             if len(parts) < 2:
                 return parts[0] if parts else schema.empty_table()  # a file is in reading order
             rows = pa.concat_tables(parts)
@@ -180,7 +182,8 @@ class Lake:
                 return schema.empty_table()
         full = table_schema(resource_type)
         hidden = [name for name in ("_seq", "_deleted") if name not in schema.names]
-        parts = table.read(state.delta_version, pa.schema([*schema, *map(full.field, hidden)]), chosen, only)
+        wide = pa.schema([*schema, *map(full.field, hidden)])
+        parts = table.read(state.delta_version, wide, chosen, only, sparse=sparse)
         if not parts:
             return schema.empty_table()
         rows = pa.concat_tables(parts)

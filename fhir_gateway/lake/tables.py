@@ -24,7 +24,7 @@ from deltalake.exceptions import TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
 from fhir_gateway.lake.columns import OWN_COLUMNS, table_schema
-from fhir_gateway.lake.reading import Only, stored_rows
+from fhir_gateway.lake.reading import Only, filled, stored_rows
 
 NO_BUCKET = -1
 _BUCKET_FIELD = pa.field("_bucket", pa.int32())
@@ -75,14 +75,27 @@ class ResourceTable:
         return fragments.scanner(columns=list(columns)).to_reader()
 
     def read(
-        self, version: int, schema: pa.Schema, buckets: Callable[[int], bool], only: Only | None = None
+        self,
+        version: int,
+        schema: pa.Schema,
+        buckets: Callable[[int], bool],
+        only: Only | None = None,
+        *,
+        sparse: bool = False,
     ) -> list[pa.Table]:
         """Rows of the chosen buckets with exactly the columns of ``schema``, one table for each file that has any.
 
-        A file's rows come in reading order: by ``_member`` (nulls last), ``_source``, ``id``.
+        ``sparse`` leaves out the columns and parts that none of these files has. A file's rows come in reading order:
+        by ``_member`` (nulls last), ``_source``, ``id``.
         """
-        files = (file for file in self.files(version) if buckets(file.bucket))
-        parts = (stored_rows(file.path, file.bucket, schema, only) for file in files)
+        chosen = [
+            (pq.ParquetFile(file.path, memory_map=True), file.bucket)
+            for file in self.files(version)
+            if buckets(file.bucket)
+        ]
+        if sparse:
+            schema = filled(schema, [file.schema_arrow for file, _ in chosen])
+        parts = (stored_rows(file, bucket, schema, only) for file, bucket in chosen)
         return [part for part in parts if part.num_rows]
 
     def append(self, files: Iterable[StoredFile]) -> int:

@@ -7,9 +7,11 @@ largest batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import duckdb
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -63,22 +65,52 @@ class ReadableLake(Protocol):
         bucket: int | None = None,
         version: int | None = None,
         members: pa.Array | None = None,
+        *,
+        sparse: bool = False,
     ) -> pa.Table:
-        """Newest rows of a type; with ``members`` (sorted) only theirs, and those that belong to no member."""
+        """Newest rows of a type; with ``members`` only theirs, and those that belong to no member.
+
+        ``sparse`` leaves out columns and parts that nothing fills.
+        """
+
+
+#: Members of a batch at most. A batch of this size of the published measures' cases takes some hundred MB; a smaller
+#: one spends its time on starting operators, a larger one is no faster.
+BATCH_MEMBERS = 25_000
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Members of a lake that are evaluated together: ``members`` of ``bucket`` (None: of all buckets).
+
+    ``whole`` says that they are everybody there, so that nothing has to be filtered.
+    """
+
+    bucket: int | None
+    members: pa.Array
+    whole: bool
 
 
 class LakePopulation:
-    """All members of a lake, or those of ``members``, one batch per bucket.
+    """All members of a lake, or those of ``members``, in batches of at most ``batch_members``.
 
-    Resources that belong to no member (Practitioner, Medication ...) are read from all buckets, since any member
-    may refer to them.
+    A batch is a bucket, or a part of one that is larger; a population that fits is one batch. Resources that belong to
+    no member (Practitioner, Medication ...) are read from all buckets, since any member may refer to them.
     """
 
-    def __init__(self, lake: ReadableLake, *, version: int | None = None, members: Iterable[str] | None = None) -> None:
+    def __init__(
+        self,
+        lake: ReadableLake,
+        *,
+        version: int | None = None,
+        members: Iterable[str] | None = None,
+        batch_members: int = BATCH_MEMBERS,
+    ) -> None:
         """Pin ``version`` (default: the newest now), so that commits made meanwhile are not seen half."""
         self._lake = lake
         self._version = lake.version if version is None else version
         self._wanted = None if members is None else pa.array(sorted(set(members)), pa.string())
+        self._batch_members = batch_members
 
     @property
     def lake_version(self) -> int | None:
@@ -86,26 +118,49 @@ class LakePopulation:
         return self._version
 
     def batches(self) -> Iterator[Batch]:
-        """One batch for each bucket that has members."""
-        if self._wanted is not None:
-            patients = self._lake.read("Patient", version=self._version, members=self._wanted)
-            for bucket in sorted(pc.unique(patients["_bucket"]).to_pylist()):
-                here = pc.unique(patients.filter(pc.equal(patients["_bucket"], bucket))["_member"])
-                yield Batch(here, self._reader(bucket, here))
-            return
-        for bucket in range(self._lake.buckets):
-            members = self._lake.members(bucket=bucket, version=self._version)
-            if len(members):
-                yield Batch(members, self._reader(bucket, None))
+        """One batch for each slice."""
+        return map(self.batch, self.slices())
 
-    def _reader(self, bucket: int, members: pa.Array | None) -> Read:
+    def slices(self) -> tuple[Slice, ...]:
+        """The population cut into batches, in order of bucket and member: the order of results, however it is cut."""
+        there = self._members()
+        if 0 < sum(map(len, there.values())) <= self._batch_members:
+            return (Slice(None, pa.concat_arrays(list(there.values())), self._wanted is None),)
+        found = []
+        for bucket, members in there.items():
+            count = -(-len(members) // self._batch_members)
+            size = -(-len(members) // max(count, 1))  # parts of the same size
+            for start in range(0, len(members), max(size, 1)):
+                rows = pa.array(np.arange(start, min(start + size, len(members))))
+                found.append(Slice(bucket, members.take(rows), self._wanted is None and count == 1))
+        return tuple(found)
+
+    def batch(self, cut: Slice) -> Batch:
+        """The batch of a slice."""
+
         def read(resource_type: str, columns: Sequence[str]) -> pa.Table:
             own = resource_type == "Patient" or spec.patient_element(resource_type) is not None
             return self._lake.read(
-                resource_type, columns, bucket=bucket if own else None, version=self._version, members=members
+                resource_type,
+                columns,
+                bucket=cut.bucket if own else None,
+                version=self._version,
+                members=None if cut.whole else cut.members,
+                sparse=True,
             )
 
-        return read
+        return Batch(cut.members, read)
+
+    def _members(self) -> dict[int, pa.Array]:
+        """Members by bucket; buckets without any are left out."""
+        if self._wanted is None:
+            found = ((b, self._lake.members(bucket=b, version=self._version)) for b in range(self._lake.buckets))
+            return {bucket: members for bucket, members in found if len(members)}
+        patients = self._lake.read("Patient", version=self._version, members=self._wanted)
+        here = {}
+        for bucket in sorted(pc.unique(patients["_bucket"]).to_pylist()):
+            here[bucket] = pc.unique(patients.filter(pc.equal(patients["_bucket"], bucket))["_member"])
+        return here
 
 
 class MemoryPopulation:

@@ -20,7 +20,7 @@ from fhir_gateway.cql.values import (
     ValueSetVec,
     Vec,
 )
-from fhir_gateway.cql.values.base import IntArray, offsets_of, ranges
+from fhir_gateway.cql.values.base import IntArray, gather_valid, offsets_of, ranges
 from fhir_gateway.cql.values.clinical import CodeSystemVec, code_vec, concept_of, distinct_pairs, member_of
 from fhir_gateway.cql.values.scalars import shared_codes
 from fhir_gateway.errors import MeasureError
@@ -89,16 +89,25 @@ def coded_mask(vec: Vec, wanted: Pairs) -> BoolArray:
 
 
 def _catalogued(vec: ElementVec, wanted: Pairs) -> BoolArray:
-    """As :func:`coded_mask`; what codes the rows have is found out once for all value sets."""
-    if vec.catalogue is None:
-        rows, codes = code_lists(vec)
-        vec.catalogue = (rows, *distinct_pairs(codes))
-    rows, pairs, number = vec.catalogue
-    hit = np.zeros(len(vec), dtype=bool)
-    found = np.array([pair in wanted for pair in pairs], dtype=bool)
-    if found.any():
-        hit[rows[found[number]]] = True
-    return hit
+    """As :func:`coded_mask`; what codes a column holds is found out once for all rows and value sets."""
+    source = vec.source
+    if source.catalogue is None:
+        source.catalogue = (*_numbered(ElementVec(source, np.arange(source.size, dtype=np.int64))), {})
+    rows, pairs, number, known = source.catalogue
+    hit = known.get(wanted)
+    if hit is None:
+        hit = np.zeros(source.size, dtype=bool)
+        found = np.array([pair in wanted for pair in pairs], dtype=bool)
+        if found.any():
+            hit[rows[found[number]]] = True
+        known[wanted] = hit
+    return gather_valid(hit, vec.rows)
+
+
+def _numbered(vec: ElementVec) -> tuple[IntArray, list[tuple[str, str] | None], IntArray]:
+    """The row of each code, the distinct codes, and the number of each row's code."""
+    rows, codes = code_lists(vec)
+    return rows, *distinct_pairs(codes)
 
 
 def codes_of(vec: Vec) -> Pairs:

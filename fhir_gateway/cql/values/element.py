@@ -8,7 +8,7 @@ reads no data but validity and offsets; values are converted once for each colum
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -21,22 +21,43 @@ from fhir_gateway.cql.values.temporal import parse_dates, parse_datetimes, parse
 from fhir_gateway.errors import UnsupportedElm
 from fhir_gateway.r4 import spec
 
-Column = Callable[[str], Any]
+#: Reads a column of a resource table: all of it, or only the parts that expressions name.
+Column = Callable[[str, bool], Any]
 
 
 class Source:
-    """One node of the column tree: an Arrow array of a FHIR type, or a resource table that loads columns by name."""
+    """One node of the column tree: an Arrow array of a FHIR type, or a resource table that loads columns by name.
+
+    The array may have only the parts that expressions name (``asked``, as :func:`fhir_gateway.r4.spec.narrowed` gives
+    them; None: all of them), and of these only those that something fills. ``whole`` reads the same rows with all
+    parts, for what turns out to need others.
+    """
 
     def __init__(
-        self, fhir_type: str, array: Any, offset_ms: int, *, path: str, column: Column | None = None, size: int = 0
+        self,
+        fhir_type: str,
+        array: Any,
+        offset_ms: int,
+        *,
+        path: str,
+        structure: spec.Structure = None,
+        asked: spec.Structure = None,
+        whole: Callable[[], Any] | None = None,
+        column: Column | None = None,
+        size: int = 0,
     ) -> None:
         self.fhir_type = fhir_type
         self.array = array
         self.offset_ms = offset_ms
         self.path = path
+        self.structure = structure
+        self._asked = asked
+        self._whole = whole
         self._column = column
         self.size = size if array is None else len(array)
-        self._children: dict[str, Any] = {}
+        self._children: dict[str, tuple[IntArray | None, Source] | None] = {}
+        #: what codes it holds, kept by those who look for several value sets in it
+        self.catalogue: Any = None
 
     @property
     def is_resource(self) -> bool:
@@ -50,29 +71,57 @@ class Source:
             return np.ones(self.size, dtype=bool)
         return np.asarray(self.array.is_valid())
 
-    def _child_array(self, name: str) -> Any:
-        if self._column is not None:
-            return self._column(name)
-        index = self.array.type.get_field_index(name)
-        return self.array.field(index) if index >= 0 else None
+    @cached_property
+    def complete(self) -> Any:
+        """The array with all parts."""
+        return self.array if self._whole is None else self._whole()
 
     def child(self, element: spec.Element) -> tuple[IntArray | None, Source] | None:
         """Offsets (for lists) and source of a child element; None when the columns do not hold it."""
-        if element.name not in self._children:
-            array = self._child_array(element.name)
-            found: tuple[IntArray | None, Source] | None = None
-            if array is not None:
-                path = f"{self.path}.{element.name}"
-                if element.is_list:
-                    offsets = np.asarray(array.offsets).astype(np.int64)
-                    values = array.values
-                    found = (offsets, Source(element.type, values, self.offset_ms, path=path))
-                    found[1].list_present = np.asarray(array.is_valid())
-                else:
-                    found = (None, Source(element.type, array, self.offset_ms, path=path))
-            self._children[element.name] = found
-        cached: tuple[IntArray | None, Source] | None = self._children[element.name]
-        return cached
+        try:
+            return self._children[element.name]
+        except KeyError:
+            found = self._children[element.name] = self._child(element)
+            return found
+
+    def _child(self, element: spec.Element) -> tuple[IntArray | None, Source] | None:
+        name = element.name
+        if name not in self.structure:
+            return None
+        structure = self.structure[name]
+        asked = structure if self._asked is None else self._asked.get(name)
+        array = self._part(name, asked is not None)
+        whole: Callable[[], Any] | None = None
+        if asked is None or asked == structure:
+            asked = None
+        else:
+            whole = partial(self._part, name, False)
+        if array is None:  # nothing fills it
+            array, whole = pa.array([], spec.arrow_type(structure)), None
+        kept: dict[str, Any] = {"path": f"{self.path}.{name}", "asked": asked}
+        if not element.is_list:
+            return None, Source(element.type, array, self.offset_ms, structure=structure, whole=whole, **kept)
+        offsets = np.asarray(array.offsets).astype(np.int64)
+        if whole is not None:
+            outer = whole
+            whole = lambda: outer().values  # noqa: E731 - a name would say no more
+        kept["asked"] = asked[0] if asked else None
+        source = Source(element.type, array.values, self.offset_ms, structure=structure[0], whole=whole, **kept)
+        source.list_present = np.asarray(array.is_valid())
+        return offsets, source
+
+    def _part(self, name: str, asked: bool) -> Any:
+        """The array of a child, if anything fills it: the parts that are asked for, or all."""
+        if self._column is not None:
+            return self._column(name, asked)
+        array = self.array if asked else self.complete
+        index = array.type.get_field_index(name)
+        return array.field(index) if index >= 0 else None
+
+    def python(self, rows: IntArray) -> list[Any]:
+        """Plain values of rows (-1 gives None), with all parts in the order of their definition."""
+        array = self.complete.take(pa.array(rows, mask=rows < 0))
+        return list(array.cast(spec.arrow_type(self.structure)).to_pylist())
 
     list_present: BoolArray
 
@@ -99,12 +148,11 @@ class ElementVec(Vec):
     """Rows of a source; -1 is null."""
 
     kind = "Element"
-    __slots__ = ("_properties", "catalogue", "rows", "source")
+    __slots__ = ("_properties", "rows", "source")
 
     def __init__(self, source: Source, rows: IntArray) -> None:
         self.source, self.rows = source, rows
         self._properties: dict[str, Vec] = {}
-        self.catalogue: Any = None  # what codes it holds, kept by those who look for several value sets in it
 
     @classmethod
     def of(cls, source: Source, rows: IntArray) -> ElementVec:
@@ -154,10 +202,15 @@ class ElementVec(Vec):
         for source in sources:
             bases[id(source)] = base
             base += source.size
-        joined = pa.concat_tables([pa.table({"v": s.array}) for s in sources], promote_options="permissive")
-        merged = Source(sources[0].fhir_type, joined["v"].combine_chunks(), sources[0].offset_ms, path=sources[0].path)
-        if isinstance(merged.array, pa.ChunkedArray):
-            merged.array = pa.concat_arrays(merged.array.chunks)
+        full = spec.arrow_type(sources[0].structure)
+        joined = pa.concat_arrays([s.complete.cast(full) for s in sources])
+        merged = Source(
+            sources[0].fhir_type,
+            joined,
+            sources[0].offset_ms,
+            path=sources[0].path,
+            structure=sources[0].structure,
+        )
         return cls(merged, np.concatenate([np.where(p.rows >= 0, p.rows + bases[id(p.source)], -1) for p in parts]))
 
     def key_columns(self) -> tuple[AnyArray, ...]:
@@ -167,7 +220,7 @@ class ElementVec(Vec):
         if spec.is_primitive(self.fhir_type):
             return self.primitive().key_columns()
         unique, inverse = np.unique(self.rows, return_inverse=True)
-        texts = [repr(self.source.array[int(row)].as_py()) if row >= 0 else "" for row in unique.tolist()]
+        texts = [repr(value) for value in self.source.python(unique)]
         numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
         return (np.array([numbers[t] for t in texts], dtype=np.int64)[inverse],)
 
@@ -219,7 +272,7 @@ class ElementVec(Vec):
             return [f"{self.fhir_type}/{i}" if i is not None else None for i in ids]
         if spec.is_primitive(self.fhir_type):
             return self.primitive().pylist()
-        return [_compact(self.source.array[int(r)].as_py()) if r >= 0 else None for r in self.rows.tolist()]
+        return [_compact(value) for value in self.source.python(self.rows)]
 
 
 def _compact(value: Any) -> Any:

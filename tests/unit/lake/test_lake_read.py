@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from deltalake import DeltaTable
 
@@ -148,3 +149,48 @@ def test_a_resource_with_nothing_but_raw_elements(lake: Lake, people: People, ma
     table = lake.read("Basic", ["code", "_raw"])
     assert table["code"].to_pylist() == [None]
     assert json.loads(table["_raw"][0].as_py()) == line
+
+
+def test_parts_of_elements_are_read_by_path(filled: Lake) -> None:
+    table = filled.read("Observation", ["code.coding.code", "valueQuantity.value", "effectivePeriod.start"])
+    assert table.schema.field("code").type == pa.struct([("coding", pa.list_(pa.struct([("code", pa.string())])))])
+    rows = {row["id"]: row for row in table.to_pylist()}
+    assert rows["o3"]["code"] == {"coding": [{"code": "4548-4"}]}
+    assert rows["o3"]["valueQuantity"] == {"value": Decimal("0.375")}
+    assert rows["late"]["valueQuantity"] is None
+    assert rows["late"]["effectivePeriod"] is None
+    with pytest.raises(InputError, match=r"Observation has no column code\.colour"):
+        filled.read("Observation", ["code.colour"])
+
+
+def test_a_sparse_table_lacks_what_nothing_fills_but_not_where_something_is(filled: Lake) -> None:
+    names = ["code.coding.version", "valueQuantity.value", "valueQuantity.code", "effectivePeriod.start"]
+    table = filled.read("Observation", names, sparse=True)
+    assert set(table.column_names) == {*KEY_COLUMNS, "code", "valueQuantity"}
+    assert table.schema.field("valueQuantity").type == pa.struct([("value", pa.decimal128(28, 8))])
+    assert table["code"].to_pylist() == [{"coding": [{"version": None}]}] * 43
+
+
+def test_of_members_only_their_rows(filled: Lake, people: People) -> None:
+    wanted = pa.array(sorted(people.person("a", number) for number in ("3", "7")))
+    found = filled.read("Observation", ["code"], members=wanted)
+    everything = filled.read("Observation", ["code"])
+    assert found.equals(everything.filter(pc.is_in(everything["_member"], value_set=wanted)))
+    assert found.num_rows == 9
+    assert filled.read("Observation", members=wanted.slice(0, 0)).num_rows == 0
+    assert filled.read("Observation", members=pa.array(["nobody"])).num_rows == 0
+    assert filled.read("Organization", members=wanted).num_rows == 3
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_what_another_member_has_now_is_no_longer_a_members(
+    lake: Lake, people: People, make_pull: MakePull, number: int
+) -> None:
+    """The new place may be the same bucket or another one."""
+    lake.commit(
+        make_pull("p1", {"Observation": [observation("o", "Patient/old"), observation("x", "Patient/old")]}), people
+    )
+    lake.commit(make_pull("p2", {"Observation": [observation("o", f"Patient/new{number}")]}), people)
+    old, new = (pa.array([people.person("a", name)]) for name in ("old", f"new{number}"))
+    assert lake.read("Observation", members=old)["id"].to_pylist() == ["x"]
+    assert lake.read("Observation", members=new)["id"].to_pylist() == ["o"]

@@ -157,12 +157,22 @@ class BucketedLake:
         return pa.array([m for m in self._ids if bucket is None or int(m[-1]) % 3 == bucket], pa.string())
 
     def read(
-        self, resource_type: str, columns: Any = None, bucket: int | None = None, version: int | None = None
+        self,
+        resource_type: str,
+        columns: Any = None,
+        bucket: int | None = None,
+        version: int | None = None,
+        members: pa.Array | None = None,
+        *,
+        sparse: bool = False,
     ) -> pa.Table:
         assert version == 7
         self.read_buckets.append(bucket)
         table = self._all.read(resource_type, columns or ())
-        return table.filter(pc.is_in(table["_member"], value_set=self.members(bucket)))
+        place = pa.array([int(m[-1]) % 3 for m in table["_member"].to_pylist()], pa.int32())
+        table = table.set_column(table.column_names.index("_bucket"), "_bucket", place)
+        wanted = self.members(bucket) if members is None else members
+        return table.filter(pc.is_in(table["_member"], value_set=wanted))
 
 
 def test_a_lake_is_evaluated_bucket_by_bucket() -> None:
