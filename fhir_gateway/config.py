@@ -55,6 +55,7 @@ class Settings(BaseSettings):
     jobs_in_server: bool = Field(
         default=True, description="Whether `serve` works on jobs and goes on with those that were interrupted."
     )
+    jobs_at_once: int = Field(default=2, ge=1, description="Jobs that one worker carries out at the same time.")
     reporter_name: str = Field(default="FHIR Gateway", description="Name of the organization that reports.")
 
     @field_validator("time_zone")

@@ -24,7 +24,7 @@ _PAUSE = 0.2
 def hold(
     gateway: Gateway, name: str, refusal: str = "it is held elsewhere", *, wait: Callable[[], bool] | None = None
 ) -> Iterator[None]:
-    """Hold the lock of that name. Where somebody else does: ConflictError with `refusal`, unless `wait` says to wait."""
+    """Hold the lock of that name; ConflictError with `refusal` when somebody else does and `wait` says not to wait."""
     take = _take_in_database if gateway.engine.dialect.name == "postgresql" else _take_in_folder
     while True:
         with take(gateway, name) as taken:

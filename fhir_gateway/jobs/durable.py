@@ -1,0 +1,190 @@
+"""Carrying out jobs so that they survive kill -9: DBOS remembers which steps of a job were done (ADR 0122).
+
+A process that carries out jobs is a :class:`Worker`. It holds a lock as long as it lives, so that others see when it
+is gone and go on with its jobs. DBOS allows one worker in a process.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+from dbos import DBOS, SetWorkflowID
+
+from fhir_gateway.errors import ConflictError, GatewayError
+from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs import pull
+from fhir_gateway.jobs.book import APPLICATION, QUEUE, VERSION, Job, JobBook, JsonValues, open_database
+from fhir_gateway.jobs.locks import hold
+from fhir_gateway.sources.outcome import Progress
+
+MOST_RECOVERIES = 5
+"""A job at which more processes died than this is left alone: it may be what kills them."""
+
+_PATROL_SECONDS = 5.0
+
+_log = logging.getLogger("fhir_gateway.jobs")
+_working: Worker | None = None
+
+
+class Interrupted(BaseException):
+    """The worker leaves. No ``Exception``: the job has not failed, the next worker goes on with it."""
+
+
+class Worker:
+    """Carries out jobs in this process while a ``with`` block lasts.
+
+    ``background`` takes jobs that wait, and those of processes that died; without it only what :meth:`pull` is asked.
+    """
+
+    def __init__(self, gateway: Gateway, *, background: bool = False, progress: Progress | None = None) -> None:
+        self.gateway = gateway
+        self.book = JobBook(gateway)
+        self.executor = f"{'worker' if background else 'prompt'}-{secrets.token_hex(6)}"
+        self.progress = progress
+        self._background = background
+        self._leaving = threading.Event()
+        self._busy = 0
+        self._idle = threading.Condition()
+        self._held = ExitStack()
+        self._patrol: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        global _working
+        if _working is not None:
+            raise ConflictError("this process carries out jobs already")
+        _working = self
+        try:
+            self._held.enter_context(hold(self.gateway, f"executor-{self.executor}"))
+            DBOS(
+                config={
+                    "name": APPLICATION,
+                    "system_database_url": open_database(self.gateway),
+                    "application_version": VERSION,
+                    "executor_id": self.executor,
+                    "serializer": JsonValues(),
+                    "log_level": "ERROR",
+                    "use_listen_notify": False,
+                }
+            )
+            DBOS.listen_queues([QUEUE] if self._background else [])
+            DBOS.launch()
+            if self._background:
+                DBOS.register_queue(QUEUE, worker_concurrency=self.gateway.settings.jobs_at_once)
+                self._patrol = threading.Thread(target=self._go_on, name="jobs-patrol", daemon=True)
+                self._patrol.start()
+        except BaseException:
+            self._leave()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave()
+
+    def pull(self, pull_id: str) -> pull.PullReport:
+        """Bring a pull to its end and say what it brought; errors are those of :func:`fhir_gateway.jobs.pull.run`.
+
+        ConflictError when a living process is at it.
+        """
+        job = self.book.find(pull_id)
+        if job is None:
+            with SetWorkflowID(pull_id):
+                DBOS.start_workflow(_pull, pull_id).get_result()
+        else:
+            if job.state == "running":
+                self._adopt(job, None)
+            else:
+                self.book.again(pull_id, None)
+            DBOS.retrieve_workflow(pull_id).get_result()
+        return pull.report(self.gateway, pull_id)
+
+    def check(self) -> None:
+        """Raise :class:`Interrupted` when the worker is to leave."""
+        if self._leaving.is_set():
+            raise Interrupted
+
+    def wait(self) -> bool:
+        """Wait for another pull of the same source, unless the worker is to leave."""
+        self.check()
+        return True
+
+    def go_on(self) -> list[str]:
+        """Take over the jobs of processes that died; their ids."""
+        taken = []
+        for job in self.book.jobs(["running"], limit=1000):
+            if job.recoveries >= MOST_RECOVERIES:
+                continue
+            try:
+                self._adopt(job, QUEUE)
+            except ConflictError:
+                continue
+            taken.append(job.id)
+            _log.info("going on with job %s of %s, which is gone", job.id, job.executor)
+        return taken
+
+    def _adopt(self, job: Job, queue: str | None) -> None:
+        """Queue a job of a process that died; ConflictError when it lives. Its lock keeps out other adopters."""
+        with hold(self.gateway, f"executor-{job.executor}", f"job {job.id} is under way in another process"):
+            now = self.book.job(job.id)
+            if (now.state, now.executor) == ("running", job.executor):
+                self.book.count_recovery(now)
+                self.book.again(job.id, queue)
+
+    def _go_on(self) -> None:
+        while not self._leaving.is_set():
+            try:
+                self.go_on()
+            except Exception:  # noqa: BLE001 - a database that is away for a while must not end the patrol
+                _log.exception("looking for jobs to go on with failed; trying again")
+            self._leaving.wait(_PATROL_SECONDS)
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        with self._idle:
+            self._busy += 1
+        try:
+            yield
+        finally:
+            with self._idle:
+                self._busy -= 1
+                self._idle.notify_all()
+
+    def _leave(self) -> None:
+        """Stop what waits for a source, let what writes come to its end, and give up the lock last."""
+        global _working
+        self._leaving.set()
+        if self._patrol is not None:
+            self._patrol.join()
+        with self._idle:
+            self._idle.wait_for(lambda: self._busy == 0)
+        DBOS.destroy()
+        self.book.close()
+        self._held.close()
+        _working = None
+
+
+@DBOS.workflow(name="pull")
+def _pull(pull_id: str) -> dict[str, Any]:
+    worker = _worker()
+    with worker._at_work():
+        report = pull.run(
+            worker.gateway, pull_id, progress=worker.progress, step=_step, wait=worker.wait, check=worker.check
+        )
+    return {"lake_version": report.lake_version, "complete": report.complete}
+
+
+def _step(name: str, work: Callable[[], None]) -> None:
+    DBOS.run_step({"name": name}, work)
+
+
+def _worker() -> Worker:
+    if _working is None:
+        raise GatewayError("no worker carries out jobs in this process")
+    return _working
