@@ -10,6 +10,7 @@ Switches (attributes) change how it always behaves. Kinds: smart, metadata, toke
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import json
 import threading
@@ -18,6 +19,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -28,13 +30,14 @@ from joserfc.jwk import KeySet
 
 @dataclass
 class Fault:
-    """One wrong answer. ``truncate`` and ``stall`` break the right answer; else status and body replace it."""
+    """One wrong answer. ``truncate``, ``stall``, ``endless`` break the right one; else status and body replace it."""
 
     status: int = 503
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
     truncate: bool = False
     stall: float = 0.0
+    endless: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class Seen:
     path: str
     query: dict[str, list[str]]
     headers: dict[str, str]
+    method: str = "GET"
+    body: bytes = b""
 
     @property
     def authorized(self) -> bool:
@@ -72,6 +77,25 @@ class MisbehavingSource:
         self.capabilities = ["permission-v2", "client-confidential-asymmetric"]
         self.export_levels: set[str] = {"system", "patient", "group"}
         self.scopes_supported: list[str] | None = None
+        self.client_secret: str | None = None
+        self.smart_document = True
+        self.security_extension = False
+        self.algorithms: list[str] | None = None
+        self.audience: str | None = None
+        self.known_scopes: set[str] | None = None
+        self.clock_ahead = 0.0
+        self.group_status = 200
+        self.group_members: list[str] | None = None
+        self.kickoff_methods = {"GET", "POST"}
+        self.refused_types: dict[str, int] = {}
+        self.future_since = False
+        self.organized_by: str | None = None
+        self.early_manifest = False
+        self.expired_links = 0
+        self.poll_budget: int | None = None
+        self.read_only_by_id = False
+        self.key_paging = False
+        self.ndjson_type = "application/fhir+ndjson"
         self.granted_scope: str | None = "same"
         self.expires_in: Any = 300
         self.token_uses: int | None = None
@@ -94,8 +118,10 @@ class MisbehavingSource:
         self.polls_before_done = 1
         self.page_cap = 2
         self.hide_next = False
+        self.directory: list[dict[str, Any]] = []
         self.extra_entries: list[dict[str, Any]] = []
         self.deleted_job = False
+        self.asked: list[dict[str, list[str]]] = []
         self.kickoffs = 0
         self.manifests = 0
         self._polls = 0
@@ -119,15 +145,20 @@ class MisbehavingSource:
         query = parse_qs(scope["query_string"].decode())
         path = scope["path"]
         kind = self._kind(scope["method"], path)
-        seen = Seen(kind, path, query, headers)
+        seen = Seen(kind, path, query, headers, scope["method"], body)
         self.seen.append(seen)
         fault = self.faults[kind].pop(0) if self.faults[kind] else None
-        if fault is not None and not (fault.truncate or fault.stall):
+        if fault is not None and not (fault.truncate or fault.stall or fault.endless):
             await _answer(send, fault.status, fault.headers, fault.body)
             return
         status, answer_headers, content = self._respond(seen, body)
         if fault is None:
             await _answer(send, status, answer_headers, content)
+            return
+        if fault.endless:
+            await _start(send, status, answer_headers)
+            while not await _gone(receive):
+                await send({"type": "http.response.body", "body": content, "more_body": True})
             return
         declared = {**answer_headers, "Content-Length": str(len(content))}
         await _start(send, status, declared)
@@ -170,6 +201,8 @@ class MisbehavingSource:
         return self.token_uses is None or self._uses[token] <= self.token_uses
 
     def _smart(self, seen: Seen, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        if not self.smart_document:
+            return 404, {"Content-Type": "text/html"}, b"<html>no such page</html>"
         document: dict[str, Any] = {
             "token_endpoint": "/token" if self.relative_urls else f"{_root(self.base)}/token",
             "capabilities": self.capabilities,
@@ -177,6 +210,8 @@ class MisbehavingSource:
         }
         if self.scopes_supported is not None:
             document["scopes_supported"] = self.scopes_supported
+        if self.algorithms is not None:
+            document["token_endpoint_auth_signing_alg_values_supported"] = self.algorithms
         return _json(document)
 
     def _metadata(self, seen: Seen, body: bytes) -> tuple[int, dict[str, str], bytes]:
@@ -187,29 +222,62 @@ class MisbehavingSource:
         rest: dict[str, Any] = {"mode": "server", "resource": resources}
         if "system" in self.export_levels:
             rest["operation"] = export
+        if self.security_extension:
+            uris = {
+                "url": "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris",
+                "extension": [{"url": "token", "valueUri": f"{_root(self.base)}/token"}],
+            }
+            rest["security"] = {"extension": [uris]}
         return _json({"resourceType": "CapabilityStatement", "fhirVersion": "4.0.1", "rest": [rest]})
 
     def _token(self, seen: Seen, body: bytes) -> tuple[int, dict[str, str], bytes]:
         form = {name: values[0] for name, values in parse_qs(body.decode()).items()}
+        now = time.time() + self.clock_ahead
+        date = {"Date": formatdate(now, usegmt=True)} if self.clock_ahead else {}
+        refused = self._secret_wrong(seen) if self.client_secret is not None else self._assertion_wrong(form, now)
+        if refused is not None:
+            status, _, content = _json({"error": "invalid_client", **refused}, 401)
+            return status, {"Content-Type": "application/json", **date}, content
+        if self.known_scopes is not None and not set(form.get("scope", "").split()) <= self.known_scopes:
+            return _json({"error": "invalid_scope"}, 400)
+        token = f"secret-token-{len(self._uses) + 1}"
+        self._uses[token] = 0
+        answer = {"access_token": token, "token_type": self.token_type, "expires_in": self.expires_in}
+        if self.granted_scope is not None:
+            answer["scope"] = form.get("scope", "") if self.granted_scope == "same" else self.granted_scope
+        return _json(answer)
+
+    def _secret_wrong(self, seen: Seen) -> dict[str, str] | None:
+        expected = base64.b64encode(f"us:{self.client_secret}".encode()).decode()
+        return None if seen.headers.get("authorization") == f"Basic {expected}" else {}
+
+    def _assertion_wrong(self, form: dict[str, str], now: float) -> dict[str, str] | None:
+        """Why an assertion is refused, in words that only some servers say; None when it is good."""
         try:
             claims = jwt.decode(
                 form["client_assertion"], KeySet.import_key_set(self.jwks), algorithms=["ES384", "RS384"]
             ).claims
         except Exception:  # noqa: BLE001 - whatever is wrong with the assertion is invalid_client
-            return _json({"error": "invalid_client"}, 401)
-        if claims["aud"] != f"{_root(self.base)}/token" or not time.time() < claims["exp"] <= time.time() + 300:
-            return _json({"error": "invalid_client", "error_description": "aud or exp"}, 400)
+            return {}
+        if claims["aud"] != (self.audience or f"{_root(self.base)}/token"):
+            return {}
+        if not now < claims["exp"] <= now + 300:
+            return {}
         if claims["jti"] in self.jtis:
-            return _json({"error": "invalid_client", "error_description": "jti was used"}, 400)
+            return {"error_description": "jti was used"}
         self.jtis.append(claims["jti"])
-        token = f"secret-token-{len(self.jtis)}"
-        self._uses[token] = 0
-        answer = {"access_token": token, "token_type": self.token_type, "expires_in": self.expires_in}
-        if self.granted_scope is not None:
-            answer["scope"] = form["scope"] if self.granted_scope == "same" else self.granted_scope
-        return _json(answer)
+        return None
 
     def _kickoff(self, seen: Seen, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        if seen.method not in self.kickoff_methods:
+            return 405, {}, b""
+        asked = _asked(seen)
+        self.asked.append(asked)
+        for kind in asked.get("_type", []):
+            if kind in self.refused_types:
+                return _outcome("not-supported", self.refused_types[kind])
+        if self.future_since and "_since" in asked:
+            return _outcome("value", 400)
         self.kickoffs += 1
         self._polls = 0
         self.deleted_job = False
@@ -218,17 +286,21 @@ class MisbehavingSource:
 
     def _poll(self, seen: Seen, body: bytes) -> tuple[int, dict[str, str], bytes]:
         if self.deleted_job:
-            issue = {"severity": "error", "code": "not-found"}
-            return _json({"resourceType": "OperationOutcome", "issue": [issue]}, 404)
+            return _outcome("not-found", 404)
         self._polls += 1
+        if self.poll_budget is not None and self._polls > self.poll_budget:
+            self.poll_budget = None
+            return 429, {"Retry-After": str(int((time.time() + 300) * 1000))}, b""
         if self._polls <= self.polls_before_done:
-            return 202, {"X-Progress": "working on it", "Retry-After": "0"}, b""
+            early = json.dumps(self._manifest(1)).encode() if self.early_manifest else b""
+            return 202, {"X-Progress": "working on it", "Retry-After": "0"}, early
         return _json(self._manifest(int(seen.query.get("page", ["1"])[0])))
 
     def _manifest(self, page: int) -> dict[str, Any]:
         self.manifests += 1
         self._signature += 1
-        names = list(self.files)
+        wanted = (self.asked[-1] if self.asked else {}).get("_type")
+        names = [name for name in self.files if wanted is None or name.split("-")[0] in wanted]
         size = -(-len(names) // self.manifest_pages)
         mine = names[(page - 1) * size : page * size]
         moment = f"2025-06-0{self.manifests}T00:00:00.000Z" if self.moving_transaction_time else self.transaction_time
@@ -239,6 +311,8 @@ class MisbehavingSource:
             "output": [self._item(name, self.files[name]) for name in mine],
             **self.manifest_extra,
         }
+        if self.organized_by:
+            manifest["outputOrganizedBy"] = self.organized_by
         if self.errors_name:
             manifest[self.errors_name] = [
                 {"type": "OperationOutcome", "url": self._url(name)} for name in self.error_files
@@ -268,13 +342,15 @@ class MisbehavingSource:
         if self.file_redirect and seen.path.startswith("/files/"):
             return 307, {"Location": f"{self.file_redirect}{seen.path.replace('/files/', '/moved/')}"}, b""
         name = seen.path.rsplit("/", 1)[-1]
+        if self.presigned and int(seen.query.get("sig", ["0"])[0]) <= self.expired_links:
+            return 410, {}, b"expired"
         resources = {**self.files, **self.error_files, **self.deleted_files}.get(name)
         if resources is None or self.deleted_job:
             return 404, {}, b"gone"
         content = "\n".join(json.dumps(resource) for resource in resources).encode()
         if self.trailing_newline:
             content += b"\n"
-        headers = {"Content-Type": "application/fhir+ndjson"}
+        headers = {"Content-Type": self.ndjson_type}
         if self.gzip and "gzip" in seen.headers.get("accept-encoding", ""):
             return 200, {**headers, "Content-Encoding": "gzip"}, gzip.compress(content)
         return 200, headers, content
@@ -288,11 +364,27 @@ class MisbehavingSource:
         kind = seen.path.rsplit("/", 1)[-1]
         everything = [one for resources in self.files.values() for one in resources if one["resourceType"] == kind]
         if seen.path.split("/")[-2] == "Group":
-            members = [{"entity": {"reference": f"Patient/{one['id']}"}} for one in self.files["Patient-1"]]
+            if self.group_status != 200:
+                return _outcome("not-found", self.group_status)
+            ids = self.group_members or [one["id"] for one in self.files["Patient-1"]]
+            members = [{"entity": {"reference": f"Patient/{one}"}} for one in ids]
             return _json({"resourceType": "Group", "id": kind, "member": members})
+        by_type = {one["id"]: one for one in self.directory if one["resourceType"] == seen.path.split("/")[-2]}
+        if by_type:
+            found = by_type.get(kind)
+            return _json(found) if found else _outcome("not-found", 404)
+        if kind in {one["resourceType"] for one in self.directory}:
+            ids = seen.query.get("_id", [""])[0].split(",")
+            if self.read_only_by_id:
+                return _outcome("not-supported", 400)
+            hits = [one for one in self.directory if one["resourceType"] == kind and one["id"] in ids]
+            return _json({"resourceType": "Bundle", "entry": [{"resource": one} for one in hits]})
         wanted = seen.query.get("patient") or seen.query.get("_id")
         if wanted:
             everything = [one for one in everything if one["id"] in wanted or _subject(one) in wanted]
+        since = seen.query.get("_lastUpdated", [""])[0]
+        if self.key_paging and since.startswith("ge"):
+            everything = [one for one in everything if one["meta"]["lastUpdated"] >= since[2:]]
         offset, count = int(seen.query.get("offset", ["0"])[0]), int(seen.query.get("_count", ["2"])[0])
         count = min(count, self.page_cap)
         bundle: dict[str, Any] = {
@@ -308,6 +400,22 @@ class MisbehavingSource:
         return _json(bundle)
 
 
+def _asked(seen: Seen) -> dict[str, list[str]]:
+    """Parameters of a kick-off by GET or POST, comma lists split; patients as references."""
+    if seen.method == "GET":
+        return {name: values[0].split(",") if name == "_type" else values for name, values in seen.query.items()}
+    asked: dict[str, list[str]] = defaultdict(list)
+    for one in json.loads(seen.body)["parameter"]:
+        value = one.get("valueReference", {}).get("reference") or one.get("valueString") or one.get("valueInstant")
+        asked[one["name"]].append(value)
+    return asked
+
+
+def _outcome(code: str, status: int) -> tuple[int, dict[str, str], bytes]:
+    issue = {"severity": "error", "code": code}
+    return _json({"resourceType": "OperationOutcome", "issue": [issue]}, status)
+
+
 def _subject(resource: dict[str, Any]) -> str:
     reference: str = resource.get("subject", {}).get("reference", "")
     return reference.removeprefix("Patient/")
@@ -320,6 +428,15 @@ def _json(document: Any, status: int = 200) -> tuple[int, dict[str, str], bytes]
 def _root(base: str) -> str:
     parts = urlsplit(base)
     return f"{parts.scheme}://{parts.netloc}"
+
+
+async def _gone(receive: Any) -> bool:
+    """Whether the client went away; lets the loop run meanwhile."""
+    try:
+        message = await asyncio.wait_for(receive(), 0.001)
+    except TimeoutError:
+        return False
+    return bool(message["type"] == "http.disconnect")
 
 
 async def _start(send: Any, status: int, headers: dict[str, str]) -> None:

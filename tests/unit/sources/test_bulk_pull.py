@@ -248,11 +248,11 @@ def test_informative_outcomes_are_no_loss(source: MisbehavingSource, pulling: Pu
     assert pulling().complete
 
 
-def test_deletions_are_counted(source: MisbehavingSource, pulling: Pulling) -> None:
+def test_deletions_are_handed_on_by_type_and_id(source: MisbehavingSource, pulling: Pulling) -> None:
     entry = {"request": {"method": "DELETE", "url": "Patient/p1"}}
     source.deleted_files = {"gone-1": [{"resourceType": "Bundle", "type": "transaction", "entry": [entry]}] * 2}
     outcome = pulling()
-    assert outcome.deletions == 2
+    assert outcome.deletions == {"Patient": ("p1",)}
     assert len(outcome.staged.files) == 2
 
 
@@ -272,10 +272,10 @@ def test_an_empty_export_is_remarked(source: MisbehavingSource, pulling: Pulling
 def test_a_stuck_export_is_cancelled(source: MisbehavingSource, pulling: Pulling, quick: VendorProfile) -> None:
     source.polls_before_done = 10**9
     with pytest.raises(SourceError, match="not finished after 10 s"):
-        pulling(profile=replace(quick, export_deadline=10.0))
+        pulling(mode="bulk", profile=replace(quick, export_deadline=10.0))
     source.faults["poll"] = [Fault(202, {"Retry-After": "30"})] * 99
     with pytest.raises(SourceError, match="not finished"):
-        pulling(profile=replace(quick, export_deadline=10.0))
+        pulling(mode="bulk", profile=replace(quick, export_deadline=10.0))
     assert len(source.requests("delete")) == 2
 
 

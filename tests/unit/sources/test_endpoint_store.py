@@ -95,7 +95,7 @@ def test_rotation_overlaps(store: EndpointStore) -> None:
 def test_mistakes_are_named(store: EndpointStore, endpoint: Endpoint) -> None:
     with pytest.raises(ConfigurationError) as caught:
         store.add(endpoint)
-    assert "secret" not in str(caught.value)
+    assert "me:secret" not in str(caught.value)
 
 
 def test_names_are_taken_once_and_must_be_known(store: EndpointStore) -> None:

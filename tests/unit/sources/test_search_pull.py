@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -69,14 +70,16 @@ def test_decimals_keep_their_digits(source: MisbehavingSource, pulling: Pulling)
     assert '"value":1.10}' in lines(pulling(mode="search", types=("Observation",)))[0]
 
 
-def test_a_type_that_is_refused_costs_that_type_only(source: MisbehavingSource, pulling: Pulling) -> None:
+def test_a_type_that_is_refused_costs_that_type_only(
+    source: MisbehavingSource, pulling: Pulling, tmp_path: Path
+) -> None:
     source.faults["search"] = [Fault(403)]
     outcome = pulling(mode="search", types=("Observation", "Patient"))
     assert not outcome.complete
     assert len(lines(outcome)) == 5
     source.faults["search"] = [Fault(403)]
     with pytest.raises(SourceAuthError, match="scopes"):
-        pulling(mode="search", types=("Patient",))
+        pulling(mode="search", types=("Patient",), folder=tmp_path / "other")
 
 
 def test_crawling_by_patient(source: MisbehavingSource, pulling: Pulling, quick: VendorProfile) -> None:

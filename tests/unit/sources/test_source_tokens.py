@@ -113,7 +113,7 @@ def test_a_client_without_key_or_token_endpoint(source, endpoint, signing_key, w
     with pytest.raises(ConfigurationError):
         pulling(key=None)
     source.faults["smart"] = [Fault(200, {}, b"{}")]
-    assert "names no token_endpoint" in refused(endpoint, signing_key, waits)
+    assert "names a token endpoint" in refused(endpoint, signing_key, waits)
 
 
 def smart(*scopes: str, v2: bool = True) -> SmartConfiguration:
