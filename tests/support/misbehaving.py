@@ -71,6 +71,9 @@ class MisbehavingSource:
         self.error_files: dict[str, list[dict[str, Any]]] = {}
         self.deleted_files: dict[str, list[dict[str, Any]]] = {}
         self.faults: dict[str, list[Fault]] = defaultdict(list)
+        self.fault_every: dict[str, int] = {}
+        self.connections = 0
+        self._clients: set[Any] = set()
         self.seen: list[Seen] = []
         self.jwks: dict[str, Any] = {"keys": []}
         self.jtis: list[str] = []
@@ -115,6 +118,8 @@ class MisbehavingSource:
         self.transaction_time = "2025-06-01T00:00:00.000Z"
         self.manifest_pages = 1
         self.manifest_extra: dict[str, Any] = {}
+        self.manifest_headers: dict[str, str] = {}
+        self.item_extra: dict[str, Any] = {}
         self.polls_before_done = 1
         self.page_cap = 2
         self.hide_next = False
@@ -147,7 +152,10 @@ class MisbehavingSource:
         kind = self._kind(scope["method"], path)
         seen = Seen(kind, path, query, headers, scope["method"], body)
         self.seen.append(seen)
-        fault = self.faults[kind].pop(0) if self.faults[kind] else None
+        self._clients.add(tuple(scope["client"]))
+        self.connections = len(self._clients)
+        due = len(self.requests(kind)) % self.fault_every.get(kind, 1) == 0 if kind in self.fault_every else True
+        fault = self.faults[kind].pop(0) if self.faults[kind] and due else None
         if fault is not None and not (fault.truncate or fault.stall or fault.endless):
             await _answer(send, fault.status, fault.headers, fault.body)
             return
@@ -294,7 +302,8 @@ class MisbehavingSource:
         if self._polls <= self.polls_before_done:
             early = json.dumps(self._manifest(1)).encode() if self.early_manifest else b""
             return 202, {"X-Progress": "working on it", "Retry-After": "0"}, early
-        return _json(self._manifest(int(seen.query.get("page", ["1"])[0])))
+        status, headers, content = _json(self._manifest(int(seen.query.get("page", ["1"])[0])))
+        return status, {**headers, **self.manifest_headers}, content
 
     def _manifest(self, page: int) -> dict[str, Any]:
         self.manifests += 1
@@ -324,7 +333,12 @@ class MisbehavingSource:
         return manifest
 
     def _item(self, name: str, resources: list[dict[str, Any]]) -> dict[str, Any]:
-        item: dict[str, Any] = {"type": name.split("-")[0], "url": self._url(name), "unknown": {"x": 1}}
+        item: dict[str, Any] = {
+            "type": name.split("-")[0],
+            "url": self._url(name),
+            "unknown": {"x": 1},
+            **self.item_extra,
+        }
         count = len(resources) + self.count_error
         if self.counts == "number":
             item["count"] = count
