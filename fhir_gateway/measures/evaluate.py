@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from datetime import time as clock
 from importlib.metadata import version
@@ -16,11 +15,12 @@ import pyarrow as pa
 from fhir_gateway.cql import Batch, CompiledLibrary, Evaluation, compile_library
 from fhir_gateway.errors import GatewayError, InputError
 from fhir_gateway.measures.elm_references import references, section
-from fhir_gateway.measures.merge import merge_groups, merge_supplemental
-from fhir_gateway.measures.model import GroupResult, MeasureResult, SupplementalResult
+from fhir_gateway.measures.merge import merge_parts
+from fhir_gateway.measures.model import GroupResult, MeasureResult, PartResult, RunHeader
 from fhir_gateway.measures.package import MeasurePackage
 from fhir_gateway.measures.population import MemoryPopulation, Population
 from fhir_gateway.measures.populations import evaluate_group
+from fhir_gateway.measures.sharing import SharedBatch
 from fhir_gateway.measures.supplemental import SupplementalDefinition, evaluate_supplemental
 
 #: Name of the parameter every measure has (Quality Measure IG, measurement period).
@@ -30,16 +30,6 @@ _LAST = clock(23, 59, 59, 999_000)
 
 
 Supplemental = Literal["noted", "required", "none"]
-
-
-@dataclass(frozen=True, slots=True)
-class BatchResult:
-    """Groups of a batch, why members failed, supplemental data, and what of that could not be evaluated."""
-
-    groups: tuple[GroupResult, ...]
-    failed: Mapping[str, str]
-    supplemental: tuple[SupplementalResult, ...]
-    notes: tuple[str, ...]
 
 
 class Evaluator:
@@ -66,19 +56,13 @@ class Evaluator:
         last, in the time zone of ``now``, which must have one. Members whose data makes an expression fail are
         reported in ``failed``; the others are evaluated.
         """
-        started = time.perf_counter()
-        values = self.parameters(period, now)
-        parts: list[BatchResult] = []
-        members: list[pa.Array] = []
-        for batch in population.batches():
-            parts.append(self.evaluate_batch(batch, values, now))
-            members.append(batch.members)
-        if not parts:  # nobody: the same groups, with zeros
-            nobody = Batch(pa.array([], pa.string()), MemoryPopulation([]).read)
-            parts.append(self.evaluate_batch(nobody, values, now))
+        (result,) = evaluate_together([self], population, period, now)
+        return result
+
+    def header(self, lake_version: int | None, period: tuple[date, date], now: datetime) -> RunHeader:
+        """What a run over ``period`` as of ``now`` is known by."""
         package = self.package
-        sizes = [len(part) for part in members] or [0]
-        return MeasureResult(
+        return RunHeader(
             url=package.url,
             version=package.version,
             name=package.name,
@@ -88,18 +72,13 @@ class Evaluator:
             engine_version=version("fhir-gateway"),
             package_hash=package.package_hash,
             terminology_hash=package.terminology_hash,
-            lake_version=population.lake_version,
-            members=pa.concat_arrays(members) if members else pa.array([], pa.string()),
-            groups=merge_groups([part.groups for part in parts], sizes),
-            supplemental=merge_supplemental([part.supplemental for part in parts], sizes),
-            failed=dict(sorted(item for part in parts for item in part.failed.items())),
-            notes=tuple(dict.fromkeys([*self._notes, *(note for part in parts for note in part.notes)])),
-            seconds=time.perf_counter() - started,
+            lake_version=lake_version,
         )
 
-    def evaluate_batch(self, batch: Batch, parameters: Mapping[str, object], now: datetime) -> BatchResult:
+    def evaluate_batch(self, batch: Batch, period: tuple[date, date], now: datetime) -> PartResult:
         """Everything about one batch."""
-        evaluation = self.compiled.evaluate(batch, parameters, now)
+        started = time.perf_counter()
+        evaluation = self.compiled.evaluate(batch, self.parameters(period, now), now)
         groups = self.groups(evaluation)
         reasons = {
             batch.members[index].as_py(): f"{failure.definition} ({failure.locator}): {failure.reason}"
@@ -111,7 +90,8 @@ class Evaluator:
                 if population.code == "initial-population":
                     initial |= population.counts > 0
         supplemental, notes = evaluate_supplemental(self._supplemental, evaluation, initial)
-        return BatchResult(groups, reasons, supplemental, notes)
+        notes = (*self._notes, *notes)
+        return PartResult(batch.members, groups, reasons, supplemental, notes, time.perf_counter() - started)
 
     def groups(self, evaluation: Evaluation) -> tuple[GroupResult, ...]:
         """The measure's groups out of an evaluation of its library; members that fail count nowhere."""
@@ -141,6 +121,38 @@ class Evaluator:
             if parameter["name"] == MEASUREMENT_PERIOD and _point_type(parameter) == "Date":
                 return start, end
         return datetime.combine(start, clock.min, now.tzinfo), datetime.combine(end, _LAST, now.tzinfo)
+
+
+def evaluate_together(
+    evaluators: Sequence[Evaluator], population: Population, period: tuple[date, date], now: datetime
+) -> list[MeasureResult]:
+    """Evaluate several measures over one population, each batch once for all of them.
+
+    The results are those of one measure at a time. They are held in memory; see :mod:`fhir_gateway.measures.run` for
+    populations that are not.
+    """
+    parts: list[list[PartResult]] = [[] for _ in evaluators]
+    for batch in population.batches():
+        for found, part in zip(parts, evaluate_batch(evaluators, batch, period, now), strict=True):
+            found.append(part)
+    if not all(parts):  # nobody: the same groups, with zeros
+        parts = [[part] for part in evaluate_batch(evaluators, nobody(), period, now)]
+    headers = [evaluator.header(population.lake_version, period, now) for evaluator in evaluators]
+    return [merge_parts(header, found) for header, found in zip(headers, parts, strict=True)]
+
+
+def evaluate_batch(
+    evaluators: Sequence[Evaluator], batch: Batch, period: tuple[date, date], now: datetime
+) -> list[PartResult]:
+    """All measures over one batch, whose tables they share."""
+    if len(evaluators) > 1:
+        batch = SharedBatch(batch, [evaluator.compiled for evaluator in evaluators])
+    return [evaluator.evaluate_batch(batch, period, now) for evaluator in evaluators]
+
+
+def nobody() -> Batch:
+    """A batch without members."""
+    return Batch(pa.array([], pa.string()), MemoryPopulation([]).read)
 
 
 def evaluate(

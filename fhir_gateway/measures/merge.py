@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import accumulate
 
 import numpy as np
@@ -15,8 +15,11 @@ from fhir_gateway.measures.distinct import Numbers, Value, value_key
 from fhir_gateway.measures.model import (
     Cases,
     GroupResult,
+    MeasureResult,
     Observations,
+    PartResult,
     PopulationResult,
+    RunHeader,
     StratifierResult,
     SupplementalResult,
     narrow,
@@ -24,6 +27,20 @@ from fhir_gateway.measures.model import (
 from fhir_gateway.measures.strata import CRITERIA, places, stratum_order
 
 Strata = tuple[tuple[Value, ...], ...]
+
+
+def merge_parts(header: RunHeader, parts: Sequence[PartResult]) -> MeasureResult:
+    """One result of all parts, which are at least one."""
+    sizes = [len(part.members) for part in parts]
+    return MeasureResult(
+        **{field.name: getattr(header, field.name) for field in fields(RunHeader)},
+        members=pa.concat_arrays([part.members for part in parts]),
+        groups=merge_groups([part.groups for part in parts], sizes),
+        supplemental=merge_supplemental([part.supplemental for part in parts], sizes),
+        failed=dict(sorted(item for part in parts for item in part.failed.items())),
+        notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+        seconds=sum(part.seconds for part in parts),
+    )
 
 
 def merge_groups(parts: Sequence[Sequence[GroupResult]], sizes: Sequence[int]) -> tuple[GroupResult, ...]:

@@ -180,10 +180,14 @@ def test_a_lake_is_evaluated_bucket_by_bucket() -> None:
     evaluator = Evaluator(MeasurePackage.load(MEASURES / name))
     groups = groups_of(name)
     lake = BucketedLake(groups)
-    result = evaluator.evaluate(LakePopulation(lake), PERIOD, NOW)
+    result = evaluator.evaluate(LakePopulation(lake, batch_members=len(groups) - 1), PERIOD, NOW)
     assert by_member(result) == by_member(evaluator.evaluate(MemoryPopulation(groups), PERIOD, NOW))
     assert result.lake_version == 7
     assert set(lake.read_buckets) == {0, 1, 2}
+    for size in (1, 2, len(groups)):  # parts of buckets, and all of them in one batch
+        cut = evaluator.evaluate(LakePopulation(lake, batch_members=size), PERIOD, NOW)
+        assert cut.members.equals(result.members)
+        assert by_member(cut) == by_member(result)
     one = evaluator.evaluate(LakePopulation(lake, members=["case-3", "nobody"]), PERIOD, NOW)
     assert one.members.to_pylist() == ["case-3"]
     assert by_member(one)["case-3"] == by_member(result)["case-3"]
