@@ -32,9 +32,10 @@ def referenced_rows(
     """Rows of ``table`` and the position in ``members`` of who refers to them, in member order; each pair once.
 
     References are resolved within the source they come from, by the id at their end (``Medication/x``, absolute or
-    versioned).
+    versioned). Rows that have a member are nobody else's.
     """
     keys = pc.binary_join_element_wise(table["_source"], table["id"], "|").combine_chunks()
+    keys = pc.if_else(pc.is_null(table["_member"]).combine_chunks(), keys, None)  # what somebody owns is theirs alone
     owners: list[IntArray] = []
     rows: list[IntArray] = []
     pattern = rf"(?:^|/){resource_type}/(?P<id>[A-Za-z0-9\-.]+)(?:/_history/[^/]+)?$"
@@ -44,7 +45,8 @@ def referenced_rows(
             continue
         reference = pc.struct_field(referring[element], "reference")
         target = pc.struct_field(pc.extract_regex(reference, pattern=pattern), "id")
-        found = pc.index_in(pc.binary_join_element_wise(referring["_source"], target, "|"), value_set=keys)
+        wanted = pc.binary_join_element_wise(referring["_source"], target, "|")
+        found = pc.index_in(wanted, value_set=keys, skip_nulls=True)
         owner = pc.index_in(referring["_member"], value_set=members)
         both = pc.and_(pc.is_valid(found), pc.is_valid(owner))
         rows.append(np.asarray(found.filter(both)).astype(np.int64))

@@ -55,3 +55,15 @@ def test_medications_of_each_patient() -> None:
             run = compiled.evaluate(batch, {}, NOW)
             found |= dict(zip(batch.members.to_pylist(), run.values("M"), strict=True))
         assert found == {"a": ["Medication/m1", "Medication/m2"], "b": ["Medication/m1"], "c": []}
+
+
+def test_what_a_member_owns_is_nobody_elses() -> None:
+    def own(patient: str, *more: dict[str, Any]) -> list[dict[str, Any]]:
+        medication = {"resourceType": "Medication", "id": "m1"}
+        return [{"resourceType": "Patient", "id": patient}, medication, *more]
+
+    without_reference = {key: value for key, value in request("r2", "b", "").items() if key != "medicationReference"}
+    groups = [("a", own("a", request("r1", "a", "Medication/m1"))), ("b", own("b", without_reference))]
+    compiled = compile_library([library({"M": MEDICATIONS, "R": REFERENCES})], ("Test", "1"), ValueSets([]))
+    for batch in MemoryPopulation(groups).batches():
+        assert compiled.evaluate(batch, {}, NOW).values("M") == [["Medication/m1"], ["Medication/m1"]]
