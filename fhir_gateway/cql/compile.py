@@ -112,15 +112,17 @@ class Compiler:
                 raise MeasureError(f"library {library.label} has no definition {name!r}")
             if key in self._underway:
                 raise MeasureError(f"definition {name!r} of {library.label} refers to itself")
-            self._underway.add(key)
             elm = library.definitions[name]
             if "expression" not in elm:
                 raise MeasureError(f"definition {name!r} of {library.label} has no expression")
             if elm.get("context", "Patient") not in ("Patient", "Unfiltered"):
                 raise UnsupportedElm(f"{library.label}, definition {name!r}: context {elm['context']}")
+            self._underway.add(key)
             scope = Scope(self, library, name)
-            self._definitions[key] = closed(scope, elm["expression"], scope.compile(elm["expression"]))
-            self._underway.discard(key)
+            try:
+                self._definitions[key] = closed(scope, elm["expression"], scope.compile(elm["expression"]))
+            finally:  # also after an error: what names it next shall get the same error, not a cycle
+                self._underway.discard(key)
         return self._definitions[key]
 
     def function(self, library: Library, elm: Elm) -> Function:
@@ -129,15 +131,17 @@ class Compiler:
         if found is None:
             if id(elm) in self._underway:
                 raise UnsupportedElm(f"{library.label}, function {elm['name']!r}: recursive function")
-            self._underway.add(id(elm))
             operands = tuple(o["name"] for o in elm.get("operand", []))
             if elm.get("external") or "expression" not in elm:
                 raise UnsupportedElm(f"{library.label}, function {elm['name']!r}: external function")
             scope = Scope(self, library, elm["name"])
-            body = closed(scope, elm["expression"], scope.compile(elm["expression"]), operands)
+            self._underway.add(id(elm))
+            try:
+                body = closed(scope, elm["expression"], scope.compile(elm["expression"]), operands)
+            finally:
+                self._underway.discard(id(elm))
             found = Function(library, elm, operands, body)
             self._functions[id(elm)] = found
-            self._underway.discard(id(elm))
         return found
 
     def expression(self, scope: Scope, elm: Elm) -> Node:
