@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from fhir_gateway.cli import client, data, endpoint, explain, serve, value
+from fhir_gateway.cli import client, data, endpoint, explain, persons, serve, value
 from fhir_gateway.cli.context import Context
 from fhir_gateway.cli.output import Output
 from fhir_gateway.errors import GatewayError
@@ -25,6 +25,7 @@ app = typer.Typer(
 app.add_typer(endpoint.app, name="endpoint")
 app.add_typer(client.app, name="client")
 app.add_typer(data.quarantine, name="quarantine")
+app.add_typer(persons.app, name="persons")
 app.command("pull")(data.pull)
 app.command("status")(data.status)
 app.command("evaluate")(value.evaluate)

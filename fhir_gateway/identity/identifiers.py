@@ -10,6 +10,9 @@ import pyarrow as pa
 
 from fhir_gateway.identity.models import IdentityRules
 
+#: Systems of which a person has one number for life, nearly.
+NATIONAL = ("mbi", "ssn")
+
 # The last row of a patient id counts. `fingerprint` changes when anything that matching looks at changes.
 _KEYS = """
 CREATE TEMP TABLE incoming_row AS

@@ -123,13 +123,13 @@ def partition(connection: duckdb.DuckDBPyConnection, max_per_source: int) -> Non
     # a circle is named after its first patient, so that `apart` can be looked up among patients
     _components(connection, "circle", numbers, "SELECT a, b FROM decided WHERE verdict = 'same'", named=True)
     _run(connection, _PAIRS, max_per_source=max_per_source)
-    if connection.execute("SELECT count(*) FROM decided").fetchone() != (0,):
+    if connection.execute("SELECT count(*) FROM decided").fetchall() != [(0,)]:
         _run(connection, _DECIDED)
     _run(connection, _LINKS)
     _components(connection, "component", numbers, "SELECT a, b FROM link")
     for trust in range(3):
         connection.execute(_CONFLICTS)
-        if connection.execute("SELECT count(*) FROM conflict").fetchone() == (0,):
+        if connection.execute("SELECT count(*) FROM conflict").fetchall() == [(0,)]:
             return
         weak = f"trust = {trust} AND a IN (SELECT number FROM component SEMI JOIN conflict USING (component))"  # noqa: S608
         connection.execute(f"INSERT INTO dropped SELECT DISTINCT a, b, system FROM link WHERE {weak}")  # noqa: S608

@@ -177,7 +177,7 @@ class Stewardship:
                 self._write(connection, [(pair[0], pair[1])], verdict, by, reason, review.digest)
                 self._check(connection, pair)
                 self._place(connection, pair, by, reason)
-            store.decide_reviews(connection, [review.digest], status, by, self._now())
+            store.decide_reviews(connection, store.reviews_like(connection, review.digest), status, by, self._now())
         return self.review(review.digest)
 
     def _patients(self, connection: Connection, person: str) -> list[int]:

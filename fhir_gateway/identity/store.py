@@ -283,6 +283,42 @@ def neighbourhood(connection: Connection, numbers: pa.Array, keys: pa.Array) -> 
     )
 
 
+def everybody(connection: Connection) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """Return all patients, keys, and decisions that hold."""
+    patients = connection.execute(sa.select(*_PATIENT_COLUMNS)).all()
+    keys = connection.execute(sa.select(KEY.c.number, KEY.c.system, KEY.c.key)).all()
+    holding = sa.select(DECISION.c.a, DECISION.c.b, DECISION.c.verdict).where(DECISION.c.revoked_at.is_(None))
+    decided = connection.execute(holding).all()
+    return arrow(patients, PATIENT_SCHEMA), arrow(keys, KEY_SCHEMA), arrow(decided, DECIDED_SCHEMA)
+
+
+def persons_of(connection: Connection, numbers: set[int]) -> dict[int, str]:
+    """Return the persons of patients by their number."""
+    found: dict[int, str] = {}
+    wanted = sorted(numbers)
+    for start in range(0, len(wanted), _SLICE):
+        some = wanted[start : start + _SLICE]
+        rows = connection.execute(sa.select(PATIENT.c.number, PATIENT.c.person).where(PATIENT.c.number.in_(some)))
+        found |= {row.number: row.person for row in rows}
+    return found
+
+
+def replace_matches(connection: Connection, linked: pa.Table, model: str) -> list[int]:
+    """Keep these matches (``a, b, weight, evidence``) and no others; returns the patients whose matches changed."""
+    old = {(row.a, row.b): row.weight for row in connection.execute(sa.select(MATCH.c.a, MATCH.c.b, MATCH.c.weight))}
+    new = {(row["a"], row["b"]): row for row in linked.to_pylist()}
+    connection.execute(sa.delete(MATCH))
+    if new:
+        connection.execute(sa.insert(MATCH), [row | {"linked": True, "model": model} for row in new.values()])
+    return sorted({number for pair in old.keys() ^ new.keys() for number in pair})
+
+
+def close_linkage_reviews(connection: Connection, found: set[str]) -> None:
+    """Close the open reviews of the linkage that it no longer finds."""
+    open_ones = sa.select(REVIEW.c.digest).where(REVIEW.c.status == "open", REVIEW.c.rule == "linkage")
+    _set_status(connection, [one for one in connection.scalars(open_ones) if one not in found], "closed")
+
+
 def next_numbers(connection: Connection) -> tuple[int, int]:
     """Return the first free patient number and the number of this assignment."""
     patient = connection.scalar(sa.select(sa.func.max(PATIENT.c.number))) or 0
@@ -389,6 +425,16 @@ def close_reviews(connection: Connection, patients: pa.Table, found: pa.ChunkedA
     )
     gone = [row.digest for row in rows if (row.source, row.patient_id) in looked_at and row.digest not in present]
     _set_status(connection, gone, "closed")
+
+
+def reviews_like(connection: Connection, digest: str) -> list[str]:
+    """Return this review and the open ones about the same two patients."""
+    one, other = REVIEW.alias("one"), REVIEW.alias("other")
+    same = [
+        one.c[name] == other.c[name] for name in ("source", "patient_id", "other_source", "other_patient_id")
+    ]  # never true where no second patient is named
+    statement = sa.select(other.c.digest).where(one.c.digest == digest, other.c.status == "open", *same)
+    return [digest, *(found for found in connection.scalars(statement) if found != digest)]
 
 
 def decide_reviews(connection: Connection, digests: list[str], status: str, by: str, now: str) -> None:
