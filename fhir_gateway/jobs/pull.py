@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+
 from fhir_gateway.errors import ConfigurationError, ConflictError, GatewayError, SourceError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.locks import hold
@@ -235,8 +237,9 @@ def _download(gateway: Gateway, pull_id: str, progress: Progress | None, check: 
                 group=asked["group"],
                 type_filters=tuple(asked["type_filters"]),
                 mode=asked["mode"],
-                resume=gateway.pulls.exports(pull_id).get(""),
+                resume=gateway.pulls.exports(pull_id),
                 on_state=on_state,
+                known=lambda kind, ids: _known(gateway, row.source, kind, ids),
                 progress=progress,
                 accept_partial=row.outcome.get("accept_partial", False),
             ),
@@ -245,6 +248,12 @@ def _download(gateway: Gateway, pull_id: str, progress: Progress | None, check: 
     )
     keep(folder, outcome)
     gateway.pulls.update(pull_id, state="staged", kind=outcome.staged.kind)
+
+
+def _known(gateway: Gateway, source: str, kind: str, ids: set[str]) -> set[str]:
+    """Those of some resources of a source that are in the lake."""
+    rows = gateway.lake.read(kind)
+    return ids.intersection(rows.filter(pc.equal(rows["_source"], source))["id"].to_pylist())
 
 
 async def _watched(work: Coroutine[Any, Any, PullOutcome], check: Callable[[], object]) -> PullOutcome:
@@ -267,7 +276,7 @@ def _commit(gateway: Gateway, pull_id: str, progress: Progress | None) -> None:
     outcome = _outcome(gateway, pull_id)
     began = time.monotonic()
     told = None if progress is None else _commit_progress(progress)
-    ledger = gateway.lake.commit(outcome.staged, gateway.persons, told)
+    ledger = gateway.lake.commit(outcome.staged, gateway.persons, told, outcome.deletions)
     committed = next(version for version in gateway.lake.versions() if version.pull_id == pull_id)
     gateway.pulls.update(
         pull_id,

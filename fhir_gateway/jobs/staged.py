@@ -60,7 +60,8 @@ def kept(folder: Path) -> PullOutcome | None:
         files.append(file)
     pull = StagedPull(**{**staged, "files": tuple(files)})
     issues = tuple(SourceIssue(**issue) for issue in written["issues"])
-    return replace(PullOutcome(pull), **{**written, "staged": pull, "issues": issues})
+    deletions = {kind: tuple(ids) for kind, ids in written["deletions"].items()}
+    return replace(PullOutcome(pull), **{**written, "staged": pull, "issues": issues, "deletions": deletions})
 
 
 def arrived(pull: StagedPull) -> Mapping[str | None, Arrived]:

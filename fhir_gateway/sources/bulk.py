@@ -6,7 +6,7 @@ URL is handed out before the first poll, so that a restarted process goes on wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -19,6 +19,7 @@ from fhir_gateway.errors import GatewayError, SourceError
 from fhir_gateway.sources.deletions import deleted_ids
 from fhir_gateway.sources.download import Downloaded, Downloader, chunks
 from fhir_gateway.sources.endpoint import without_query
+from fhir_gateway.sources.finished import Export, finished, write_finished
 from fhir_gateway.sources.manifest import Manifest, earliest
 from fhir_gateway.sources.models import StagedFile
 from fhir_gateway.sources.organized import without_headers
@@ -95,18 +96,6 @@ class ExportNotOffered(SourceError):
     """The endpoint has no such export operation."""
 
 
-@dataclass(frozen=True, slots=True)
-class Export:
-    """The files of a finished export."""
-
-    files: tuple[StagedFile, ...]
-    issues: tuple[SourceIssue, ...]
-    transaction_time: str | None
-    deletions: Mapping[str, tuple[str, ...]]
-    """Ids by resource type that the sender says are gone."""
-    bytes: int
-
-
 class BulkExport:
     """One export of one endpoint into one folder."""
 
@@ -128,7 +117,18 @@ class BulkExport:
         self._accept_partial = accept_partial
 
     async def run(self, request: ExportRequest, state: ExportState | None = None) -> Export:
-        """Export, or go on with the export of ``state``. The job is deleted on the server when every file is here."""
+        """Export, or go on with the export of ``state``.
+
+        The job is deleted on the server when every file is here and that is written down: from then on nothing is asked
+        of the server again, whatever becomes of this process.
+        """
+        export = finished(self._folder) if state is not None else None
+        if state is None or export is None:
+            state, export = await self._through(request, state)
+            write_finished(self._folder, export)
+        return replace(export, issues=(*export.issues, *await delete_export(self._session, state.status_url)))
+
+    async def _through(self, request: ExportRequest, state: ExportState | None) -> tuple[ExportState, Export]:
         try:
             return await self._finish(state or await self._kick_off(request))
         except ExportGone:
@@ -165,7 +165,7 @@ class BulkExport:
             "POST", url, headers=headers, json=request.parameters(), statuses=_KICKOFF_RETRY
         )
 
-    async def _finish(self, state: ExportState) -> Export:
+    async def _finish(self, state: ExportState) -> tuple[ExportState, Export]:
         manifest = await self._manifest(state.status_url)
         state = self._remember(
             replace(state, transaction_time=earliest(state.transaction_time, manifest.transaction_time))
@@ -201,8 +201,7 @@ class BulkExport:
             issues.append(SourceIssue("warning", "no usable transactionTime: the next pull cannot be incremental"))
         if not manifest.output:
             issues.append(SourceIssue("warning", "the export is empty; an unknown Group can look like this"))
-        issues += await self._delete(state.status_url)
-        return Export(tuple(files), tuple(issues), state.transaction_time, deletions, downloader.bytes)
+        return state, Export(tuple(files), tuple(issues), state.transaction_time, deletions, downloader.bytes)
 
     def _losses(self, results: list[Downloaded | GatewayError]) -> list[SourceIssue]:
         """Files that did not come fail the pull (those that did are kept for the next try) unless loss is accepted."""
@@ -234,7 +233,7 @@ class BulkExport:
         polls = failures = 0
         while True:
             if session.clock.monotonic() >= deadline:
-                await self._delete(url)
+                await delete_export(session, url)
                 raise ExportFailed(
                     f"{without_query(url)}: not finished after {profile.export_deadline:.0f} s; cancelled"
                 )
@@ -272,20 +271,21 @@ class BulkExport:
             said = f"answered {response.status_code}"
         self._session.report("export", said or "in progress")
 
-    async def _delete(self, status_url: str) -> list[SourceIssue]:
-        """Tell the server that its files may go; many allow one job per client and Group. A failure costs nothing."""
-        try:
-            response = await self._session.send("DELETE", status_url, headers={"Accept": FHIR_JSON})
-        except SourceError as error:
-            return [SourceIssue("warning", f"the export job could not be deleted: {error.message}")]
-        if response.is_success or response.status_code in (404, 410):
-            return []
-        return [SourceIssue("warning", f"deleting the export job was answered with {response.status_code}")]
-
     def _remember(self, state: ExportState) -> ExportState:
         if self._on_state is not None:
             self._on_state(state)
         return state
+
+
+async def delete_export(session: SourceSession, status_url: str) -> list[SourceIssue]:
+    """Tell the server that its files may go; many allow one job per client and Group. A failure costs nothing."""
+    try:
+        response = await session.send("DELETE", status_url, headers={"Accept": FHIR_JSON})
+    except SourceError as error:
+        return [SourceIssue("warning", f"the export job could not be deleted: {error.message}")]
+    if response.is_success or response.status_code in (404, 410):
+        return []
+    return [SourceIssue("warning", f"deleting the export job was answered with {response.status_code}")]
 
 
 def _lines(path: Path) -> list[bytes]:

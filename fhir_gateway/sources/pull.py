@@ -12,7 +12,6 @@ import httpx
 from fhir_gateway.errors import ConfigurationError, SourceError
 from fhir_gateway.sources.bulk import (
     BulkExport,
-    Export,
     ExportFailed,
     ExportNotOffered,
     ExportRequest,
@@ -20,6 +19,7 @@ from fhir_gateway.sources.bulk import (
 )
 from fhir_gateway.sources.connect import Source, open_source
 from fhir_gateway.sources.endpoint import Credential, Endpoint
+from fhir_gateway.sources.finished import Export
 from fhir_gateway.sources.hydrate import Known, hydrate
 from fhir_gateway.sources.manifest import earliest
 from fhir_gateway.sources.models import StagedPull

@@ -56,20 +56,20 @@ class PullLog:
             return list(opened.exec(query))
 
     def update(self, id: str, **values: Any) -> SourcePull:
-        """Write down how far a pull came; one that ended has no exports left to go on with."""
+        """Write down how far a pull came; exports of one that ended are forgotten, unless it was cancelled."""
         ended = values.get("state") in ("committed", "failed", "cancelled")
         row = self.get(id)
         for name, value in {**values, **({"finished": _now()} if ended else {})}.items():
             setattr(row, name, value)
-        if ended:
-            self._forget(id)
+        if ended and values["state"] != "cancelled":
+            self.forget(id)
         return self._save(row)
 
-    def remember(self, id: str, state: ExportState, part: str = "") -> None:
+    def remember(self, id: str, state: ExportState) -> None:
         """Write down where an export of the pull is polled; a pull may have one export for each of several parts."""
         row = SourceExport(
             pull=id,
-            part=part,
+            part=state.part,
             status_url=self._cipher.encrypt(state.status_url.encode()),
             transaction_time=state.transaction_time,
         )
@@ -81,7 +81,8 @@ class PullLog:
         with session(self._engine) as opened:
             rows = list(opened.exec(select(SourceExport).where(SourceExport.pull == id)))
         return {
-            row.part: ExportState(self._cipher.decrypt(row.status_url).decode(), row.transaction_time) for row in rows
+            row.part: ExportState(self._cipher.decrypt(row.status_url).decode(), row.transaction_time, row.part)
+            for row in rows
         }
 
     def watermark(self, source: str, request: Mapping[str, Any]) -> SourceWatermark | None:
@@ -125,7 +126,8 @@ class PullLog:
         with session(self._engine) as opened:
             return list(opened.exec(query))
 
-    def _forget(self, id: str) -> None:
+    def forget(self, id: str) -> None:
+        """Forget the exports of a pull: nothing of it is on the server any more, or nobody will ask for it."""
         with session(self._engine) as opened:
             for row in opened.exec(select(SourceExport).where(SourceExport.pull == id)):
                 opened.delete(row)

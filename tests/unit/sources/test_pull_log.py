@@ -52,16 +52,18 @@ def test_the_newest_unfinished_pull_of_the_same_request_is_resumed(log: PullLog)
 
 def test_each_part_of_a_pull_keeps_its_export_until_the_pull_ends(log: PullLog, engine: Engine) -> None:
     log.start("one", "ehr", "pull", ASKED)
-    log.remember("one", ExportState("https://ehr.example/jobs/1?secret"), "Patient")
-    log.remember("one", ExportState("https://ehr.example/jobs/2?secret", "2025-01-01T00:00:00Z"), "Observation")
-    log.remember("one", ExportState("https://ehr.example/jobs/3?secret"), "Patient")
+    log.remember("one", ExportState("https://ehr.example/jobs/1?secret", part="Patient"))
+    log.remember("one", ExportState("https://ehr.example/jobs/2?secret", "2025-01-01T00:00:00Z", "Observation"))
+    log.remember("one", ExportState("https://ehr.example/jobs/3?secret", part="Patient"))
     assert log.exports("one") == {
-        "Patient": ExportState("https://ehr.example/jobs/3?secret"),
-        "Observation": ExportState("https://ehr.example/jobs/2?secret", "2025-01-01T00:00:00Z"),
+        "Patient": ExportState("https://ehr.example/jobs/3?secret", part="Patient"),
+        "Observation": ExportState("https://ehr.example/jobs/2?secret", "2025-01-01T00:00:00Z", "Observation"),
     }
     with snapshot(engine) as connection:
         stored = connection.execute(sa.text("SELECT status_url FROM source_export")).scalars().all()
     assert not any(b"secret" in bytes(url) for url in stored)
+    log.update("one", state="cancelled")
+    assert len(log.exports("one")) == 2  # they are still to be deleted on the server
     log.update("one", state="committed")
     assert log.exports("one") == {}
 

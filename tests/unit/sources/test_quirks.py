@@ -102,14 +102,24 @@ def test_08_failures_that_only_the_error_files_tell(source: MisbehavingSource, p
     assert outcome.lost == 7
 
 
-def test_09_expired_files_and_jobs(source: MisbehavingSource, pulling: Pulling) -> None:
+def test_09_expired_files_and_jobs(source: MisbehavingSource, pulling: Pulling, tmp_path: Path) -> None:
     """SMART bulk-data-server: 410 on a listed file gets fresh links; a job that was deleted is exported anew."""
     source.presigned, source.expired_links = True, 2
     assert len(lines(pulling())) == 5
     assert source.kickoffs == 1
     state = ExportState(f"{source.base.removesuffix('/fhir')}/jobs/1")
-    assert len(lines(pulling(resume=state))) == 5
+    assert len(lines(pulling(resume=state, folder=tmp_path / "lost"))) == 5
     assert source.kickoffs == 2
+
+
+def test_09_what_is_here_is_not_asked_for_again(source: MisbehavingSource, pulling: Pulling) -> None:
+    """A process that died after the server was told to forget the job finds the finished export in its folder."""
+    pulling()
+    asked = len(source.seen)
+    state = ExportState(f"{source.base.removesuffix('/fhir')}/jobs/1")
+    assert len(lines(pulling(resume=state))) == 5
+    assert source.kickoffs == 1
+    assert {one.kind for one in source.seen[asked:]} <= {"smart", "metadata", "token", "delete"}
 
 
 def test_09_a_job_that_goes_while_files_come_is_started_anew(source: MisbehavingSource, pulling: Pulling) -> None:
