@@ -90,6 +90,7 @@ async def open_source(
                 scope=_scope(endpoint, profile, smart, types),
                 audience=endpoint.audience,
                 jku=endpoint.jku,
+                assertion_life=profile.assertion_life,
                 max_wait=profile.max_wait,
                 attempts=profile.max_attempts,
                 clock=session.clock,

@@ -38,16 +38,14 @@ class SmartConfiguration:
             scopes=_strings(document.get("scopes_supported")),
         )
 
-    def concerns(self, algorithm: str) -> list[str]:
-        """What speaks against SMART Backend Services here; a warning only, since many servers omit optional members."""
+    def concerns(self, signed: bool) -> list[str]:
+        """What speaks against our way to authorize; a warning only, since many servers omit optional members."""
         found = []
         if self.grant_types and "client_credentials" not in self.grant_types:
             found.append("grant_types_supported lacks client_credentials")
-        if self.auth_methods and "private_key_jwt" not in self.auth_methods:
-            found.append("token_endpoint_auth_methods_supported lacks private_key_jwt")
-        if self.algorithms and algorithm not in self.algorithms:
-            listed = ", ".join(sorted(self.algorithms))
-            found.append(f"our key signs with {algorithm}, the server lists {listed}")
+        method = "private_key_jwt" if signed else "client_secret_basic"
+        if self.auth_methods and method not in self.auth_methods:
+            found.append(f"token_endpoint_auth_methods_supported lacks {method}")
         return found
 
     def read_scope(self, types: Iterable[str] = ()) -> str:

@@ -16,6 +16,8 @@ Algorithm = Literal["ES384", "RS384"]
 KeyState = Literal["next", "active", "retired"]
 
 ALGORITHMS: tuple[Algorithm, ...] = ("ES384", "RS384")
+JWKS_PATH = "/.well-known/jwks.json"
+"""Where our public keys are, under the gateway's public URL."""
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 

@@ -68,7 +68,8 @@ async def hydrate(
             if types and kind not in types:
                 continue
             wanted = ids - present[kind] - asked[kind]
-            wanted -= known(kind, wanted) if known is not None and wanted else set()
+            if known is not None and wanted:
+                wanted = wanted - known(kind, wanted)
             if wanted:
                 missing[kind] = wanted
         if not missing:

@@ -14,6 +14,7 @@ from fhir_gateway.db.engine import session
 from fhir_gateway.errors import ConfigurationError, ConflictError, NotFoundError
 from fhir_gateway.sources.endpoint import (
     ALGORITHMS,
+    JWKS_PATH,
     Algorithm,
     ClientSecret,
     Credential,
@@ -29,10 +30,6 @@ from fhir_gateway.sources.vendors import AuthKind, vendor_profile
 
 SOURCE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 """Names of sources; they begin the ids of resources served, so they are short and of few characters."""
-
-
-JWKS_PATH = "/.well-known/jwks.json"
-"""Where our public keys are, under the gateway's public URL."""
 
 
 class Cipher(Protocol):

@@ -22,14 +22,16 @@ from fhir_gateway.sources.retry import Clock, backoff, retry_after
 
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 ASSERTION_LIFE = 240
-"""Seconds; the limit is 300 and some clocks differ."""
+"""Seconds; the limit is 300 and some clocks differ. A vendor's profile may say otherwise."""
 SKEW = 30.0
 """Seconds between two clocks from which on assertions fail."""
 _DEFAULT_LIFE = 300.0
 _JWT_LIKE = re.compile(r"[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*")
 
 
-def client_assertion(client_id: str, audience: str, key: SigningKey, now: float, jku: str | None = None) -> str:
+def client_assertion(
+    client_id: str, audience: str, key: SigningKey, now: float, jku: str | None = None, life: int = ASSERTION_LIFE
+) -> str:
     """A signed assertion with a fresh ``jti``, good for one token request."""
     header = {"alg": key.algorithm, "typ": "JWT", "kid": key.kid, **({"jku": jku} if jku else {})}
     claims: dict[str, Any] = {
@@ -37,7 +39,7 @@ def client_assertion(client_id: str, audience: str, key: SigningKey, now: float,
         "sub": client_id,
         "aud": audience,
         "iat": int(now),
-        "exp": int(now) + ASSERTION_LIFE,
+        "exp": int(now) + life,
         "jti": uuid.uuid4().hex,
     }
     return jwt.encode(header, claims, key.key, algorithms=[key.algorithm])
@@ -56,6 +58,7 @@ class TokenSource:
         scope: str | None,
         audience: str | None = None,
         jku: str | None = None,
+        assertion_life: int = ASSERTION_LIFE,
         max_wait: float = 60.0,
         attempts: int = 5,
         clock: Clock | None = None,
@@ -65,11 +68,12 @@ class TokenSource:
         `audience` is the ``aud`` of assertions, by default the token endpoint; `jku` the address of our JWKS in them.
         """
         self._client = client
-        self._endpoint = token_endpoint
+        self.endpoint = token_endpoint
         self._client_id = client_id
         self._credential = credential
-        self._audience = audience or token_endpoint
+        self.audience = audience or token_endpoint
         self._jku = jku
+        self.assertion_life = assertion_life
         self.scope = scope
         self.granted: str | None = None
         """The scope of the last token as the server stated it; equal to ``scope`` when it stated none."""
@@ -92,6 +96,24 @@ class TokenSource:
                     await self._renew()
         return self._token
 
+    def variant(
+        self, *, audience: str | None = None, jku: str | None = None, life: int | None = None, scope: str | None = None
+    ) -> TokenSource:
+        """A token source that differs in one respect, to find out what a server minds."""
+        return TokenSource(
+            self._client,
+            token_endpoint=self.endpoint,
+            client_id=self._client_id,
+            credential=self._credential,
+            scope=scope or self.scope,
+            audience=audience or self.audience,
+            jku=jku or self._jku,
+            assertion_life=life or self.assertion_life,
+            max_wait=self._max_wait,
+            attempts=self._attempts,
+            clock=self._clock,
+        )
+
     @property
     def _fresh(self) -> bool:
         return bool(self._token) and self._clock.monotonic() < self._renew_at
@@ -107,10 +129,10 @@ class TokenSource:
         body = await self._request()
         token = body.get("access_token")
         if not isinstance(token, str) or not token:
-            raise SourceAuthError(f"{self._where}: answer without access_token")
+            raise SourceAuthError(f"{self.where}: answer without access_token")
         kind = body.get("token_type", "bearer")
         if not isinstance(kind, str) or kind.lower() != "bearer":
-            raise SourceAuthError(f"{self._where}: token_type is not bearer")
+            raise SourceAuthError(f"{self.where}: token_type is not bearer")
         life = _seconds(body.get("expires_in"))
         # a fifth of the life, at most half a minute: a 6-second token is used for about 5
         self._renew_at = asked + life - min(30.0, life / 5)
@@ -127,7 +149,7 @@ class TokenSource:
             form, basic = self._proof(self._clock.now() + (self.skew if corrected else 0.0))
             try:
                 response = await self._client.post(
-                    self._endpoint,
+                    self.endpoint,
                     data=form,
                     headers={"Accept": "application/json"},
                     auth=basic or httpx.USE_CLIENT_DEFAULT,
@@ -135,12 +157,12 @@ class TokenSource:
                 )
             except httpx.TransportError as error:
                 if attempt >= self._attempts:
-                    raise SourceError(f"{self._where}: cannot be reached ({type(error).__name__})") from None
+                    raise SourceError(f"{self.where}: cannot be reached ({type(error).__name__})") from None
                 await self._clock.sleep(backoff(attempt, self._max_wait))
                 continue
             self.skew = _skew(response, self._clock.now())
             if response.status_code == 200:
-                return _json(response, self._where)
+                return _json(response, self.where)
             if response.status_code in (429, 500, 502, 503, 504) and attempt < self._attempts:
                 wait = retry_after(response.headers.get("Retry-After"), self._clock.now(), self._max_wait)
                 await self._clock.sleep(backoff(attempt, self._max_wait) if wait is None else wait)
@@ -156,18 +178,21 @@ class TokenSource:
         if isinstance(self._credential, ClientSecret):
             return form, httpx.BasicAuth(quote_plus(self._client_id), quote_plus(self._credential.value))
         form["client_assertion_type"] = ASSERTION_TYPE
-        form["client_assertion"] = client_assertion(self._client_id, self._audience, self._credential, now, self._jku)
+        form["client_assertion"] = client_assertion(
+            self._client_id, self.audience, self._credential, now, self._jku, self.assertion_life
+        )
         return form, None
 
     @property
-    def _where(self) -> str:
-        return f"token endpoint {without_query(self._endpoint)}"
+    def where(self) -> str:
+        """The token endpoint as it may be shown."""
+        return f"token endpoint {without_query(self.endpoint)}"
 
     def _refusal(self, response: httpx.Response) -> TokenRefused:
         """What was refused and, as far as can be told from here, why."""
         error = _oauth_error(response)
         kind = response.headers.get("Content-Type", "no content type").split(";")[0]
-        text = f"{self._where}: answered {response.status_code} {error or f'without an OAuth error ({kind})'}"
+        text = f"{self.where}: answered {response.status_code} {error or f'without an OAuth error ({kind})'}"
         description = _description(response)
         if description:
             text += f" ({description})"
@@ -176,7 +201,7 @@ class TokenSource:
             if isinstance(self._credential, SigningKey):
                 key = self._credential
                 hints.append(f"key {key.kid} ({key.algorithm}) must be in the JWK Set registered there")
-                hints.append(f"aud was {self._audience}")
+                hints.append(f"aud was {self.audience}")
             else:
                 hints.append("the client secret must be the one it gave us")
             if abs(self.skew) > SKEW:

@@ -50,6 +50,8 @@ class VendorProfile:
     """Most patients an export may cover; larger Groups are exported in parts by lists of patients."""
     since_trusted: bool = True
     """Whether ``_since`` and ``_lastUpdated`` show every change; else incremental pulls need full ones in between."""
+    assertion_life: int = 240
+    """Life of a signed assertion; the limit of the specification is 300, and some clocks differ."""
     max_concurrency: int = 8
     """Most requests under way at once per host; the limit in force adapts below it."""
     max_wait: float = 300.0

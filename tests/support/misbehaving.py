@@ -81,12 +81,15 @@ class MisbehavingSource:
         self.export_levels: set[str] = {"system", "patient", "group"}
         self.scopes_supported: list[str] | None = None
         self.client_secret: str | None = None
+        self.open = False
         self.smart_document = True
         self.security_extension = False
         self.algorithms: list[str] | None = None
         self.audience: str | None = None
         self.known_scopes: set[str] | None = None
         self.clock_ahead = 0.0
+        self.longest_assertion = 300
+        self.jku: str | None = None
         self.group_status = 200
         self.group_members: list[str] | None = None
         self.kickoff_methods = {"GET", "POST"}
@@ -196,7 +199,7 @@ class MisbehavingSource:
             open_file = seen.kind == "file" and not self.requires_access_token
             if open_file and seen.authorized and self.refuse_token_on_files:
                 return 401, {}, b"two kinds of authorization"
-            if not open_file and not self._token_good(seen):
+            if not (open_file or self.open) and not self._token_good(seen):
                 return 401, {"Content-Type": "text/html"}, b"<html>who are you</html>"
         answer: tuple[int, dict[str, str], bytes] = handler(seen, body)
         return answer
@@ -253,7 +256,7 @@ class MisbehavingSource:
         answer = {"access_token": token, "token_type": self.token_type, "expires_in": self.expires_in}
         if self.granted_scope is not None:
             answer["scope"] = form.get("scope", "") if self.granted_scope == "same" else self.granted_scope
-        return _json(answer)
+        return 200, {"Content-Type": "application/json", **date}, json.dumps(answer).encode()
 
     def _secret_wrong(self, seen: Seen) -> dict[str, str] | None:
         expected = base64.b64encode(f"us:{self.client_secret}".encode()).decode()
@@ -262,14 +265,19 @@ class MisbehavingSource:
     def _assertion_wrong(self, form: dict[str, str], now: float) -> dict[str, str] | None:
         """Why an assertion is refused, in words that only some servers say; None when it is good."""
         try:
-            claims = jwt.decode(
-                form["client_assertion"], KeySet.import_key_set(self.jwks), algorithms=["ES384", "RS384"]
-            ).claims
+            token = jwt.decode(
+                form["client_assertion"],
+                KeySet.import_key_set(self.jwks),
+                algorithms=self.algorithms or ["ES384", "RS384"],
+            )
+            claims = token.claims
         except Exception:  # noqa: BLE001 - whatever is wrong with the assertion is invalid_client
             return {}
         if claims["aud"] != (self.audience or f"{_root(self.base)}/token"):
             return {}
-        if not now < claims["exp"] <= now + 300:
+        if not now < claims["exp"] <= now + self.longest_assertion:
+            return {}
+        if self.jku is not None and token.header.get("jku") != self.jku:
             return {}
         if claims["jti"] in self.jtis:
             return {"error_description": "jti was used"}
@@ -464,10 +472,18 @@ async def _answer(send: Any, status: int, headers: dict[str, str], body: bytes) 
 
 
 @contextmanager
-def running(app: Any) -> Iterator[str]:
-    """Serve an ASGI app on a free loopback port; gives its root URL."""
+def running(app: Any, certificate: tuple[str, str] | None = None) -> Iterator[str]:
+    """Serve an ASGI app on a free loopback port, by TLS with a ``certificate`` (and key) file; gives its root URL."""
     config = uvicorn.Config(
-        app, host="127.0.0.1", port=0, log_level="critical", ws="none", lifespan="off", date_header=False
+        app,
+        host="127.0.0.1",
+        port=0,
+        log_level="critical",
+        ws="none",
+        lifespan="off",
+        date_header=False,
+        ssl_certfile=certificate[0] if certificate else None,
+        ssl_keyfile=certificate[1] if certificate else None,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
@@ -479,7 +495,7 @@ def running(app: Any) -> Iterator[str]:
         time.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
-        yield f"http://127.0.0.1:{port}"
+        yield f"{'https' if certificate else 'http'}://127.0.0.1:{port}"
     finally:
         server.should_exit = server.force_exit = True
         thread.join(timeout=10)

@@ -42,7 +42,7 @@ def test_a_file_that_drips_is_cut_off_by_time_and_fetched_again(
 def test_an_answer_without_end_is_cut_off(
     source: MisbehavingSource, pulling: Pulling, quick: VendorProfile, kind: str
 ) -> None:
-    source.faults[kind] = [Fault(endless=True)]
+    source.faults[kind], source.polls_before_done = [Fault(endless=True)], 0
     with pytest.raises(SourceError, match="larger than 1 MiB"):
         pulling(profile=replace(quick, max_body=1 << 20))
 
@@ -145,7 +145,7 @@ def test_an_export_that_never_ends_is_an_error_where_there_is_no_search(
 
 
 def test_a_job_per_type_so_that_one_bad_type_costs_itself_only(
-    source: MisbehavingSource, pulling: Pulling, quick: VendorProfile
+    source: MisbehavingSource, pulling: Pulling, quick: VendorProfile, tmp_path: Path
 ) -> None:
     source.files["Claim-1"] = [{"resourceType": "Claim", "id": "c1"}]
     source.refused_types = {"ClaimResponse": 500}
@@ -158,7 +158,7 @@ def test_a_job_per_type_so_that_one_bad_type_costs_itself_only(
     assert {state.part for state in states} == {"Patient", "Claim"}
     source.refused_types = {"Patient": 400}
     with pytest.raises(SourceError, match="400"):
-        pulling(profile=split, types=("Patient",), mode="bulk")
+        pulling(profile=split, types=("Patient",), mode="bulk", folder=tmp_path / "other")
 
 
 def test_parts_go_on_after_a_restart(source: MisbehavingSource, pulling: Pulling, quick: VendorProfile) -> None:
@@ -182,7 +182,7 @@ def test_parts_go_on_after_a_restart(source: MisbehavingSource, pulling: Pulling
 
 
 def test_groups_over_the_limit_are_exported_by_lists_of_patients(
-    source: MisbehavingSource, pulling: Pulling, quick: VendorProfile
+    source: MisbehavingSource, pulling: Pulling, quick: VendorProfile, tmp_path: Path
 ) -> None:
     source.group_members = [f"p{n}" for n in range(5)]
     outcome = pulling(profile=replace(quick, group_limit=2), group="big")
@@ -191,7 +191,7 @@ def test_groups_over_the_limit_are_exported_by_lists_of_patients(
     assert {one.method for one in source.requests("kickoff")} == {"POST"}
     assert outcome.complete
     source.asked.clear()
-    pulling(profile=replace(quick, group_limit=5), group="big", pull_id="b", folder=outcome.staged.files[0].path.parent)
+    pulling(profile=replace(quick, group_limit=5), group="big", folder=tmp_path / "b")
     assert "patient" not in source.asked[0]
 
 

@@ -137,14 +137,14 @@ def test_discovery_resolves_relative_urls_and_voices_concerns() -> None:
     document = {
         "token_endpoint": "auth/token",
         "grant_types_supported": ["authorization_code"],
-        "token_endpoint_auth_methods_supported": ["client_secret_post"],
+        "token_endpoint_auth_methods_supported": ["client_secret_basic"],
         "token_endpoint_auth_signing_alg_values_supported": ["RS384"],
         "capabilities": "nonsense",
     }
     found = SmartConfiguration.parse(document, "https://ehr.example/r4/tenant")
     assert found.token_endpoint == "https://ehr.example/r4/tenant/auth/token"
-    assert len(found.concerns("ES384")) == 3
-    assert len(found.concerns("RS384")) == 2
+    assert len(found.concerns(signed=True)) == 2
+    assert len(found.concerns(signed=False)) == 1
 
 
 def test_capabilities_tolerate_all_spellings() -> None:
