@@ -36,6 +36,12 @@ class Settings(BaseSettings):
         default=None, description="Data plane: folder or object storage URL; default `lake` in the data folder."
     )
     lake_buckets: int = Field(default=8, ge=1, le=4096, description="Member buckets; fixed once the lake exists.")
+    processes: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="Processes of an evaluation; default: one per core, but none for less than 25,000 members.",
+    )
     public_url: str = Field(
         default="http://127.0.0.1:8000", description="Base URL that clients use; never taken from the Host header."
     )

@@ -28,23 +28,21 @@ def evaluate(
         reports = job.evaluate(here.gateway, wanted, parse_period(period), now=parse_instant(now), progress=progress)
     rows: list[dict[str, Any]] = []
     for report in reports:
-        result = report.result
-        for group in result.groups:
-            score = group.score()
-            rows.append(
-                {
-                    "measure": result.name,
-                    "group": group.id,
-                    "initial_population": group.count("initial-population"),
-                    "denominator": group.count("denominator"),
-                    "numerator": group.count("numerator"),
-                    "score": None if score is None else format(round(score, 4), "f"),
-                    "failed": len(result.failed),
-                    "members": len(result.members),
-                    "seconds": round(result.seconds, 2),
-                    "report": report.run,
-                }
-            )
+        rows += [
+            {
+                "measure": report.measure,
+                "group": rate.group,
+                "initial_population": rate.initial_population,
+                "denominator": rate.denominator,
+                "numerator": rate.numerator,
+                "score": None if rate.score is None else format(round(rate.score, 4), "f"),
+                "failed": report.failed,
+                "members": report.members,
+                "seconds": round(report.seconds, 2),
+                "report": report.run,
+            }
+            for rate in report.rates
+        ]
     columns = ("measure", "group", "initial_population", "denominator", "numerator", "score", "failed", "seconds")
     here.output.table(f"Measures, {period}", columns, rows)
 

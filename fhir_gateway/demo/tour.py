@@ -90,7 +90,7 @@ def run(gateway: Gateway, options: Options, steps: Steps) -> Summary:
             note(f"{len(roster.members):,} of {roster.attribution.table.num_rows:,}: {roster.contract.title}")
     with steps.step("Evaluate measures") as note:
         reports = evaluate(gateway, (), options.period, now=options.as_of, progress=_tell(note))
-        note(", ".join(report.result.name for report in reports))
+        note(", ".join(report.measure for report in reports))
     settlements = []
     for contract in CONTRACTS:
         with steps.step("Settle a contract") as note:

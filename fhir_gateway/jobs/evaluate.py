@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
+from decimal import Decimal
 
 from fhir_gateway.errors import ConfigurationError
 from fhir_gateway.factory import Gateway
@@ -13,8 +14,9 @@ from fhir_gateway.jobs.publish import REPORTER, reporter
 from fhir_gateway.measures.evaluate import Evaluator
 from fhir_gateway.measures.model import MeasureResult
 from fhir_gateway.measures.package import MeasurePackage
-from fhir_gateway.measures.population import LakePopulation
 from fhir_gateway.measures.reports import summary
+from fhir_gateway.measures.run import evaluate_lake
+from fhir_gateway.measures.store import ResultStore
 from fhir_gateway.sources.outcome import Progress, PullProgress
 
 SERVED = frozenset({"Measure", "Library"})
@@ -22,11 +24,32 @@ SERVED = frozenset({"Measure", "Library"})
 
 
 @dataclass(frozen=True, slots=True)
+class Rate:
+    """Counts and score of one group over everybody."""
+
+    group: str
+    initial_population: int
+    denominator: int
+    numerator: int
+    score: Decimal | None
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluationReport:
-    """One measure evaluated: the run's id (also that of its summary MeasureReport) and its result."""
+    """One measure evaluated: the run's id (also that of its summary MeasureReport), and what it says of everybody."""
 
     run: str
-    result: MeasureResult
+    measure: str
+    members: int
+    failed: int
+    seconds: float
+    rates: tuple[Rate, ...]
+    results: ResultStore = field(repr=False)
+
+    @property
+    def result(self) -> MeasureResult:
+        """The result, read from the store each time: results of all measures of a run may not fit into memory."""
+        return self.results.load(self.run)
 
 
 def evaluate(
@@ -39,31 +62,52 @@ def evaluate(
 ) -> list[EvaluationReport]:
     """Evaluate packages (paths, or names in the measures folder; none: all of that folder) over one lake version.
 
-    Every package is checked and compiled before the first is evaluated, so that a missing value set is known at once.
-    ``now`` is the evaluation instant, with offset; by default the present in the gateway's zone.
+    Every package is checked and compiled before the first is evaluated, so that a missing value set is known at once;
+    then each batch of members is read once for all measures. ``now`` is the evaluation instant, with offset; by
+    default the present in the gateway's zone.
     """
     paths = [gateway.measure_package(name) for name in packages] or gateway.measure_packages()
     if not paths:
         raise ConfigurationError(f"there are no measure packages in {gateway.measures_folder}")
-    now = instant(gateway, now)
     evaluators = []
     for number, path in enumerate(paths):
         if progress:
             progress(PullProgress("compile", path.name, number, len(paths)))
         evaluators.append(Evaluator(MeasurePackage.load(path)))
-    population = LakePopulation(gateway.lake)
-    reports = []
-    gateway.resources.put(reporter(gateway))
-    for number, evaluator in enumerate(evaluators):
+    what = evaluators[0].package.name if len(evaluators) == 1 else f"{len(evaluators)} measures"
+
+    def tell(done: int, total: int) -> None:
         if progress:
-            progress(PullProgress("evaluate", evaluator.package.name, number, len(evaluators)))
-        reports.append(_store(gateway, evaluator, evaluator.evaluate(population, period, now)))
+            progress(PullProgress("evaluate", what, done, total))
+
+    now = instant(gateway, now)
+    runs = evaluate_lake(
+        evaluators, gateway.lake, period, now, gateway.results, processes=gateway.settings.processes, tell=tell
+    )
+    gateway.resources.put(reporter(gateway))
+    reports = []
+    for number, (evaluator, run) in enumerate(zip(evaluators, runs, strict=True)):
+        if progress:
+            progress(PullProgress("report", evaluator.package.name, number, len(runs)))
+        reports.append(_serve(gateway, evaluator.package, run))
     return reports
 
 
-def _store(gateway: Gateway, evaluator: Evaluator, result: MeasureResult) -> EvaluationReport:
-    run = gateway.results.save(result)
-    report = summary(result, {"reference": f"Organization/{REPORTER}"})
-    content = [one for one in evaluator.package.resources if one["resourceType"] in SERVED]
-    gateway.resources.put_many([*content, report])
-    return EvaluationReport(run, result)
+def _serve(gateway: Gateway, package: MeasurePackage, run: str) -> EvaluationReport:
+    """Serve the summary of a run with the content it was made by; one result at a time is in memory."""
+    result = gateway.results.load(run)
+    content = [one for one in package.resources if one["resourceType"] in SERVED]
+    gateway.resources.put_many([*content, summary(result, {"reference": f"Organization/{REPORTER}"})])
+    rates = (
+        Rate(
+            group.id,
+            group.count("initial-population"),
+            group.count("denominator"),
+            group.count("numerator"),
+            group.score(),
+        )
+        for group in result.groups
+    )
+    return EvaluationReport(
+        run, result.name, len(result.members), len(result.failed), result.seconds, tuple(rates), gateway.results
+    )

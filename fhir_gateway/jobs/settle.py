@@ -14,6 +14,7 @@ from fhir_gateway.contracts import Contract, Settlement, collect
 from fhir_gateway.contracts import settle as settle_contract
 from fhir_gateway.contracts.inputs import measure_scores
 from fhir_gateway.contracts.vbpr import measure, performance_report, quality_report
+from fhir_gateway.db.audience import label, labelled
 from fhir_gateway.errors import ContractError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.attribute import AttributionReport, attribute, organizations
@@ -76,22 +77,25 @@ def _results(
     """Results by measure id of the contract: those kept for this period and lake version, else evaluated now."""
     contract = attributed.contract
     wanted = {terms.id: terms.canonical for terms in contract.measures}
-    kept: dict[str, MeasureResult] = {}
+    kept: dict[str, tuple[datetime, str]] = {}
     for run in gateway.results.runs() if wanted else ():
-        result = gateway.results.load(run)
-        if result.period == contract.dates and result.lake_version == attributed.lake_version:
+        header = gateway.results.header(run)
+        if header.period == contract.dates and header.lake_version == attributed.lake_version:
             for name, canonical in wanted.items():
-                newer = name not in kept or result.evaluated_at > kept[name].evaluated_at
-                if newer and _is(canonical, result.url, result.version):
-                    kept[name] = result
-    missing = {name: canonical for name, canonical in wanted.items() if name not in kept}
+                newer = name not in kept or header.evaluated_at > kept[name][0]
+                if newer and _is(canonical, header.url, header.version):
+                    kept[name] = header.evaluated_at, run
+    runs = {name: run for name, (_, run) in kept.items()}
+    missing = {name: canonical for name, canonical in wanted.items() if name not in runs}
     if missing:
         paths = _packages(gateway, missing)
         for report in evaluate(gateway, paths, contract.dates, now=now, progress=progress):
-            for name, canonical in missing.items():
-                if _is(canonical, report.result.url, report.result.version):
-                    kept[name] = report.result
-    return kept
+            header = gateway.results.header(report.run)
+            runs |= {
+                name: report.run for name, canonical in missing.items() if _is(canonical, header.url, header.version)
+            }
+    results = {run: gateway.results.load(run) for run in sorted(set(runs.values()))}
+    return {name: results[runs[name]] for name in wanted}
 
 
 def _packages(gateway: Gateway, wanted: dict[str, str]) -> Sequence[str]:
@@ -138,7 +142,8 @@ def _serve(
         quality_reports={name: f"MeasureReport/{report['id']}" for name, report in quality.items()},
         organizations=organizations(gateway, attributed.lake_version),
     )
-    gateway.resources.put_many([measure(contract), *quality.values(), performance])
+    served = [measure(contract), *quality.values(), performance]
+    gateway.resources.put_many(labelled(one, label("contract", contract.id)) for one in served)
     folder = gateway.data_folder / "settlements" / contract.id
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = folder / f".{report_id}.part"

@@ -155,7 +155,7 @@ class Composite:
 
 @dataclass(frozen=True)
 class RunHeader:
-    """Which measure was evaluated, over what, when, and by which content: all that a run's id is made of but members."""
+    """Which measure was evaluated, over what, when and by which content: what a run's id is made of but members."""
 
     url: str
     version: str

@@ -28,7 +28,8 @@ _SECTIONS = ("usings", "includes", "parameters", "codeSystems", "valueSets", "co
 class MeasurePackage:
     """A measure ready to be compiled: everything its primary library includes is here.
 
-    ``libraries`` are the ELM ``library`` objects of the primary library and its includes, the primary first.
+    ``libraries`` are the ELM ``library`` objects of the primary library and its includes, the primary first. ``path``
+    is where it was loaded from.
     """
 
     measure: Resource
@@ -38,6 +39,7 @@ class MeasurePackage:
     value_sets: ValueSets
     package_hash: str
     resources: tuple[Resource, ...] = field(repr=False)
+    path: Path | None = None
 
     @classmethod
     def load(cls, path: str | Path, *, accept_empty: Iterable[str] = ()) -> MeasurePackage:
@@ -71,6 +73,7 @@ class MeasurePackage:
             value_sets=ValueSets(resources, accept_empty=accept_empty),
             package_hash=content_hash(resources),
             resources=resources,
+            path=path,
         )
 
     @property

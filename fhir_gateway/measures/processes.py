@@ -1,0 +1,147 @@
+"""Evaluation by several processes: each takes whole batches, and gives back the columns of their results.
+
+Processes are started anew (``spawn``) rather than forked: the threads of Arrow, DuckDB and SQLAlchemy do not survive a
+fork. Each opens the lake and compiles the packages once.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from datetime import date, datetime
+from multiprocessing.connection import wait
+from pathlib import Path
+
+import pyarrow as pa
+
+from fhir_gateway.errors import ConfigurationError, GatewayError, Location
+from fhir_gateway.lake.store import Lake
+from fhir_gateway.measures.evaluate import Evaluator, evaluate_batch
+from fhir_gateway.measures.model import GroupResult, PartResult, narrow
+from fhir_gateway.measures.package import MeasurePackage
+from fhir_gateway.measures.population import BATCH_MEMBERS, LakePopulation, Slice
+
+#: Batches under way or waiting to be taken, for each process: more would pile up when the first is slow.
+_AHEAD = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """All that another process needs to evaluate a slice of a lake: where things are, and what must be found there.
+
+    ``packages`` are paths with the hash of their content.
+    """
+
+    lake: str
+    buckets: int
+    version: int
+    packages: tuple[tuple[str, str], ...]
+    period: tuple[date, date]
+    now: datetime
+
+
+def processes_for(members: int, cores: int | None = None) -> int:
+    """How many processes to use when nobody says: one per core, but none for less than a full batch of members.
+
+    Another process reads and compiles all packages first, which takes as long as evaluating them over some ten
+    thousand members.
+    """
+    return max(1, min(cores or usable_cores(), members // BATCH_MEMBERS))
+
+
+def usable_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def evaluate_slices(recipe: Recipe, slices: Sequence[Slice], processes: int) -> Iterator[list[PartResult]]:
+    """Results of each slice, one per package, in the order of ``slices`` whichever is done first.
+
+    Raises the error of the first slice that has one, and GatewayError when a process dies.
+    """
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(processes, len(slices)), context, initializer=_prepare, initargs=(recipe,))
+    try:
+        waiting: deque[Future[list[PartResult]]] = deque()
+        for cut in slices:
+            if len(waiting) >= _AHEAD * processes:
+                yield waiting.popleft().result()
+            waiting.append(pool.submit(_evaluate, cut))
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool:
+        raise GatewayError(
+            "a process of the evaluation ended before its batch was done (out of memory, or killed); nothing was stored"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def compact(part: PartResult) -> PartResult:
+    """The same part in fewer bytes: narrow counts, and each value of supplemental data once."""
+    supplemental = tuple(replace(found, value=found.value.dictionary_encode()) for found in part.supplemental)
+    return replace(part, groups=tuple(map(_compact_group, part.groups)), supplemental=supplemental)
+
+
+def _compact_group(group: GroupResult) -> GroupResult:
+    populations = (replace(p, counts=narrow(p.counts), raw=narrow(p.raw)) for p in group.populations)
+    return replace(group, populations=tuple(populations))
+
+
+class _Worker:
+    """What a process keeps from batch to batch."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.population = LakePopulation(Lake.open(recipe.lake, recipe.buckets), version=recipe.version)
+        self.evaluators = [_evaluator(path, content) for path, content in recipe.packages]
+
+    def evaluate(self, cut: Slice) -> list[PartResult]:
+        batch = self.population.batch(cut)
+        parts = evaluate_batch(self.evaluators, batch, self.recipe.period, self.recipe.now)
+        return [compact(part) for part in parts]
+
+
+_recipe: Recipe | None = None
+_worker: _Worker | None = None
+
+
+def _prepare(recipe: Recipe) -> None:
+    """In a new process: one thread each, since there is a process for every core."""
+    global _recipe
+    _recipe = recipe
+    pa.set_cpu_count(1)
+    pa.set_io_thread_count(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Nobody waits for the results of a process whose parent was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _evaluate(cut: Slice) -> list[PartResult]:
+    """In a process: evaluate a slice. What cannot be opened is raised here, where the parent sees why."""
+    global _worker
+    if _worker is None:
+        assert _recipe is not None  # noqa: S101 - the pool prepares its processes
+        _worker = _Worker(_recipe)
+    return _worker.evaluate(cut)
+
+
+def _evaluator(path: str, content: str) -> Evaluator:
+    package = MeasurePackage.load(Path(path))
+    if package.package_hash != content:
+        raise ConfigurationError("the package was changed during the evaluation", location=Location(file=path))
+    evaluator = Evaluator(package)
+    evaluator.package = replace(package, resources=())  # the larger part of its memory
+    return evaluator

@@ -1,0 +1,85 @@
+"""A run: measures evaluated together over a lake, batch by batch, straight into the store of results.
+
+At no time are there more results in memory than those of some batches, however large the population is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from datetime import date, datetime
+
+from fhir_gateway.errors import ConfigurationError
+from fhir_gateway.lake.store import Lake
+from fhir_gateway.measures.evaluate import Evaluator, evaluate_batch, nobody
+from fhir_gateway.measures.model import PartResult
+from fhir_gateway.measures.population import LakePopulation, Slice
+from fhir_gateway.measures.processes import Recipe, evaluate_slices, processes_for
+from fhir_gateway.measures.store import ResultStore
+
+#: Told after each batch: members done, members in all.
+Tell = Callable[[int, int], None]
+
+
+def evaluate_lake(
+    evaluators: Sequence[Evaluator],
+    lake: Lake,
+    period: tuple[date, date],
+    now: datetime,
+    store: ResultStore,
+    *,
+    version: int | None = None,
+    processes: int | None = None,
+    tell: Tell | None = None,
+) -> tuple[str, ...]:
+    """Evaluate measures over everybody in ``lake`` and save the results; the ids of their runs, in the same order.
+
+    ``processes`` is by default what :func:`processes_for` says; it changes nothing in the results. When a batch fails,
+    nothing is stored.
+    """
+    population = LakePopulation(lake, version=version)
+    slices = population.slices()
+    total = sum(len(cut.members) for cut in slices)
+    processes = processes or processes_for(total)
+    if processes > 1 and len(slices) > 1:
+        recipe = _recipe(evaluators, lake, population, period, now)
+        parts = evaluate_slices(recipe, slices, processes)
+    else:
+        parts = _evaluate_here(evaluators, population, slices, period, now)
+    with ExitStack() as stack:
+        headers = [evaluator.header(population.lake_version, period, now) for evaluator in evaluators]
+        writers = [stack.enter_context(store.writing(header)) for header in headers]
+        done = 0
+        if tell:
+            tell(done, total)
+        for found in parts:
+            for writer, part in zip(writers, found, strict=True):
+                writer.add(part)
+            done += len(found[0].members)
+            if tell:
+                tell(done, total)
+        return tuple(writer.finish() for writer in writers)
+
+
+def _evaluate_here(
+    evaluators: Sequence[Evaluator],
+    population: LakePopulation,
+    slices: Sequence[Slice],
+    period: tuple[date, date],
+    now: datetime,
+) -> Iterator[list[PartResult]]:
+    for batch in map(population.batch, slices) if slices else (nobody(),):
+        yield evaluate_batch(evaluators, batch, period, now)
+
+
+def _recipe(
+    evaluators: Sequence[Evaluator], lake: Lake, population: LakePopulation, period: tuple[date, date], now: datetime
+) -> Recipe:
+    packages = []
+    for evaluator in evaluators:
+        if evaluator.package.path is None:
+            raise ConfigurationError(f"measure {evaluator.package.name} has no folder that processes can read")
+        packages.append((str(evaluator.package.path), evaluator.package.package_hash))
+    version = population.lake_version
+    assert version is not None  # noqa: S101 - of a lake
+    return Recipe(str(lake.root.resolve()), lake.buckets, version, tuple(packages), period, now)

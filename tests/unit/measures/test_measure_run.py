@@ -1,0 +1,150 @@
+"""Many measures in one run over a lake: the same bytes as one at a time, by one process or several."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fhir_gateway.errors import ConfigurationError, GatewayError
+from fhir_gateway.lake.store import Lake
+from fhir_gateway.measures import Evaluator, LakePopulation, MeasurePackage, ResultStore, population, processes
+from fhir_gateway.measures.evaluate import evaluate_together
+from fhir_gateway.measures.processes import Recipe, evaluate_slices, processes_for
+from fhir_gateway.measures.run import evaluate_lake
+from fhir_gateway.sources.models import StagedFile, StagedPull
+from tests.support.lake_pulls import People
+from tests.support.measures import MEASURES, NAMES, NOW, PERIOD, groups_of
+
+COPIES = 3
+
+
+def _stage(folder: Path) -> StagedPull:
+    """All cases of all our packages, some times over, as files by type."""
+    texts: dict[str, list[str]] = {}
+    for copy in range(COPIES):
+        for name in NAMES:
+            for member, resources in groups_of(name):
+                for resource in resources:
+                    text = json.dumps(resource).replace(member, f"{name}-{copy}-{member}")
+                    texts.setdefault(resource["resourceType"], []).append(text)
+    files = []
+    for resource_type, lines in texts.items():
+        path = folder / f"{resource_type}.ndjson"
+        path.write_text("\n".join(lines))
+        files.append(StagedFile(path, path.name, resource_type, None))
+    return StagedPull("pull", "ehr", "files", None, tuple(files))
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    folder = tmp_path_factory.mktemp("run")
+    lake = Lake.open(folder / "lake", buckets=3)
+    lake.commit(_stage(folder), People())
+    return lake
+
+
+@pytest.fixture(scope="module")
+def evaluators() -> list[Evaluator]:
+    return [Evaluator(MeasurePackage.load(MEASURES / name)) for name in NAMES]
+
+
+def saved(folder: Path) -> dict[str, bytes]:
+    """All files of a store, without how long it took."""
+    found = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        if path.name == "header.json":
+            content = json.dumps({**json.loads(content), "seconds": 0}).encode()
+        found[str(path.relative_to(folder))] = content
+    return found
+
+
+def run(evaluators: Sequence[Evaluator], lake: Lake, folder: Path, **options: Any) -> tuple[str, ...]:
+    return evaluate_lake(evaluators, lake, PERIOD, NOW, ResultStore(folder), **options)
+
+
+def small_batches(monkeypatch: pytest.MonkeyPatch, members: int) -> None:
+    monkeypatch.setattr(
+        LakePopulation.__init__, "__kwdefaults__", {"version": None, "members": None, "batch_members": members}
+    )
+
+
+def test_together_is_as_one_at_a_time(
+    tmp_path: Path, lake: Lake, evaluators: list[Evaluator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_batches(monkeypatch, 7)
+    told: list[tuple[int, int]] = []
+    runs = run(evaluators, lake, tmp_path / "many", tell=lambda done, total: told.append((done, total)))
+    alone = [run([evaluator], lake, tmp_path / "one")[0] for evaluator in evaluators]
+    assert list(runs) == alone
+    assert len(set(runs)) == len(NAMES)
+    assert saved(tmp_path / "many") == saved(tmp_path / "one")
+    total = COPIES * sum(len(groups_of(name)) for name in NAMES)
+    assert told[0] == (0, total)
+    assert told[-1] == (total, total)
+    assert len(told) > 4
+
+
+def test_saved_parts_are_what_is_evaluated_in_memory(tmp_path: Path, lake: Lake, evaluators: list[Evaluator]) -> None:
+    runs = run(evaluators, lake, tmp_path / "parts")
+    whole = ResultStore(tmp_path / "whole")
+    results = evaluate_together(evaluators, LakePopulation(lake, batch_members=10**6), PERIOD, NOW)
+    assert tuple(map(whole.save, results)) == runs
+    assert saved(tmp_path / "parts") == saved(tmp_path / "whole")
+
+
+def test_processes_change_nothing(
+    tmp_path: Path, lake: Lake, evaluators: list[Evaluator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_batches(monkeypatch, 7)
+    assert run(evaluators[:2], lake, tmp_path / "one") == run(evaluators[:2], lake, tmp_path / "two", processes=2)
+    assert saved(tmp_path / "one") == saved(tmp_path / "two")
+
+
+def _recipe(lake: Lake, *names: str) -> Recipe:
+    packages = tuple((str(MEASURES / name), MeasurePackage.load(MEASURES / name).package_hash) for name in names)
+    return Recipe(str(lake.root), lake.buckets, lake.version, packages, PERIOD, NOW)
+
+
+def test_errors_of_a_process_arrive(lake: Lake) -> None:
+    recipe = replace(_recipe(lake), packages=((str(MEASURES / NAMES[0]), "another"),))
+    slices = LakePopulation(lake, batch_members=7).slices()
+    with pytest.raises(ConfigurationError, match="was changed during the evaluation") as raised:
+        list(evaluate_slices(recipe, slices, 1))
+    assert raised.value.location.file == str(MEASURES / NAMES[0])
+
+
+def die(cut: population.Slice) -> list[Any]:
+    os._exit(9)
+
+
+def test_a_process_that_dies_leaves_nothing(
+    tmp_path: Path, lake: Lake, evaluators: list[Evaluator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_batches(monkeypatch, 7)
+    monkeypatch.setattr(processes, "_evaluate", die)
+    with pytest.raises(GatewayError, match="nothing was stored"):
+        run(evaluators[:1], lake, tmp_path / "died", processes=2)
+    assert saved(tmp_path / "died") == {}
+    assert ResultStore(tmp_path / "died").runs() == ()
+
+
+def test_nobody(tmp_path: Path, evaluators: list[Evaluator]) -> None:
+    runs = run(evaluators, Lake.open(tmp_path / "empty"), tmp_path / "results")
+    result = ResultStore(tmp_path / "results").load(runs[0])
+    assert len(result.members) == 0
+    assert [group.count("initial-population") for group in result.groups] == [0] * len(result.groups)
+
+
+@pytest.mark.parametrize(
+    ("members", "cores", "expected"),
+    [(0, 8, 1), (24_999, 8, 1), (49_999, 8, 1), (50_000, 8, 2), (1_000_000, 8, 8), (1_000_000, 1, 1)],
+)
+def test_a_process_has_a_full_batch_at_least(members: int, cores: int, expected: int) -> None:
+    assert processes_for(members, cores) == expected
