@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from fhir_gateway.cli import client, data, endpoint, explain, persons, serve, value
+from fhir_gateway.cli import client, endpoint, explain, jobs, ledger, persons, pull, quarantine, serve, status, value
 from fhir_gateway.cli.context import Context
 from fhir_gateway.cli.output import Output
 from fhir_gateway.errors import GatewayError
@@ -24,15 +24,18 @@ app = typer.Typer(
 )
 app.add_typer(endpoint.app, name="endpoint")
 app.add_typer(client.app, name="client")
-app.add_typer(data.quarantine, name="quarantine")
+app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(jobs.app, name="jobs")
 app.add_typer(persons.app, name="persons")
-app.command("pull")(data.pull)
-app.command("status")(data.status)
+app.command("pull")(pull.pull)
+app.command("ledger")(ledger.ledger)
+app.command("status")(status.status)
 app.command("evaluate")(value.evaluate)
 app.command("explain")(explain.explain)
 app.command("attribute")(value.attribute)
 app.command("settle")(value.settle)
 app.command("serve")(serve.serve)
+app.command("worker")(jobs.worker)
 
 
 def _version(wanted: bool) -> None:

@@ -14,7 +14,9 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 8000,
 ) -> None:
-    """Serve FHIR over HTTP until stopped."""
+    """Serve FHIR over HTTP until stopped, and carry out jobs beside it."""
+    from contextlib import ExitStack
+
     from fhir_gateway.server.serve import serve as serve_until_interrupted
 
     here = context(command)
@@ -23,4 +25,9 @@ def serve(
     def listening(port: int) -> None:
         here.output.say(f"FHIR base {public}/fhir (listening on {host}:{port})")
 
-    serve_until_interrupted(here.gateway, host, port, listening)
+    with ExitStack() as beside:
+        if here.gateway.settings.jobs_in_server:
+            from fhir_gateway.jobs.durable import Worker
+
+            beside.enter_context(Worker(here.gateway, background=True))
+        serve_until_interrupted(here.gateway, host, port, listening)

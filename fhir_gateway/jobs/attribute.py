@@ -1,4 +1,8 @@
-"""Attribute everybody in the lake under a contract, keep the evidence, and serve the roster as an ATR Group."""
+"""Attribute everybody in the lake under a contract, keep the evidence, and serve the roster as an ATR Group.
+
+Where the contract is with several practices (TINs), each practice has a list of its own beside the contract's, so that
+it can be shown its patients and nobody else's.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,8 @@ import pyarrow.parquet as pq
 from fhir_gateway.attribution import COVERAGE_COLUMNS, LINE_COLUMNS, Attribution, atr_group
 from fhir_gateway.attribution import attribute as attribute_members
 from fhir_gateway.contracts import COST_COLUMNS, Contract
-from fhir_gateway.errors import ContractError, NotFoundError
+from fhir_gateway.db.audience import label, labelled
+from fhir_gateway.errors import ContractError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.claim_lines import kept_claim_lines
 from fhir_gateway.jobs.clock import instant
@@ -104,30 +109,43 @@ def organizations(gateway: Gateway, version: int) -> dict[str, str]:
 def _serve(
     gateway: Gateway, contract: Contract, attribution: Attribution, version: int, now: datetime
 ) -> Mapping[str, Any]:
-    try:
-        previous = gateway.resources.read("Group", contract.id).json()
-    except NotFoundError:
-        previous = None
     key = hashlib.sha256(f"{contract.digest} {version}".encode()).hexdigest()[:16]
     folder = gateway.data_folder / "attributions" / contract.id / key
-    if folder.exists() and previous is not None:
-        return previous
+    tins = contract.provider.tins
+    practices = tins if len(tins) > 1 else ()
+    lists: dict[str, str | None] = {contract.id: None} | {_practice_list(contract.id, tin): tin for tin in practices}
+    previous = {one.id: one.json() for one in gateway.resources.read_many([("Group", name) for name in lists])}
+    if folder.exists() and all("security" in previous.get(name, {}).get("meta", {}) for name in lists):
+        return previous[contract.id]
     roster = replace(
         contract.roster(organizations(gateway, version), _served(gateway, version, "Practitioner", ("npi",))),
         coverage_reference=lambda source, resource_id: f"Coverage/{published_id(source, resource_id)}",
     )
-    group = atr_group(
-        attribution,
-        contract.provider.entity,
-        roster,
-        group_id=contract.id,
-        last_updated=now,
-        status=contract.attribution.list_status,
-        previous=previous,
-    )
-    stored = gateway.resources.put(group).json()
+    groups = []
+    for name, tin in lists.items():
+        group = atr_group(
+            attribution,
+            contract.provider.entity,
+            roster if tin is None else replace(roster, tins=(tin,), npis=(), name=f"{roster.name}, TIN {tin}"),
+            group_id=name,
+            last_updated=now,
+            status=contract.attribution.list_status,
+            previous=previous.get(name),
+            tin=tin,
+        )
+        audience = [label("contract", contract.id)]
+        if tin is not None or len(tins) == 1:
+            audience.append(label("organization", tin or tins[0]))
+        groups.append(labelled(group, *audience))
+    gateway.resources.put_many(groups)
     _keep(folder, attribution, {"contract": contract.digest, "lake_version": version, "computed": now.isoformat()})
-    return stored
+    return gateway.resources.read("Group", contract.id).json()
+
+
+def _practice_list(contract_id: str, tin: str) -> str:
+    """Id of a practice's list; one that is too long for FHIR is shortened by a digest."""
+    name = f"{contract_id}-{tin}"
+    return name if len(name) <= 64 else f"{name[:47]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 def _served(gateway: Gateway, version: int, kind: str, numbers: tuple[str, ...]) -> dict[str, str]:

@@ -23,7 +23,7 @@ from fhir_gateway.errors import ConfigurationError, ConflictError, GatewayError,
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.locks import hold
 from fhir_gateway.jobs.publish import publish
-from fhir_gateway.jobs.since import LAST, advance, moment
+from fhir_gateway.jobs.since import advance, moment
 from fhir_gateway.jobs.staged import arrived, keep, kept
 from fhir_gateway.sources.bulk import ExportFailed, ExportState
 from fhir_gateway.sources.files import stage_files
@@ -33,8 +33,6 @@ from fhir_gateway.sources.pull import pull
 from fhir_gateway.sources.store import SOURCE_NAME
 from fhir_gateway.sources.tables import SourcePull
 from fhir_gateway.sources.vendors import Mode
-
-__all__ = ["LAST", "PullReport", "begin_endpoint", "begin_files", "pull_endpoint", "pull_files", "report", "run"]
 
 Step = Callable[[str, Callable[[], None]], None]
 """Carries out a named step; the durable layer remembers which it carried out."""
@@ -79,6 +77,7 @@ def pull_endpoint(
     types: tuple[str, ...] = (),
     since: str | None = None,
     group: str | None = None,
+    patients: tuple[str, ...] = (),
     type_filters: tuple[str, ...] = (),
     mode: Mode | None = None,
     accept_partial: bool = False,
@@ -91,6 +90,7 @@ def pull_endpoint(
         types=types,
         since=since,
         group=group,
+        patients=patients,
         type_filters=type_filters,
         mode=mode,
         accept_partial=accept_partial,
@@ -110,6 +110,7 @@ def begin_endpoint(
     types: tuple[str, ...] = (),
     since: str | None = None,
     group: str | None = None,
+    patients: tuple[str, ...] = (),
     type_filters: tuple[str, ...] = (),
     mode: Mode | None = None,
     accept_partial: bool = False,
@@ -120,13 +121,14 @@ def begin_endpoint(
         "types": list(types),
         "since": since,
         "group": group,
+        "patients": list(patients),
         "type_filters": list(type_filters),
         "mode": mode,
     }
     row = gateway.pulls.unfinished(name, request)
     if row is None:
         asked = moment(gateway, name, request)
-        row = gateway.pulls.start(_new_id(name), name, "pull", request)
+        row = gateway.pulls.start(new_id(name), name, "pull", request)
         row = gateway.pulls.update(row.id, outcome={"since": asked.moment, "notes": list(asked.notes)})
     if row.outcome.get("accept_partial") != accept_partial:
         row = gateway.pulls.update(row.id, outcome={**row.outcome, "accept_partial": accept_partial})
@@ -144,7 +146,7 @@ def begin_files(
         raise ConfigurationError("a source's name is 1 to 32 of a-z, 0-9 and '-', not beginning with '-'")
     if progress:
         progress(PullProgress("stage", "reading files"))
-    drafts = gateway.staging_folder / _new_id(source)
+    drafts = gateway.staging_folder / new_id(source)
     drafts.mkdir(parents=True, mode=0o700)
     try:
         staged = stage_files(paths, source, drafts)
@@ -157,6 +159,11 @@ def begin_files(
     except GatewayError:
         shutil.rmtree(drafts, ignore_errors=True)
         raise
+
+
+def new_id(source: str) -> str:
+    """An id for a pull of a source that begins now."""
+    return f"{source}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
 
 
 def run(
@@ -235,6 +242,7 @@ def _download(gateway: Gateway, pull_id: str, progress: Progress | None, check: 
                 types=tuple(asked["types"]),
                 since=row.outcome.get("since"),
                 group=asked["group"],
+                patients=tuple(asked.get("patients", ())),
                 type_filters=tuple(asked["type_filters"]),
                 mode=asked["mode"],
                 resume=gateway.pulls.exports(pull_id),
@@ -349,7 +357,3 @@ def _held(gateway: Gateway, source: str, wait: Callable[[], bool] | None = None)
 
 def _commit_progress(progress: Progress) -> Callable[[str | None, int], None]:
     return lambda kind, lines: progress(PullProgress("commit", kind or "lines", lines))
-
-
-def _new_id(source: str) -> str:
-    return f"{source}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"

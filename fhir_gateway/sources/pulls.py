@@ -55,6 +55,12 @@ class PullLog:
         with session(self._engine) as opened:
             return list(opened.exec(query))
 
+    def replayed(self) -> set[str]:
+        """Ids of the pulls whose refused lines were taken in again."""
+        query = select(SourcePull).where(SourcePull.kind == "files", SourcePull.state == "committed")
+        with session(self._engine) as opened:
+            return {row.request["replay_of"] for row in opened.exec(query) if "replay_of" in row.request}
+
     def update(self, id: str, **values: Any) -> SourcePull:
         """Write down how far a pull came; exports of one that ended are forgotten, unless it was cancelled."""
         ended = values.get("state") in ("committed", "failed", "cancelled")
@@ -144,8 +150,8 @@ class PullLog:
 
 
 def scope(request: Mapping[str, Any]) -> str:
-    """Tells marks of different selections apart: a Group, or type filters; empty for all of an endpoint."""
-    chosen = {name: request[name] for name in ("group", "type_filters") if request.get(name)}
+    """Tells marks of different selections apart: a Group, patients, type filters; empty for all of an endpoint."""
+    chosen = {name: request[name] for name in ("group", "patients", "type_filters") if request.get(name)}
     return hashlib.sha256(orjson.dumps(chosen, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32] if chosen else ""
 
 

@@ -12,7 +12,8 @@ import pytest
 from fhir_gateway.config import Settings
 from fhir_gateway.errors import SourceAuthError
 from fhir_gateway.factory import Gateway
-from fhir_gateway.jobs.pull import LAST, pull_endpoint, pull_files
+from fhir_gateway.jobs.pull import pull_endpoint, pull_files
+from fhir_gateway.jobs.since import LAST
 from fhir_gateway.sandbox.server.runner import SandboxServer
 from fhir_gateway.sources.endpoint import Endpoint, SigningKey, generate_key
 from fhir_gateway.sources.outcome import PullProgress
