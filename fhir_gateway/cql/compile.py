@@ -43,10 +43,13 @@ class Node:
     patient: bool = False
     cheap: bool = False
 
-    @property
-    def constant(self) -> bool:
-        """True when every row of every frame has the same value."""
-        return not self.free and not self.patient
+    names: tuple[str, ...] = field(init=False)  # ``free`` in a fixed order
+    constant: bool = field(init=False)  # every row of every frame has the same value
+
+    def __post_init__(self) -> None:
+        """Derive what evaluation asks for at every step."""
+        self.names = tuple(sorted(self.free))
+        self.constant = not self.free and not self.patient
 
     @property
     def locator(self) -> str:
@@ -99,6 +102,7 @@ class Compiler:
         self.required_value_sets: dict[str, str | None] = {}
         self.property_names: set[str] = set()
         self.elements_of: dict[str, set[str]] = {}  # of one resource type only: what its retrieves look at
+        self.zones = False  # some expression asks for the offset that a date-time was written with
         self._nodes: dict[tuple[str, str], Node] = {}
         self._definitions: dict[tuple[str, str], Node] = {}
         self._functions: dict[int, Function] = {}
@@ -129,19 +133,17 @@ class Compiler:
         """The compiled body of a function definition."""
         found = self._functions.get(id(elm))
         if found is None:
-            if id(elm) in self._underway:
-                raise UnsupportedElm(f"{library.label}, function {elm['name']!r}: recursive function")
             operands = tuple(o["name"] for o in elm.get("operand", []))
             if elm.get("external") or "expression" not in elm:
                 raise UnsupportedElm(f"{library.label}, function {elm['name']!r}: external function")
             scope = Scope(self, library, elm["name"])
-            self._underway.add(id(elm))
+            # a call inside of the body finds the function without its body: it is recursive
+            found = self._functions[id(elm)] = Function(library, elm, operands, None)
             try:
-                body = closed(scope, elm["expression"], scope.compile(elm["expression"]), operands)
-            finally:
-                self._underway.discard(id(elm))
-            found = Function(library, elm, operands, body)
-            self._functions[id(elm)] = found
+                found.body = closed(scope, elm["expression"], scope.compile(elm["expression"]), operands)
+            except MeasureError:
+                del self._functions[id(elm)]
+                raise
         return found
 
     def expression(self, scope: Scope, elm: Elm) -> Node:
@@ -165,10 +167,15 @@ class Compiler:
         problem = schema.problem(elm) if not known or kind in schema.nodes() else None
         if problem:
             raise scope.error(elm, problem)
+        if kind in _ASK_FOR_ZONES:
+            self.zones = True
         if kind in FORMS:
             node: Node = FORMS[kind](scope, elm)
             return node
         return compile_operator(scope, elm)
+
+
+_ASK_FOR_ZONES = frozenset({"TimezoneFrom", "TimezoneOffsetFrom", "ToString"})
 
 
 def closed(scope: Scope, elm: Elm, node: Node, operands: Iterable[str] = ()) -> Node:
@@ -201,11 +208,29 @@ def combine(nodes: Iterable[Node]) -> tuple[frozenset[str], bool]:
     return frozenset().union(*(n.free for n in nodes)), any(n.patient for n in nodes)
 
 
+#: Operators of any number of operands that the engine has for two.
+_PAIRWISE = frozenset({"Union", "Intersect", "Except"})
+
+
+def _one_by_one(elm: Elm) -> Elm:
+    """A set operator of more than two operands as one of the first ones' result and the last."""
+    operands = elm.get("operand", [])
+    if elm["type"] not in _PAIRWISE or len(operands) <= 2:
+        return elm
+    return {**elm, "operand": [_one_by_one({**elm, "operand": operands[:-1]}), operands[-1]]}
+
+
 def compile_operator(scope: Scope, elm: Elm) -> Node:
     """A plain operator: evaluate the operands in the same frame, then run the kernel."""
     from fhir_gateway.cql.dispatch import apply  # local: dispatch needs the Node type of this module
 
+    elm = _one_by_one(elm)
     spec = OPERATORS[elm["type"]]
+    if elm.get("path"):  # of an aggregate: over a property of its elements
+        element = {"type": "Property", "path": elm["path"], "scope": "$this"}
+        elm = {**elm, "source": {"type": "ForEach", "source": elm["source"], "element": element}, "path": None}
+    if elm.get("orderBy"):
+        raise scope.error(elm, "orderBy")
     nodes = operand_nodes(scope, elm, spec.fields)
     free, patient = combine(nodes)
     node = Node(scope.library, elm, run=_unset, free=free, patient=patient)

@@ -1,7 +1,8 @@
 """The conformance table: every node of the ELM specification, and whether the engine has it.
 
-``python -m fhir_gateway.cql.conformance`` writes ``docs/conformance.md`` anew. The chapters and names are those of ELM
-r1 (``expression.xsd`` and ``clinicalexpression.xsd``, CQL 1.5.3); what the engine has is asked of the registry.
+``python -m fhir_gateway.cql.conformance`` writes ``docs/conformance.md`` anew. The names are those of the
+published ELM r1 schema (a test compares with :mod:`fhir_gateway.cql.schema`), by the chapters of the specification;
+what the engine has is asked of the registry.
 """
 
 from __future__ import annotations
@@ -51,31 +52,26 @@ _CLAUSES = frozenset({"With", "Without", "AggregateClause", "ByDirection", "ByCo
 
 #: Why a node is refused (always when the library is compiled, with library, definition and locator).
 REFUSED: dict[str, str] = {
-    "Aggregate": "no translator writes it: the aggregate clause of a query does it",
-    "Iteration": "no translator writes it: the index of an iteration in `Filter` or `ForEach`",
-    "Repeat": "no translator writes it for CQL 1.5: a closure over a list whose depth depends on the data",
     "Search": "reserved for implementations: what to read is said by `Retrieve`",
-    "Subsumes": "needs a terminology server: packages carry expansions, not hierarchies",
-    "SubsumedBy": "needs a terminology server: packages carry expansions, not hierarchies",
-    "Times": "no translator writes it: the cartesian product of lists of tuples; a query over several sources does it",
-    "TimezoneFrom": "removed from CQL 1.3 on in favour of `TimezoneOffsetFrom`",
-    "TimezoneOffsetFrom": "date-times are normalised to the offset of the request and do not keep their own",
-    "Total": "no translator writes it: the running total of an iteration",
 }
 
 #: What is narrower than the specification, in one line.
 NOTES: dict[str, str] = {
-    "Children": "of null only: a list of elements of whatever types they are has no columns",
-    "Descendents": "of null only: a list of elements of whatever types they are has no columns",
-    "FunctionRef": "recursive and external functions are refused",
+    "AnyInCodeSystem": "for code systems whose content is in the package",
+    "First": "`orderBy` is refused: no translator writes it",
+    "FunctionRef": "recursive functions to a depth of 500; external functions are refused",
+    "InCodeSystem": "for code systems whose content is in the package",
     "Indexer": "of lists and of texts",
-    "Instance": "of System types; FHIR types are refused",
+    "Instance": "of System types and of FHIR types (elements and resources)",
+    "Last": "`orderBy` is refused: no translator writes it",
     "Literal": "out of range is refused",
     "Matches": "patterns are Python's, the whole text must match",
     "Precision": "trailing zeros of a decimal are not kept and do not count",
-    "Retrieve": "by code, code list or value set; profiles as `cql/profiles.py` says; no date range, no include",
-    "InCodeSystem": "for code systems whose content is in the package",
-    "AnyInCodeSystem": "for code systems whose content is in the package",
+    "Retrieve": "profiles as `cql/profiles.py` says; searches (`idSearch`, `codeSearch` ...) and includes are refused",
+    "SubsumedBy": "for code systems whose content is in the package; a patient with a code of another one fails",
+    "Subsumes": "for code systems whose content is in the package; a patient with a code of another one fails",
+    "TimezoneFrom": "the name of `TimezoneOffsetFrom` before CQL 1.3",
+    "TimezoneOffsetFrom": "of a date-time that was written without offset: the request's",
 }
 
 
@@ -107,7 +103,9 @@ def page() -> str:
     lines = [
         "# Conformance to ELM",
         "",
-        "Written by `python -m fhir_gateway.cql.conformance` from the operator registry; a test compares.",
+        "Written by `python -m fhir_gateway.cql.conformance` from the operator registry; a test compares, also with",
+        "the names of the published ELM schema (`fhir_gateway/cql/elm_schema.json`). A field that the schema does not",
+        "have, a missing operand or a value of the wrong type is refused like an unknown node. ELM as XML is not read.",
         "",
         f"The engine has {there} of the {len(names)} nodes of ELM r1 (CQL 1.5). One that it does not have is refused",
         "when a library is compiled, naming library, definition, locator and node; it never turns into null. The",

@@ -100,7 +100,7 @@ def read_library(document: Elm) -> Library:
     elm = _without_nulls(document.get("library", document))
     identifier = elm.get("identifier") if isinstance(elm, dict) else None
     wrong = schema.problem(identifier, "VersionedIdentifier")
-    if wrong or not identifier.get("id"):
+    if wrong or identifier is None or not identifier.get("id"):
         raise MeasureError(f"ELM library without identifier: {wrong or 'no id'}")
     version = identifier.get("version")
     label = f"{identifier['id']}|{version}" if version else identifier["id"]

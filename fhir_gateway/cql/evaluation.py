@@ -76,11 +76,11 @@ class Evaluation:
         self.unit = Frame(1)
         self.failures: dict[int, Failure] = {}
         self.definition_name = ""
+        self.depth = 0  # of recursive functions
         self._constants: dict[int, Vec] = {}
         self._definitions: dict[tuple[str, str], tuple[Frame, Vec]] = {}
         self._tables: dict[str, ResourceTable] = {}
         self.retrieves: dict[Any, ListVec] = {}
-        self._kept: list[Any] = []
 
     # -- evaluation ------------------------------------------------------------------------------------------------
 
@@ -91,17 +91,17 @@ class Evaluation:
             return constant if frame is self.unit else constant.take(zeros(frame.n))
         if node.cheap:
             return node.run(self, frame, env)
-        key = (id(node), *((id(env.names[name][0]), id(env.names[name][1])) for name in sorted(node.free)))
+        bound = [env.names[name] for name in node.names]
+        key = (id(node), *[(id(home), id(vec)) for home, vec in bound]) if bound else id(node)
         found = frame.cache.get(key)
         if found is None:
             try:
-                found = node.run(self, frame, env)
+                value = node.run(self, frame, env)
             except DATA_ERRORS as error:
-                found = isolate(self, node, frame, env, error)
-            frame.cache[key] = found
-            if node.free:  # keep the bound vectors alive as long as their ids stand in the key
-                self._kept.append([env.names[name] for name in node.free])
-        return found
+                value = isolate(self, node, frame, env, error)
+            # frames that names are bound in are this one's ancestors: only the vectors have to be kept
+            found = frame.cache[key] = (value, [vec for _, vec in bound])
+        return found[0]
 
     def constant(self, node: Node) -> Vec:
         """The single value of a constant node."""
@@ -135,6 +135,7 @@ class Evaluation:
             compiler = self.compiled.compiler
             names = frozenset(compiler.property_names | compiler.elements_of.get(resource_type, set()))
             found = self.batch.table(resource_type, names, self.offset_ms)
+            found.source.zones = compiler.zones
             self._tables[resource_type] = found
         return found
 

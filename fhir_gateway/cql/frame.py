@@ -13,6 +13,8 @@ import numpy as np
 
 from fhir_gateway.cql.values import IntArray, Vec
 
+_FIRST = np.int64(0)
+
 
 class Frame:
     """A set of rows, and the results already computed for it."""
@@ -23,7 +25,8 @@ class Frame:
         self.n = n
         self.parent = parent
         self.index = index
-        self.cache: dict[Any, Vec] = {}
+        #: results, each with the vectors whose ids stand in its key (an id says nothing once its object is gone)
+        self.cache: dict[Any, tuple[Vec, Any]] = {}
         self._maps: dict[int, IntArray] = {}
 
     def child(self, index: IntArray) -> Frame:
@@ -75,12 +78,10 @@ class Env:
         key = ("gather", id(vec))
         found = frame.cache.get(key)
         if found is None:
-            found = vec.take(rows)
-            frame.cache[key] = found
-            frame.cache[("keep", id(vec))] = vec  # keeps the id from being used again
-        return found
+            found = frame.cache[key] = (vec.take(rows), vec)
+        return found[0]
 
 
 def zeros(n: int) -> IntArray:
-    """Index of the first row, ``n`` times."""
-    return np.zeros(n, dtype=np.int64)
+    """Index of the first row, ``n`` times, in the memory of one: what is taken by it is one value ``n`` times too."""
+    return np.broadcast_to(_FIRST, (n,))

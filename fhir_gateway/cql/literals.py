@@ -42,7 +42,7 @@ def python_vector(value: object, offset_ms: int) -> Vec:
 
 def datetime_vector(text: str, offset_ms: int) -> DateTimeVec:
     """An ISO date-time text."""
-    return parse_datetimes(pa.array([text], pa.string()), offset_ms)
+    return parse_datetimes(pa.array([text], pa.string()), offset_ms, zones=True)
 
 
 _INTEGERS = {"Integer": 2**31, "Long": 2**63}

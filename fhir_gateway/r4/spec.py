@@ -205,6 +205,14 @@ def narrowed(structure: Mapping[str, Structure], paths: Iterable[str]) -> dict[s
     return kept
 
 
+@cache
+def type_structure(fhir_type: str) -> Structure:
+    """Structure of a type on its own, whatever columns hold it."""
+    if type_definition(fhir_type).kind == "resource":
+        return column_structure(fhir_type)
+    return _extension_structure(2) if fhir_type == "Extension" else _structure(fhir_type, ())
+
+
 def arrow_type(structure: Structure) -> pa.DataType:
     """Arrow type of a column structure."""
     if isinstance(structure, str):

@@ -1,9 +1,10 @@
 """Value sets resolved from the resources of one package.
 
 A value set is its ``expansion`` when it has one, else its ``compose``: explicit concepts, whole code systems that are
-in the package, imports of other value sets, and exclusions (https://hl7.org/fhir/R4/valueset.html#compose). What
-would need a terminology server (filters, code systems that are not here, truncated expansions) is refused with the
-url: a value set that silently lacks codes gives wrong counts, which is worse than no counts.
+in the package, filters that these can answer, imports of other value sets, and exclusions
+(https://hl7.org/fhir/R4/valueset.html#compose). What would need a terminology server (code systems that are not
+here, filters that they cannot answer, truncated expansions) is refused with the url: a value set that silently lacks
+codes gives wrong counts, which is worse than no counts.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 from fhir_gateway.errors import TerminologyError
 from fhir_gateway.terminology.canonical import content_hash, split_canonical, version_order
+from fhir_gateway.terminology.code_systems import CodeSystem
 
 Code = tuple[str, str]  # (system, code)
 Resource = Mapping[str, Any]
@@ -41,6 +43,7 @@ class ValueSets:
         self._code_systems = _by_url(resources, "CodeSystem")
         self._accept_empty = frozenset(accept_empty)
         self._resolved: dict[tuple[str, str | None], ValueSet] = {}
+        self._hierarchies: dict[tuple[str, str | None], CodeSystem] = {}
         #: sha256 over the canonical content of all value sets and code systems, independent of their order
         self.hash = content_hash(r for r in resources if r.get("resourceType") in ("ValueSet", "CodeSystem"))
 
@@ -58,14 +61,16 @@ class ValueSets:
 
     def code_system(self, url: str, version: str | None = None) -> ValueSet:
         """Return all codes of the code system ``url``; TerminologyError when it is not complete in the package."""
+        system = self.hierarchy(url, version)
+        return ValueSet(system.url, system.version, frozenset((system.url, code) for code in system.codes))
+
+    def hierarchy(self, url: str, version: str | None = None) -> CodeSystem:
+        """Return the code system ``url`` itself; TerminologyError when it is not complete in the package."""
         base, pinned = split_canonical(url)
-        resource = _pick(self._code_systems, "code system", base, version or pinned)
-        if resource.get("content", "complete") not in ("complete", "supplement"):
-            raise TerminologyError(f"code system {base} is in the package without its content")
-        codes = frozenset((base, code) for code in _concepts(resource.get("concept", ())))
-        if not codes:
-            raise TerminologyError(f"code system {_label(base, resource.get('version'))} is empty")
-        return ValueSet(base, resource.get("version"), codes)
+        key = (base, version or pinned)
+        if key not in self._hierarchies:
+            self._hierarchies[key] = CodeSystem(_pick(self._code_systems, "code system", *key))
+        return self._hierarchies[key]
 
     def require(self, references: Iterable[str], code_systems: Iterable[str] = ()) -> tuple[ValueSet, ...]:
         """Resolve all ``references`` (``url`` or ``url|version``); one TerminologyError lists every one that fails."""
@@ -87,10 +92,11 @@ class ValueSets:
         known = self._resolved.get(key)
         if known is not None:
             return known
-        if base in above:
-            raise TerminologyError(f"value set {base} includes itself: {' -> '.join((*above, base))}")
         resource = _pick(self._value_sets, "value set", *key)
-        codes = self._codes(resource, (*above, base))
+        label = _label(base, resource.get("version"))
+        if label in above:
+            raise TerminologyError(f"value set {label} includes itself: {' -> '.join((*above, label))}")
+        codes = self._codes(resource, (*above, label))
         if not codes and base not in self._accept_empty:
             raise TerminologyError(f"value set {_label(base, resource.get('version'))} is empty")
         resolved = ValueSet(base, resource.get("version"), codes)
@@ -118,19 +124,34 @@ class ValueSets:
 
     def _component(self, component: Resource, resource: Resource, above: tuple[str, ...]) -> frozenset[Code]:
         """Codes of one include or exclude: its system part and every imported value set, intersected."""
-        if component.get("filter"):
-            raise TerminologyError(
-                f"value set {_label(resource['url'], resource.get('version'))} is defined by a filter and has no "
-                "complete expansion; expand it with a terminology server first"
-            )
         parts: list[frozenset[Code]] = []
         system = component.get("system")
+        if system is None and ("concept" in component or "filter" in component):
+            raise TerminologyError(
+                f"value set {_label(resource['url'], resource.get('version'))} has concepts or filters without a system"
+            )
         if system is not None and "concept" in component:
             parts.append(frozenset((system, concept["code"]) for concept in component["concept"]))
         elif system is not None:
-            parts.append(self.code_system(system, component.get("version")).codes)
+            parts.append(self._of_system(component, resource))
         parts.extend(self._resolve(reference, None, above).codes for reference in component.get("valueSet", ()))
         return frozenset.intersection(*parts) if parts else frozenset()
+
+    def _of_system(self, component: Resource, resource: Resource) -> frozenset[Code]:
+        """Codes of a whole code system, or those that all filters let through."""
+        try:
+            system = self.hierarchy(component["system"], component.get("version"))
+            codes = system.selectable
+            for condition in component.get("filter", ()):
+                codes &= system.filtered(condition)
+        except TerminologyError as error:
+            raise TerminologyError(
+                f"value set {_label(resource['url'], resource.get('version'))} has no complete expansion and cannot be "
+                f"computed: {error.message}; expand it with a terminology server first"
+            ) from error
+        if resource.get("compose", {}).get("inactive") is False:
+            codes -= system.inactive
+        return frozenset((system.url, code) for code in codes)
 
 
 def _by_url(resources: Sequence[Resource], resource_type: str) -> dict[str, list[Resource]]:
@@ -173,11 +194,3 @@ def _expanded(contains: Iterable[Resource]) -> tuple[set[Code], int]:
         if "code" in entry and not entry.get("abstract"):
             codes.add((entry.get("system", ""), entry["code"]))
     return codes, listed
-
-
-def _concepts(concepts: Iterable[Resource]) -> Iterable[str]:
-    stack = list(concepts)
-    while stack:
-        concept = stack.pop()
-        stack.extend(concept.get("concept", ()))
-        yield concept["code"]

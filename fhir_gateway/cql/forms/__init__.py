@@ -4,6 +4,9 @@ from fhir_gateway.cql.forms import (
     conditional,
     constructors,
     functions,
+    instances,
+    iteration,
+    parts,
     properties,
     queries,
     references,
@@ -11,4 +14,16 @@ from fhir_gateway.cql.forms import (
     types,
 )
 
-__all__ = ["conditional", "constructors", "functions", "properties", "queries", "references", "retrieve", "types"]
+__all__ = [
+    "conditional",
+    "constructors",
+    "functions",
+    "instances",
+    "iteration",
+    "parts",
+    "properties",
+    "queries",
+    "references",
+    "retrieve",
+    "types",
+]

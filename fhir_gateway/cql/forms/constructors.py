@@ -13,25 +13,18 @@ from fhir_gateway.cql.frame import Env, Frame, zeros
 from fhir_gateway.cql.literals import decimal_vector, malformed
 from fhir_gateway.cql.operators.intervals import is_inverted
 from fhir_gateway.cql.registry import form
-from fhir_gateway.cql.typespec import local_name
 from fhir_gateway.cql.values import (
     BoolVec,
-    CodeVec,
-    ConceptVec,
-    DecVec,
     IntervalVec,
-    IntVec,
     ListVec,
     NullVec,
     QuantityVec,
     RatioVec,
     StrVec,
     TupleVec,
-    ValueSetVec,
     Vec,
     concat,
 )
-from fhir_gateway.cql.values.scalars import ONE
 
 
 def _quantity(scope: Scope, elm: Elm) -> QuantityVec:
@@ -66,52 +59,6 @@ def tuple_(scope: Scope, elm: Elm) -> Node:
         return TupleVec({k: evaluation.value(n, frame, env) for k, n in parts.items()}, np.ones(frame.n, dtype=bool))
 
     return Node(scope.library, elm, run, free, patient)
-
-
-def _as_decimal(vec: Vec | None, n: int) -> DecVec:
-    vec = unwrap(vec) if vec is not None else NullVec(n)
-    if isinstance(vec, DecVec):
-        return vec
-    if isinstance(vec, IntVec):
-        return DecVec(vec.values * ONE, vec.valid)
-    return DecVec(np.zeros(n, dtype=np.int64), np.zeros(n, dtype=bool))
-
-
-def _as_text(vec: Vec | None, n: int) -> StrVec:
-    vec = unwrap(vec) if vec is not None else NullVec(n)
-    return vec if isinstance(vec, StrVec) else StrVec.constant(None, n)
-
-
-@form("Instance")
-def instance(scope: Scope, elm: Elm) -> Node:
-    """Instance selector of a System structured type."""
-    name = local_name(elm["classType"])
-    if name == "ValueSet":
-        return _value_set(scope, elm)
-    if name not in ("Quantity", "Code", "Concept", "Ratio"):
-        raise scope.error(elm, f"instances of {elm['classType']}")
-    parts = {e["name"]: scope.compile(e["value"]) for e in elm.get("element", [])}
-    free, patient = combine(parts.values())
-
-    def run(evaluation: Any, frame: Frame, env: Env) -> Vec:
-        values = {k: evaluation.value(n, frame, env) for k, n in parts.items()}
-        if name == "Quantity":
-            return QuantityVec(_as_decimal(values.get("value"), frame.n), _as_text(values.get("unit"), frame.n))
-        there = np.ones(frame.n, dtype=bool)
-        if name == "Code":
-            return CodeVec({k: _as_text(v, frame.n) for k, v in values.items()}, there)
-        return (ConceptVec if name == "Concept" else RatioVec)(values, there)
-
-    return Node(scope.library, elm, run, free, patient)
-
-
-def _value_set(scope: Scope, elm: Elm) -> Node:
-    """A value set by literal id; one computed from data cannot be resolved before the run."""
-    given = {e["name"]: e["value"] for e in elm.get("element", [])}
-    if given.get("id", {}).get("type") != "Literal" or any(v.get("type") != "Literal" for v in given.values()):
-        raise scope.error(elm, "a value set whose id is not a literal")
-    url, version = given["id"]["value"], given.get("version", {}).get("value")
-    return Node(scope.library, elm, lambda evaluation, frame, env: ValueSetVec(url, version, frame.n))
 
 
 @form("List")
@@ -162,4 +109,4 @@ def interval(scope: Scope, elm: Elm) -> Node:
     return node
 
 
-__all__ = ["instance", "interval", "list_", "quantity", "tuple_"]
+__all__ = ["interval", "list_", "quantity", "tuple_"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,7 @@ from fhir_gateway.cql.native import NATIVE
 from fhir_gateway.cql.registry import form
 from fhir_gateway.cql.typespec import matches
 from fhir_gateway.cql.values import ChoiceVec, NullVec, Vec, select
+from fhir_gateway.errors import MeasureError
 
 
 def _accepts(specifiers: list[Elm], arguments: list[Vec]) -> bool:
@@ -52,7 +56,9 @@ def function_ref(scope: Scope, elm: Elm) -> Node:
     bodies = _by_signature(scope, elm, bodies)
     candidates = [(_specifiers(body), _function(scope, library, body)) for body in bodies]
     free, patient = combine(operands)
-    patient = patient or any(f.body is not None and f.body.patient for _, f in candidates)
+    # a function without a body yet is being compiled: this call stands in it
+    recursive = any(f.body is None for _, f in candidates)
+    patient = patient or recursive or any(f.body is not None and f.body.patient for _, f in candidates)
     native = NATIVE.get((library.name, name))
     node = Node(scope.library, elm, _nothing, free, patient)
 
@@ -70,8 +76,13 @@ def function_ref(scope: Scope, elm: Elm) -> Node:
         env = Env()
         for operand, argument in zip(function.operands, arguments, strict=True):
             env = env.bind("operand:" + operand, frame, argument)
-        result_vec: Vec = evaluation.value(function.body, frame, env)
-        return result_vec
+        if not recursive:
+            result_vec: Vec = evaluation.value(function.body, frame, env)
+            return result_vec
+        if frame.n == 0:
+            return NullVec(0)
+        with deeper(evaluation, node):
+            return evaluation.value(function.body, frame, env)  # type: ignore[no-any-return]
 
     def _lifted(evaluation: Any, frame: Frame, arguments: list[Vec]) -> Vec:
         """No overload takes the whole choice: each option goes to its own overload."""
@@ -98,6 +109,28 @@ def function_ref(scope: Scope, elm: Elm) -> Node:
 
     node.run = run
     return node
+
+
+#: Calls of recursive functions inside one another; Python is given room for the frames of as many.
+DEPTH = 500
+_FRAMES = 60 * DEPTH
+
+
+@contextmanager
+def deeper(evaluation: Any, node: Node) -> Iterator[None]:
+    """One recursive call more; MeasureError beyond the depth, which fails the patients whose data goes so far."""
+    if evaluation.depth >= DEPTH:
+        raise MeasureError(f"{node.library.label} at {node.locator}: recursion deeper than {DEPTH} calls")
+    limit = sys.getrecursionlimit()
+    if evaluation.depth == 0:
+        sys.setrecursionlimit(max(limit, _FRAMES))
+    evaluation.depth += 1
+    try:
+        yield
+    finally:
+        evaluation.depth -= 1
+        if evaluation.depth == 0:
+            sys.setrecursionlimit(limit)
 
 
 def _function(scope: Scope, library: Any, body: Elm) -> Function:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,7 +128,12 @@ def query(scope: Scope, elm: Elm) -> Node:
                 parents = rows.rows_in(frame)
                 if parents is None:
                     raise AssertionError("a query opens at least one frame")
-            return _aggregate(evaluation, frame, rows, env, parents, aggregate, starting, folding)
+            name = aggregate["identifier"]
+
+            def bind(scope_env: Env, total: Vec, position: int) -> Env:
+                return scope_env.bind(f"let:{name}", frame, total).bind(f"alias:{name}", frame, total)
+
+            return fold_rows(evaluation, frame, rows, env, parents, bind, starting, folding)
         if result is not None:
             value = evaluation.value(result, rows, env)
         elif len(sources) == 1:
@@ -163,27 +169,27 @@ def _related(evaluation: Any, rows: Frame, env: Env, relationship: Relationship)
     return rows.child(np.flatnonzero(related if relationship.keep_related else ~related))
 
 
-def _aggregate(
+def fold_rows(
     evaluation: Any,
     frame: Frame,
     rows: Frame,
     env: Env,
     parents: IntArray,
-    clause: Elm,
+    bind: Callable[[Env, Vec, int], Env],
     starting: Node | None,
     folding: Node,
 ) -> Vec:
-    """Fold the rows of each parent in order, one position of all parents at a time."""
+    """Fold the rows of each parent in order, one position of all parents at a time.
+
+    ``bind`` puts the total so far (a vector of ``frame``) and the position into scope.
+    """
     total: Vec = evaluation.value(starting, frame, env) if starting is not None else NullVec(frame.n)
     counts = np.bincount(parents, minlength=frame.n)
     starts = offsets_of(counts.astype(np.int64))[:-1]
     for position in range(int(counts.max(initial=0))):
         owners = np.flatnonzero(counts > position)
         at = rows.child(starts[owners] + position)
-        scope = env.bind(f"let:{clause['identifier']}", frame, total).bind(
-            f"alias:{clause['identifier']}", frame, total
-        )
-        value = evaluation.value(folding, at, scope)
+        value = evaluation.value(folding, at, bind(env, total, position))
         rest = np.flatnonzero(counts <= position)
         total = select(frame.n, [(owners, value), (rest, total.take(rest))] if len(rest) else [(owners, value)])
     return total
@@ -205,33 +211,3 @@ def sort(scope: Scope, elm: Elm) -> Node:
 
     node = Node(scope.library, elm, run, free, patient)
     return node
-
-
-@form("Filter")
-def filter_(scope: Scope, elm: Elm) -> Node:
-    """Elements of a list for which the condition is true."""
-    source, condition = scope.compile(elm["source"]), scope.compile(elm["condition"])
-    alias = f"alias:{elm.get('scope') or '$this'}"
-    free, patient = source.free | (condition.free - {alias}), source.patient or condition.patient
-
-    def run(evaluation: Any, frame: Frame, env: Env) -> Vec:
-        items = open_list(evaluation.value(source, frame, env))
-        inner = frame.child(items.parents)
-        return items.keep(truth(evaluation.value(condition, inner, env.bind(alias, inner, items.flat))))
-
-    return Node(scope.library, elm, run, free, patient)
-
-
-@form("ForEach")
-def for_each(scope: Scope, elm: Elm) -> Node:
-    """The expression evaluated for each element of a list."""
-    source, element = scope.compile(elm["source"]), scope.compile(elm["element"])
-    alias = f"alias:{elm.get('scope') or '$this'}"
-    free, patient = source.free | (element.free - {alias}), source.patient or element.patient
-
-    def run(evaluation: Any, frame: Frame, env: Env) -> Vec:
-        items = open_list(evaluation.value(source, frame, env))
-        inner = frame.child(items.parents)
-        return ListVec(items.offsets, evaluation.value(element, inner, env.bind(alias, inner, items.flat)), items.valid)
-
-    return Node(scope.library, elm, run, free, patient)

@@ -60,18 +60,6 @@ def null(scope: Scope, elm: Elm) -> Node:
     return Node(scope.library, elm, lambda evaluation, frame, env: NullVec(frame.n))
 
 
-def _parts_of(scope: Scope, elm: Elm) -> Node:
-    """Elements of a value of any type: only of null, whose elements are null; a list of any types has no columns."""
-    source = elm.get("source") or elm.get("operand") or {}
-    if source.get("type") == "Null" or (source.get("type") == "As" and source["operand"].get("type") == "Null"):
-        return Node(scope.library, elm, lambda evaluation, frame, env: NullVec(frame.n))
-    raise scope.error(elm, "the elements of a value as a list (of whatever types they are)")
-
-
-form("Children")(_parts_of)
-form("Descendents")(_parts_of)
-
-
 @form("ExpressionRef")
 def expression_ref(scope: Scope, elm: Elm) -> Node:
     """An expression definition: computed once for the batch, gathered into the frame that refers to it."""
@@ -179,15 +167,6 @@ def concept_literal(scope: Scope, elm: Elm) -> Node:
     listed = ListVec(offsets_of(np.array([len(codes)], dtype=np.int64)), concat(codes))
     concept = ConceptVec({"codes": listed, "display": StrVec.constant(elm.get("display"), 1)}, np.ones(1, dtype=bool))
     return Node(scope.library, elm, lambda evaluation, frame, env: concept.take(zeros(frame.n)))
-
-
-@form("Current")
-def current(scope: Scope, elm: Elm) -> Node:
-    """The item that a ``Filter``, ``ForEach`` or sort is at."""
-    name = f"alias:{elm.get('scope') or '$this'}"
-    return Node(
-        scope.library, elm, lambda evaluation, frame, env: env.look_up(name, frame), frozenset([name]), cheap=True
-    )
 
 
 @form("CodeRef")

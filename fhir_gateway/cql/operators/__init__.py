@@ -16,6 +16,7 @@ from fhir_gateway.cql.operators import (
     precision,
     statistics,
     strings,
+    subsumption,
     temporal,
     terminology,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "precision",
     "statistics",
     "strings",
+    "subsumption",
     "temporal",
     "terminology",
 ]

@@ -21,6 +21,7 @@ from fhir_gateway.cql.values import (
     DateTimeVec,
     DateVec,
     DecVec,
+    IntArray,
     IntVec,
     LongVec,
     QuantityVec,
@@ -29,7 +30,7 @@ from fhir_gateway.cql.values import (
     Vec,
 )
 from fhir_gateway.cql.values.scalars import ONE, SCALE, narrow
-from fhir_gateway.cql.values.temporal import parse_dates, parse_datetimes, parse_times
+from fhir_gateway.cql.values.temporal import NO_ZONE, parse_dates, parse_datetimes, parse_times
 from fhir_gateway.errors import MeasureError
 
 _TRUE, _FALSE = {"true", "t", "yes", "y", "1"}, {"false", "f", "no", "n", "0"}
@@ -143,7 +144,7 @@ def to_date_time(call: Call, operand: Vec) -> Vec:
     if isinstance(operand, DateVec):
         return to_datetime(operand)
     if isinstance(operand, StrVec):
-        return _parsed(operand, lambda a: parse_datetimes(a, call.evaluation.offset_ms), _TEMPORAL)
+        return _parsed(operand, lambda a: parse_datetimes(a, call.evaluation.offset_ms, zones=True), _TEMPORAL)
     raise _refuse(operand, "DateTime")
 
 
@@ -172,7 +173,22 @@ def to_string(call: Call, operand: Vec) -> Vec:
         return operand
     if isinstance(operand, QuantityVec):
         return texts(call, lambda q: f"{q['value']:f} '{q['unit'] or '1'}'", operand)
+    if isinstance(operand, DateTimeVec) and operand.zone is not None:
+        return _as_written(call, operand, operand.zone)
     return texts(call, _plain, operand)
+
+
+def _as_written(call: Call, operand: DateTimeVec, zone: IntArray) -> StrVec:
+    """Date-times on the clock they were written for, with its offset where there was one."""
+    told = operand.valid & (zone != NO_ZONE)
+    shift = np.where(told, zone - call.evaluation.offset_ms, 0)
+    local = DateTimeVec(operand.low + shift, operand.high + shift, operand.precision, operand.valid).pylist()
+    minutes = np.where(told, zone // 60_000, 0).tolist()
+    found = [
+        f"{text}{'-' if m < 0 else '+'}{abs(m) // 60:02d}:{abs(m) % 60:02d}" if text and known else text
+        for text, m, known in zip(local, minutes, told.tolist(), strict=True)
+    ]
+    return StrVec.of_arrow(pa.array(found, pa.string()))
 
 
 def _plain(value: Any) -> str:

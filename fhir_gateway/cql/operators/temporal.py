@@ -36,6 +36,7 @@ from fhir_gateway.cql.values.temporal import (
     MINUTE,
     MONTH,
     MS_OF,
+    NO_ZONE,
     PRECISIONS,
     SECOND,
     WEEK,
@@ -107,7 +108,10 @@ def _spanned(vec: TemporalVec, low: IntArray) -> TemporalVec:
         year, month = year_month(low // per_day)
         _, last = span_of_days(year, month, np.ones(len(low), dtype=np.int64), vec.precision)
         high = np.where(dated, (last + 1) * per_day - 1, high)
-    return type(vec)(low, high, vec.precision, vec.valid & inside)
+    moved = type(vec)(low, high, vec.precision, vec.valid & inside)
+    if isinstance(vec, DateTimeVec) and isinstance(moved, DateTimeVec):
+        moved.zone = vec.zone
+    return moved
 
 
 def units_of(quantity: QuantityVec) -> IntArray:
@@ -316,14 +320,27 @@ def datetime_(call: Call, *operands: Vec) -> Vec:
     precision = np.where((day.precision == DAY) & (precision >= 0), precision, day.precision)
     offset = parts.get("timezoneOffset")
     shift: Any = 0
+    zone = None
     if isinstance(offset, DecVec | IntVec):
         scale = ONE if isinstance(offset, DecVec) else 1
         own = offset.values.astype(np.int64) * 3_600_000 // scale
-        shift = np.where(offset.valid & (precision > DAY), call.evaluation.offset_ms - own, 0)
+        told = offset.valid & (precision > DAY)
+        shift = np.where(told, call.evaluation.offset_ms - own, 0)
+        zone = np.where(told, own, NO_ZONE)
     low = day.low * DAY_MS + np.where(precision > DAY, clock, 0) + shift
     span = np.select([precision == HOUR, precision == MINUTE], [MS_OF[HOUR], MS_OF[MINUTE]], 1)
     high = np.where(precision > DAY, low + span - 1, (day.high + 1) * DAY_MS - 1)
-    return DateTimeVec(low, high, np.where(precision == SECOND, MILLISECOND, precision), day.valid)
+    return DateTimeVec(low, high, np.where(precision == SECOND, MILLISECOND, precision), day.valid, zone)
+
+
+@operator("TimezoneOffsetFrom", "18.19")
+@operator("TimezoneFrom", "18.19")  # the name of the node before CQL 1.3
+def timezone_offset_from(call: Call, operand: Vec) -> Vec:
+    """Hours from UTC of a date-time as it was written; the request's where it was written without."""
+    if not isinstance(operand, DateTimeVec):
+        raise MeasureError(f"time zone offset of a {operand.kind}")
+    own = np.full(call.n, NO_ZONE) if operand.zone is None else operand.zone
+    return DecVec(np.where(own == NO_ZONE, call.evaluation.offset_ms, own) * ONE // 3_600_000, operand.valid)
 
 
 def _clock(call: Call, parts: dict[str, Vec]) -> tuple[IntArray, IntArray]:

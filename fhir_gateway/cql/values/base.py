@@ -53,6 +53,9 @@ def gather(values: AnyArray, index: IntArray) -> AnyArray:
     """``values[index]`` that tolerates -1 (an arbitrary value) and an empty source."""
     if len(values) == 0:
         return np.zeros(len(index), dtype=values.dtype)
+    if is_single(index):
+        first = max(int(index[0]), 0)
+        return np.broadcast_to(values[first : first + 1], index.shape)
     return values[index]
 
 
@@ -60,7 +63,24 @@ def gather_valid(valid: BoolArray, index: IntArray) -> BoolArray:
     """Validity of gathered rows: -1 is null."""
     if len(valid) == 0:
         return np.zeros(len(index), dtype=bool)
+    if is_single(index):
+        return np.broadcast_to(valid[index[0]] & (index[0] >= 0), index.shape)
     return valid[index] & (index >= 0)
+
+
+def gather_or(values: AnyArray, index: IntArray, otherwise: int) -> AnyArray:
+    """``values[index]``, and ``otherwise`` where the index is -1."""
+    if len(values) == 0:
+        return np.full(len(index), otherwise, dtype=values.dtype)
+    if is_single(index):
+        first = int(index[0])
+        return np.broadcast_to(values[first : first + 1] if first >= 0 else values.dtype.type(otherwise), index.shape)
+    return np.where(index >= 0, values[index], otherwise)
+
+
+def is_single(array: AnyArray) -> bool:
+    """True for one element that stands for all (:func:`fhir_gateway.cql.frame.zeros`): read-only."""
+    return array.strides[0] == 0 and len(array) > 0
 
 
 def ranges(starts: IntArray, lengths: IntArray) -> IntArray:

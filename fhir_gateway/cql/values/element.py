@@ -14,7 +14,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from fhir_gateway.cql.values.base import AnyArray, BoolArray, IntArray, NullVec, Vec, gather, offsets_of, ranges
+from fhir_gateway.cql.values.base import (
+    AnyArray,
+    BoolArray,
+    IntArray,
+    NullVec,
+    Vec,
+    gather,
+    gather_or,
+    offsets_of,
+    ranges,
+)
 from fhir_gateway.cql.values.scalars import BoolVec, DecVec, IntVec, StrVec
 from fhir_gateway.cql.values.structured import ChoiceVec, ListVec
 from fhir_gateway.cql.values.temporal import parse_dates, parse_datetimes, parse_times
@@ -32,6 +42,9 @@ class Source:
     them; None: all of them), and of these only those that something fills. ``whole`` reads the same rows with all
     parts, for what turns out to need others.
     """
+
+    #: Whether date-times keep the offset that they were written with.
+    zones = False
 
     def __init__(
         self,
@@ -82,6 +95,8 @@ class Source:
             return self._children[element.name]
         except KeyError:
             found = self._children[element.name] = self._child(element)
+            if found is not None:
+                found[1].zones = self.zones
             return found
 
     def _child(self, element: spec.Element) -> tuple[IntArray | None, Source] | None:
@@ -138,7 +153,7 @@ class Source:
         if self.fhir_type == "date":
             return parse_dates(self.array)
         if self.fhir_type in ("dateTime", "instant"):
-            return parse_datetimes(self.array, self.offset_ms)
+            return parse_datetimes(self.array, self.offset_ms, self.zones)
         if self.fhir_type == "time":
             return parse_times(self.array)
         return StrVec.of_arrow(self.array)
@@ -183,9 +198,7 @@ class ElementVec(Vec):
 
     def take(self, index: IntArray) -> ElementVec:
         """Rows at ``index``; -1 gives null."""
-        if len(self.rows) == 0:
-            return ElementVec(self.source, np.full(len(index), -1, dtype=np.int64))
-        return ElementVec(self.source, np.where(index >= 0, self.rows[index], -1))
+        return ElementVec(self.source, gather_or(self.rows, index, -1))
 
     @classmethod
     def concat(cls, parts: Sequence[ElementVec]) -> ElementVec:

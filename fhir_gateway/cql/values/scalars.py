@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fhir_gateway.cql.values.base import AnyArray, BoolArray, IntArray, Vec, gather, gather_valid
+from fhir_gateway.cql.values.base import AnyArray, BoolArray, IntArray, Vec, gather, gather_or, gather_valid
 
 #: Decimals are integers of 10**-8 (CQL: at least 28 digits of precision, 8 of scale).
 SCALE = 8
@@ -147,6 +147,9 @@ def divide_half_up(numerator: AnyArray, denominator: AnyArray) -> AnyArray:
     return result
 
 
+_NO_TEXTS = pa.array([], pa.string())
+
+
 class StrVec(Vec):
     """System.String: codes into an Arrow dictionary (which may hold a string twice); -1 is null."""
 
@@ -168,9 +171,9 @@ class StrVec(Vec):
     @classmethod
     def constant(cls, text: str | None, n: int) -> StrVec:
         """The same text in every row."""
-        if text is None:
-            return cls(np.full(n, -1, dtype=np.int64), pa.array([], pa.string()))
-        return cls(np.zeros(n, dtype=np.int64), pa.array([text], pa.string()))
+        code = np.int64(-1 if text is None else 0)
+        dictionary = _NO_TEXTS if text is None else pa.array([text], pa.string())
+        return cls(np.broadcast_to(code, (n,)), dictionary)
 
     def __len__(self) -> int:
         """Rows of the frame."""
@@ -183,9 +186,7 @@ class StrVec(Vec):
 
     def take(self, index: IntArray) -> StrVec:
         """Rows at ``index``; -1 gives null."""
-        if len(self.codes) == 0:
-            return StrVec(np.full(len(index), -1, dtype=np.int64), self.dictionary)
-        taken = StrVec(np.where(index >= 0, self.codes[index], -1), self.dictionary)
+        taken = StrVec(gather_or(self.codes, index, -1), self.dictionary)
         taken._canonical = self._canonical
         return taken
 

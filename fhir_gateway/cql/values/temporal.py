@@ -95,13 +95,42 @@ class DateVec(TemporalVec):
         ]
 
 
+#: No offset was written with a date-time: it is on the request's clock.
+NO_ZONE = np.iinfo(np.int64).min
+
+
 class DateTimeVec(TemporalVec):
-    """System.DateTime: milliseconds since 1970-01-01T00:00 on the request's clock."""
+    """System.DateTime: milliseconds since 1970-01-01T00:00 on the request's clock.
+
+    ``zone`` are the offsets (milliseconds) that the values were written with, where an expression may ask for them;
+    nothing else depends on them.
+    """
 
     kind = "DateTime"
     unit_ms = 1
     finest = MILLISECOND
-    __slots__ = ()
+    __slots__ = ("zone",)
+
+    def __init__(
+        self, low: IntArray, high: IntArray, precision: IntArray, valid: BoolArray, zone: IntArray | None = None
+    ) -> None:
+        super().__init__(low, high, precision, valid)
+        self.zone = zone
+
+    def take(self, index: IntArray) -> Self:
+        """Rows at ``index``; -1 gives null."""
+        taken = super().take(index)
+        if self.zone is not None:
+            taken.zone = gather(self.zone, index)
+        return taken
+
+    @classmethod
+    def concat(cls, parts: Sequence[Any]) -> Vec:
+        """Rows of all parts."""
+        joined = super().concat(parts)
+        if isinstance(joined, DateTimeVec) and any(p.zone is not None for p in parts):
+            joined.zone = np.concatenate([p.zone if p.zone is not None else np.full(len(p), NO_ZONE) for p in parts])
+        return joined
 
     def pylist(self) -> list[Any]:
         """ISO text (local to the request, without offset) at the precision of the value."""
@@ -202,10 +231,11 @@ def parse_dates(array: Any) -> DateVec:
     return DateVec(np.where(valid, low, 0), np.where(valid, high, 0), precision, valid)
 
 
-def parse_datetimes(array: Any, offset_ms: int) -> DateTimeVec:
+def parse_datetimes(array: Any, offset_ms: int, zones: bool = False) -> DateTimeVec:
     """Milliseconds on the request's clock of FHIR ``dateTime`` or ``instant`` texts in an Arrow string array.
 
     ``offset_ms`` is the time zone offset of the evaluation request. A text without offset is taken as local to it.
+    With ``zones`` the offsets as written are kept as well.
     """
     data, start, length, valid = _text_bytes(array)
     precision = _precision_of_length(length)
@@ -217,6 +247,7 @@ def parse_datetimes(array: Any, offset_ms: int) -> DateTimeVec:
     clock = np.zeros(len(start), dtype=np.int64)
     shift = np.zeros(len(start), dtype=np.int64)
     span = np.ones(len(start), dtype=np.int64)
+    zone = np.full(len(start), NO_ZONE) if zones else None
     if timed.any():
         at, size = start[timed], length[timed]
         has_minute = (size > 13) & (data[at + 13] == 58)
@@ -239,12 +270,14 @@ def parse_datetimes(array: Any, offset_ms: int) -> DateTimeVec:
         span[timed] = np.where(has_second, 1, np.where(has_minute, MS_OF[MINUTE], MS_OF[HOUR]))
         clock[timed] = ((hour * 60 + minute) * 60 + second) * 1000 + fraction
         shift[timed] = offset_ms - own
+        if zone is not None:
+            zone[timed] = np.where(signed | zulu, own, NO_ZONE)
     precise = precision == SECOND
     precision = np.where(precise, MILLISECOND, precision)
     low = np.where(precise, low_day * DAY_MS + clock + shift, low_day * DAY_MS)
     high = np.where(precise, low + span - 1, (high_day + 1) * DAY_MS - 1)
     precision = np.where(precise & (span > 1), np.where(span == MS_OF[HOUR], HOUR, MINUTE), precision)
-    return DateTimeVec(np.where(valid, low, 0), np.where(valid, high, 0), precision, valid)
+    return DateTimeVec(np.where(valid, low, 0), np.where(valid, high, 0), precision, valid, zone)
 
 
 def parse_times(array: Any) -> TimeVec:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from fhir_gateway.cql import conformance
+from fhir_gateway.cql import conformance, schema
 from fhir_gateway.cql.registry import FORMS, OPERATORS
 from tests.unit.cql.conftest import Evaluate, literal
 
@@ -22,6 +22,7 @@ def test_every_node_is_there_or_refused_with_a_reason() -> None:
     names = [name for chapter in conformance.chapters().values() for name in chapter]
     assert len(names) == len(set(names))
     assert {*OPERATORS, *FORMS} - set(names) == set()
+    assert set(names) - conformance._CLAUSES == schema.nodes()
     assert not [name for name in conformance.REFUSED if conformance.implemented(name)]
 
 
