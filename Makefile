@@ -10,7 +10,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 ARGS ?=
 
-.PHONY: help install demo test test-postgresql lint type docs pages openapi lock bench-measures bench-ingest
+.PHONY: help install demo test test-postgresql test-third-party lint type docs pages openapi lock bench-measures bench-ingest
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -35,6 +35,16 @@ test: install ## Run the tests (ARGS="tests/unit -k name" for some)
 test-postgresql: install ## Run the tests of the control plane on a throwaway PostgreSQL as well
 	@tests/support/with_postgresql.sh $(BIN)/python -m pytest tests/unit/db tests/unit/identity $(ARGS)
 
+# The servers that are not ours: sekmet-fhir (PyPI, in an environment of its own) and oidc-provider (npm).
+.third-party/.installed: tests/support/third-party.lock tests/support/npm/package-lock.json
+	@test -x .third-party/bin/python || $(PYTHON) -m venv .third-party
+	@.third-party/bin/python -m pip install --quiet --requirement tests/support/third-party.lock
+	@cd tests/support/npm && npm ci --silent --no-fund --no-audit
+	@touch $@
+
+test-third-party: install .third-party/.installed ## Pull from servers that are not ours (needs node and npm)
+	@$(BIN)/python -m pytest tests/e2e/test_third_party.py $(ARGS)
+
 lint: install ## Check style, format, the direction of imports, and the image's recipe
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -56,6 +66,8 @@ openapi: install ## Write openapi/openapi.json anew
 lock: install ## Write requirements.lock anew from pyproject.toml
 	@$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --upgrade --quiet \
 	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements.lock
+	@$(BIN)/uv pip compile --group third-party --universal --python-version 3.11 --upgrade --quiet \
+	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file tests/support/third-party.lock
 
 bench-measures: install ## Measure evaluation: patients per second and peak memory
 	@$(BIN)/python -m bench.measures $(ARGS)

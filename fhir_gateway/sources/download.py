@@ -52,11 +52,11 @@ class Downloader:
         """`repoll` gives the manifest anew, for links that have expired."""
         self._session = session
         self._folder = folder
-        self._manifest = manifest
         self._repoll = repoll
         self._renewal: asyncio.Task[Manifest] | None = None
         self._generation = 0
         self._current: dict[str, ManifestFile] = {}
+        self._authorized = manifest.requires_access_token
         self._done = 0
         self.bytes = 0
 
@@ -92,9 +92,9 @@ class Downloader:
             attempt += 1
             file, generation = self._current.get(name, file), self._generation
             response: httpx.Response | None = None
-            limit = self._session.limit(file.url)
+            limit, authorized = self._session.limit(file.url), self._authorized
             try:
-                async with limit, self._open(file, limit) as response:
+                async with limit, self._open(file, limit, authorized) as response:
                     status = response.status_code
                     if status == 200:
                         lines = await self._write(response, final)
@@ -114,6 +114,10 @@ class Downloader:
                             f"{without_query(file.url)}: expired, and the renewed manifest does not list it"
                         )
                     continue
+                if status == 401 and not authorized and self._session.may_see_token(file.url):
+                    # the manifest says that no token is needed; what guards the endpoint's own origin says otherwise
+                    self._authorized = True
+                    continue
                 if status not in TRANSIENT_STATUS:
                     raise refusal(response, "a file of the export")
             except (httpx.TransportError, httpx.DecodingError) as error:
@@ -131,9 +135,8 @@ class Downloader:
             await self._session.clock.sleep(wait)
 
     @asynccontextmanager
-    async def _open(self, file: ManifestFile, limit: AdaptiveLimit) -> AsyncIterator[httpx.Response]:
+    async def _open(self, file: ManifestFile, limit: AdaptiveLimit, authorized: bool) -> AsyncIterator[httpx.Response]:
         headers = {"Accept": "application/fhir+ndjson, application/ndjson;q=0.9, */*;q=0.1", "Accept-Encoding": "gzip"}
-        authorized = self._manifest.requires_access_token
         began = self._session.clock.monotonic()
         async with self._session.stream("GET", file.url, headers=headers, authorized=authorized) as response:
             if response.status_code == 200:

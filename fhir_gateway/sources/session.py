@@ -71,6 +71,10 @@ class SourceSession:
         """How many requests at once the host of that URL bears; files often lie on another host than the API."""
         return self._limits.setdefault(origin(url), AdaptiveLimit(self.profile.max_concurrency))
 
+    def may_see_token(self, url: str) -> bool:
+        """Whether our access token may be sent there."""
+        return self.tokens is not None and origin(url) in self.endpoint.token_origins
+
     def wait_for(self, response: httpx.Response | None, attempt: int) -> float:
         """Seconds before the next attempt: what the server asks for within our cap, else backoff."""
         header = response.headers.get("Retry-After") if response is not None else None
@@ -154,7 +158,7 @@ class SourceSession:
         while True:
             sent = dict(headers)
             token = None
-            if authorized and self.tokens is not None and origin(url) in self.endpoint.token_origins:
+            if authorized and self.tokens is not None and self.may_see_token(url):
                 token = await self.tokens.token()
                 sent["Authorization"] = f"Bearer {token}"
             request = self.client.build_request(method, url, headers=sent, content=content)

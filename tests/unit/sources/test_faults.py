@@ -226,3 +226,9 @@ def test_a_search_goes_on_with_the_types_that_are_missing(source: MisbehavingSou
     before = len(source.requests("search"))
     pulling(mode="search", types=("Patient", "Observation"))
     assert {one.path for one in source.requests("search")[before:]} == {"/fhir/Observation"}
+
+
+def test_a_manifest_that_says_no_token_where_one_is_wanted(source: MisbehavingSource, pulling: Pulling) -> None:
+    """sekmet-fhir behind a guard: the token is sent after a 401, to the endpoint's own origin only."""
+    source.manifest_extra = {"requiresAccessToken": False}
+    assert len(lines(pulling())) == 5
