@@ -153,9 +153,17 @@ def open_database(gateway: Gateway) -> str:
         file = gateway.data_folder / "jobs.db"
         os.close(os.open(file, os.O_CREAT | os.O_WRONLY, 0o600))
         url = f"sqlite:///{file}"
-    logging.getLogger("dbos").setLevel(logging.ERROR)
+    _quiet()
     DBOS.migrate(url)
     return url
+
+
+def _quiet() -> None:
+    """DBOS logs errors through the gateway's logging, not to a stream of its own choice."""
+    logger = logging.getLogger("dbos")
+    logger.setLevel(logging.ERROR)
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
 
 
 class JsonValues(Serializer):
