@@ -56,8 +56,9 @@ def atr_group(
     last_updated: datetime,
     status: ListStatus = "draft",
     previous: Mapping[str, Any] | None = None,
+    tin: str | None = None,
 ) -> dict[str, Any]:
-    """ATR Group of the members attributed to ``entity``.
+    """ATR Group of the members attributed to ``entity``, or only of those of one of its practices (``tin``).
 
     ``last_updated`` must be aware. ``previous`` is the version of the list this one replaces. Members are referred to
     as ``Patient/{person}``, their coverage is the one that covers them last.
@@ -65,6 +66,8 @@ def atr_group(
     if last_updated.tzinfo is None:
         raise ContractError("the list's timestamp needs an offset")
     table = attribution.table.filter(pc.equal(attribution.table["entity"], entity))
+    if tin is not None:
+        table = table.filter(pc.equal(table["tin"], tin))
     period = {"start": attribution.period[0].isoformat(), "end": attribution.period[1].isoformat()}
     entries: dict[tuple[str, str], dict[str, Any]] = {}
     for member, tin, npi, coverage in zip(

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from fhir_gateway.auth.scopes import Scope
+from fhir_gateway.db.audience import EVERYONE, Audience
 from fhir_gateway.errors import AuthorizationError
 
 #: Media type of nothing but the token endpoint's own client authentication (RFC 7523 section 2.2).
@@ -20,9 +21,10 @@ _INTERACTION_NAMES = {"c": "create", "r": "read", "u": "update", "d": "delete", 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A registered backend client: its public keys (inline or by URL) and the most it may be granted.
+    """A registered backend client: its public keys (inline or by URL), the most it may be granted, what it may see.
 
-    The ``check_*`` methods are what authlib asks of a client.
+    ``purpose`` is why it reads (a code of the HL7 v3 PurposeOfUse value set); it stands in every audit entry. The
+    ``check_*`` methods are what authlib asks of a client.
     """
 
     client_id: str
@@ -31,6 +33,8 @@ class Client:
     jwks: Mapping[str, Any] | None = None
     jwks_url: str | None = None
     disabled: bool = False
+    audience: Audience = EVERYONE
+    purpose: str | None = None
 
     def check_endpoint_auth_method(self, method: str, endpoint: str) -> bool:
         """Signed assertions authenticate everywhere; a bearer token only where tokens are asked about."""
@@ -43,11 +47,13 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class AccessToken:
-    """A token that was found valid: whose it is, what it allows, until when."""
+    """A token that was found valid: whose it is, what it allows, until when, and what its client may see."""
 
     client_id: str
     scopes: tuple[Scope, ...]
     expires_at: datetime  # aware, UTC
+    audience: Audience = EVERYONE
+    purpose: str | None = None
 
     def allows(self, resource_type: str, interaction: str) -> bool:
         """True when a granted scope covers ``interaction`` (``c``, ``r``, ``u``, ``d`` or ``s``) on the type.

@@ -15,6 +15,7 @@ loop run them in a thread.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -29,6 +30,7 @@ from fhir_gateway.auth.keys import check_key_set
 from fhir_gateway.auth.models import AccessToken, Client, Reply
 from fhir_gateway.auth.store import AuthStore
 from fhir_gateway.config import Settings
+from fhir_gateway.db.audience import EVERYONE, Audience
 from fhir_gateway.errors import AuthenticationError, InputError
 
 
@@ -81,10 +83,14 @@ class AuthorizationServer:
         name: str | None = None,
         jwks: Mapping[str, Any] | None = None,
         jwks_url: str | None = None,
+        grants: Iterable[str] | None = None,
+        purpose: str | None = None,
     ) -> Client:
         """Register a backend client by its public keys, inline (``jwks``) or by URL; InputError when unfit.
 
-        ``scopes`` is the most it may be granted, for example ``system/*.rs``. ConflictError when the id is taken.
+        ``scopes`` is the most it may be granted, for example ``system/*.rs``. ``grants`` limit whose data it sees
+        (``contract:ID``, ``organization:TIN``; None: everybody's); ``purpose`` is a code of PurposeOfUse, for the audit
+        trail. ConflictError when the id is taken.
         """
         if not client_id or len(client_id) > 255 or not client_id.isprintable() or " " in client_id:
             raise InputError("a client id is 1 to 255 printable characters without spaces")
@@ -94,7 +100,17 @@ class AuthorizationServer:
             check_key_set(jwks)
         if jwks_url is not None:
             check_jwks_url(jwks_url)
-        client = Client(client_id, name or client_id, _registered_scopes(scopes), jwks, jwks_url)
+        if purpose is not None and not re.fullmatch("[A-Z]{1,40}", purpose):
+            raise InputError("a purpose is a code of PurposeOfUse, such as HPAYMT, TREAT or HQUALIMP")
+        client = Client(
+            client_id,
+            name or client_id,
+            _registered_scopes(scopes),
+            jwks,
+            jwks_url,
+            audience=EVERYONE if grants is None else Audience.of(grants),
+            purpose=purpose,
+        )
         self.store.add_client(client)
         return client
 
@@ -131,10 +147,15 @@ class AuthorizationServer:
             raise AuthenticationError("the access token is not valid")
         if issued.is_expired():
             raise AuthenticationError("the access token has expired")
+        client = self.store.client(issued.client_id)
+        if client is None:
+            raise AuthenticationError("the access token is not valid")
         return AccessToken(
             issued.client_id,
             smart_scopes.parse_scopes(issued.scope),
             datetime.fromtimestamp(issued.expires_at, UTC),
+            client.audience,
+            client.purpose,
         )
 
     @property

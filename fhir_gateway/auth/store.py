@@ -17,6 +17,7 @@ from sqlmodel import Field, SQLModel
 
 from fhir_gateway.auth.models import Client, IssuedToken
 from fhir_gateway.auth.scopes import parse_scopes
+from fhir_gateway.db.audience import EVERYONE, Audience
 from fhir_gateway.db.engine import snapshot, table_of, transaction
 from fhir_gateway.errors import ConflictError, NotFoundError
 
@@ -35,6 +36,8 @@ class ClientRow(SQLModel, table=True):
     jwks_url: str | None = Field(default=None, sa_column=Column(Text, nullable=True))
     disabled: bool = Field(default=False)
     created_at: int = Field(sa_column=Column(BigInteger, nullable=False))
+    grants: str | None = Field(default=None, sa_column=Column(Text, nullable=True))  # JSON list; null: everything
+    purpose: str | None = Field(default=None, max_length=40)
 
 
 class AssertionRow(SQLModel, table=True):
@@ -92,6 +95,8 @@ class AuthStore:
             "jwks_url": client.jwks_url,
             "disabled": client.disabled,
             "created_at": int(time.time()),
+            "grants": None if client.audience.labels is None else json.dumps(sorted(client.audience.labels)),
+            "purpose": client.purpose,
         }
         try:
             with transaction(self._engine) as connection:
@@ -184,4 +189,6 @@ def _client(row: RowMapping) -> Client:
         jwks=None if row["jwks"] is None else json.loads(row["jwks"]),
         jwks_url=row["jwks_url"],
         disabled=row["disabled"],
+        audience=EVERYONE if row["grants"] is None else Audience.of(json.loads(row["grants"])),
+        purpose=row["purpose"],
     )

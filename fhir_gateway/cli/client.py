@@ -24,20 +24,29 @@ def add(
     jwks: Annotated[Path | None, typer.Option(help="File with its public JWK Set.")] = None,
     jwks_url: Annotated[str | None, typer.Option(help="URL of its public JWK Set.")] = None,
     new_key: Annotated[Path | None, typer.Option(help="Make a key pair; write the private JWK to this file.")] = None,
+    contract: Annotated[list[str] | None, typer.Option(help="Sees this contract, its list and its members.")] = None,
+    organization: Annotated[list[str] | None, typer.Option(help="Sees the patients of this practice (TIN).")] = None,
+    purpose: Annotated[str | None, typer.Option(help="Why it reads (PurposeOfUse), such as HPAYMT.")] = None,
 ) -> None:
-    """Register a backend client by its public keys."""
+    """Register a backend client by its public keys.
+
+    Without --contract and --organization it sees everybody's data: that is for the operator's own systems.
+    """
     from fhir_gateway.auth.assertion import generate_key, public_key_set
 
     here = context(command)
     if [jwks, jwks_url, new_key].count(None) != 2:
         raise ConfigurationError("give one of --jwks, --jwks-url and --new-key")
+    grants = [f"contract:{one}" for one in contract or ()] + [f"organization:{one}" for one in organization or ()]
     keys: dict[str, Any] | None = _read_json(jwks) if jwks else None
     if new_key is not None:
         private = generate_key("ES384", f"{name}-1")
         _write_private(new_key, private)
         keys = public_key_set(private)
     try:
-        client = here.gateway.authorization.register_client(name, scopes=" ".join(scope), jwks=keys, jwks_url=jwks_url)
+        client = here.gateway.authorization.register_client(
+            name, scopes=" ".join(scope), jwks=keys, jwks_url=jwks_url, grants=grants or None, purpose=purpose
+        )
     except GatewayError:
         if new_key is not None:
             new_key.unlink()  # the key of nobody
@@ -55,12 +64,13 @@ def list_clients(command: typer.Context) -> None:
         {
             "client_id": one.client_id,
             "scopes": " ".join(str(scope) for scope in one.scopes),
+            "sees": "everything" if one.audience.labels is None else " ".join(sorted(one.audience.labels)),
             "keys": one.jwks_url or "inline",
             "disabled": one.disabled,
         }
         for one in here.gateway.authorization.clients()
     ]
-    here.output.table("Clients", ("client_id", "scopes", "keys", "disabled"), rows)
+    here.output.table("Clients", ("client_id", "scopes", "sees", "keys", "disabled"), rows)
 
 
 @app.command()

@@ -20,12 +20,13 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
+from fhir_gateway.db.audience import EVERYONE, Audience
 from fhir_gateway.db.engine import snapshot, table_of, transaction
 from fhir_gateway.db.resource_tables import ResourceRow, ResourceVersionRow, SearchIndexRow
 from fhir_gateway.db.search.criteria import Criterion, conditions, sort_value
 from fhir_gateway.db.search.dates import instant, microseconds
 from fhir_gateway.db.search.parameters import index_entries
-from fhir_gateway.errors import InputError, Location, NotFoundError, ResourceError
+from fhir_gateway.errors import AuthorizationError, InputError, Location, NotFoundError, ResourceError
 from fhir_gateway.r4.spec import resource_types
 
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
@@ -75,15 +76,33 @@ class ResourceStore:
     """
 
     def __init__(
-        self, engine: Engine, base_url: str | None = None, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        engine: Engine,
+        base_url: str | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        audience: Audience = EVERYONE,
     ) -> None:
         self._engine = engine
+        self.audience = audience
         self._base_url = base_url.rstrip("/") if base_url else None
         self._clock = clock
         self._resource = table_of(ResourceRow)
         self._version = table_of(ResourceVersionRow)
         self._index = table_of(SearchIndexRow)
         self._insert_entries = _positional_insert(engine, self._index)
+
+    def seen_by(self, audience: Audience) -> ResourceStore:
+        """The same resources as ``audience`` may read them: what it may not see does not exist, nor does writing."""
+        if audience.unlimited:
+            return self
+        return ResourceStore(self._engine, self._base_url, self._clock, audience)
+
+    def members(self) -> list[str] | None:
+        """Ids of the persons on the lists that the audience sees; None when it is not limited."""
+        if self.audience.unlimited:
+            return None
+        with snapshot(self._engine) as connection:
+            return list(connection.scalars(self.audience.members(self._index)))
 
     def put(self, resource: Mapping[str, Any]) -> StoredResource:
         """Create or update one resource under its own id and return it as stored."""
@@ -96,6 +115,8 @@ class ResourceStore:
         Raises ResourceError for a resource without a type of R4, without a valid id, or whose indexed elements are
         malformed. Full validation is the caller's (``r4.models``, ``lake``).
         """
+        if not self.audience.unlimited:
+            raise AuthorizationError("resources are not written through what a limited audience sees")
         created = updated = unchanged = 0
         now = microseconds(self._clock()) // 1000 * 1000
         with transaction(self._engine, lock=_LOCK) as connection:
@@ -113,6 +134,8 @@ class ResourceStore:
 
     def delete(self, resource_type: str, resource_id: str) -> None:
         """Delete a resource; its versions stay. Raises NotFoundError when there is none."""
+        if not self.audience.unlimited:
+            raise AuthorizationError("resources are not deleted through what a limited audience sees")
         now = microseconds(self._clock()) // 1000 * 1000
         with transaction(self._engine, lock=_LOCK) as connection:
             row = connection.execute(self._select(resource_type).where(self._resource.c.id == resource_id)).first()
@@ -184,7 +207,7 @@ class ResourceStore:
         """
         resource = self._resource
         where = conditions(resource_type, criteria, resource, self._index, self._base_url, self._clock())
-        where += [resource.c.type == resource_type, resource.c.deleted.is_(False)]
+        where += [resource.c.type == resource_type, resource.c.deleted.is_(False), *self._visible(resource_type)]
         descending = bool(sort and sort.startswith("-"))
         name = (sort or "").lstrip("-")
         order = sort_value(resource_type, name, resource, self._index) if name else resource.c.key
@@ -208,12 +231,15 @@ class ResourceStore:
         """Return the ids of all resources that meet the criteria, in the order of their creation."""
         resource = self._resource
         where = conditions(resource_type, criteria, resource, self._index, self._base_url, self._clock())
+        where += self._visible(resource_type)
         chosen = sa.select(resource.c.id).where(resource.c.type == resource_type, resource.c.deleted.is_(False), *where)
         with snapshot(self._engine) as connection:
             return list(connection.scalars(chosen.order_by(resource.c.key)))
 
     def counts(self) -> dict[str, int]:
-        """Return the number of live resources of each type."""
+        """Return the number of live resources of each type: an overview for the operator, of everything there is."""
+        if not self.audience.unlimited:
+            raise AuthorizationError("a limited audience is not told how much there is")
         resource = self._resource
         grouped = sa.select(resource.c.type, sa.func.count()).where(resource.c.deleted.is_(False))
         with snapshot(self._engine) as connection:
@@ -223,7 +249,12 @@ class ResourceStore:
             }
 
     def _select(self, resource_type: str, *more: sa.ColumnElement[Any]) -> sa.Select[Any]:
-        return sa.select(self._resource, *more).where(self._resource.c.type == resource_type)
+        visible = self._visible(resource_type)
+        return sa.select(self._resource, *more).where(self._resource.c.type == resource_type, *visible)
+
+    def _visible(self, resource_type: str) -> list[sa.ColumnElement[bool]]:
+        condition = self.audience.condition(resource_type, self._resource, self._index)
+        return [] if condition is None else [condition]
 
     def _live(self, resource_type: str) -> sa.Select[Any]:
         return self._select(resource_type).where(self._resource.c.deleted.is_(False))

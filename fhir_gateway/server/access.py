@@ -33,7 +33,7 @@ def admit(verifier: TokenVerifier, header: str | None, access: Access, resource_
     if not header:
         raise MissingToken("a bearer token is needed")
     token = verifier.verify(header)
-    access.client_id = token.client_id
+    access.client_id, access.purpose = token.client_id, token.purpose
     missing = [letter for letter in letters if not token.allows(resource_type, letter)]
     if missing:
         raise InsufficientScope(f"the token needs system/{resource_type}.{letters}")

@@ -1,8 +1,9 @@
 """The audit trail: one row for every request to the FHIR face, written before the answer leaves.
 
-A row says who (client), what (interaction, type, id, names of the parameters), when, and how it ended. It never holds
-parameter values, bodies or tokens. Rows are only ever added. Requests that end at the same moment share one commit, so
-that the trail costs a busy server one write for many answers; when the trail cannot be written, nothing is served.
+A row says who (client), why (the purpose it is registered for), what (interaction, type, id, names of the parameters),
+when, and how it ended. It never holds parameter values, bodies or tokens. Rows are only ever added. Requests that end
+at the same moment share one commit, so that the trail costs a busy server one write for many answers; when the trail
+cannot be written, nothing is served.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ audit_events = Table(
     Column("resource_id", String(64)),
     Column("parameters", String(1024), nullable=False),
     Column("status", Integer, nullable=False),
+    Column("purpose", String(40)),
 )
 
 
@@ -46,6 +48,7 @@ class Access:
     resource_id: str | None = None
     parameters: str = ""
     status: int = 0
+    purpose: str | None = None
 
     def named(self, names: list[str]) -> None:
         """Note the names of the parameters (values are not noted)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from fhir_gateway.db.audience import Audience
 from fhir_gateway.db.resources import ResourceStore, StoredResource
 from fhir_gateway.errors import NotFoundError
 from fhir_gateway.server.problems import UnknownResource
@@ -35,6 +36,10 @@ class Catalog(Protocol):
         """One page; raises InputError for values or modifiers that are not supported."""
         ...
 
+    def seen_by(self, audience: Audience) -> Catalog:
+        """The same catalog without what the audience may not see."""
+        ...
+
 
 class StoredCatalog:
     """Resources as stored."""
@@ -55,6 +60,10 @@ class StoredCatalog:
             return self._store.vread(resource_type, resource_id, version)
         except NotFoundError:
             raise UnknownResource(f"there is no such version of a {resource_type}") from None
+
+    def seen_by(self, audience: Audience) -> StoredCatalog:
+        """The resources that the audience may see."""
+        return StoredCatalog(self._store.seen_by(audience))
 
     def search(self, query: Query) -> Found:
         """One page in the order asked for, by default that of creation."""

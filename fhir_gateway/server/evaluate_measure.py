@@ -18,6 +18,7 @@ import pyarrow as pa
 from starlette.requests import Request
 from starlette.responses import Response
 
+from fhir_gateway.db.audience import EVERYONE, Audience
 from fhir_gateway.db.resources import ResourceStore
 from fhir_gateway.errors import NotFoundError
 from fhir_gateway.factory import Gateway
@@ -60,16 +61,20 @@ class EvaluateMeasureOperation:
 
         def work() -> bytes:
             admit(self._gateway.authorization, header, access, "Measure", "r")
-            admit(self._gateway.authorization, header, access, "MeasureReport", "r")
-            return orjson.dumps(self.evaluate(evaluate_measure_parameters(pairs, measure_id)))
+            token = admit(self._gateway.authorization, header, access, "MeasureReport", "r")
+            return orjson.dumps(self.evaluate(evaluate_measure_parameters(pairs, measure_id), token.audience))
 
         body = await anyio.to_thread.run_sync(work, limiter=self._limiter)
         return Response(body, media_type=FHIR_JSON)
 
-    def evaluate(self, asked: EvaluateMeasure) -> Mapping[str, Any]:
-        """The MeasureReport; raises NotFoundError for a measure, patient, group or practitioner that is not here."""
-        evaluator = self._evaluator(asked.measure)
-        members = self._members(asked)
+    def evaluate(self, asked: EvaluateMeasure, audience: Audience = EVERYONE) -> Mapping[str, Any]:
+        """The MeasureReport over members that ``audience`` sees.
+
+        Raises NotFoundError for a measure, patient, group or practitioner that is not here, for it.
+        """
+        store = self._gateway.resources.seen_by(audience)
+        evaluator = self._evaluator(asked.measure, store)
+        members = self._members(asked, store)
         population = LakePopulation(self._gateway.lake, members=members)
         now = datetime.now(ZoneInfo(self._gateway.settings.time_zone))
         result = evaluator.evaluate(population, asked.period, now)
@@ -81,10 +86,10 @@ class EvaluateMeasureOperation:
         report = dict(reports.summary(result, reporter))
         return _with_subject_lists(report, result) if asked.report_type == "subject-list" else report
 
-    def _evaluator(self, measure: str) -> Evaluator:
+    def _evaluator(self, measure: str, store: ResourceStore) -> Evaluator:
         """The compiled measure of a canonical or id; raises UnknownResource."""
         if measure.startswith("Measure/") or "/" not in measure:
-            stored = self._stored(measure.removeprefix("Measure/"))
+            stored = _stored(store, measure.removeprefix("Measure/"))
             measure = f"{stored.get('url')}|{stored.get('version')}"
         url, _, version = measure.partition("|")
         with self._lock:
@@ -98,25 +103,27 @@ class EvaluateMeasureOperation:
                 self._evaluators[package.package_hash] = Evaluator(package)
             return self._evaluators[package.package_hash]
 
-    def _stored(self, measure_id: str) -> dict[str, Any]:
-        try:
-            return self._gateway.resources.read("Measure", measure_id).json()
-        except NotFoundError:
-            raise UnknownResource("there is no such Measure") from None
-
-    def _members(self, asked: EvaluateMeasure) -> list[str] | None:
-        """Person ids the request is about; None for everyone."""
-        store = self._gateway.resources
+    def _members(self, asked: EvaluateMeasure, store: ResourceStore) -> list[str] | None:
+        """Person ids the request is about, of those that ``store`` shows; None for everyone."""
         if asked.subject is None:
-            return None if asked.practitioner is None else _attributed(store, asked)
+            return store.members() if asked.practitioner is None else _attributed(store, asked)
         kind, identity = asked.subject
         if kind == "Patient":
+            if not store.audience.unlimited and not store.read_many([("Patient", identity)]):
+                raise UnknownResource("there is no such Patient")
             return [identity]
         try:
             group = store.read("Group", identity).json()
         except NotFoundError:
             raise UnknownResource("there is no such Group") from None
         return sorted(_active_members(group, asked.period, asked.practitioner))
+
+
+def _stored(store: ResourceStore, measure_id: str) -> dict[str, Any]:
+    try:
+        return store.read("Measure", measure_id).json()
+    except NotFoundError:
+        raise UnknownResource("there is no such Measure") from None
 
 
 def _attributed(store: ResourceStore, asked: EvaluateMeasure) -> list[str]:

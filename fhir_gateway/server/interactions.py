@@ -47,8 +47,8 @@ class Interactions:
         header = request.headers.get("authorization")
 
         def work() -> StoredResource:
-            admit(self.verifier, header, access, resource_type, "r")
-            return self.catalogs[resource_type].read(resource_type, resource_id)
+            token = admit(self.verifier, header, access, resource_type, "r")
+            return self._catalog(resource_type, token).read(resource_type, resource_id)
 
         return _represent(request, await run_in_threadpool(work), subset)
 
@@ -60,10 +60,10 @@ class Interactions:
         header = request.headers.get("authorization")
 
         def work() -> StoredResource:
-            admit(self.verifier, header, access, resource_type, "r")
+            token = admit(self.verifier, header, access, resource_type, "r")
             if not (version.isascii() and version.isdigit() and len(version) < 10):
                 raise UnknownResource(f"there is no such version of a {resource_type}")
-            return self.catalogs[resource_type].vread(resource_type, resource_id, int(version))
+            return self._catalog(resource_type, token).vread(resource_type, resource_id, int(version))
 
         stored = await run_in_threadpool(work)
         if stored.deleted:
@@ -87,8 +87,11 @@ class Interactions:
 
         return Response(await run_in_threadpool(work), media_type=FHIR_JSON)
 
+    def _catalog(self, resource_type: str, token: AccessToken) -> Catalog:
+        return self.catalogs[resource_type].seen_by(token.audience)
+
     def _page(self, query: Query, token: AccessToken, is_form: bool) -> bytes:
-        found = self.catalogs[query.resource_type].search(query)
+        found = self._catalog(query.resource_type, token).search(query)
         links = [("self", self_link(self.base_url, query, is_form))]
         if found.after is not None:
             links.append(("next", self.links.seal(query, found.after, found.total)))
@@ -109,7 +112,8 @@ class Interactions:
         for one in found:
             wanted.pop((one.type, one.id), None)
         allowed = [pair for pair in wanted if pair[0] in self.catalogs and token.allows(pair[0], "r")]
-        return sorted(self.store.read_many(allowed), key=lambda one: (one.type, one.id))
+        seen = self.store.seen_by(token.audience)
+        return sorted(seen.read_many(allowed), key=lambda one: (one.type, one.id))
 
 
 def _begin(request: Request, interaction: str, resource_type: str, resource_id: str | None) -> Access:

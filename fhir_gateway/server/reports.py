@@ -13,13 +13,17 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from fhir_gateway.db.audience import Audience
 from fhir_gateway.db.resources import ResourceStore, StoredResource
 from fhir_gateway.db.search.criteria import Criterion
 from fhir_gateway.errors import InputError, NotFoundError
@@ -94,22 +98,31 @@ class ReportCatalog:
 
     def __init__(self, store: ResourceStore, results: Callable[[], Results], render: Render) -> None:
         """``results`` is called when results are first needed: opening them makes their folder."""
-        self._store = store
-        self._stored = StoredCatalog(store)
+        self._store = store  # of everything: summaries tell what an individual report is made of
+        self._seen = store
         self._results = results
         self._render = render
         self._runs: OrderedDict[str, Run] = OrderedDict()
         self._lock = threading.Lock()
 
+    def seen_by(self, audience: Audience) -> ReportCatalog:
+        """The reports that the audience may see; runs in memory are shared."""
+        view = copy(self)
+        view._seen = self._store.seen_by(audience)
+        return view
+
+    def _sees(self, member: str) -> bool:
+        return self._seen.audience.unlimited or bool(self._seen.read_many([("Patient", member)]))
+
     def read(self, resource_type: str, resource_id: str) -> StoredResource:
         """A stored report, or the individual one of that id; raises UnknownResource."""
         try:
-            return self._stored.read(resource_type, resource_id)
+            return StoredCatalog(self._seen).read(resource_type, resource_id)
         except UnknownResource:
             run_id, _, member = resource_id.rpartition("-")
-            if not run_id:
+            if not run_id or not self._sees(member):
                 raise
-            summary = self._stored.read(resource_type, run_id)
+            summary = StoredCatalog(self._store).read(resource_type, run_id)
             run = self._run(run_id)
             if run is None or member not in run.index:
                 raise
@@ -118,7 +131,7 @@ class ReportCatalog:
     def vread(self, resource_type: str, resource_id: str, version: int) -> StoredResource:
         """One version; an individual report has only that of its run."""
         try:
-            return self._stored.vread(resource_type, resource_id, version)
+            return StoredCatalog(self._seen).vread(resource_type, resource_id, version)
         except UnknownResource:
             report = self.read(resource_type, resource_id)
             if report.version != version:
@@ -132,7 +145,7 @@ class ReportCatalog:
         found: list[StoredResource] = []
         total: int | None = query.total
         if phase == "s":
-            page = self._store.search(_TYPE, query.criteria, query.count, place or None, query.sort, query.count_total)
+            page = self._seen.search(_TYPE, query.criteria, query.count, place or None, query.sort, query.count_total)
             found += page.resources
             total = page.total if query.count_total else query.total
             if page.next is not None and not query.count_total:
@@ -181,6 +194,8 @@ class ReportCatalog:
             return
         shared: list[Criterion] = [*query.without(*_OWN), ("type", "summary")]
         summaries = self._store.search(_TYPE, shared, _MAX_RUNS, None, query.sort, total=False).resources
+        allowed = self._seen.members()
+        visible = None if allowed is None else pa.array(allowed, pa.string())
         known = frozenset(self._results().runs())  # a contract's quality report is a summary without a run of its own
         for summary in summaries:
             if summary.id not in known:
@@ -191,6 +206,8 @@ class ReportCatalog:
             if run is None:
                 continue
             indices = run.reported
+            if visible is not None:
+                indices = indices[np.asarray(pc.is_in(run.result.members, value_set=visible))[indices]]
             for members in wanted.member_sets(summary.id):
                 chosen = sorted(run.index[member] for member in members if member in run.index)
                 indices = np.intersect1d(indices, np.array(chosen, np.intp))

@@ -216,6 +216,18 @@ _BY_TYPE: Mapping[str, tuple[SearchParameter, ...]] = {
 }
 
 
+def _active_entries(resource: Mapping[str, Any]) -> Iterator[Any]:
+    for entry in resource["member"]:
+        if not entry.get("inactive"):
+            yield entry.get("entity")
+
+
+#: Indexed for ``db.audience``, not for searches: a name that no query can have.
+_UNSEARCHED: Mapping[str, tuple[SearchParameter, ...]] = {
+    "Group": (SearchParameter("-active-member", "reference", Elements(frozenset({"member"}), _active_entries)),),
+}
+
+
 @cache
 def search_parameters(resource_type: str) -> Mapping[str, SearchParameter]:
     """Return the indexed parameters of a type by name; types without an entry have those of every type.
@@ -228,7 +240,7 @@ def search_parameters(resource_type: str) -> Mapping[str, SearchParameter]:
 
 @cache
 def _indexed(resource_type: str) -> tuple[tuple[str, SearchParameter], ...]:
-    parameters = search_parameters(resource_type).values()
+    parameters = (*search_parameters(resource_type).values(), *_UNSEARCHED.get(resource_type, ()))
     return tuple((f"{resource_type}.{one.name}", one) for one in parameters if one.same_as is None)
 
 

@@ -57,10 +57,15 @@ def test_rows_that_cannot_matter_any_more_are_purged() -> None:
 def test_a_token_is_known_to_every_process_and_stored_only_as_a_digest(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'control.db'}"
     here, there = create_engine(url), create_engine(url)
+    _server(here).register_client("a", scopes="system/*.rs", jwks=JWKS, grants=["contract:aco"], purpose="HPAYMT")
     _server(here).store.add_token("the-token", "a", "system/*.rs", 0, 4102444800)
     server = AuthorizationServer(there, auth_url="https://gateway.example/auth")
     token = server.verify("bearer the-token")
     assert (token.client_id, token.allows("Patient", "r"), token.allows("Patient", "c")) == ("a", True, False)
+    assert (token.audience.labels, token.purpose) == ({"contract:aco"}, "HPAYMT")
+    _server(here).store.add_token("of-nobody", "unregistered", "system/*.rs", 0, 4102444800)
+    with pytest.raises(AuthenticationError):
+        server.verify("bearer of-nobody")
     with here.connect() as connection:
         assert "the-token" not in str(connection.exec_driver_sql("select * from auth_token").all())
     here.dispose()
