@@ -105,7 +105,8 @@ def test_pull_of_files_and_quarantine(command: Command, patients: Path) -> None:
     code, out, _ = command("--json", "pull", "--files", str(patients), "--source", "demo")
     assert code == 0
     report = json.loads(out)
-    (entry,) = report["ledger"]
+    arrived, entry = report["ledger"]  # files of no promised type arrive under none
+    assert (arrived["type"], arrived["files"], arrived["lines"]) == (None, 1, 2)
     assert (entry["type"], entry["read"], entry["stored"], entry["quarantined"]) == ("Patient", 2, 1, 1)
     assert report["persons"] == 1
     code, out, err = command("quarantine", "list", report["pull"])
