@@ -76,9 +76,24 @@ def _masked(field: Vec, owner: Vec) -> Vec:
 
 def walk(vec: Vec, path: str) -> Vec:
     """All steps of a dotted path."""
-    for name in path.split("."):
-        vec = step(vec, name)
+    owner, names = vec, path.split(".")
+    for position, name in enumerate(names):
+        if name in _OF_PRIMITIVES and position:
+            found = _beside(owner, names[position - 1], name)
+            if found is not None:
+                vec = found
+                continue
+        owner, vec = vec, step(vec, name)
     return vec
+
+
+#: What a primitive has beside its value, also where it has none: ``birthDate.extension``.
+_OF_PRIMITIVES = frozenset({"extension", "id"})
+
+
+def _beside(owner: Vec, name: str, part: str) -> Vec | None:
+    """``part`` of the primitive ``name`` of ``owner``; None where ``name`` is no primitive."""
+    return owner.sibling(name, part) if isinstance(owner, ElementVec) else None
 
 
 @form("Property")
@@ -86,6 +101,10 @@ def property_(scope: Scope, elm: Elm) -> Node:
     """A property of an expression (``source``) or of an alias (``scope``)."""
     path = elm["path"]
     scope.compiler.property_names.update(path.split("."))
+    inner = elm.get("source") or {}
+    if path in _OF_PRIMITIVES and inner.get("type") == "Property":  # looked at from the owner of what may be null
+        joined = {k: v for k, v in inner.items() if k in ("source", "scope")}
+        return property_(scope, {**elm, "source": None, **joined, "path": f"{inner['path']}.{path}"})
     if elm.get("source") is not None:
         source = scope.compile(elm["source"])
 

@@ -25,6 +25,7 @@ from fhir_gateway.cql.values.base import (
     offsets_of,
     ranges,
 )
+from fhir_gateway.cql.values.documents import contained, sibling, unread
 from fhir_gateway.cql.values.scalars import BoolVec, DecVec, IntVec, StrVec
 from fhir_gateway.cql.values.structured import ChoiceVec, ListVec
 from fhir_gateway.cql.values.temporal import parse_dates, parse_datetimes, parse_times
@@ -45,6 +46,12 @@ class Source:
 
     #: Whether date-times keep the offset that they were written with.
     zones = False
+    #: The source this one is a part of, under which name, and the offsets of a list.
+    above: tuple[Source, str, IntArray | None] | None = None
+    #: The JSON of each row, once an element was asked for that is not in the columns.
+    parsed: list[Any] | None = None
+    #: The sources that this one's rows were put together from.
+    parts: tuple[Source, ...] = ()
 
     def __init__(
         self,
@@ -69,6 +76,7 @@ class Source:
         self._column = column
         self.size = size if array is None else len(array)
         self._children: dict[str, tuple[IntArray | None, Source] | None] = {}
+        self.unread: dict[str, tuple[IntArray | None, Source]] = {}
         #: what codes it holds, kept by those who look for several value sets in it
         self.catalogue: Any = None
 
@@ -96,7 +104,7 @@ class Source:
         except KeyError:
             found = self._children[element.name] = self._child(element)
             if found is not None:
-                found[1].zones = self.zones
+                found[1].zones, found[1].above = self.zones, (self, element.name, found[0])
             return found
 
     def _child(self, element: spec.Element) -> tuple[IntArray | None, Source] | None:
@@ -132,6 +140,10 @@ class Source:
         array = self.array if asked else self.complete
         index = array.type.get_field_index(name)
         return array.field(index) if index >= 0 else None
+
+    def raw(self) -> Any:
+        """The JSON texts of a resource table; None where there are none."""
+        return self._column("_raw", False) if self._column is not None else None
 
     def python(self, rows: IntArray) -> list[Any]:
         """Plain values of rows (-1 gives None), with all parts in the order of their definition."""
@@ -224,6 +236,7 @@ class ElementVec(Vec):
             path=sources[0].path,
             structure=sources[0].structure,
         )
+        merged.parts, merged.zones = tuple(sources), sources[0].zones
         return cls(merged, np.concatenate([np.where(p.rows >= 0, p.rows + bases[id(p.source)], -1) for p in parts]))
 
     def key_columns(self) -> tuple[AnyArray, ...]:
@@ -251,7 +264,7 @@ class ElementVec(Vec):
         if spec.is_primitive(self.fhir_type):
             if name == "value":
                 return self.primitive()
-            raise UnsupportedElm(f"{self.source.path}.{name}: ids and extensions of primitives are not in the columns")
+            raise UnsupportedElm(f"{self.source.path}.{name}: a {self.fhir_type} that is not looked at as an element")
         definition = spec.type_definition(self.fhir_type)
         if name in definition.elements:
             return self._single(definition.elements[name])
@@ -264,9 +277,42 @@ class ElementVec(Vec):
         raise UnsupportedElm(f"{self.fhir_type} has no element {name} in FHIR R4")
 
     def _single(self, element: spec.Element) -> Vec:
-        child = self.source.child(element)
-        if child is None:
-            raise UnsupportedElm(f"{self.source.path}.{element.name} is not in the columns")
+        if element.type == "Resource":
+            return self._contained(element)
+        return self._placed(self.source.child(element) or self._unread(element))
+
+    def _contained(self, element: spec.Element) -> Vec:
+        lists = [self._placed(found) for found in contained(self.source, element)]
+        options = [items for items in lists if isinstance(items, ListVec)]
+        if not element.is_list or not options:
+            return NullVec(len(self))
+        first = options[0]
+        return ListVec(first.offsets, ChoiceVec([items.flat for items in options]), first.valid)
+
+    def _unread(self, element: spec.Element) -> tuple[IntArray | None, Source]:
+        if element.name not in self.source.unread:
+            self.source.unread[element.name] = unread(self.source, element)
+        return self.source.unread[element.name]
+
+    def sibling(self, name: str, part: str) -> Vec | None:
+        """``id`` or ``extension`` of a primitive child, where the child may have no value; None if it is none."""
+        if spec.is_primitive(self.fhir_type):
+            return None
+        definition = spec.type_definition(self.fhir_type)
+        elements = [definition.elements[name]] if name in definition.elements else definition.choices.get(name, ())
+        found = []
+        for element in elements:
+            if not spec.is_primitive(element.type) or element.is_list or element.name == "id":
+                return None
+            key = f"{element.name}.{part}"
+            if key not in self.source.unread:
+                self.source.unread[key] = sibling(self.source, element, part)
+            found.append(self._placed(self.source.unread[key]))
+        held = [vec for vec in found if vec.valid.any()]
+        return held[0] if held else found[0] if found else None
+
+    def _placed(self, child: tuple[IntArray | None, Source]) -> Vec:
+        """The rows of a child source that belong to these rows."""
         offsets, source = child
         if offsets is None:
             return ElementVec.of(source, self.rows)

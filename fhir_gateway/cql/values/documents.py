@@ -1,0 +1,119 @@
+"""Elements that are not in the columns, read from the resources' JSON: narrative, contained resources, extensions
+below the root, ids and extensions of primitives, and what a recursive type leaves out.
+
+Measures seldom ask for these, so they cost nothing until one does; then the JSON of the whole table is parsed once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from fhir_gateway.cql.values.base import IntArray, offsets_of
+from fhir_gateway.errors import UnsupportedElm
+from fhir_gateway.r4 import spec
+
+if TYPE_CHECKING:
+    from fhir_gateway.cql.values.element import Source
+
+_STEP = Decimal("0.00000001")
+
+
+def documents(source: Source) -> list[Any]:
+    """The JSON of each row of a source; UnsupportedElm for elements that no resource holds."""
+    if source.parsed is None:
+        if source.parts:
+            source.parsed = [document for part in source.parts for document in documents(part)]
+        else:
+            source.parsed = _of_table(source) if source.is_resource else _of_parent(source)
+    return source.parsed
+
+
+def _of_table(source: Source) -> list[Any]:
+    raw = source.raw()
+    if raw is None:
+        raise UnsupportedElm(f"{source.path}: the JSON of the resources is not at hand")
+    return [json.loads(text, parse_float=Decimal) for text in raw.to_pylist()]
+
+
+def _of_parent(source: Source) -> list[Any]:
+    if source.above is None:
+        raise UnsupportedElm(f"{source.path}: elements that are not in the columns, of a value that was put together")
+    parent, name, offsets = source.above
+    held = [document.get(name) if document else None for document in documents(parent)]
+    if offsets is None:
+        return held
+    found: list[Any] = [None] * source.size
+    for items, start, end in zip(held, offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
+        if end > start:
+            found[start:end] = items
+    return found
+
+
+def unread(source: Source, element: spec.Element) -> tuple[IntArray | None, Source]:
+    """Offsets (for lists) and source of an element that the columns do not hold."""
+    return _made(source, element, [d.get(element.name) if d else None for d in documents(source)])
+
+
+def contained(source: Source, element: spec.Element) -> list[tuple[IntArray, Source]]:
+    """Resources within resources: offsets of each row's list, and a source for each type, null in others' places."""
+    values = [d.get(element.name) or [] if d else [] for d in documents(source)]
+    offsets = offsets_of(np.array([len(v) for v in values], dtype=np.int64))
+    flat = [item for items in values for item in items]
+    types = sorted({item.get("resourceType") for item in flat} & {*spec.resource_types()})
+    found = []
+    for resource_type in types:
+        of_type = [item if item.get("resourceType") == resource_type else None for item in flat]
+        structure = spec.column_structure(resource_type)
+        array = pa.array([_conformed(item, structure) for item in of_type], spec.arrow_type(structure))
+        path = f"{source.path}.{element.name}"
+        made = type(source)(resource_type, array, source.offset_ms, path=path, structure=structure)
+        made.parsed, made.zones = of_type, source.zones
+        made.list_present = np.array([len(v) > 0 for v in values], dtype=bool)
+        found.append((offsets, made))
+    return found
+
+
+def sibling(owner: Source, element: spec.Element, name: str) -> tuple[IntArray | None, Source]:
+    """Offsets and source of ``id`` or ``extension`` of the primitive ``element`` in each row of its owner."""
+    beside = [d.get(f"_{element.name}") if d else None for d in documents(owner)]
+    part = spec.type_definition("Element").elements[name]
+    return _made(owner, part, [b.get(name) if isinstance(b, dict) else None for b in beside], f"{element.name}.{name}")
+
+
+def _made(
+    source: Source, element: spec.Element, values: list[Any], name: str | None = None
+) -> tuple[IntArray | None, Source]:
+    structure = spec.type_structure(element.type)
+    offsets, flat = None, values
+    if element.is_list:
+        offsets = offsets_of(np.array([len(v) if v else 0 for v in values], dtype=np.int64))
+        flat = [item for items in values for item in items or ()]
+    array = pa.array([_conformed(v, structure) for v in flat], spec.arrow_type(structure))
+    path = f"{source.path}.{name or element.name}"
+    made = type(source)(element.type, array, source.offset_ms, path=path, structure=structure)
+    made.parsed, made.zones = flat, source.zones
+    if element.is_list:
+        made.list_present = np.array([v is not None for v in values], dtype=bool)
+    return offsets, made
+
+
+def _conformed(value: Any, structure: spec.Structure) -> Any:
+    """A JSON value as Arrow takes it: only the parts of the structure, decimals with 8 places."""
+    if value is None:
+        return None
+    if isinstance(structure, list):
+        return [_conformed(item, structure[0]) for item in value] if isinstance(value, Sequence) else None
+    if not isinstance(structure, str):
+        return {k: _conformed(value.get(k), s) for k, s in structure.items()} if isinstance(value, dict) else None
+    if structure.startswith("DECIMAL"):
+        try:
+            return Decimal(value).quantize(_STEP)
+        except (InvalidOperation, TypeError, ValueError):
+            return None
+    return value
