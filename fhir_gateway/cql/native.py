@@ -10,17 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from fhir_gateway.cql.values import (
-    CodeVec,
-    ConceptVec,
-    ElementVec,
-    ListVec,
-    NullVec,
-    StrVec,
-    Vec,
-)
+from fhir_gateway.cql.values import CodeVec, ConceptVec, ElementVec, Vec
 from fhir_gateway.r4 import spec
 
 Native = Callable[..., "Vec | None"]
@@ -32,29 +22,12 @@ def _primitive(evaluation: Any, frame: Any, node: Any, value: Vec) -> Vec | None
     return None
 
 
-def _text(vec: Vec) -> StrVec:
-    return vec.primitive() if isinstance(vec, ElementVec) else vec  # type: ignore[return-value]
-
-
-def to_code(coding: ElementVec) -> CodeVec:
-    """FHIR Coding to System.Code."""
-    names = {"code": "code", "system": "system", "version": "version", "display": "display"}
-    return CodeVec({k: _text(coding.property(v)) for k, v in names.items()}, coding.valid)
-
-
 def _to_code(evaluation: Any, frame: Any, node: Any, value: Vec) -> Vec | None:
-    return to_code(value) if isinstance(value, ElementVec) and value.fhir_type == "Coding" else None
+    return CodeVec.of(value) if isinstance(value, ElementVec) and value.fhir_type == "Coding" else None
 
 
 def _to_concept(evaluation: Any, frame: Any, node: Any, value: Vec) -> Vec | None:
-    if not isinstance(value, ElementVec) or value.fhir_type != "CodeableConcept":
-        return None
-    coding = value.property("coding")
-    if isinstance(coding, ListVec) and isinstance(coding.flat, ElementVec):
-        codes = ListVec(coding.offsets, to_code(coding.flat), coding.valid)
-    else:
-        codes = ListVec(np.zeros(len(value) + 1, dtype=np.int64), NullVec(0), np.zeros(len(value), dtype=bool))
-    return ConceptVec({"codes": codes, "display": _text(value.property("text"))}, value.valid)
+    return ConceptVec.of(value) if isinstance(value, ElementVec) and value.fhir_type == "CodeableConcept" else None
 
 
 #: (library, function) -> native conversion

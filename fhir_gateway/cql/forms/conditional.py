@@ -13,7 +13,8 @@ from fhir_gateway.cql.folding import truth
 from fhir_gateway.cql.frame import Env, Frame
 from fhir_gateway.cql.operators.comparison import equal_masks
 from fhir_gateway.cql.registry import Call, form
-from fhir_gateway.cql.values import BoolArray, Vec, select
+from fhir_gateway.cql.typespec import matches, specifier_of
+from fhir_gateway.cql.values import BoolArray, ChoiceVec, NullVec, Vec, select
 
 
 def _branches(evaluation: Any, frame: Frame, env: Env, taken: list[tuple[BoolArray, Node]]) -> Vec:
@@ -52,6 +53,29 @@ def case(scope: Scope, elm: Elm) -> Node:
     parts = [n for pair in items for n in pair] + [otherwise] + ([comparand] if comparand else [])
     free, patient = combine(parts)
     node = Node(scope.library, elm, otherwise.run, free, patient)
+    tested = _tested_type(scope, elm)
+    if tested is not None:
+        operand = scope.compile(tested)
+        specifiers = [specifier_of(item["when"], "is") for item in elm["caseItem"]]
+
+        def run_types(evaluation: Any, frame: Frame, env: Env) -> Vec:
+            """The first ``is`` that holds depends on a row's type only: each option of a choice has its branch."""
+            vec = evaluation.value(operand, frame, env)
+            rest = np.ones(frame.n, dtype=bool)
+            chosen: dict[int, BoolArray] = {}
+            for option in vec.options if isinstance(vec, ChoiceVec) else (vec,):
+                if isinstance(option, NullVec):
+                    continue
+                branch = next((i for i, specifier in enumerate(specifiers) if matches(option, specifier)), None)
+                if branch is not None:
+                    held = option.valid
+                    chosen[branch] = chosen[branch] | held if branch in chosen else held
+                    rest &= ~held
+            taken = [(held, items[branch][1]) for branch, held in chosen.items()]
+            return _branches(evaluation, frame, env, [*taken, (rest, otherwise)])
+
+        node.run = run_types
+        return node
 
     def run(evaluation: Any, frame: Frame, env: Env) -> Vec:
         open_rows = np.ones(frame.n, dtype=bool)
@@ -78,3 +102,13 @@ def case(scope: Scope, elm: Elm) -> Node:
 
     node.run = run
     return node
+
+
+def _tested_type(scope: Scope, elm: Elm) -> Elm | None:
+    """The operand of a case whose every condition is an ``is`` of the same operand."""
+    conditions = [item["when"] for item in elm["caseItem"]]
+    if elm.get("comparand") or any(c.get("type") != "Is" for c in conditions):
+        return None
+    operand: Elm = conditions[0]["operand"]
+    same = scope.library.digest(operand)
+    return operand if all(scope.library.digest(c["operand"]) == same for c in conditions) else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from fhir_gateway.cql.native import to_code
 from fhir_gateway.cql.registry import Call, operator
 from fhir_gateway.cql.values import (
     BoolArray,
@@ -20,7 +19,7 @@ from fhir_gateway.cql.values import (
     ValueSetVec,
     Vec,
 )
-from fhir_gateway.cql.values.base import IntArray, gather_valid, offsets_of, ranges
+from fhir_gateway.cql.values.base import IntArray, gather_valid, is_single, offsets_of, ranges
 from fhir_gateway.cql.values.clinical import CodeSystemVec, code_vec, concept_of, distinct_pairs, member_of
 from fhir_gateway.cql.values.scalars import shared_codes
 from fhir_gateway.errors import MeasureError
@@ -40,18 +39,18 @@ def code_lists(vec: Vec) -> tuple[IntArray, CodeVec]:
     """All codes of each row: the row of each code, and the codes."""
     if isinstance(vec, CodeVec):
         at = np.flatnonzero(vec.valid)
-        return at, vec.take(at)
+        return at, vec if len(at) == len(vec) else vec.take(at)
     if isinstance(vec, ConceptVec):
         codes = vec.codes
         flat = codes.flat if isinstance(codes.flat, CodeVec) else code_vec(None, None, len(codes.flat))
         return codes.parents, flat
     if isinstance(vec, ElementVec) and vec.fhir_type == "Coding":
-        return code_lists(to_code(vec))
+        return code_lists(CodeVec.of(vec))
     if isinstance(vec, ElementVec) and vec.fhir_type == "CodeableConcept":
         coding = vec.property("coding")
         if not isinstance(coding, ListVec) or not isinstance(coding.flat, ElementVec):
             return np.zeros(0, dtype=np.int64), code_vec(None, None, 0)
-        return coding.parents, to_code(coding.flat)
+        return coding.parents, CodeVec.of(coding.flat)
     if isinstance(vec, ElementVec) and spec.is_primitive(vec.fhir_type):
         return code_lists(vec.primitive())
     if isinstance(vec, StrVec):
@@ -75,8 +74,9 @@ def coded_mask(vec: Vec, wanted: Pairs) -> BoolArray:
         return hit
     if isinstance(vec, ElementVec) and not is_coded(vec) and not spec.is_primitive(vec.fhir_type):
         return hit  # for example medicationReference: the code is in another resource
-    if is_coded(vec) and isinstance(vec, ElementVec):
-        return _catalogued(vec, wanted)
+    element = vec.element if isinstance(vec, CodeVec | ConceptVec) else vec
+    if is_coded(vec) and isinstance(element, ElementVec):
+        return _catalogued(element, wanted)
     rows, codes = code_lists(vec)
     if isinstance(vec, StrVec) or (isinstance(vec, ElementVec) and spec.is_primitive(vec.fhir_type)):
         bare = frozenset(code for _, code in wanted)
@@ -121,6 +121,10 @@ def codes_of(vec: Vec) -> Pairs:
 def codes_equivalent(left: Vec, right: Vec) -> BoolArray:
     """True in each row where some code of one side has the system and code of some code of the other side."""
     n = len(left)
+    for one, other in ((left, right), (right, left)):
+        wanted = _constant_codes(one)
+        if wanted is not None:
+            return coded_mask(other, wanted)
     (a_rows, a), (b_rows, b) = code_lists(left), code_lists(right)
     counts = np.bincount(b_rows, minlength=n).astype(np.int64)
     order = np.argsort(b_rows, kind="stable")
@@ -133,6 +137,22 @@ def codes_equivalent(left: Vec, right: Vec) -> BoolArray:
     hit = np.zeros(n, dtype=bool)
     hit[a_rows[a_at[same]]] = True
     return hit
+
+
+def _constant_codes(vec: Vec) -> Pairs | None:
+    """The codes of a code or concept that is the same in every row, if all have a system and a code."""
+    if isinstance(vec, CodeVec) and is_single(vec.valid) and vec.valid[0]:
+        codes = vec.take(np.zeros(1, dtype=np.int64))
+    elif isinstance(vec, ConceptVec) and is_single(vec.valid) and vec.valid[0]:
+        flat = vec.take(np.zeros(1, dtype=np.int64)).codes.flat
+        if not isinstance(flat, CodeVec):
+            return None
+        codes = flat
+    else:
+        return None
+    if not (codes.valid.all() and codes.code.valid.all() and codes.system.valid.all()):
+        return None
+    return codes_of(codes)
 
 
 def expansion(call: Call, value_set: Vec) -> Pairs:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from fhir_gateway.cql.values.base import AnyArray, BoolArray, IntArray, Vec, gather, gather_valid
+from fhir_gateway.cql.values.base import AnyArray, BoolArray, IntArray, NullVec, Vec, gather, gather_valid
+from fhir_gateway.cql.values.element import ElementVec
 from fhir_gateway.cql.values.scalars import DecVec, StrVec
 from fhir_gateway.cql.values.structured import ListVec, TupleVec, concat
 
@@ -53,14 +55,48 @@ class QuantityVec(Vec):
         ]
 
 
+class Fields(Mapping[str, Vec]):
+    """Fields of a tuple that are made when they are asked for."""
+
+    def __init__(self, made: Mapping[str, Callable[[], Vec]]) -> None:
+        self._made = made
+        self._ready: dict[str, Vec] = {}
+
+    def __getitem__(self, name: str) -> Vec:
+        """The field."""
+        if name not in self._ready:
+            self._ready[name] = self._made[name]()
+        return self._ready[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Names, in order."""
+        return iter(self._made)
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self._made)
+
+
 class CodeVec(TupleVec):
-    """System.Code: a tuple of code, system, version and display."""
+    """System.Code: a tuple of code, system, version and display.
+
+    ``element`` are the FHIR Codings it was converted from, if it was: moving them moves no texts.
+    """
 
     kind = "Code"
-    __slots__ = ()
+    __slots__ = ("element",)
 
-    def __init__(self, fields: Any, valid: BoolArray, type_name: str = "Code") -> None:
+    def __init__(
+        self, fields: Any, valid: BoolArray, type_name: str = "Code", element: ElementVec | None = None
+    ) -> None:
         super().__init__(fields, valid, type_name)
+        self.element = element
+
+    @classmethod
+    def of(cls, coding: ElementVec) -> CodeVec:
+        """FHIR Coding to System.Code."""
+        made = {name: partial(_primitive, coding, name) for name in ("code", "system", "version", "display")}
+        return cls(Fields(made), coding.valid, element=coding)
 
     @property
     def code(self) -> StrVec:
@@ -74,17 +110,34 @@ class CodeVec(TupleVec):
 
     def take(self, index: IntArray) -> CodeVec:
         """Rows at ``index``; -1 gives null."""
+        if self.element is not None:
+            return CodeVec.of(self.element.take(index))
         return CodeVec({n: v.take(index) for n, v in self.fields.items()}, gather_valid(self._valid, index))
+
+    @classmethod
+    def concat(cls, parts: Sequence[Any]) -> Vec:
+        """Rows of all parts."""
+        joined = _joined(parts)
+        return cls.of(joined) if joined is not None else super().concat(parts)
 
 
 class ConceptVec(TupleVec):
-    """System.Concept: a tuple of codes (a list of Code) and display."""
+    """System.Concept: a tuple of codes (a list of Code) and display; ``element`` as in :class:`CodeVec`."""
 
     kind = "Concept"
-    __slots__ = ()
+    __slots__ = ("element",)
 
-    def __init__(self, fields: Any, valid: BoolArray, type_name: str = "Concept") -> None:
+    def __init__(
+        self, fields: Any, valid: BoolArray, type_name: str = "Concept", element: ElementVec | None = None
+    ) -> None:
         super().__init__(fields, valid, type_name)
+        self.element = element
+
+    @classmethod
+    def of(cls, concept: ElementVec) -> ConceptVec:
+        """FHIR CodeableConcept to System.Concept."""
+        made = {"codes": partial(_codes_of, concept), "display": partial(_primitive, concept, "text")}
+        return cls(Fields(made), concept.valid, element=concept)
 
     @property
     def codes(self) -> ListVec:
@@ -98,7 +151,15 @@ class ConceptVec(TupleVec):
 
     def take(self, index: IntArray) -> ConceptVec:
         """Rows at ``index``; -1 gives null."""
+        if self.element is not None:
+            return ConceptVec.of(self.element.take(index))
         return ConceptVec({n: v.take(index) for n, v in self.fields.items()}, gather_valid(self._valid, index))
+
+    @classmethod
+    def concat(cls, parts: Sequence[Any]) -> Vec:
+        """Rows of all parts."""
+        joined = _joined(parts)
+        return cls.of(joined) if joined is not None else super().concat(parts)
 
 
 class RatioVec(TupleVec):
@@ -155,6 +216,26 @@ class CodeSystemVec(ValueSetVec):
     def take(self, index: IntArray) -> CodeSystemVec:
         """The same code system in as many rows as asked for."""
         return CodeSystemVec(self.url, self.version, len(index))
+
+
+def _primitive(element: ElementVec, name: str) -> Vec:
+    vec = element.property(name)
+    return vec.primitive() if isinstance(vec, ElementVec) else vec
+
+
+def _codes_of(concept: ElementVec) -> ListVec:
+    coding = concept.property("coding")
+    if isinstance(coding, ListVec) and isinstance(coding.flat, ElementVec):
+        return ListVec(coding.offsets, CodeVec.of(coding.flat), coding.valid)
+    return ListVec(np.zeros(len(concept) + 1, dtype=np.int64), NullVec(0), np.zeros(len(concept), dtype=bool))
+
+
+def _joined(parts: Sequence[Any]) -> ElementVec | None:
+    """The elements of all parts, where they come from one column."""
+    elements: list[ElementVec] = [part.element for part in parts if part.element is not None]
+    if len(elements) < len(parts) or any(e.source is not elements[0].source for e in elements):
+        return None
+    return ElementVec.concat(elements)
 
 
 def _text(vec: Vec | None, n: int) -> StrVec:
