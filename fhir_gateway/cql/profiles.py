@@ -13,7 +13,6 @@ declared profiles are not looked at.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -138,8 +137,8 @@ class ProfileFilter:
             any_ = coded_mask(category, frozenset().union(*CONDITION_CATEGORIES.values()))
             keep = keep & (this | ~any_)
         if self.policy == "declared":
-            keep = keep & ~_declares(every, lambda url: url.startswith(_QICORE))
-            keep = keep | _declares(every, lambda url: url.startswith((_QICORE, _US_CORE)) and _local(url) == self.name)
+            declared = _declared(every)
+            keep = (keep & ~declared.some) | declared.by_name.get(self.name, declared.none)
         return keep
 
 
@@ -157,18 +156,40 @@ def _local(url: str) -> str:
     return _RENAMED.get(name, name)
 
 
-def _declares(every: ElementVec, wanted: Callable[[str], bool]) -> BoolArray:
-    """Resources of which some ``meta.profile`` is wanted; asked once for each distinct url."""
-    hit = np.zeros(len(every), dtype=bool)
+@dataclass(frozen=True)
+class Declared:
+    """What the resources of a table declare in ``meta.profile``: QI-Core profiles at all, and which of either guide."""
+
+    some: BoolArray
+    by_name: dict[str, BoolArray]
+    none: BoolArray
+
+
+def _declared(every: ElementVec) -> Declared:
+    """Found out once for each table."""
+    source = every.source
+    if not isinstance(source.catalogue, Declared):
+        source.catalogue = _read_declared(every)
+    return source.catalogue
+
+
+def _read_declared(every: ElementVec) -> Declared:
+    none = np.zeros(len(every), dtype=bool)
+    found = Declared(none.copy(), {}, none)
     meta = every.property("meta")
     lists = meta.property("profile") if isinstance(meta, ElementVec) else None
     if not isinstance(lists, ListVec):
-        return hit
+        return found
     urls = unwrap(lists.flat)
-    if isinstance(urls, StrVec) and len(urls.dictionary):
-        found = np.array([wanted(url) for url in urls.dictionary.to_pylist()], dtype=bool)
-        hit[lists.parents[urls.valid & gather(found, urls.codes)]] = True
-    return hit
+    if isinstance(urls, StrVec):
+        owner = lists.parents
+        for code, url in enumerate(urls.dictionary.to_pylist()):  # distinct ones
+            if url.startswith((_QICORE, _US_CORE)):
+                rows = owner[urls.codes == code]
+                found.by_name.setdefault(_local(url), none.copy())[rows] = True
+                if url.startswith(_QICORE):
+                    found.some[rows] = True
+    return found
 
 
 def _has(every: ElementVec, element: str, value: str | bool) -> BoolArray:

@@ -12,7 +12,7 @@ import numpy as np
 
 from fhir_gateway.cql.values import AnyArray, BoolArray, IntArray, StrVec
 from fhir_gateway.cql.values.base import gather
-from fhir_gateway.cql.values.scalars import ONE, divide_half_up, narrow, shared_codes
+from fhir_gateway.cql.values.scalars import ONE, divide_half_up, magnitude, narrow, overflows, shared_codes, widen_if
 
 #: CQL calendar units and the UCUM units they compare with.
 CALENDAR = {
@@ -166,7 +166,7 @@ def common_scale(left: StrVec, right: StrVec, *, where: BoolArray | None = None,
     shift = [int(f.offset * d) * ONE if f else 0 for f, d in zip(found, bottom, strict=True)]
     known = np.array([f is not None for f in found], dtype=bool)
     inverse = inverse.astype(np.int64)
-    numerator, offset, denominator = (gather(np.array(v, dtype=object), inverse) for v in (top, shift, bottom))
+    numerator, offset, denominator = (gather(narrow(np.array(v, dtype=object)), inverse) for v in (top, shift, bottom))
     return Scale(numerator, offset, denominator, gather(known, inverse))
 
 
@@ -174,7 +174,17 @@ def converted(values: AnyArray, scale: Scale) -> AnyArray:
     """Values of the left units in the right ones, rounded to 8 decimals."""
     if scale.same:
         return values
-    return narrow(divide_half_up(values.astype(object) * scale.numerator + scale.shift, scale.denominator))
+    above, below = scaled(values, scale.numerator, scale.shift), scale.denominator
+    above, below = widen_if(overflows(2 * (magnitude(above) + magnitude(below))), above, below)
+    return narrow(divide_half_up(above, below))
+
+
+def scaled(values: AnyArray, factor: AnyArray, shift: AnyArray) -> AnyArray:
+    """``values * factor + shift``; wide where int64 could overflow."""
+    bound = magnitude(values) * magnitude(factor) + magnitude(shift)
+    values, factor, shift = widen_if(overflows(bound), values, factor, shift)
+    result: AnyArray = values * factor + shift
+    return result
 
 
 def kinds_of(unit: StrVec, values: AnyArray) -> tuple[IntArray, AnyArray]:

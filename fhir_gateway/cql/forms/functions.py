@@ -54,12 +54,15 @@ def function_ref(scope: Scope, elm: Elm) -> Node:
     if not bodies:
         raise scope.error(elm, f"library {library.label} has no function {name!r} of {len(operands)} operands")
     bodies = _by_signature(scope, elm, bodies)
+    native = NATIVE.get((library.name, name))
+    named = set(scope.compiler.property_names)
     candidates = [(_specifiers(body), _function(scope, library, body)) for body in bodies]
+    if native is not None:  # what only its ELM would look at need not be read beforehand
+        scope.compiler.property_names = named
     free, patient = combine(operands)
     # a function without a body yet is being compiled: this call stands in it
     recursive = any(f.body is None for _, f in candidates)
     patient = patient or recursive or any(f.body is not None and f.body.patient for _, f in candidates)
-    native = NATIVE.get((library.name, name))
     node = Node(scope.library, elm, _nothing, free, patient)
 
     def call(evaluation: Any, frame: Frame, arguments: list[Vec]) -> Vec:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fhir_gateway.cql.units import common_scale, kinds_of
+from fhir_gateway.cql.units import common_scale, kinds_of, scaled
 from fhir_gateway.cql.values import (
     AnyArray,
     BoolArray,
@@ -66,8 +66,9 @@ def in_same_unit(
     if scale.same:
         a, b = widen_if(False, left.value.values, right.value.values)
         return a, b, scale.comparable
-    a, b = (v.astype(object) for v in (left.value.values, right.value.values))
-    return narrow(a * scale.numerator + scale.shift), narrow(b * scale.denominator), scale.comparable
+    a = scaled(left.value.values, scale.numerator, scale.shift)
+    b = scaled(right.value.values, scale.denominator, np.zeros(1, dtype=np.int64))
+    return narrow(a), narrow(b), scale.comparable
 
 
 def span_of(vec: Vec) -> tuple[IntArray, IntArray]:
