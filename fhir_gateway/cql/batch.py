@@ -152,6 +152,7 @@ def _paths(
             continue
         inner = structure[element.name]
         inner = inner[0] if isinstance(inner, list) else inner
-        below = [] if isinstance(inner, str) else _paths(element.type, inner, names)
+        whole = isinstance(inner, str) or element.type == "Extension"  # what is in an extension is not said by names
+        below = [] if whole else _paths(element.type, inner, names)
         found += [f"{element.name}.{path}" for path in below] or [element.name]
     return found

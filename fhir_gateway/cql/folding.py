@@ -6,7 +6,7 @@ import numpy as np
 
 from fhir_gateway.cql.dispatch import unwrap
 from fhir_gateway.cql.values import BoolArray, BoolVec, IntArray, ListVec, Vec
-from fhir_gateway.cql.values.base import offsets_of
+from fhir_gateway.cql.values.base import combined, offsets_of
 
 
 def truth(vec: Vec) -> BoolArray:
@@ -30,15 +30,17 @@ def fold(n: int, parents: IntArray, items: Vec, valid: BoolArray) -> ListVec:
 
 
 def distinct_rows(parents: IntArray, items: Vec) -> IntArray:
-    """First row of each distinct item within its parent; null is one value."""
-    ok = items.valid
-    keys = [parents, ok.astype(np.int64), *(np.where(ok, k, 0) for k in items.key_columns())]
-    order = np.lexsort(tuple(reversed(keys)))
-    first = np.ones(len(order), dtype=bool)
-    if len(order):
-        same = np.ones(len(order) - 1, dtype=bool)
-        for key in keys:
-            ordered = key[order]
-            same &= np.asarray(ordered[1:] == ordered[:-1], dtype=bool)
-        first[1:] = ~same
-    return np.sort(order[first])
+    """First row of each distinct item within its parent (parents ascending); null is one value."""
+    same = parents[1:] == parents[:-1]
+    if not same.any():
+        return np.arange(len(parents), dtype=np.int64)
+    shared = np.zeros(len(parents), dtype=bool)  # rows whose parent has others
+    shared[1:] = same
+    shared[:-1] |= same
+    at = np.flatnonzero(shared)
+    several = items.take(at)
+    ok = several.valid
+    keys = combined(parents[at], ok.astype(np.int64), *(np.where(ok, k, 0) for k in several.key_columns()))
+    kept = ~shared
+    kept[at[np.unique(keys, return_index=True)[1]]] = True
+    return np.flatnonzero(kept)

@@ -28,6 +28,7 @@ from fhir_gateway.cql.values import (
     LongVec,
     NullVec,
     QuantityVec,
+    RatioVec,
     StrVec,
     TupleVec,
     Vec,
@@ -45,7 +46,7 @@ def distinct(vector: Vec) -> tuple[Numbers, list[Value]]:
     rows = np.flatnonzero(vector.valid)
     if not len(rows):
         return numbers, []
-    known = vector.take(rows)
+    known = _told_apart(vector.take(rows))
     keys = dense(*known.key_columns())
     _, first = np.unique(keys, return_index=True)
     values = fhir_values(known.take(first))
@@ -61,6 +62,17 @@ def distinct(vector: Vec) -> tuple[Numbers, list[Value]]:
             place[index] = places[text]
     numbers[rows] = place[keys]
     return numbers, kept
+
+
+def _told_apart(vector: Vec) -> Vec:
+    """The vector with only those parts of codes that make a value another one."""
+    if isinstance(vector, CodeVec):
+        return CodeVec({"code": vector.code, "system": vector.system}, vector.valid)
+    if isinstance(vector, ListVec):
+        return ListVec(vector.offsets, _told_apart(vector.flat), vector.valid)
+    if isinstance(vector, TupleVec) and not isinstance(vector, ConceptVec | RatioVec):
+        return TupleVec({name: _told_apart(field) for name, field in vector.fields.items()}, vector.valid)
+    return vector
 
 
 def value_key(value: Value) -> str:

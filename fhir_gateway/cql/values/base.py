@@ -99,16 +99,31 @@ def offsets_of(lengths: IntArray) -> IntArray:
 
 def dense(*keys: AnyArray) -> IntArray:
     """Dense group numbers of rows by the given key arrays (order of numbers is the order of the keys)."""
-    if len(keys) == 1:
-        return np.unique(keys[0], return_inverse=True)[1].astype(np.int64)
-    order = np.lexsort(tuple(reversed(keys)))
-    change = np.zeros(len(order), dtype=bool)
+    return np.unique(combined(*keys), return_inverse=True)[1].astype(np.int64)
+
+
+def combined(*keys: AnyArray) -> IntArray:
+    """One integer for each row, ordered and equal as the rows of the key arrays are."""
+    total, size = np.zeros(len(keys[0]), dtype=np.int64), 1
     for key in keys:
-        ordered = key[order]
-        change[1:] |= ordered[1:] != ordered[:-1]
-    numbers = np.empty(len(order), dtype=np.int64)
-    numbers[order] = np.cumsum(change)
-    return numbers
+        if is_single(key) or len(key) == 0:
+            continue
+        if key.dtype == object:
+            key = np.unique(key, return_inverse=True)[1]
+        least, most = int(key.min()), int(key.max())
+        if most - least >= _ROOM:
+            key = np.unique(key, return_inverse=True)[1]
+            least, most = 0, int(key.max())
+        if size * (most - least + 1) >= _ROOM:
+            total = np.unique(total, return_inverse=True)[1].astype(np.int64)
+            size = int(total.max()) + 1
+        total = total * (most - least + 1) + (key - least)
+        size *= most - least + 1
+    return total
+
+
+#: What an integer that stands for several keys may reach.
+_ROOM = 1 << 62
 
 
 class NullVec(Vec):

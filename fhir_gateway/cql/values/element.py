@@ -20,6 +20,7 @@ from fhir_gateway.cql.values.base import (
     IntArray,
     NullVec,
     Vec,
+    dense,
     gather,
     gather_or,
     offsets_of,
@@ -246,9 +247,15 @@ class ElementVec(Vec):
         if spec.is_primitive(self.fhir_type):
             return self.primitive().key_columns()
         unique, inverse = np.unique(self.rows, return_inverse=True)
-        texts = [repr(value) for value in self.source.python(unique)]
-        numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-        return (np.array([numbers[t] for t in texts], dtype=np.int64)[inverse],)
+        contents = ElementVec(self.source, unique)
+        keys: list[AnyArray] = [np.zeros(len(unique), dtype=np.int64)]
+        elements = spec.type_definition(self.fhir_type).elements
+        for name in self.source.structure:
+            part = contents.property(name) if name in elements else NullVec(len(unique))
+            ok = part.valid
+            if ok.any():
+                keys += [ok.astype(np.int64), *(np.where(ok, key, 0) for key in part.key_columns())]
+        return (dense(*keys)[inverse],)
 
     def primitive(self) -> Vec:
         """System values of a primitive element."""

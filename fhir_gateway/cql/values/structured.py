@@ -25,10 +25,12 @@ class ListVec(Vec):
     """A list in each row: offsets into a flat vector of all elements."""
 
     kind = "List"
-    __slots__ = ("_valid", "flat", "offsets")
+    __slots__ = ("_lengths", "_parents", "_valid", "flat", "offsets")
 
     def __init__(self, offsets: IntArray, flat: Vec, valid: BoolArray | None = None) -> None:
         self.offsets, self.flat = offsets, flat
+        self._lengths: IntArray | None = None
+        self._parents: IntArray | None = None
         self._valid = np.ones(len(offsets) - 1, dtype=bool) if valid is None else valid
 
     def __len__(self) -> int:
@@ -43,12 +45,16 @@ class ListVec(Vec):
     @property
     def lengths(self) -> IntArray:
         """Elements of each row (0 for null)."""
-        return np.diff(self.offsets)
+        if self._lengths is None:
+            self._lengths = self.offsets[1:] - self.offsets[:-1]
+        return self._lengths
 
     @property
     def parents(self) -> IntArray:
         """Row of each element of ``flat``."""
-        return np.repeat(np.arange(len(self), dtype=np.int64), self.lengths)
+        if self._parents is None:
+            self._parents = np.repeat(np.arange(len(self), dtype=np.int64), self.lengths)
+        return self._parents
 
     def take(self, index: IntArray) -> ListVec:
         """Rows at ``index``; -1 gives null."""
