@@ -1,0 +1,262 @@
+"""The real command line against a source of faults, killed on the way: ``python -m tests.support.chaos --rounds 20``.
+
+A round pulls until the pull is committed, however often that takes; faults and kills come from a seed. What must hold
+then is checked by :func:`check`: the lake holds what a quiet pull of the same resources brings, once, and its ledger
+balances.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fhir_gateway.config import Settings
+from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs.pull import pull_endpoint
+from fhir_gateway.sources.endpoint import Endpoint
+from tests.support.misbehaving import Fault, MisbehavingSource, running
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["fhir_gateway.cli.app", "fhir_gateway.jobs.durable", "tests.support.chaos"])
+
+NOW = {"Retry-After": "0"}
+OUTCOME = json.dumps({"resourceType": "OperationOutcome", "issue": [{"severity": "error", "code": "transient"}]})
+EVERYWHERE: tuple[Callable[[], Fault], ...] = (
+    lambda: Fault(502, NOW),
+    lambda: Fault(503, NOW),
+    lambda: Fault(429, NOW),
+    lambda: Fault(500, NOW, OUTCOME.encode()),
+    lambda: Fault(truncate=True),
+    lambda: Fault(stall=0.2),
+)
+"""Faults of any request."""
+SOMEWHERE: dict[str, tuple[Callable[[], Fault], ...]] = {
+    "poll": (lambda: Fault(401), lambda: Fault(202, {"X-Progress": "99 %"})),
+    "file": (lambda: Fault(401), lambda: Fault(410), lambda: Fault(200, body=b"")),
+}
+"""Faults of one kind of request: a token that was forgotten, a link that expired, a body cut at a line's end."""
+
+
+class ChaoticSource(MisbehavingSource):
+    """Each request meets each of its faults with a chance of `rate`; `on_request` is told before it is answered."""
+
+    def __init__(self, seed: int = 0, rate: float = 0.0) -> None:
+        super().__init__()
+        self._random = random.Random(seed)  # noqa: S311 - a seed, no secret
+        self._rate = rate
+        self.count = 0
+        self.on_request: Callable[[int, str], None] = lambda number, kind: None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            kind = self._kind(scope["method"], scope["path"])
+            self.count += 1
+            self.on_request(self.count, kind)
+            for fault in (*EVERYWHERE, *SOMEWHERE.get(kind, ())):
+                if self._random.random() < self._rate:
+                    self.faults[kind].append(fault())
+                    break
+        await super().__call__(scope, receive, send)
+
+
+def resources(patients: int = 30, each: int = 5) -> dict[str, list[dict[str, Any]]]:
+    """Files of an export: patients with a shared payer number in pairs, their observations, one that is not valid."""
+    people = [
+        {
+            "resourceType": "Patient",
+            "id": f"p{n}",
+            "meta": {"lastUpdated": "2025-03-01T00:00:00Z"},
+            "identifier": [{"system": "https://ehr.example/mrn", "value": f"m{n // 2}"}],
+            "gender": "unknown",
+        }
+        for n in range(patients)
+    ]
+    observations = [
+        {
+            "resourceType": "Observation",
+            "id": f"o{n}",
+            "status": "final",
+            "code": {"text": f"é {n}"},
+            "subject": {"reference": f"Patient/p{n % patients}"},
+            "valueQuantity": {"value": n / 8},
+        }
+        for n in range(patients * each)
+    ]
+    del observations[7]["status"]
+    half = len(observations) // 2
+    return {
+        "Patient-1": people[: patients // 2],
+        "Patient-2": people[patients // 2 :],
+        "Observation-1": observations[:half],
+        "Observation-2": observations[half:],
+        "Observation-3": observations[:3],
+    }
+
+
+@dataclass
+class Field:
+    """A data folder with a registered source, on which commands are let loose."""
+
+    folder: Path
+    source: ChaoticSource
+    gateway: Gateway
+    runs: int = 0
+    kills: list[str] = field(default_factory=list)
+
+    def start(self, *arguments: str) -> Any:
+        """A process of the real command line."""
+        self.runs += 1
+        process = _FORKS.Process(target=_command, args=(str(self.folder), arguments), daemon=True)
+        process.start()
+        return process
+
+    def finish(self, *arguments: str, most: int = 30) -> None:
+        """Run a command until it succeeds."""
+        codes = []
+        while len(codes) < most:
+            process = self.start(*arguments)
+            process.join()
+            codes.append(process.exitcode)
+            if process.exitcode == 0:
+                return
+        raise AssertionError(f"{arguments} ended with {codes}; {(self.folder / 'log').read_text()[-2000:]}")
+
+    def kill_when(self, due: Callable[[], bool], *arguments: str, patience: float = 60.0) -> bool:
+        """Run a command and kill it as soon as `due`; whether it came to that."""
+        process = self.start(*arguments)
+        deadline = time.monotonic() + patience
+        while process.is_alive() and time.monotonic() < deadline:
+            if due():
+                os.kill(process.pid, signal.SIGKILL)
+                process.join()
+                return process.exitcode == -signal.SIGKILL
+            time.sleep(0.0005)
+        process.join(10)
+        return False
+
+    def kill_at_request(self, number: int, *arguments: str) -> bool:
+        """Run a command and kill it when the source gets its request of that number, before it answers."""
+        process: Any = None
+        first = self.source.count
+
+        def on_request(count: int, kind: str) -> None:
+            if count - first == number and process is not None:
+                self.kills.append(kind)
+                os.kill(process.pid, signal.SIGKILL)
+                process.join()
+
+        self.source.on_request = on_request
+        process = self.start(*arguments)
+        process.join(60)
+        self.source.on_request = lambda number, kind: None
+        return bool(process.exitcode == -signal.SIGKILL)
+
+
+def _command(folder: str, arguments: tuple[str, ...]) -> None:
+    from fhir_gateway.cli import main
+
+    log = os.open(f"{folder}/log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    sys.argv = ["fhir-gateway", "--data-dir", f"{folder}/data", *arguments]
+    main()
+    sys.exit(0)
+
+
+@contextmanager
+def field_of(folder: Path, source: ChaoticSource) -> Iterator[Field]:
+    """A data folder with `source` registered as `ehr`."""
+    gateway = Gateway(Settings(data_dir=folder / "data"))
+    with running(source) as root:
+        source.base = f"{root}/fhir"
+        gateway.endpoints.add(Endpoint("ehr", source.base, client_id="us"))
+        source.jwks = gateway.endpoints.public_jwks()
+        try:
+            yield Field(folder, source, gateway)
+        finally:
+            gateway.engine.dispose()
+
+
+def content(gateway: Gateway) -> dict[str, list[dict[str, Any]]]:
+    """What the lake holds: every row of every type with its exact JSON and its person."""
+    columns = ["_source", "id", "_member", "_last_updated", "_raw"]
+    return {
+        kind: gateway.lake.read(kind, ["_raw"]).select(columns).sort_by([("id", "ascending")]).to_pylist()
+        for kind in gateway.lake.types()
+    }
+
+
+def quiet_content(folder: Path, files: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """What a pull of those files brings when nothing goes wrong."""
+    source = ChaoticSource()
+    source.files = files
+    with field_of(folder, source) as quiet:
+        pull_endpoint(quiet.gateway, "ehr", mode="bulk")
+        return content(quiet.gateway)
+
+
+def check(field: Field, expected: dict[str, list[dict[str, Any]]]) -> None:
+    """The lake is that of a quiet pull, committed once; the ledger balances from manifest to lake."""
+    assert content(field.gateway) == expected
+    (version,) = field.gateway.lake.versions()
+    row = field.gateway.pulls.get(version.pull_id)
+    assert row.state == "committed"
+    assert row.complete
+    assert version.ledger.balanced
+    read = sum(entry.lines_read for entry in version.ledger.entries)
+    assert read == sum(entry.manifest_count or 0 for entry in version.ledger.entries)
+    assert read == sum(one["lines"] for one in row.outcome["arrived"].values())
+    assert field.gateway.resources.counts()["Patient"] == row.outcome["persons"]
+    assert not list(field.gateway.staging_folder.iterdir())
+
+
+def chaos(folder: Path, seed: int, rate: float = 0.05, kills: int = 3) -> Field:
+    """One round: faults at `rate`, that many kills at random points, then on to the end."""
+    chance = random.Random(seed)  # noqa: S311 - a seed, no secret
+    files = resources()
+    source = ChaoticSource(seed, rate)
+    source.files = files
+    with field_of(folder / "chaos", source) as field:
+        for _ in range(kills):
+            if chance.random() < 0.6:
+                field.kill_at_request(chance.randint(1, 14), "pull", "ehr", "--mode", "bulk")
+            else:
+                after = time.monotonic() + chance.uniform(0.3, 4.0)
+                field.kill_when(lambda after=after: time.monotonic() >= after, "pull", "ehr", "--mode", "bulk")
+        field.finish("pull", "ehr", "--mode", "bulk")
+        check(field, quiet_content(folder / "quiet", files))
+    return field
+
+
+def main() -> None:
+    """Run rounds, each with a seed of its own, and say which failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0, help="of the first round")
+    parser.add_argument("--rate", type=float, default=0.05, help="of each fault")
+    parser.add_argument("--kills", type=int, default=3)
+    asked = parser.parse_args()
+    for seed in range(asked.seed, asked.seed + asked.rounds):
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            field = chaos(Path(folder), seed, asked.rate, asked.kills)
+        print(
+            f"seed {seed}: {field.runs} runs, {field.source.count} requests, {field.source.kickoffs} exports, "
+            f"{time.monotonic() - began:.1f} s"
+        )
+
+
+if __name__ == "__main__":
+    main()
