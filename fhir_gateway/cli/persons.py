@@ -258,7 +258,7 @@ def _told(one: Review) -> dict[str, Any]:
 
 def _told_decision(one: Decision) -> dict[str, Any]:
     return {
-        "decision": one.id,
+        "decision": one.act,
         "at": one.decided_at[:19],
         "verdict": one.verdict,
         "first": "/".join(one.first),

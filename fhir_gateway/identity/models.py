@@ -94,9 +94,12 @@ class PersonChange:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What somebody decided about two patients (source, patient id); ``revoked_at`` None: it holds."""
+    """What somebody decided about two patients (source, patient id); ``revoked_at`` None: it holds.
 
-    id: int
+    One ``act`` may be about several pairs; it is revoked as a whole.
+    """
+
+    act: int
     first: tuple[str, str]
     second: tuple[str, str]
     verdict: Literal["same", "different"]

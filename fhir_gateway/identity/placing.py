@@ -93,12 +93,12 @@ _REVIEWS = """
 WITH found AS (
     SELECT 'birthDate' AS rule, system, a, b FROM pair WHERE birth_differs AND NOT apart
     UNION SELECT 'gender', system, a, b FROM pair WHERE gender_differs AND NOT apart
-    UNION SELECT 'chain', d.system, d.a, d.b FROM dropped d JOIN component x ON x.number = d.a
-        JOIN component y ON y.number = d.b WHERE x.component <> y.component
+    UNION SELECT 'chain', system, a, b FROM dropped
 ), named AS (
     SELECT f.rule, f.system, x.source, x.id AS patient_id, y.source AS other_source, y.id AS other_patient_id,
         2 AS patients, '' AS key
     FROM found f JOIN patient x ON x.number = f.a JOIN patient y ON y.number = f.b
+    JOIN component c ON c.number = f.a JOIN component d ON d.number = f.b WHERE c.component <> d.component
     UNION ALL
     SELECT 'shared-identifier', system, source, NULL, NULL, NULL, patients, key FROM overshared
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from itertools import product
+from itertools import pairwise, product
 
 import duckdb
 import pyarrow as pa
@@ -81,9 +81,7 @@ class Stewardship:
             if person == other:
                 raise ConfigurationError("that is one person already")
             self._revoke_between(connection, here, there, "different", by, reason)
-            self._write(connection, [(here[0], there[0])], "same", by, reason)
-            self._check(connection, [*here, *there])
-            self._place(connection, [here[0], there[0]], by, reason)
+            self._join(connection, (here[0], there[0]), by, reason)
 
     def unmerge(self, person: str, by: str, reason: str, patients: Sequence[Patient] = ()) -> None:
         """Part ``patients`` from the rest of ``person``, each from each, until that is revoked.
@@ -112,19 +110,20 @@ class Stewardship:
             self._check(connection, everybody)
             self._place(connection, everybody, by, reason)
 
-    def revoke(self, decision: int, by: str, reason: str) -> None:
-        """Take a decision back: persons are again as if it had not been made."""
+    def revoke(self, act: int, by: str, reason: str) -> None:
+        """Take what was decided at once back: persons are again as if it had not been decided."""
         table = store.DECISION
         with transaction(self._engine, lock=LOCK) as connection:
-            row = connection.execute(sa.select(table).where(table.c.id == decision)).one_or_none()
-            if row is None:
+            rows = connection.execute(sa.select(table).where(table.c.act == act).order_by(table.c.id)).all()
+            if not rows:
                 raise NotFoundError("there is no such decision")
-            if row.revoked_at is not None:
+            holding = [row for row in rows if row.revoked_at is None]
+            if not holding:
                 raise ConflictError("that decision was already revoked")
-            self._revoke(connection, [decision], by, reason)
-            if row.review is not None:
-                store.decide_reviews(connection, [row.review], "open", by, self._now())
-            self._place(connection, [row.a, row.b], by, reason)
+            self._revoke(connection, [row.id for row in holding], by, reason)
+            if rows[0].review is not None:
+                store.decide_reviews(connection, [rows[0].review], "open", by, self._now())
+            self._place(connection, [number for row in holding for number in (row.a, row.b)], by, reason)
 
     def decisions(self, person: str | None = None) -> list[Decision]:
         """All decisions, revoked ones too, oldest first; of ``person``, those about its patients."""
@@ -146,7 +145,7 @@ class Stewardship:
         with snapshot(self._engine) as connection:
             return [
                 Decision(
-                    row.id,
+                    row.act,
                     (row.source, row.patient),
                     (row.other_source, row.other_patient),
                     row.verdict,
@@ -171,14 +170,39 @@ class Stewardship:
                     [(review.source, review.patient_id), (str(review.other_source), review.other_patient_id)],
                 )
                 verdict, contrary = ("same", "different") if status == "accepted" else ("different", "same")
-                held = self._between(connection, [pair[0]], [pair[1]], contrary)
-                if held:
-                    raise ConflictError(f"decision {held[0]} says the contrary of these two; revoke it first")
-                self._write(connection, [(pair[0], pair[1])], verdict, by, reason, review.digest)
-                self._check(connection, pair)
-                self._place(connection, pair, by, reason)
+                if self._between(connection, [pair[0]], [pair[1]], contrary):
+                    raise ConflictError("another decision says the contrary of these two; revoke it first")
+                if verdict == "same":
+                    self._join(connection, (pair[0], pair[1]), by, reason, review.digest)
+                else:
+                    self._write(connection, [(pair[0], pair[1])], verdict, by, reason, review.digest)
+                    self._check(connection, pair)
+                    self._place(connection, pair, by, reason)
             store.decide_reviews(connection, store.reviews_like(connection, review.digest), status, by, self._now())
         return self.review(review.digest)
+
+    def _join(
+        self, connection: Connection, pair: tuple[int, int], by: str, reason: str, review: str | None = None
+    ) -> None:
+        """Decide that a pair is one person, and with it the persons of the two.
+
+        Where other patients of these persons contradict each other, it is decided of them, too: else the contradiction
+        would part again what was just joined.
+        """
+        columns = store.PATIENT.c
+        persons = sa.select(columns.person).where(columns.number.in_(pair))
+        rows = connection.execute(
+            sa.select(columns.number, columns.birth_date, columns.gender)
+            .where(columns.person.in_(persons))
+            .order_by(columns.number)
+        ).all()
+        everybody = [row.number for row in rows]
+        pairs = [pair]
+        if _contradict({row.birth_date for row in rows}, {row.gender for row in rows}):
+            pairs += [(pair[0], number) for number in everybody if number not in pair]
+        self._write(connection, pairs, "same", by, reason, review)
+        self._check(connection, everybody)
+        self._place(connection, everybody, by, reason)
 
     def _patients(self, connection: Connection, person: str) -> list[int]:
         columns = store.PATIENT.c
@@ -256,8 +280,10 @@ class Stewardship:
         if not by.strip() or not reason.strip():
             raise ConfigurationError("a decision about persons needs who decides and why")
         now = self._now()
+        act = (connection.scalar(sa.select(sa.func.max(store.DECISION.c.act))) or 0) + 1
         rows = [
             {
+                "act": act,
                 "a": min(pair),
                 "b": max(pair),
                 "verdict": verdict,
@@ -301,3 +327,8 @@ class Stewardship:
 
     def _now(self) -> str:
         return self._clock().isoformat()
+
+
+def _contradict(births: set[str | None], genders: set[str | None]) -> bool:
+    known = sorted(birth for birth in births if birth)
+    return len(genders - {None}) > 1 or any(not later.startswith(one) for one, later in pairwise(known))

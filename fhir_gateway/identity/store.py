@@ -104,7 +104,10 @@ class ReviewRow(SQLModel, table=True):
 
 
 class DecisionRow(SQLModel, table=True):
-    """What somebody decided about two patients (``models.Decision``); never deleted, only revoked. ``a < b``."""
+    """What somebody decided about two patients (``models.Decision``); never deleted, only revoked. ``a < b``.
+
+    ``act`` numbers what was decided at once, and is revoked at once.
+    """
 
     __tablename__ = "identity_decision"
     __table_args__ = (sa.Index("ix_identity_decision_a", "a"), sa.Index("ix_identity_decision_b", "b"))
@@ -112,6 +115,7 @@ class DecisionRow(SQLModel, table=True):
     id: int | None = Field(default=None, primary_key=True)
     a: int = Field(sa_column=sa.Column(sa.BigInteger, sa.ForeignKey("identity_patient.number"), nullable=False))
     b: int = Field(sa_column=sa.Column(sa.BigInteger, sa.ForeignKey("identity_patient.number"), nullable=False))
+    act: int = Field(index=True)
     verdict: str
     decided_by: str
     reason: str
