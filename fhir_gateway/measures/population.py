@@ -81,12 +81,12 @@ BATCH_MEMBERS = 25_000
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Members of a lake that are evaluated together: ``members`` of ``bucket`` (None: of all buckets).
+    """Members of a lake that are evaluated together: those of some buckets, or a part of one.
 
-    ``whole`` says that they are everybody there, so that nothing has to be filtered.
+    ``whole`` says that ``members`` are everybody there, so that nothing has to be filtered.
     """
 
-    bucket: int | None
+    buckets: tuple[int, ...]
     members: pa.Array
     whole: bool
 
@@ -94,8 +94,8 @@ class Slice:
 class LakePopulation:
     """All members of a lake, or those of ``members``, in batches of at most ``batch_members``.
 
-    A batch is a bucket, or a part of one that is larger; a population that fits is one batch. Resources that belong to
-    no member (Practitioner, Medication ...) are read from all buckets, since any member may refer to them.
+    A batch is as many buckets as fit, or a part of one that is larger. Resources that belong to no member
+    (Practitioner, Medication ...) are read from all buckets, since any member may refer to them.
     """
 
     def __init__(
@@ -123,31 +123,41 @@ class LakePopulation:
 
     def slices(self) -> tuple[Slice, ...]:
         """The population cut into batches, in order of bucket and member: the order of results, however it is cut."""
-        there = self._members()
-        if 0 < sum(map(len, there.values())) <= self._batch_members:
-            return (Slice(None, pa.concat_arrays(list(there.values())), self._wanted is None),)
-        found = []
-        for bucket, members in there.items():
-            count = -(-len(members) // self._batch_members)
-            size = -(-len(members) // max(count, 1))  # parts of the same size
-            for start in range(0, len(members), max(size, 1)):
-                rows = pa.array(np.arange(start, min(start + size, len(members))))
-                found.append(Slice(bucket, members.take(rows), self._wanted is None and count == 1))
-        return tuple(found)
+        found: list[Slice] = []
+        fitting: dict[int, pa.Array] = {}
+        for bucket, members in self._members().items():
+            if sum(map(len, fitting.values())) + len(members) > self._batch_members:
+                found += self._cut(fitting)
+                fitting = {}
+            fitting[bucket] = members
+        return (*found, *self._cut(fitting))
+
+    def _cut(self, there: Mapping[int, pa.Array]) -> Iterator[Slice]:
+        """The members of these buckets as one slice, or parts of the same size of a bucket that is too large."""
+        if not there:
+            return
+        members = pa.concat_arrays(list(there.values()))
+        count = -(-len(members) // self._batch_members)
+        for part in np.array_split(np.arange(len(members)), count):
+            yield Slice(tuple(there), members.take(pa.array(part)), self._wanted is None and count == 1)
 
     def batch(self, cut: Slice) -> Batch:
         """The batch of a slice."""
 
         def read(resource_type: str, columns: Sequence[str]) -> pa.Table:
             own = resource_type == "Patient" or spec.patient_element(resource_type) is not None
-            return self._lake.read(
-                resource_type,
-                columns,
-                bucket=cut.bucket if own else None,
-                version=self._version,
-                members=None if cut.whole else cut.members,
-                sparse=True,
-            )
+            tables = [
+                self._lake.read(
+                    resource_type,
+                    columns,
+                    bucket=bucket,
+                    version=self._version,
+                    members=None if cut.whole else cut.members,
+                    sparse=True,
+                )
+                for bucket in (cut.buckets if own else (None,))
+            ]
+            return tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
 
         return Batch(cut.members, read)
 

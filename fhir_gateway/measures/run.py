@@ -13,7 +13,7 @@ from fhir_gateway.errors import ConfigurationError
 from fhir_gateway.lake.store import Lake
 from fhir_gateway.measures.evaluate import Evaluator, evaluate_batch, nobody
 from fhir_gateway.measures.model import PartResult
-from fhir_gateway.measures.population import LakePopulation, Slice
+from fhir_gateway.measures.population import BATCH_MEMBERS, LakePopulation, Slice
 from fhir_gateway.measures.processes import Recipe, evaluate_slices, processes_for
 from fhir_gateway.measures.store import ResultStore
 
@@ -30,6 +30,7 @@ def evaluate_lake(
     *,
     version: int | None = None,
     processes: int | None = None,
+    batch_members: int = BATCH_MEMBERS,
     tell: Tell | None = None,
 ) -> tuple[str, ...]:
     """Evaluate measures over everybody in ``lake`` and save the results; the ids of their runs, in the same order.
@@ -37,7 +38,7 @@ def evaluate_lake(
     ``processes`` is by default what :func:`processes_for` says; it changes nothing in the results. When a batch fails,
     nothing is stored.
     """
-    population = LakePopulation(lake, version=version)
+    population = LakePopulation(lake, version=version, batch_members=batch_members)
     slices = population.slices()
     total = sum(len(cut.members) for cut in slices)
     processes = processes or processes_for(total)

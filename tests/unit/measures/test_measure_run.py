@@ -22,6 +22,8 @@ from tests.support.lake_pulls import People
 from tests.support.measures import MEASURES, NAMES, NOW, PERIOD, groups_of
 
 COPIES = 3
+#: Less than a bucket has.
+SIZE = 7
 
 
 def _stage(folder: Path) -> StagedPull:
@@ -66,19 +68,10 @@ def saved(folder: Path) -> dict[str, bytes]:
 
 
 def run(evaluators: Sequence[Evaluator], lake: Lake, folder: Path, **options: Any) -> tuple[str, ...]:
-    return evaluate_lake(evaluators, lake, PERIOD, NOW, ResultStore(folder), **options)
+    return evaluate_lake(evaluators, lake, PERIOD, NOW, ResultStore(folder), **{"batch_members": SIZE, **options})
 
 
-def small_batches(monkeypatch: pytest.MonkeyPatch, members: int) -> None:
-    monkeypatch.setattr(
-        LakePopulation.__init__, "__kwdefaults__", {"version": None, "members": None, "batch_members": members}
-    )
-
-
-def test_together_is_as_one_at_a_time(
-    tmp_path: Path, lake: Lake, evaluators: list[Evaluator], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    small_batches(monkeypatch, 7)
+def test_together_is_as_one_at_a_time(tmp_path: Path, lake: Lake, evaluators: list[Evaluator]) -> None:
     told: list[tuple[int, int]] = []
     runs = run(evaluators, lake, tmp_path / "many", tell=lambda done, total: told.append((done, total)))
     alone = [run([evaluator], lake, tmp_path / "one")[0] for evaluator in evaluators]
@@ -92,17 +85,14 @@ def test_together_is_as_one_at_a_time(
 
 
 def test_saved_parts_are_what_is_evaluated_in_memory(tmp_path: Path, lake: Lake, evaluators: list[Evaluator]) -> None:
-    runs = run(evaluators, lake, tmp_path / "parts")
+    runs = run(evaluators, lake, tmp_path / "parts", batch_members=10**6)
     whole = ResultStore(tmp_path / "whole")
     results = evaluate_together(evaluators, LakePopulation(lake, batch_members=10**6), PERIOD, NOW)
     assert tuple(map(whole.save, results)) == runs
     assert saved(tmp_path / "parts") == saved(tmp_path / "whole")
 
 
-def test_processes_change_nothing(
-    tmp_path: Path, lake: Lake, evaluators: list[Evaluator], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    small_batches(monkeypatch, 7)
+def test_processes_change_nothing(tmp_path: Path, lake: Lake, evaluators: list[Evaluator]) -> None:
     assert run(evaluators[:2], lake, tmp_path / "one") == run(evaluators[:2], lake, tmp_path / "two", processes=2)
     assert saved(tmp_path / "one") == saved(tmp_path / "two")
 
@@ -114,7 +104,7 @@ def _recipe(lake: Lake, *names: str) -> Recipe:
 
 def test_errors_of_a_process_arrive(lake: Lake) -> None:
     recipe = replace(_recipe(lake), packages=((str(MEASURES / NAMES[0]), "another"),))
-    slices = LakePopulation(lake, batch_members=7).slices()
+    slices = LakePopulation(lake, batch_members=SIZE).slices()
     with pytest.raises(ConfigurationError, match="was changed during the evaluation") as raised:
         list(evaluate_slices(recipe, slices, 1))
     assert raised.value.location.file == str(MEASURES / NAMES[0])
@@ -127,7 +117,6 @@ def die(cut: population.Slice) -> list[Any]:
 def test_a_process_that_dies_leaves_nothing(
     tmp_path: Path, lake: Lake, evaluators: list[Evaluator], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small_batches(monkeypatch, 7)
     monkeypatch.setattr(processes, "_evaluate", die)
     with pytest.raises(GatewayError, match="nothing was stored"):
         run(evaluators[:1], lake, tmp_path / "died", processes=2)
