@@ -30,6 +30,7 @@ OWN_COLUMNS = pa.schema(
         ("_seq", pa.int64()),  # lake version that wrote the row
         ("_pull", pa.string()),
         ("_deleted", pa.bool_()),  # true: the resource left this bucket
+        ("_hash", pa.int64()),  # of the text: unchanged or not is told without reading it
         ("_raw", pa.string()),
     ]
 )
@@ -97,8 +98,8 @@ def widen(shape: dict[str, Any], resources: Sequence[Mapping[str, Any]], structu
     return new
 
 
-def transform_structure(shape: Mapping[str, Any]) -> str:
-    """The ``json_transform`` argument for a shape; objects without any column (extensions only) are left out."""
+def pruned(shape: Mapping[str, Any]) -> dict[str, Any]:
+    """``shape`` without ``id`` (a column of our own) and without objects that have no column (extensions only)."""
 
     def kept(part: Any) -> Any:
         if isinstance(part, str):
@@ -108,7 +109,12 @@ def transform_structure(shape: Mapping[str, Any]) -> str:
             return [inner] if inner else None
         return {name: below for name, inner in part.items() if (below := kept(inner))}
 
-    return json.dumps({name: inner for name, inner in kept(dict(shape)).items() if name != "id"})
+    return {name: inner for name, inner in kept(dict(shape)).items() if name != "id"}
+
+
+def transform_structure(shape: Mapping[str, Any]) -> str:
+    """The ``json_transform`` argument for a pruned shape."""
+    return json.dumps(dict(shape))
 
 
 def instants(texts: pa.Array) -> pa.Array:

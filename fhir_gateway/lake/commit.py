@@ -15,12 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fhir_gateway.errors import LedgerError, Location
-from fhir_gateway.lake.columns import transform_structure
 from fhir_gateway.lake.deleting import doomed_rows
 from fhir_gateway.lake.links import Links, read_links, update_links
 from fhir_gateway.lake.persons import PersonAssigner
@@ -28,12 +28,13 @@ from fhir_gateway.lake.placing import STORED_COLUMNS, Placement, place
 from fhir_gateway.lake.quarantine import QuarantineWriter
 from fhir_gateway.lake.staging import Progress, StagedLines, stage
 from fhir_gateway.lake.tables import ResourceTable
+from fhir_gateway.lake.typed import typed_rows
 from fhir_gateway.lake.versions import LakeVersion, TableState, VersionLog
 from fhir_gateway.lake.writing import Writing
 from fhir_gateway.r4 import spec
 from fhir_gateway.sources.models import Ledger, StagedPull
 
-_MEMORY_LIMIT = "2GB"  # of a DuckDB connection, above which it spills
+_MEMORY_LIMIT = "512MB"  # of what DuckDB holds for a commit; above it spills
 _PERSON_ELEMENTS = ("identifier", "name", "birthDate", "gender")
 
 
@@ -57,14 +58,16 @@ class Commit:
     def __post_init__(self) -> None:
         self.version = self.base + 1
         self.before: Mapping[str, TableState] = self.log.tables(self.base)
-        self.connection = duckdb.connect(config=self._config("duckdb"))
-
-    def _config(self, name: str) -> dict[str, str | bool | int | float | list[str]]:
-        """Settings of a DuckDB connection that spills to the scratch space."""
-        return {"temp_directory": str(self.folder / name), "memory_limit": _MEMORY_LIMIT}
 
     def run(self) -> LakeVersion:
         """Do all steps but the last; the returned manifest is for the caller to publish."""
+        # in memory, but what is too much goes to the scratch space
+        config: dict[str, str | bool | int | float | list[str]]
+        config = {"temp_directory": str(self.folder / "duckdb"), "memory_limit": _MEMORY_LIMIT}
+        with duckdb.connect(config=config) as self.connection:
+            return self._run()
+
+    def _run(self) -> LakeVersion:
         quarantine = QuarantineWriter(self.folder / "quarantine.parquet")
         try:
             lines = stage(self.pull, self.folder, quarantine, self.progress)
@@ -97,7 +100,7 @@ class Commit:
         old = None
         if state is not None:
             old = self._table(resource_type).scan(state.delta_version, STORED_COLUMNS)
-        return place(self.connection, self.pull.source, lines.rows[resource_type].table(), old)
+        return place(self.connection, resource_type, self.pull.source, lines.rows[resource_type].heads(), old)
 
     def _doomed(self, resource_type: str, lines: StagedLines) -> pa.Table | None:
         """Stored rows that the source says are gone; None for a type without a table."""
@@ -105,7 +108,7 @@ class Commit:
         if state is None:
             return None
         staged = lines.rows.get(resource_type)
-        brought = staged.table()["id"] if staged else pa.array([], pa.string())
+        brought = staged.heads().read_all()["id"] if staged else pa.array([], pa.string())
         ids = self.deletions[resource_type]
         return doomed_rows(
             self.connection, self._table(resource_type), state.delta_version, self.pull.source, ids, brought
@@ -118,7 +121,8 @@ class Commit:
         for name in sorted({*lines.read, *lines.manifest, *doomed}, key=lambda name: name or ""):
             placed = placements.get(name) if name else None
             counts = (placed.stored, placed.replaced, placed.unchanged) if placed else (0, 0, 0)
-            entries.append(lines.entry(name, *counts, doomed[name].num_rows if name in doomed else 0))
+            gone = doomed.get(name) if name else None
+            entries.append(lines.entry(name, *counts, 0 if gone is None else gone.num_rows))
         ledger = Ledger(self.pull.id, self.pull.source, tuple(entries))
         for entry in ledger.entries:
             if not entry.balanced:
@@ -131,30 +135,35 @@ class Commit:
         return ledger
 
     def _links(self, lines: StagedLines, placements: Mapping[str, Placement], known: pa.Table) -> Links:
-        patients = [p.accepted["_patient"].combine_chunks() for p in placements.values()]
-        ids = pc.unique(pa.concat_arrays(patients)).drop_null() if patients else pa.array([], pa.string())
+        parts = [f"select _patient from {placed.accepted}" for placed in placements.values()]  # noqa: S608 - our names
+        patients = " union ".join(parts) or "select null::varchar as _patient"
+        ids = self.connection.sql(f"from ({patients}) where _patient is not null").to_arrow_table()["_patient"]
         assigned = pa.table({"_patient": pa.array([], pa.string()), "_member": pa.array([], pa.string())})
         placed = placements.get("Patient")
-        if placed is not None and placed.accepted.num_rows:
-            rows = self._person_elements(lines, placed)
+        rows = None if placed is None else self._person_elements(lines, placed)
+        if rows is not None and rows.num_rows:
             members = self.persons.assign(self.pull.source, rows)
             assigned = pa.table({"_patient": rows["id"], "_member": members})
-        return update_links(known, self.pull.source, ids, assigned, self.persons, self.buckets)
+        return update_links(known, self.pull.source, ids.combine_chunks(), assigned, self.persons, self.buckets)
 
     def _person_elements(self, lines: StagedLines, placed: Placement) -> pa.Table:
         """Accepted Patient rows in the layout that the assigner reads."""
         full = spec.column_structure("Patient")
-        structure = transform_structure({name: full[name] for name in _PERSON_ELEMENTS})
-        self.connection.register("staged", lines.rows["Patient"].table())
-        self.connection.register("accepted", placed.accepted)
-        rows: pa.Table = self.connection.sql(
-            "select id, unnest(json_transform(_raw, ?)) from staged semi join accepted using (_order) order by id",
-            params=[structure],
-        ).to_arrow_table()
-        self.connection.unregister("staged")
-        self.connection.unregister("accepted")
-        fields = [pa.field("id", pa.string()), *(pa.field(n, spec.arrow_type(full[n])) for n in _PERSON_ELEMENTS)]
-        return rows.select([field.name for field in fields]).cast(pa.schema(fields))
+        shape = {name: full[name] for name in _PERSON_ELEMENTS}
+        accepted = self.connection.sql(f"select _order from {placed.accepted}").fetchnumpy()["_order"]  # noqa: S608 - our name
+        ids, elements = [], []
+        for batch in lines.rows["Patient"].batches():
+            order = np.flatnonzero(np.isin(batch["_order"].to_numpy(), accepted))
+            rows = pa.table(batch)
+            for numbers, _, columns in typed_rows(
+                self.connection, lines.scanner.grammar, "Patient", rows, order, shape
+            ):
+                ids.append(batch["id"].take(pa.array(numbers)))
+                elements.append(columns)
+        schema = pa.schema([pa.field(n, spec.arrow_type(full[n])) for n in _PERSON_ELEMENTS])
+        found = pa.Table.from_struct_array(pa.chunked_array(elements, pa.struct(schema)))
+        found = found.add_column(0, "id", pa.chunked_array(ids, pa.string()))
+        return found.take(pc.sort_indices(found["id"]))
 
     def _write_all(
         self,
@@ -166,12 +175,15 @@ class Commit:
         """Write and commit every table that changes; types go side by side, as most of the work is outside Python."""
         names = sorted({*placements, *doomed, *(self.before if links.changed else ())})
 
+        self.connection.register("links_given", links.table)
+        self.connection.execute("create table links as from links_given")
+
         def write(name: str) -> TableState | None:
-            staged = lines.rows.get(name)
             placed = placements.get(name)
-            with duckdb.connect(config=self._config(f"duckdb-{name}")) as connection:
+            with self.connection.cursor() as connection:
                 writing = Writing(
                     connection,
+                    lines.scanner,
                     self._table(name),
                     self.before.get(name),
                     self.version,
@@ -180,12 +192,7 @@ class Commit:
                     self.buckets,
                     self.folder / f"parts-{name}",
                 )
-                return writing.run(
-                    staged.table() if staged else None,
-                    placed.accepted if placed else None,
-                    lines.shapes.of.setdefault(name, {}),
-                    doomed.get(name),
-                )
+                return writing.run(lines.rows.get(name), placed.accepted if placed else None, doomed.get(name))
 
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
             states = dict(zip(names, pool.map(write, names), strict=True))

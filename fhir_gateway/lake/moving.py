@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import duckdb
-import orjson
+import numpy as np
 import pyarrow as pa
 
-from fhir_gateway.lake.columns import widen
+from fhir_gateway.lake.scan import CHECKED, Scanner
 from fhir_gateway.lake.tables import ResourceTable
-from fhir_gateway.r4 import spec
 
 _COLUMNS = ("_source", "id", "_patient", "_member", "_last_updated", "_version", "_seq", "_deleted", "_raw", "_bucket")
-_BATCH_ROWS = 500
+#: What a moved row has beside the columns of a checked one: whose it is, and where it lay.
+_BESIDE = pa.schema([("_source", pa.string()), ("old_bucket", pa.int32()), ("old_member", pa.string())])
+#: Columns of moved rows that say where each goes and lay.
+MOVED = ["_order", "_source", "id", "_patient", "_size", "old_bucket", "old_member"]
+_BATCH_ROWS = 1000
 
 
 def moved_rows(
     connection: duckdb.DuckDBPyConnection,
+    scanner: Scanner,
     table: ResourceTable,
     version: int,
     moved: pa.Table,
@@ -26,8 +28,9 @@ def moved_rows(
 ) -> pa.Table:
     """Newest stored rows whose patient is in ``moved`` (pairs ``_source``, ``_patient``).
 
-    Left out are the ids of ``source`` in ``replaced``: the commit writes them anyway. Columns: ``_source``, ``id``,
-    ``_patient``, ``_last_updated``, ``_version``, ``_raw``, ``old_bucket``, ``old_member``.
+    Left out are the ids of ``source`` in ``replaced``: the commit writes them anyway. The rows are checked rows, whose
+    order is below all that is staged, with ``_source``, ``old_bucket`` and ``old_member``; the scanner has learned
+    their columns.
     """
     connection.register("moved", moved)
     connection.register("replaced", pa.table({"id": replaced}))
@@ -37,9 +40,9 @@ def moved_rows(
         "select distinct s._source, s.id from stored_rows s join moved using (_source, _patient)"
     )
     connection.register("stored_rows", table.scan(version, _COLUMNS))
-    found: pa.Table = connection.sql(
+    found = connection.sql(
         """
-        select _source, id, _patient, _last_updated, _version, _raw, _bucket as old_bucket, _member as old_member
+        select _source, id, _bucket as old_bucket, _member as old_member, _raw
         from (
             select s.* from stored_rows s semi join touched using (_source, id)
             qualify 1 = row_number() over (partition by _source, id order by _seq desc, _deleted)
@@ -51,11 +54,22 @@ def moved_rows(
     ).to_arrow_table()
     for name in ("moved", "replaced", "stored_rows"):
         connection.unregister(name)
-    return found
+    schema = pa.schema([*CHECKED, *_BESIDE])
+    parts = [
+        part
+        for first in range(0, found.num_rows, _BATCH_ROWS)
+        for part in _checked(scanner, table.resource_type, found.slice(first, _BATCH_ROWS), first - found.num_rows)
+    ]
+    return pa.Table.from_batches(parts, schema)
 
 
-def widen_by(shape: dict[str, Any], resource_type: str, raw: pa.ChunkedArray) -> None:
-    """Add the paths that raw resources fill to ``shape``."""
-    for start in range(0, len(raw), _BATCH_ROWS):
-        resources = [orjson.loads(text) for text in raw.slice(start, _BATCH_ROWS).to_pylist()]
-        widen(shape, resources, spec.column_structure(resource_type))
+def _checked(scanner: Scanner, resource_type: str, rows: pa.Table, order: int) -> list[pa.RecordBatch]:
+    """Stored rows as checked ones."""
+    text = b"".join(line.encode() + b"\n" for line in rows["_raw"].to_pylist())
+    beside = rows.select(_BESIDE.names).combine_chunks()
+    parts = []
+    for _, batch in scanner.scan(text, 1, resource_type, resource_type, order).rows:
+        there = beside.take(batch["_order"].to_numpy() - np.int64(order)).cast(_BESIDE)
+        columns = [*batch.columns, *(column.combine_chunks() for column in there.columns)]
+        parts.append(pa.record_batch(columns, schema=pa.schema([*CHECKED, *_BESIDE])))
+    return parts

@@ -16,22 +16,27 @@ import pyarrow as pa
 class Placement:
     """Fate of the staged rows of one type.
 
-    ``accepted`` are the rows to write: ``_order`` of the staged row, ``id``, ``_patient``, and ``old_bucket`` and
-    ``old_member`` of the row they replace (both null when there is none).
+    ``accepted`` is the name of a table in the connection with the rows to write: ``_order`` of the staged row, ``id``,
+    ``_patient``, ``_size`` of its text, and ``old_bucket`` and ``old_member`` of the row it replaces (both null when
+    there is none).
     """
 
     stored: int
     replaced: int
     unchanged: int
-    accepted: pa.Table
+    accepted: str
 
 
 #: Columns of the stored rows that a decision needs.
-STORED_COLUMNS = ("_source", "id", "_member", "_last_updated", "_version", "_seq", "_deleted", "_raw", "_bucket")
+STORED_COLUMNS = ("_source", "id", "_member", "_last_updated", "_version", "_seq", "_deleted", "_hash", "_bucket")
 
 
 def place(
-    connection: duckdb.DuckDBPyConnection, source: str, staged: pa.Table, old: pa.RecordBatchReader | None
+    connection: duckdb.DuckDBPyConnection,
+    resource_type: str,
+    source: str,
+    staged: pa.RecordBatchReader,
+    old: pa.RecordBatchReader | None,
 ) -> Placement:
     """Compare rows staged from ``source`` with each other and with those stored (None: there are none).
 
@@ -39,8 +44,8 @@ def place(
     """
     connection.register("staged", staged)
     connection.execute(
-        "create or replace temp table fresh as "
-        "select _order, id, _patient, _last_updated as updated, _version as version, hash(_raw) as content from staged"
+        "create or replace temp table fresh as select _order, id, _patient, _last_updated as updated, "
+        "_version as version, _hash as content, _size from staged"
     )
     connection.unregister("staged")
     total, distinct = _row(connection, "select count(*), count(distinct id) from fresh")
@@ -62,9 +67,9 @@ def place(
     connection.execute(
         f"""
         create or replace temp table decided as
-        select b._order, b.id, b._patient, o.bucket as old_bucket, o.member as old_member,
+        select b._order, b.id, b._patient, b._size, o.bucket as old_bucket, o.member as old_member,
             case when o.id is null then 'stored'
-                 when o.content = b.content
+                 when coalesce(o.content = b.content, false)
                       or coalesce(b.updated < o.updated, false)
                       or (coalesce(b.updated = o.updated, true) and coalesce(b.version < o.version, false))
                  then 'unchanged'
@@ -75,9 +80,13 @@ def place(
     stored, replaced = _row(
         connection, "select count(*) filter (fate = 'stored'), count(*) filter (fate = 'replaced') from decided"
     )
-    accepted = connection.sql(
-        "select _order, id, _patient, old_bucket, old_member from decided where fate <> 'unchanged'"
-    ).to_arrow_table()
+    accepted = f"accepted_{resource_type}"
+    connection.execute(
+        f"create or replace table {accepted} as "  # noqa: S608 - the name of an R4 type
+        "select _order, id, _patient, _size, old_bucket, old_member from decided where fate <> 'unchanged'"
+    )
+    for name in ("fresh", "best", "old", "decided"):
+        connection.execute(f"drop table if exists {name}")
     replaced += repeated
     return Placement(stored, replaced, total - stored - replaced, accepted)
 
@@ -92,7 +101,7 @@ def _load_old(connection: duckdb.DuckDBPyConnection, source: str, old: pa.Record
     if old is None:
         connection.execute(
             "create or replace temp table old (id varchar, bucket integer, member varchar, updated timestamptz, "
-            "version bigint, content ubigint)"
+            "version bigint, content bigint)"
         )
         return
     connection.register("stored_rows", old)
@@ -101,7 +110,7 @@ def _load_old(connection: duckdb.DuckDBPyConnection, source: str, old: pa.Record
         create or replace temp table old as
         select * exclude (seq, deleted) from (
             select id, _bucket as bucket, _member as member, _last_updated as updated, _version as version,
-                hash(_raw) as content, _seq as seq, _deleted as deleted
+                _hash as content, _seq as seq, _deleted as deleted
             from stored_rows where _source = $source and id in (select id from fresh)
             qualify 1 = row_number() over (partition by id order by _seq desc, _deleted)
         ) where not deleted

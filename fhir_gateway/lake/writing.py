@@ -2,44 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from fhir_gateway.lake.columns import OWN_COLUMNS, belongs_to_patients, transform_structure
+from fhir_gateway.lake.columns import OWN_COLUMNS, belongs_to_patients
 from fhir_gateway.lake.links import Links
-from fhir_gateway.lake.moving import moved_rows, widen_by
+from fhir_gateway.lake.moving import MOVED, moved_rows
+from fhir_gateway.lake.scan import CHECKED, Scanner
+from fhir_gateway.lake.staging import StagedRows
 from fhir_gateway.lake.tables import NO_BUCKET, BucketWriter, ResourceTable, StoredFile
+from fhir_gateway.lake.typed import typed_rows
 from fhir_gateway.lake.versions import TableState
 from fhir_gateway.sources.models import StagedPull
 
-#: Rows that are typed and written together, and a row group of a file at most; more is slower (cache).
-_STREAM_ROWS = 16_384
-#: JSON text that is sorted at a time. Sorting it whole spills, but fails at about twice DuckDB's memory limit; beyond
-#: this size the rows are first parted by bucket.
-_SORT_BYTES = 1 << 29
+#: Rows and bytes of JSON that are written together, and a row group of a file at most.
+_GROUP_ROWS = 16_384
+_GROUP_BYTES = 1 << 24
+#: JSON text that is sorted in memory; more is first parted on the disk.
+_PART_BYTES = 1 << 26
 
-
-_NOTHING = (
-    "select null::varchar as _source, null::varchar as id, null::varchar as _patient, null::timestamptz as "
-    "_last_updated, null::bigint as _version, null::varchar as _raw, null::integer as old_bucket, "
-    "null::varchar as old_member where false"
-)
+_NOBODY = "select null::bigint as _order, null::varchar as _source, null::varchar as id, null::varchar as _patient, "
+_NOBODY += "null::integer as _size, null::integer as old_bucket, null::varchar as old_member where false"
 
 
 @dataclass(frozen=True, slots=True)
 class Writing:
     """What ``pull`` adds to ``table``, whose state so far is ``state``, as part of lake version ``version``.
 
-    ``scratch`` is an empty folder, ``buckets`` how many the lake has.
+    ``connection`` has the table ``links`` and the accepted rows; ``scratch`` is a folder to make for parts, ``buckets``
+    how many the lake has.
     """
 
     connection: duckdb.DuckDBPyConnection
+    scanner: Scanner
     table: ResourceTable
     state: TableState | None
     version: int
@@ -48,126 +48,180 @@ class Writing:
     buckets: int
     scratch: Path
 
-    def run(
-        self, staged: pa.Table | None, accepted: pa.Table | None, shape: dict[str, Any], doomed: pa.Table | None
-    ) -> TableState | None:
+    def run(self, staged: StagedRows | None, accepted: str | None, doomed: pa.Table | None) -> TableState | None:
         """Write the ``accepted`` of the ``staged`` rows and whoever moved, and tombstones over the ``doomed``.
 
         None when there is nothing to write.
         """
-        moved = self._moved(accepted, doomed, shape)
-        if not any(rows is not None and rows.num_rows for rows in (accepted, moved, doomed)):
+        moved = self._moved(accepted, doomed)
+        rows, parts, replacing = self._rank(accepted, moved)
+        if not rows and not (doomed is not None and doomed.num_rows):
             return None
-        self._gather(staged, accepted, moved)
-        size = sum(rows.nbytes for rows in (staged, moved) if rows is not None)
-        files = self._typed_files(self._parts(size), shape)
+        batches = [] if moved is None else moved.select(CHECKED.names).to_batches()
+        files = self._typed_files(staged, batches, parts) if rows else []
         gone = self._tombstone_files(doomed)
-        ((replacing,),) = self.connection.execute(
-            "select count(*) from gathered where old_bucket is not null"
-        ).fetchall()
         superseded = bool(replacing or gone) or (self.state is not None and self.state.superseded)
         return TableState(self.table.append([*files, *gone]), superseded)
 
-    def _moved(self, accepted: pa.Table | None, doomed: pa.Table | None, shape: dict[str, Any]) -> pa.Table | None:
-        """Stored rows that go with a patient who moved; ``shape`` learns their columns."""
+    def _moved(self, accepted: str | None, doomed: pa.Table | None) -> pa.Table | None:
+        """Stored rows that go with a patient who moved; the scanner learns their columns."""
         if self.state is None or not self.links.changed or not belongs_to_patients(self.table.resource_type):
             return None
-        replaced = pa.chunked_array(
-            [chunk for rows in (accepted, doomed) if rows is not None for chunk in rows["id"].chunks], pa.string()
+        replaced = pa.chunked_array([], pa.string()) if doomed is None else doomed["id"]
+        if accepted is not None:
+            ids = self.connection.sql(f"select id from {accepted}").to_arrow_table()["id"]  # noqa: S608 - our name
+            replaced = pa.chunked_array([*replaced.chunks, *ids.chunks], pa.string())
+        return moved_rows(
+            self.connection,
+            self.scanner,
+            self.table,
+            self.state.delta_version,
+            self.links.moved,
+            self.pull.source,
+            replaced,
         )
-        moved = moved_rows(
-            self.connection, self.table, self.state.delta_version, self.links.moved, self.pull.source, replaced
-        )
-        widen_by(shape, self.table.resource_type, moved["_raw"])
-        return moved
 
-    def _gather(self, staged: pa.Table | None, accepted: pa.Table | None, moved: pa.Table | None) -> None:
-        """Make the view ``gathered``: all rows to write with their new place, and the place they had."""
-        parts = []
-        if staged is not None and accepted is not None:
-            self.connection.register("staged", staged)
-            source = pa.repeat(pa.scalar(self.pull.source), accepted.num_rows)
-            self.connection.register("accepted", accepted.append_column("_source", source))
-            parts.append(
-                "select a._source, s.id, s._patient, s._last_updated, s._version, s._raw, "
-                "a.old_bucket, a.old_member from staged s join accepted a using (_order)"
+    def _rank(self, accepted: str | None, moved: pa.Table | None) -> tuple[int, int, int]:
+        """Make the table ``ranked``: all rows to write, in their order, with their new place and the one they had.
+
+        Returns how many rows and parts there are, and how many replace another.
+        """
+        sources = [_NOBODY]
+        if accepted is not None:
+            sources.append(
+                f"select _order, $source as _source, id, _patient, _size, old_bucket, old_member from {accepted}"  # noqa: S608 - our name
             )
         if moved is not None:
-            self.connection.register("moved", moved)
-            parts.append("select * from moved")
-        if not parts:
-            parts.append(_NOTHING)
-        self.connection.register("links", self.links.table)
-        union = " union all ".join(parts)
+            self.connection.register("moved", moved.select(MOVED))
+            sources.append("select _order, _source, id, _patient, _size, old_bucket, old_member from moved")
+        union = " union all ".join(sources)
         self.connection.execute(
-            "create or replace temp view gathered as "  # noqa: S608 - made of the constants above
-            f"select r.*, l._member, coalesce(l._bucket, {NO_BUCKET}) as _bucket from ({union}) r "
-            "left join links l on l._source = r._source and l._patient = r._patient"
+            f"""
+            create or replace temp table ranked as
+            select *, sum(_size) over (order by rank rows unbounded preceding) // {_PART_BYTES} as part from (
+                select r.*, l._member, coalesce(l._bucket, {NO_BUCKET}) as _bucket,
+                    row_number() over (order by coalesce(l._bucket, {NO_BUCKET}), l._member, r._source, r.id) as rank
+                from ({union}) r left join links l on l._source = r._source and l._patient = r._patient
+            )
+            """,  # noqa: S608 - made of the constants above
+            {"source": self.pull.source} if accepted is not None else {},
         )
+        (counts,) = self.connection.execute(
+            "select count(*), count(distinct part), count(old_bucket) from ranked"
+        ).fetchall()
+        return int(counts[0]), int(counts[1]), int(counts[2])
 
-    def _parts(self, size: int) -> Iterator[str]:
-        """Names of the relations that together are ``gathered``, by ascending buckets, each small enough to sort."""
-        count = min(-(-size // _SORT_BYTES), self.buckets + 1)
-        if count <= 1:
-            yield "gathered"
-            return
+    def _typed_files(self, staged: StagedRows | None, moved: list[pa.RecordBatch], parts: int) -> list[StoredFile]:
+        shape = self.scanner.shape(self.table.resource_type)
+        writer = BucketWriter(self.table, self.version)
+        group: list[pa.Table] = []
+        size = count = 0
+        for rows, places in self._parts(staged, moved, parts):
+            ranks = rows["rank"].to_numpy()
+            typed = typed_rows(
+                self.connection, self.scanner.grammar, self.table.resource_type, rows, np.argsort(ranks), shape
+            )
+            at = 0
+            for order, raw, columns in typed:
+                own = places.slice(at, len(order))
+                at += len(order)
+                group.append(self._stored(rows.take(pa.array(order)), own, raw, columns))
+                size += len(raw.buffers()[2]) if len(raw) else 0
+                count += len(order)
+                if count >= _GROUP_ROWS or size >= _GROUP_BYTES:
+                    writer.add(pa.concat_tables(group))
+                    group, size, count = [], 0, 0
+        if group:
+            writer.add(pa.concat_tables(group))
+        return writer.close()
+
+    def _stored(self, rows: pa.Table, places: pa.Table, raw: pa.Array, columns: pa.StructArray) -> pa.Table:
+        """Rows as they are stored; ``places`` has their source, id, member and bucket."""
+        count = len(raw)
+        own = {
+            **{name: places[name] for name in ("_source", "id", "_member")},
+            **{name: rows[name] for name in ("_patient", "_last_updated", "_version", "_hash")},
+            "_seq": pa.repeat(pa.scalar(self.version, pa.int64()), count),
+            "_pull": pa.repeat(self.pull.id, count),
+            "_deleted": pa.repeat(False, count),
+            "_raw": raw,
+        }
+        arrays = [own[name] for name in OWN_COLUMNS.names] + columns.flatten() + [places["_bucket"]]
+        fields = [*OWN_COLUMNS, *columns.type, pa.field("_bucket", pa.int32())]
+        return pa.table(arrays, schema=pa.schema(fields))
+
+    def _parts(
+        self, staged: StagedRows | None, moved: list[pa.RecordBatch], parts: int
+    ) -> Iterator[tuple[pa.Table, pa.Table]]:
+        """The rows to write with their ``rank``, a part after the other, and in that order their places."""
+        orders = self.connection.sql("select _order, rank, part from ranked order by _order").fetchnumpy()
+        batches = _ranked(_chained(staged, moved), orders["_order"], orders["rank"], orders["part"])
+        if parts == 1:
+            found: Iterable[tuple[int, pa.Table]]
+            found = [(int(orders["part"][0]), pa.Table.from_batches([batch for _, batch in batches]))]
+        else:
+            found = self._parted(batches)
+        for number, rows in found:
+            places = self.connection.sql(
+                "select _source, id, _member, _bucket from ranked where part = ? order by rank", params=[number]
+            ).to_arrow_table()
+            yield rows, places
+
+    def _parted(self, batches: Iterator[tuple[np.ndarray, pa.RecordBatch]]) -> Iterator[tuple[int, pa.Table]]:
+        """Rows sorted into parts on the disk, then one part after the other, with its number, in memory."""
         self.scratch.mkdir()
         writers: dict[int, pa.ipc.RecordBatchFileWriter] = {}
-        split = f"select *, ((_bucket + 1) * {count}) // {self.buckets + 1} as part from gathered"  # noqa: S608
-        for batch in self.connection.sql(split).to_arrow_reader(_STREAM_ROWS):
-            parts = batch["part"]
-            for part in pc.unique(parts).to_pylist():
+        for numbers, batch in batches:
+            for part in np.unique(numbers).tolist():
                 if part not in writers:
                     writers[part] = pa.ipc.new_file(str(self.scratch / f"{part}.arrow"), batch.schema)
-                writers[part].write_batch(batch.filter(pc.equal(parts, part)))
+                writers[part].write_batch(batch.filter(pa.array(numbers == part)))
         for part, writer in sorted(writers.items()):
             writer.close()
             path = self.scratch / f"{part}.arrow"
-            self.connection.register("part", pa.ipc.open_file(pa.memory_map(str(path))).read_all())
-            yield "part"
-            self.connection.unregister("part")
+            with pa.OSFile(str(path)) as file:
+                yield part, pa.ipc.open_file(file).read_all()
             path.unlink()
-
-    def _typed_files(self, parts: Iterable[str], shape: Mapping[str, Any]) -> list[StoredFile]:
-        structure = transform_structure(shape)
-        parameters: dict[str, object] = {"seq": self.version, "pull": self.pull.id}
-        elements = ""
-        if structure != "{}":
-            elements = ", unnest(json_transform(_raw, $structure))"
-            parameters["structure"] = structure
-        writer = BucketWriter(self.table, self.version)
-        for part in parts:
-            rows = self.connection.sql(
-                "select _source, id, _member, _patient, _last_updated, _version, $seq::bigint as _seq, "  # noqa: S608
-                f"$pull as _pull, false as _deleted, _raw, _bucket{elements} "
-                f"from (select * from {part} order by _bucket, _member, _source, id)",
-                params=parameters,
-            )
-            for batch in rows.to_arrow_reader(_STREAM_ROWS):
-                writer.add(_own_types(pa.Table.from_batches([batch])))
-        return writer.close()
 
     def _tombstone_files(self, doomed: pa.Table | None) -> list[StoredFile]:
         """In the buckets that rows leave, and where the doomed lie, a row that says so."""
-        left = "select _source, id, old_member, old_bucket from gathered where old_bucket <> _bucket"
+        left = "select _source, id, old_member, old_bucket from ranked where old_bucket <> _bucket"
         if doomed is not None:
             self.connection.register("doomed", doomed)
             left += " union all select _source, id, old_member, old_bucket from doomed"
         rows = self.connection.sql(
-            "select _source, id, old_member as _member, null::varchar as _patient, null::timestamptz as _last_updated, "  # noqa: S608 - made of the constants above
-            "null::bigint as _version, $seq::bigint as _seq, $pull as _pull, true as _deleted, null::varchar as _raw, "
-            f"old_bucket as _bucket from ({left}) order by _bucket, _member, _source, id",
-            params={"seq": self.version, "pull": self.pull.id},
+            "select _source, id, old_member as _member, old_bucket as _bucket "  # noqa: S608 - made of the constants above
+            f"from ({left}) order by _bucket, _member, _source, id"
         ).to_arrow_table()
+        given = {
+            **{name: rows[name] for name in rows.column_names},
+            "_seq": pa.repeat(pa.scalar(self.version, pa.int64()), rows.num_rows),
+            "_pull": pa.repeat(self.pull.id, rows.num_rows),
+            "_deleted": pa.repeat(True, rows.num_rows),
+        }
+        fields = [*OWN_COLUMNS, pa.field("_bucket", pa.int32())]
+        arrays = [given[f.name] if f.name in given else pa.nulls(rows.num_rows, f.type) for f in fields]
         writer = BucketWriter(self.table, self.version)
-        writer.add(_own_types(rows))
+        writer.add(pa.table(arrays, schema=pa.schema(fields)))
         return writer.close()
 
 
-def _own_types(rows: pa.Table) -> pa.Table:
-    """Give our own columns exactly their declared types."""
-    for field in [*OWN_COLUMNS, pa.field("_bucket", pa.int32())]:
-        at = rows.schema.get_field_index(field.name)
-        if rows.schema.field(at).type != field.type:
-            rows = rows.set_column(at, field, rows.column(at).cast(field.type))
-    return rows
+def _chained(staged: StagedRows | None, moved: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    if staged is not None:
+        yield from staged.batches()
+    yield from moved
+
+
+def _ranked(
+    batches: Iterator[pa.RecordBatch], orders: np.ndarray, ranks: np.ndarray, parts: np.ndarray
+) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
+    """The rows whose ``_order`` is in ``orders`` (sorted) with their rank, and the numbers of their parts."""
+    for batch in batches:
+        wanted = batch["_order"].to_numpy()
+        at = np.minimum(np.searchsorted(orders, wanted), len(orders) - 1)
+        there = orders[at] == wanted
+        if not there.all():
+            batch = batch.filter(pa.array(there))
+            at = at[there]
+        if batch.num_rows:
+            yield parts[at], batch.append_column("rank", pa.array(ranks[at]))

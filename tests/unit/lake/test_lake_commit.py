@@ -279,7 +279,8 @@ def test_rows_parted_before_sorting_are_the_same_rows(
     pull = make_pull("p1", {"Observation": observations, "Organization": organizations})
     tables = []
     for size in (1 << 29, 1):
-        monkeypatch.setattr("fhir_gateway.lake.writing._SORT_BYTES", size)
+        monkeypatch.setattr("fhir_gateway.lake.writing._PART_BYTES", size)
+        monkeypatch.setattr("fhir_gateway.lake.staging._HELD_BYTES", size)
         lake = Lake.open(tmp_path / f"lake-{size}", buckets=4)
         assert lake.commit(pull, people).balanced
         tables.append([lake.read(name, ["_raw", *more]) for name, more in _PARTED.items()])

@@ -9,13 +9,18 @@ import pytest
 
 from fhir_gateway.errors import InputError
 from fhir_gateway.lake import lines as lines_module
-from fhir_gateway.lake.lines import read_lines
+from fhir_gateway.lake.lines import read_blocks
 from fhir_gateway.sources.models import StagedFile
 
 
 def read(path: Path) -> list[tuple[int, bytes]]:
     file = StagedFile(path, "shown.ndjson")
-    return [pair for batch in read_lines(file) for pair in zip(batch.numbers, batch.lines, strict=True)]
+    found = []
+    for block in read_blocks(file):
+        assert block.text.endswith(b"\n")
+        lines = enumerate(block.text[:-1].split(b"\n"), block.number)
+        found += [(number, line.strip()) for number, line in lines if line.strip()]
+    return found
 
 
 @pytest.mark.parametrize("zipped", [False, True])
@@ -39,7 +44,7 @@ def test_tolerated_forms(tmp_path: Path, content: bytes, expected: list[tuple[in
 def test_numbers_hold_over_blocks_and_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zipped: bool) -> None:
     monkeypatch.setattr(lines_module, "_READ_BYTES", 37)
     monkeypatch.setattr(lines_module, "_READ_GZIP_BYTES", 11)
-    monkeypatch.setattr(lines_module, "BATCH_BYTES", 64)
+    monkeypatch.setattr(lines_module, "BLOCK_BYTES", 64)
     texts = [b"x" * (i * 7 % 200) for i in range(300)]
     path = tmp_path / "f"
     content = b"\n".join(texts)
@@ -54,7 +59,7 @@ def test_gzip_of_several_members_with_padding(tmp_path: Path) -> None:
 
 
 def test_a_truncated_gzip_names_file_and_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines_module, "BATCH_BYTES", 1000)
+    monkeypatch.setattr(lines_module, "BLOCK_BYTES", 1000)
     path = tmp_path / "f"
     path.write_bytes(gzip.compress(b"".join(b"%d %d\n" % (i, i * i * i) for i in range(50_000)))[:-20_000])
     with pytest.raises(InputError, match=r"shown\.ndjson:[1-9][0-9]+ \[truncated\]: the gzip file is truncated"):

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from fhir_gateway.errors import ConfigurationError
-from fhir_gateway.lake.validate import Shapes, check
+from fhir_gateway.lake.scan import Scanner
 from fhir_gateway.r4 import models
 from fhir_gateway.sandbox.population import generate
 from fhir_gateway.sandbox.population.sources import MBI, NPI, TIN
@@ -90,9 +90,8 @@ def test_nothing_is_null_or_empty_and_every_reference_resolves(population: Popul
 @pytest.mark.parametrize("source", ["ehr", "payer"])
 def test_every_resource_passes_the_lakes_validation(population: Population, source: str) -> None:
     for path in sorted((population.folder / source).glob("*.ndjson")):
-        lines = path.read_bytes().splitlines()
-        _, refused = check(lines, list(range(1, len(lines) + 1)), path.name.split(".")[0], path.name, Shapes())
-        assert not refused, refused[:3]
+        block = Scanner().scan(path.read_bytes(), 1, path.name.split(".")[0], path.name, 0)
+        assert not block.refused, block.refused[:3]
 
 
 @pytest.mark.parametrize("source", ["ehr", "payer"])

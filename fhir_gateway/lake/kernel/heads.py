@@ -1,0 +1,80 @@
+"""What staging takes of each line that has passed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fhir_gateway.lake.kernel.machine import compiled, copy, load
+from fhir_gateway.lake.kernel.texts import MINUS, NINE, POINT, ZERO, digits_value, whole
+
+
+@compiled
+def take(text: np.ndarray, starts: np.ndarray, lengths: np.ndarray, target: np.ndarray, offsets: np.ndarray) -> None:
+    """Lay pieces of a text down one after another; ``offsets`` (one longer than the pieces) receives where."""
+    at = 0
+    for i in range(len(starts)):
+        offsets[i] = at
+        start, length = starts[i], lengths[i]
+        full = length & ~7
+        copy(text, start, target, at, full)
+        for j in range(full, length):
+            target[at + j] = text[start + j]
+        at += length
+    offsets[len(starts)] = at
+
+
+@compiled
+def hashes(text: np.ndarray, starts: np.ndarray, lengths: np.ndarray, out: np.ndarray) -> None:
+    """A stable 64-bit hash of pieces of a text."""
+    for i in range(len(starts)):
+        at, length = starts[i], lengths[i]
+        value = np.uint64(length) * np.uint64(0x9E3779B97F4A7C15) ^ np.uint64(0xD6E8FEB86659FD93)
+        for _ in range(length >> 3):
+            value = (value ^ load(text, at)) * np.uint64(0xA0761D6478BD642F)
+            value ^= value >> np.uint64(32)
+            at += 8
+        rest = np.uint64(8 * (length & 7))
+        word = load(text, at) & ((np.uint64(1) << rest) - np.uint64(1))
+        value = (value ^ word) * np.uint64(0xA0761D6478BD642F)
+        value = (value ^ (value >> np.uint64(29))) * np.uint64(0xE7037ED1A0B428DB)
+        out[i] = np.int64(value ^ (value >> np.uint64(32)))
+
+
+@compiled
+def instants(text: np.ndarray, starts: np.ndarray, lengths: np.ndarray, out: np.ndarray) -> None:
+    """Instants that have passed the walk, in microseconds since 1970 in UTC; a leap second is the one before."""
+    for i in range(len(starts)):
+        start, end = starts[i], starts[i] + lengths[i]
+        if start == end:
+            continue
+        year, month = digits_value(text, start, start + 4), digits_value(text, start + 5, start + 7)
+        # days from the civil calendar, years beginning in March
+        early = 1 if month <= 2 else 0
+        year -= early
+        day = (153 * (month + (9 if early else -3)) + 2) // 5 + digits_value(text, start + 8, start + 10) - 1
+        days = 365 * year + year // 4 - year // 100 + year // 400 + day - 719468
+        second = min(digits_value(text, start + 17, start + 19), 59)
+        moment = (
+            digits_value(text, start + 11, start + 13) * 60 + digits_value(text, start + 14, start + 16)
+        ) * 60 + second
+        moment = (days * 86400 + moment) * 1000000
+        at = start + 19
+        if text[at] == POINT:
+            at += 1
+            part = 100000
+            while ZERO <= text[at] <= NINE:
+                moment += (np.int64(text[at]) - ZERO) * part
+                part //= 10
+                at += 1
+        if text[at] != 90:
+            offset = digits_value(text, at + 1, at + 3) * 60 + digits_value(text, at + 4, at + 6)
+            moment += (60000000 if text[at] == MINUS else -60000000) * offset
+        out[i] = moment
+
+
+@compiled
+def versions(text: np.ndarray, starts: np.ndarray, lengths: np.ndarray, out: np.ndarray, known: np.ndarray) -> None:
+    """Version ids of 1 to 18 digits as integers."""
+    for i in range(len(starts)):
+        known[i] = 0 < lengths[i] <= 18 and digits_value(text, starts[i], starts[i] + lengths[i]) >= 0
+        out[i] = whole(text, starts[i], starts[i] + lengths[i]) if known[i] else 0

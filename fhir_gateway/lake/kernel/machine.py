@@ -1,0 +1,91 @@
+"""What the compiled functions are made with: the compiler's settings, and steps of eight bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]  # has no types
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic as numba_intrinsic
+from numba.np import arrayobj
+
+make_array: Any = arrayobj.make_array
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def compiled(function: Function) -> Function:
+    """Compile at the first call, for good (``__pycache__``), and let go of the interpreter's lock while running.
+
+    The functions hold no references to their arrays: counting references takes four times as long as the walk.
+    """
+    njit: Any = numba.njit  # its types do not know all its settings
+    made: Function = njit(cache=True, nogil=True, _nrt=False)(function)
+    return made
+
+
+def intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function for compiled functions, given as what it compiles to."""
+    made: Callable[..., Any] = numba_intrinsic(function)
+    return made
+
+
+@intrinsic
+def load(typing: Any, text: Any, at: Any) -> Any:
+    """Eight bytes of a text from ``at`` on, as a little-endian number."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = make_array(signature.args[0])(context, builder, arguments[0])
+        place = builder.bitcast(builder.gep(array.data, [arguments[1]]), ir.IntType(64).as_pointer())
+        return builder.load(place, align=1)
+
+    return types.uint64(text, types.int64), code
+
+
+@intrinsic
+def store(typing: Any, text: Any, at: Any, value: Any) -> Any:
+    """Write eight bytes of a text from ``at`` on."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = make_array(signature.args[0])(context, builder, arguments[0])
+        place = builder.bitcast(builder.gep(array.data, [arguments[1]]), ir.IntType(64).as_pointer())
+        builder.store(arguments[2], place, align=1)
+        return context.get_dummy_value()
+
+    return types.void(text, types.int64, types.uint64), code
+
+
+@intrinsic
+def lowest(typing: Any, bits: Any) -> Any:
+    """Number of the lowest byte in which a bit is set."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.lshr(builder.cttz(arguments[0], cgutils.true_bit), ir.Constant(ir.IntType(64), 3))
+
+    return types.int64(types.uint64), code
+
+
+@compiled
+def same(a: np.ndarray, i: int, b: np.ndarray, j: int, length: int) -> bool:
+    """Whether two pieces of texts are equal; reads up to 7 bytes beyond their ends."""
+    while length >= 8:
+        if load(a, i) != load(b, j):
+            return False
+        i += 8
+        j += 8
+        length -= 8
+    rest = (np.uint64(1) << np.uint64(8 * length)) - np.uint64(1)
+    equal: bool = (load(a, i) ^ load(b, j)) & rest == 0
+    return equal
+
+
+@compiled
+def copy(a: np.ndarray, i: int, b: np.ndarray, j: int, length: int) -> None:
+    """Copy a piece of a text into another; reads and writes up to 7 bytes beyond their ends."""
+    for _ in range((length + 7) >> 3):
+        store(b, j, load(a, i))
+        i += 8
+        j += 8

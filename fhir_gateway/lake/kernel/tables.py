@@ -1,0 +1,82 @@
+"""The tables that the walk follows, and how they are looked up."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fhir_gateway.lake.kernel.machine import compiled, same
+
+PADDING = 256
+MAX_DEPTH = 60
+
+# what the walk answers
+DONE, UNSURE, NEED_KEY, NEED_CODE, NEED_TYPE, NEED_NESTED = 0, 1, 2, 3, 4, 5
+# kinds of values; from OBJECT on they open an object
+STRING, BOOLEAN, INTEGER, DECIMAL, NAME, OBJECT, SIBLING, RESOURCE = 0, 1, 2, 3, 4, 5, 6, 7
+# formats of strings
+TEXT, ID, CODE, URI, DATE, DATETIME, INSTANT, TIME, BASE64, OID, UUID, BOUND = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
+# columns of every resource that staging needs
+# (the first tells the root's node)
+NO_SLOT, ID_SLOT, PATIENT_SLOT, ANY_PATIENT_SLOT, UPDATED_SLOT, VERSION_SLOT = 0, 1, 2, 3, 4, 5
+SLOTS = 6
+# words of the walk's state
+POSITION, EVENTS, ASKED, ASKED_START, ASKED_END = 0, 1, 2, 3, 4
+STATE = 5
+# spaces of words that are not nodes
+ROOT_SPACE, NESTED_SPACE = -2, -3
+
+
+class Tables(NamedTuple):
+    """What the walk knows, in few arrays: the more there are, the slower it gets."""
+
+    words: np.ndarray  # uint8: texts of keys and codes
+    hashed: np.ndarray  # int32[_, SPACE..VALUE]: open addressing over all words
+    keys: np.ndarray  # int64[_, KEY_START..NEXT]: transitions
+    nodes: np.ndarray  # int32[_, FIRST..NODE_LEVEL]
+    groups: np.ndarray  # int64: bits of keys of which one must be there
+
+
+# fields of Tables.hashed; a free entry has space -1
+SPACE, START, LENGTH, VALUE = 0, 1, 2, 3
+# fields of Tables.keys: the key's text; what its value is; the node of the object or the space of the codes; its bit in
+# the keys seen, and the bits of other types of its choice; bounds of integers; column (leaf or object, -1 for none) and
+# column of a list's lengths; levels of the value and of the list it is in; which key followed last time
+KEY_START, KEY_LENGTH, KIND, FORMAT, REPEATS, TARGET, BIT, EXCLUDED = 0, 1, 2, 3, 4, 5, 6, 7
+LOW, HIGH, SLOT, COLUMN, LIST_COLUMN, LEVEL, OUTER, NEXT = 8, 9, 10, 11, 12, 13, 14, 15
+KEY_FIELDS = 16
+# fields of Tables.nodes: the key that came first last time; where its groups begin and end; its level
+FIRST, GROUPS, GROUPS_END, NODE_LEVEL = 0, 1, 2, 3
+
+
+class Events(NamedTuple):
+    """Where values lie: column, row in the column's level, start and length (negative: with escapes; lists: count)."""
+
+    column: np.ndarray
+    row: np.ndarray
+    start: np.ndarray
+    length: np.ndarray
+
+
+@compiled
+def word_hash(text: np.ndarray, start: int, end: int, space: int) -> int:
+    """Hash of a word in a space."""
+    value = np.uint64(space + 1000003) * np.uint64(0x9E3779B97F4A7C15)
+    for i in range(start, end):
+        value = (value ^ np.uint64(text[i])) * np.uint64(0x100000001B3)
+    return np.int64((value ^ (value >> np.uint64(29))) & np.uint64(0x7FFFFFFFFFFF))
+
+
+@compiled
+def find(t: Tables, space: int, text: np.ndarray, start: int, end: int) -> int:
+    """What a word means in a space; -1 when it is not known."""
+    mask = len(t.hashed) - 1
+    at = word_hash(text, start, end, space) & mask
+    length = end - start
+    while t.hashed[at, SPACE] != -1:
+        if t.hashed[at, SPACE] == space and t.hashed[at, LENGTH] == length:
+            if same(t.words, t.hashed[at, START], text, start, length):
+                return np.int64(t.hashed[at, VALUE])
+        at = (at + 1) & mask
+    return -1

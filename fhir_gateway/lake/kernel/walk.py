@@ -1,0 +1,450 @@
+"""The walk itself: over one resource, over the lines of a block, over the rows of a column batch."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fhir_gateway.lake.kernel.formats import (
+    fits,
+)
+from fhir_gateway.lake.kernel.machine import (
+    compiled,
+    same,
+)
+from fhir_gateway.lake.kernel.tables import (
+    ANY_PATIENT_SLOT,
+    ASKED,
+    ASKED_END,
+    ASKED_START,
+    BIT,
+    BOOLEAN,
+    BOUND,
+    COLUMN,
+    DECIMAL,
+    DONE,
+    EVENTS,
+    EXCLUDED,
+    FIRST,
+    FORMAT,
+    GROUPS,
+    GROUPS_END,
+    HIGH,
+    ID_SLOT,
+    INTEGER,
+    KEY_LENGTH,
+    KEY_START,
+    KIND,
+    LEVEL,
+    LIST_COLUMN,
+    LOW,
+    MAX_DEPTH,
+    NEED_CODE,
+    NEED_KEY,
+    NEED_NESTED,
+    NEED_TYPE,
+    NESTED_SPACE,
+    NEXT,
+    NO_SLOT,
+    NODE_LEVEL,
+    OBJECT,
+    OUTER,
+    PATIENT_SLOT,
+    POSITION,
+    REPEATS,
+    RESOURCE,
+    ROOT_SPACE,
+    SIBLING,
+    SLOT,
+    SLOTS,
+    STRING,
+    TARGET,
+    TEXT,
+    UNSURE,
+    Events,
+    Tables,
+    find,
+)
+from fhir_gateway.lake.kernel.texts import (
+    BACKSLASH,
+    BEGIN,
+    CLOSE,
+    COLON,
+    COMMA,
+    END,
+    FEED,
+    OPEN,
+    QUOTE,
+    begins,
+    number_end,
+    skip,
+    string_end,
+    type_name,
+    whole,
+)
+
+_PATIENT = np.frombuffer(b"Patient/", np.uint8)
+
+
+@compiled
+def _leaf(t: Tables, text: np.ndarray, at: int, k: int, state: np.ndarray) -> tuple[int, bool]:
+    """End of the primitive value at ``at`` (-1: unsure, -2: its code is not known); whether it has escapes."""
+    kind = t.keys[k, KIND]
+    if kind == STRING:
+        if text[at] != QUOTE:
+            return -1, False
+        end, escaped, high = string_end(text, at)
+        if end <= at + 1:
+            return -1, False
+        format = t.keys[k, FORMAT]
+        if format != TEXT:
+            if escaped or (high and format != BOUND):
+                return -1, False
+            if format == BOUND:
+                if find(t, t.keys[k, TARGET], text, at + 1, end) < 0:
+                    state[ASKED], state[ASKED_START], state[ASKED_END] = k, at + 1, end
+                    return -2, False
+            elif not fits(text, at + 1, end, format):
+                return -1, False
+        return end + 1, escaped
+    if kind == DECIMAL:
+        end, digits, _ = number_end(text, at)
+        return (end, False) if digits <= 20 else (-1, False)
+    if kind == INTEGER:
+        end, digits, fraction = number_end(text, at)
+        if end < 0 or fraction or digits > 10 or not t.keys[k, LOW] <= whole(text, at, end) <= t.keys[k, HIGH]:
+            return -1, False
+        return end, False
+    if kind == BOOLEAN:
+        if text[at] == 116 and text[at + 1] == 114 and text[at + 2] == 117 and text[at + 3] == 101:
+            return at + 4, False
+        if text[at] == 102 and text[at + 1] == 97 and text[at + 2] == 108 and text[at + 3] == 115:
+            return (at + 5, False) if text[at + 4] == 101 else (-1, False)
+        return -1, False
+    # NAME: the resourceType, looked at before
+    end, _, _ = string_end(text, at)
+    return end + 1, False
+
+
+@compiled
+def walk(
+    t: Tables,
+    text: np.ndarray,
+    at: int,
+    promised: int,
+    emit: bool,
+    row: int,
+    slot_start: np.ndarray,
+    slot_length: np.ndarray,
+    used: np.ndarray,
+    levels: np.ndarray,
+    events: Events,
+    frames: np.ndarray,
+    state: np.ndarray,
+) -> int:
+    """Check the resource that begins at ``at`` and fill ``row`` of the slots.
+
+    ``state[POSITION]`` is where the walk ended. ``levels`` counts the rows of each level, ``events`` are appended to
+    with ``emit``; ``used`` notes the columns that are filled. ``promised`` is the node of the promised type or -1.
+    """
+    f_node, f_seen, f_last, f_key, f_count = frames[0], frames[1], frames[2], frames[3], frames[4]
+    depth = 0
+    n = state[EVENTS]
+    state[POSITION] = at
+    if text[at] != OPEN:
+        return UNSURE
+    start, end = type_name(text, at)
+    if end < 0:
+        return UNSURE
+    node = find(t, ROOT_SPACE, text, start, end)
+    if node < 0:
+        state[ASKED_START], state[ASKED_END] = start, end
+        return NEED_TYPE
+    if promised >= 0 and node != promised:
+        return UNSURE
+    for slot in range(SLOTS):
+        slot_length[slot, row] = 0
+    slot_start[NO_SLOT, row] = node
+    levels[t.nodes[node, NODE_LEVEL]] = row + 1
+    seen = 0
+    last = -1
+    step = 1  # 0: a key follows, 1: just inside an object, 2: after a value, 3: an object follows, 4: after an object
+    at += 1
+    while True:
+        if step == 1:
+            at = skip(text, at)
+            if text[at] != QUOTE:
+                state[POSITION] = at
+                return UNSURE
+            step = 0
+        if step == 0:
+            k = t.nodes[node, FIRST] if last < 0 else t.keys[last, NEXT]
+            if k >= 0:
+                length = t.keys[k, KEY_LENGTH]
+                end = at + 1 + length
+                if text[end] != QUOTE or not same(text, at + 1, t.words, t.keys[k, KEY_START], length):
+                    k = -1
+            if k < 0:
+                end = at + 1
+                while text[end] != QUOTE:
+                    if text[end] == BACKSLASH or text[end] < 32:
+                        state[POSITION] = end
+                        return UNSURE
+                    end += 1
+                k = find(t, node, text, at + 1, end)
+                if k < 0:
+                    state[ASKED], state[ASKED_START], state[ASKED_END] = node, at + 1, end
+                    state[POSITION] = end
+                    return NEED_KEY
+                if last < 0:
+                    t.nodes[node, FIRST] = k
+                else:
+                    t.keys[last, NEXT] = k
+            if seen & (t.keys[k, BIT] | t.keys[k, EXCLUDED]):
+                state[POSITION] = at
+                return UNSURE
+            seen |= t.keys[k, BIT]
+            last = k
+            at = skip(text, end + 1)
+            if text[at] != COLON:
+                state[POSITION] = at
+                return UNSURE
+            at = skip(text, at + 1)
+            is_list = t.keys[k, REPEATS]
+            if is_list:
+                if text[at] != BEGIN:
+                    state[POSITION] = at
+                    return UNSURE
+                at = skip(text, at + 1)
+            if t.keys[k, KIND] >= OBJECT:
+                f_node[depth], f_seen[depth], f_last[depth] = node, seen, last
+                depth += 1
+                if depth == MAX_DEPTH:
+                    state[POSITION] = at
+                    return UNSURE
+                f_key[depth], f_count[depth] = k, 0
+                step = 3
+            else:
+                column = t.keys[k, COLUMN]
+                count = 0
+                while True:
+                    end, escaped = _leaf(t, text, at, k, state)
+                    if end < 0:
+                        state[POSITION] = at
+                        return NEED_CODE if end == -2 else UNSURE
+                    if emit:
+                        if column >= 0:
+                            level = t.keys[k, LEVEL]
+                            if is_list:
+                                levels[level] += 1
+                            quoted = 1 if text[at] == QUOTE else 0
+                            size = end - at - 2 * quoted
+                            events.column[n] = column
+                            events.row[n] = levels[level] - 1
+                            events.start[n] = at + quoted
+                            events.length[n] = -size if escaped else size
+                            n += 1
+                    else:
+                        if column >= 0:
+                            used[column] = 1
+                        slot = t.keys[k, SLOT]
+                        if slot != NO_SLOT:
+                            if escaped:
+                                state[POSITION] = at
+                                return UNSURE
+                            if slot == ANY_PATIENT_SLOT:
+                                slot = PATIENT_SLOT
+                                named = slot_length[slot, row] == 0 and _names_patient(text, at + 1, end - 1)
+                            else:
+                                named = True
+                            if named:
+                                slot_start[slot, row] = at + 1
+                                slot_length[slot, row] = end - at - 2
+                    at = end
+                    if not is_list:
+                        break
+                    count += 1
+                    at = skip(text, at)
+                    if text[at] == COMMA:
+                        at = skip(text, at + 1)
+                    elif text[at] == END:
+                        at += 1
+                        break
+                    else:
+                        state[POSITION] = at
+                        return UNSURE
+                if emit and is_list and column >= 0:
+                    events.column[n] = t.keys[k, LIST_COLUMN]
+                    events.row[n] = levels[t.keys[k, OUTER]] - 1
+                    events.start[n] = 0
+                    events.length[n] = count
+                    n += 1
+                step = 2
+        if step == 3:
+            k = f_key[depth]
+            kind = t.keys[k, KIND]
+            if kind == SIBLING and t.keys[k, REPEATS] and text[at] == 110:
+                if text[at + 1] != 117 or text[at + 2] != 108 or text[at + 3] != 108:
+                    state[POSITION] = at
+                    return UNSURE
+                at += 4
+                step = 4
+            else:
+                if text[at] != OPEN:
+                    state[POSITION] = at
+                    return UNSURE
+                node = t.keys[k, TARGET]
+                if kind == RESOURCE:
+                    start, end = type_name(text, at)
+                    if end < 0:
+                        state[POSITION] = at
+                        return UNSURE
+                    node = find(t, NESTED_SPACE, text, start, end)
+                    if node < 0:
+                        state[ASKED_START], state[ASKED_END] = start, end
+                        state[POSITION] = at
+                        return NEED_NESTED
+                column = t.keys[k, COLUMN]
+                if emit and column >= 0:
+                    if t.keys[k, REPEATS]:
+                        levels[t.keys[k, LEVEL]] += 1
+                    else:
+                        events.column[n] = column
+                        events.row[n] = levels[t.keys[k, LEVEL]] - 1
+                        events.start[n] = 0
+                        events.length[n] = 0
+                        n += 1
+                seen = 0
+                last = -1
+                at += 1
+                step = 1
+        elif step == 2:
+            at = skip(text, at)
+            if text[at] == COMMA:
+                at += 1
+                step = 1
+            elif text[at] == CLOSE:
+                at += 1
+                for g in range(t.nodes[node, GROUPS], t.nodes[node, GROUPS_END]):
+                    if not seen & t.groups[g]:
+                        state[POSITION] = at
+                        return UNSURE
+                if depth == 0:
+                    break
+                step = 4
+            else:
+                state[POSITION] = at
+                return UNSURE
+        if step == 4:
+            k = f_key[depth]
+            step = 2
+            if t.keys[k, REPEATS]:
+                f_count[depth] += 1
+                at = skip(text, at)
+                if text[at] == COMMA:
+                    at = skip(text, at + 1)
+                    step = 3
+                    continue
+                if text[at] != END:
+                    state[POSITION] = at
+                    return UNSURE
+                at += 1
+                if emit and t.keys[k, LIST_COLUMN] >= 0:
+                    events.column[n] = t.keys[k, LIST_COLUMN]
+                    events.row[n] = levels[t.keys[k, OUTER]] - 1
+                    events.start[n] = 0
+                    events.length[n] = f_count[depth]
+                    n += 1
+            depth -= 1
+            node, seen, last = f_node[depth], f_seen[depth], f_last[depth]
+    state[POSITION] = at
+    state[EVENTS] = n
+    return DONE if slot_length[ID_SLOT, row] > 0 or emit else UNSURE
+
+
+@compiled
+def _names_patient(text: np.ndarray, start: int, end: int) -> bool:
+    for i in range(start, end - len(_PATIENT) + 1):
+        if begins(text, i, _PATIENT):
+            return True
+    return False
+
+
+# words of the state of a block's lines
+AT, ROW, NUMBER, FORCED = 0, 1, 2, 3
+
+
+@compiled
+def walk_lines(
+    t: Tables,
+    text: np.ndarray,
+    end: int,
+    promised: int,
+    line_start: np.ndarray,
+    line_end: np.ndarray,
+    line_number: np.ndarray,
+    line_passed: np.ndarray,
+    slot_start: np.ndarray,
+    slot_length: np.ndarray,
+    used: np.ndarray,
+    levels: np.ndarray,
+    events: Events,
+    frames: np.ndarray,
+    state: np.ndarray,
+    place: np.ndarray,
+) -> int:
+    """Check the lines of a block whose last byte is a line feed at ``end - 1``.
+
+    ``place`` says where to go on: position, row, line number, whether to give the next line up as unsure. Answers DONE,
+    or NEED_*: then the tables want another entry and the same line is walked again. Blank lines have no row.
+    """
+    at, row, number = place[AT], place[ROW], place[NUMBER]
+    while True:
+        at = skip(text, at)
+        if at >= end:
+            break
+        if text[at] == FEED:
+            at += 1
+            number += 1
+            continue
+        answer = UNSURE
+        state[POSITION] = at
+        if not place[FORCED]:
+            answer = walk(
+                t, text, at, promised, False, row, slot_start, slot_length, used, levels, events, frames, state
+            )
+        if answer >= NEED_KEY:
+            place[AT], place[ROW], place[NUMBER] = at, row, number
+            return answer
+        place[FORCED] = 0
+        passed = answer == DONE
+        stop = state[POSITION]
+        if passed:
+            following = skip(text, stop)
+            passed = text[following] == FEED
+        if not passed:
+            while text[stop] != FEED:
+                stop += 1
+        line_start[row], line_end[row], line_number[row], line_passed[row] = at, stop, number, passed
+        row += 1
+        at = stop
+    place[AT], place[ROW], place[NUMBER] = at, row, number
+    return DONE
+
+
+@compiled
+def walk_rows(
+    t: Tables,
+    text: np.ndarray,
+    starts: np.ndarray,
+    slots: np.ndarray,
+    levels: np.ndarray,
+    events: Events,
+    frames: np.ndarray,
+    state: np.ndarray,
+) -> int:
+    """Emit the events of resources that have passed before; answers the row that does not pass now, or -1."""
+    for row in range(len(starts)):
+        answer = walk(t, text, starts[row], -1, True, row, slots, slots, slots[0], levels, events, frames, state)
+        if answer != DONE:
+            return row
+    return -1

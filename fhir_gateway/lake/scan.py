@@ -1,0 +1,293 @@
+"""Lines in, checked rows and refusals out.
+
+Each block of lines is walked by the compiled check. What it is unsure of goes to :mod:`fhir_gateway.lake.judge`, a line
+at a time, which has the last word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from fhir_gateway.lake import columns
+from fhir_gateway.lake.assemble import used_shape
+from fhir_gateway.lake.grammar import MOST_COLUMNS, Grammar
+from fhir_gateway.lake.judge import judge, refusal
+from fhir_gateway.lake.kernel import heads, tables, walk
+from fhir_gateway.lake.quarantine import QuarantinedLine
+from fhir_gateway.r4 import spec
+
+#: Rows of one type that have passed. ``_order`` is their place in the pull; ``_odd`` rows have passed the exact judge
+#: only, and their columns are not the walk's to make.
+CHECKED = pa.schema(
+    [
+        ("_order", pa.int64()),
+        ("id", pa.string()),
+        ("_patient", pa.string()),
+        ("_last_updated", pa.timestamp("us", "UTC")),
+        ("_version", pa.int64()),
+        ("_hash", pa.int64()),
+        ("_size", pa.int32()),
+        ("_odd", pa.bool_()),
+        ("_raw", pa.string()),
+    ]
+)
+
+#: What every block of the process has taught; a commit begins with what the ones before it have learned.
+GRAMMAR = Grammar()
+
+
+@dataclass
+class Block:
+    """What one block of lines gave: rows by type and refused lines.
+
+    ``lines`` are those that are not blank, ``places`` how many places in the pull the block takes.
+    """
+
+    rows: list[tuple[str, pa.RecordBatch]]
+    refused: list[QuarantinedLine]
+    lines: int
+    places: int
+
+
+@dataclass
+class Scanner:
+    """Checks blocks and remembers which columns the rows that passed fill."""
+
+    grammar: Grammar = field(default_factory=lambda: GRAMMAR)
+
+    def __post_init__(self) -> None:
+        self._used = np.zeros(MOST_COLUMNS, np.uint8)
+        self._odd_shapes: dict[str, dict[str, Any]] = {}
+        self._levels = np.zeros(MOST_COLUMNS, np.int64)
+        self._frames = np.zeros((5, tables.MAX_DEPTH + 1), np.int64)
+        self._events = tables.Events(*(np.empty(0, np.int32) for _ in tables.Events._fields))
+
+    def shape(self, resource_type: str) -> dict[str, Any]:
+        """The part of the type's column structure that is filled so far."""
+        shape = used_shape(self.grammar, resource_type, self._used)
+        merged = columns.pruned(_merged(shape, self._odd_shapes.get(resource_type, {})))
+        return {name: merged[name] for name in spec.column_structure(resource_type) if name in merged}
+
+    def scan(self, text: bytes, number: int, promised: str | None, file: str, order: int) -> Block:
+        """Check the lines of ``text``, which ends with a line feed.
+
+        ``number`` is the number of the first line in ``file``, ``order`` the place of the first row in the pull.
+        """
+        padded = np.frombuffer(text + bytes(tables.PADDING), np.uint8)
+        lines = self._walk(padded, text, number, promised)
+        passed = lines.passed
+        if not _is_utf8(padded, len(text)):
+            passed &= [_decodes(line) for line in lines.texts(text)]
+        block = Block([], [], len(passed), len(passed))
+        roots = lines.slot_start[0]
+        for root in np.unique(roots[passed]):
+            name = self.grammar.type_of(int(root))
+            rows = np.flatnonzero(passed & (roots == root))
+            block.rows.append((name, self._batch(name, padded, lines, rows, order)))
+        unsure = np.flatnonzero(~passed)
+        if len(unsure):
+            self._judge_all(block, text, lines, unsure, promised, file, order)
+        return block
+
+    def _walk(self, padded: np.ndarray, text: bytes, number: int, promised: str | None) -> _Lines:
+        lines = _Lines(text.count(b"\n"))
+        state = np.zeros(tables.STATE, np.int64)
+        place = np.array([0, 0, number, 0], np.int64)
+        root = -1 if promised is None else self.grammar.root(promised)
+        if promised is not None and root < 0:
+            root = len(self.grammar.tables.nodes)  # a type that R4 does not have: no line has it
+        while True:
+            answer = walk.walk_lines(
+                self.grammar.tables,
+                padded,
+                len(text),
+                root,
+                lines.start,
+                lines.end,
+                lines.number,
+                lines.passed,
+                lines.slot_start,
+                lines.slot_length,
+                self._used,
+                self._levels,
+                self._events,
+                self._frames,
+                state,
+                place,
+            )
+            if answer == tables.DONE:
+                return lines.cut(int(place[walk.ROW]))
+            word = text[state[tables.ASKED_START] : state[tables.ASKED_END]]
+            place[walk.FORCED] = not self.grammar.learn(answer, int(state[tables.ASKED]), word)
+
+    def _batch(
+        self, resource_type: str, text: np.ndarray, lines: _Lines, rows: np.ndarray, order: int
+    ) -> pa.RecordBatch:
+        count = len(rows)
+        starts, lengths = lines.start[rows], lines.end[rows] - lines.start[rows]
+        raw = _strings(text, starts, lengths)
+
+        def slot(number: int) -> tuple[np.ndarray, np.ndarray]:
+            return lines.slot_start[number][rows], lines.slot_length[number][rows]
+
+        hashes = np.empty(count, np.int64)
+        heads.hashes(text, starts, lengths, hashes)
+        versions, known = np.empty(count, np.int64), np.empty(count, np.bool_)
+        heads.versions(text, *slot(tables.VERSION_SLOT), versions, known)
+        moments = np.zeros(count, np.int64)
+        updated = slot(tables.UPDATED_SLOT)
+        heads.instants(text, *updated, moments)
+        ids = _strings(text, *slot(tables.ID_SLOT))
+        if resource_type == "Patient":
+            patients = ids
+        elif spec.patient_element(resource_type) is None:
+            patients = pa.nulls(count, pa.string())
+        else:
+            references = _strings(text, *slot(tables.PATIENT_SLOT)).dictionary_encode()
+            patients = columns.patient_ids(references.dictionary).take(references.indices)
+        return pa.record_batch(
+            [
+                pa.array(rows + order),
+                ids,
+                patients,
+                pa.array(moments, mask=updated[1] == 0).cast(pa.timestamp("us")).cast(pa.timestamp("us", "UTC")),
+                pa.array(versions, mask=~known),
+                pa.array(hashes),
+                pa.array(lengths.astype(np.int32)),
+                pa.array(np.zeros(count, np.bool_)),
+                raw,
+            ],
+            schema=CHECKED,
+        )
+
+    def _judge_all(
+        self,
+        block: Block,
+        text: bytes,
+        lines: _Lines,
+        unsure: np.ndarray,
+        promised: str | None,
+        file: str,
+        order: int,
+    ) -> None:
+        kept: dict[str, list[tuple[int, bytes, Any]]] = {}
+        for row in unsure.tolist():
+            line = text[lines.start[row] : lines.end[row]].strip()
+            if not line:
+                block.lines -= 1
+                continue
+            resource, issue = judge(line, promised)
+            if issue is None:
+                kept.setdefault(resource["resourceType"], []).append((row + order, line, resource))
+            else:
+                block.refused.append(refusal(line, int(lines.number[row]), resource, promised, file, issue))
+        for name, odd in kept.items():
+            shape = self._odd_shapes.setdefault(name, {})
+            columns.widen(shape, [resource for _, _, resource in odd], spec.column_structure(name))
+            block.rows.append((name, _odd_batch(name, odd)))
+
+
+class _Lines:
+    """Arrays about the lines of a block, one entry per line that is not blank."""
+
+    def __init__(self, most: int) -> None:
+        self.start, self.end, self.number = (np.empty(most, np.int64) for _ in range(3))
+        self.passed = np.empty(most, np.bool_)
+        self.slot_start, self.slot_length = (np.zeros((tables.SLOTS, most), np.int64) for _ in range(2))
+
+    def cut(self, count: int) -> _Lines:
+        """Only the first ``count``."""
+        self.start, self.end, self.number = self.start[:count], self.end[:count], self.number[:count]
+        self.passed = self.passed[:count]
+        self.slot_start, self.slot_length = self.slot_start[:, :count], self.slot_length[:, :count]
+        return self
+
+    def texts(self, text: bytes) -> Iterator[bytes]:
+        """The lines themselves."""
+        for start, end in zip(self.start.tolist(), self.end.tolist(), strict=True):
+            yield text[start:end]
+
+
+def _strings(text: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> pa.StringArray:
+    """Pieces of a text as an Arrow column; empty pieces are null."""
+    offsets = np.empty(len(starts) + 1, np.int32)
+    target = np.empty(int(lengths.sum()) + 8, np.uint8)
+    heads.take(text, starts, lengths, target, offsets)
+    there = lengths > 0
+    validity = None if there.all() else pa.py_buffer(np.packbits(there, bitorder="little"))
+    buffers = [validity, pa.py_buffer(offsets), pa.py_buffer(target[: offsets[-1]])]
+    return pa.Array.from_buffers(pa.string(), len(starts), buffers)
+
+
+def _is_utf8(padded: np.ndarray, size: int) -> bool:
+    offsets = pa.py_buffer(np.array([0, size], np.int64))
+    whole = pa.Array.from_buffers(pa.large_string(), 1, [None, offsets, pa.py_buffer(padded)])
+    try:
+        whole.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _decodes(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _odd_batch(resource_type: str, odd: Sequence[tuple[int, bytes, Any]]) -> pa.RecordBatch:
+    """Rows from lines that only the exact judge could pass."""
+    orders, lines, resources = zip(*odd, strict=True)
+    metas = [resource.get("meta") or {} for resource in resources]
+    ids = pa.array([resource["id"] for resource in resources], pa.string())
+    patients = ids if resource_type == "Patient" else columns.patient_ids(_references(resource_type, resources))
+    raw = b"".join(lines)
+    lengths = np.array([len(line) for line in lines], np.int64)
+    starts = np.cumsum(lengths) - lengths
+    hashes = np.empty(len(lines), np.int64)
+    heads.hashes(np.frombuffer(raw + bytes(tables.PADDING), np.uint8), starts, lengths, hashes)
+    return pa.record_batch(
+        [
+            pa.array(orders, pa.int64()),
+            ids,
+            patients,
+            columns.instants(pa.array([meta.get("lastUpdated") for meta in metas], pa.string())),
+            columns.version_numbers(pa.array([meta.get("versionId") for meta in metas], pa.string())),
+            pa.array(hashes),
+            pa.array(lengths.astype(np.int32)),
+            pa.array([True] * len(lines)),
+            pa.array(lines, pa.binary()).view(pa.string()),
+        ],
+        schema=CHECKED,
+    )
+
+
+def _references(resource_type: str, resources: Sequence[Any]) -> pa.Array:
+    name = spec.patient_element(resource_type)
+    if name is None:
+        return pa.nulls(len(resources), pa.string())
+    if spec.type_definition(resource_type).elements[name].is_list:
+        texts = ([r.get("reference") or "" for r in resource.get(name, ())] for resource in resources)
+        found = [next((text for text in each if "Patient/" in text), None) for each in texts]
+    else:
+        found = [(resource.get(name) or {}).get("reference") for resource in resources]
+    return pa.array(found, pa.string())
+
+
+def _merged(one: Any, other: Any) -> Any:
+    """Both of two parts of a column structure."""
+    if isinstance(one, list):
+        return [_merged(one[0], other[0])]
+    if isinstance(one, str):
+        return one
+    both = dict(one)
+    for name, part in other.items():
+        both[name] = _merged(both[name], part) if name in both else part
+    return both
