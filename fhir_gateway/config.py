@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -58,10 +58,16 @@ class Settings(BaseSettings):
     reconcile_days: int = Field(
         default=30, ge=0, description="Days after which `--since last` pulls everything once more; 0: never."
     )
+    missing_rows: Literal["report", "delete"] = Field(
+        default="report", description="What becomes of rows that a full pull no longer brings."
+    )
     jobs_in_server: bool = Field(
         default=True, description="Whether `serve` works on jobs and goes on with those that were interrupted."
     )
     jobs_at_once: int = Field(default=2, ge=1, description="Jobs that one worker carries out at the same time.")
+    import_max_bytes: int = Field(
+        default=2**30, ge=1024, description="Largest body of `$import` in bytes, after decompression."
+    )
     reporter_name: str = Field(default="FHIR Gateway", description="Name of the organization that reports.")
 
     @field_validator("time_zone")

@@ -103,7 +103,7 @@ class Gateway:
         """Issues and verifies access tokens for clients of ours."""
         from fhir_gateway.auth.service import AuthorizationServer
 
-        return AuthorizationServer.from_settings(self.engine, self.settings)
+        return AuthorizationServer.from_settings(self.engine, self.settings, supported_interactions="cruds")
 
     @cached_property
     def results(self) -> ResultStore:

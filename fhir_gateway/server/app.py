@@ -21,7 +21,7 @@ from fhir_gateway.auth.routes import router as authorization_router
 from fhir_gateway.errors import GatewayError, InputError, NotFoundError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.r4.spec import resource_types
-from fhir_gateway.server import documentation
+from fhir_gateway.server import documentation, endpoints, imports
 from fhir_gateway.server.access import access_of
 from fhir_gateway.server.audit import AuditTrail
 from fhir_gateway.server.capability import capability_statement
@@ -68,7 +68,9 @@ def create_app(gateway: Gateway) -> FastAPI:
     app.include_router(authorization_router(gateway.authorization, fhir_path=FHIR_PATH))
     app.include_router(_open_documents(gateway, base_url))
     app.include_router(_operations(EvaluateMeasureOperation(gateway)), prefix=FHIR_PATH)
+    app.include_router(imports.router(gateway), prefix=FHIR_PATH)
     app.include_router(_fhir(interactions), prefix=FHIR_PATH)
+    app.include_router(endpoints.router(gateway))
     _answer_errors(app)
     app.add_middleware(
         RequestFrame, trail=trail, base_path=FHIR_PATH, https=gateway.settings.public_url.startswith("https:")

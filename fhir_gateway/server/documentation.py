@@ -15,7 +15,13 @@ DESCRIPTION = (
     "SMART Backend Services (see /fhir/.well-known/smart-configuration). Errors are OperationOutcome resources."
 )
 _OUTCOMES = {400: "Wrong request", 401: "No valid token", 403: "Scopes are short", 404: "Not found"}
-_OUTCOMES |= {406: "Not JSON", 413: "Body too large", 415: "Body of another kind", 422: "The measure cannot be run"}
+_OUTCOMES |= {
+    406: "Not JSON",
+    409: "Not now",
+    413: "Body too large",
+    415: "Body of another kind",
+    422: "The measure cannot be run",
+}
 _RESULT = {
     "_count": "resources on a page, at most 1000; 0 gives the total only",
     "_elements": "comma-separated elements to return",
@@ -87,6 +93,12 @@ def operation(served: Operation, body: bool = False) -> dict[str, Any]:
     if body:
         extra["requestBody"] = {"content": _content("Parameters"), "required": False}
     return route(f"${served.code}", "MeasureReport", (*_ALL, 413, 415, 422), **extra)
+
+
+def upload(media_types: list[str]) -> dict[str, Any]:
+    """``POST $import`` with a body of one of these types."""
+    body = {"required": True, "content": {one: {"schema": {"type": "string"}} for one in media_types}}
+    return route("$import", "Parameters", (400, 401, 403, 406, 409, 413, 415), requestBody=body, security=_SECURITY)
 
 
 def openapi(app: FastAPI) -> dict[str, Any]:

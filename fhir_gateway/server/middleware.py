@@ -52,7 +52,7 @@ class RequestFrame:
         offered = Headers(scope=scope).get("x-request-id", "")
         access = Access(offered if _REQUEST_ID.fullmatch(offered) else uuid.uuid4().hex)
         scope.setdefault("state", {})["access"] = access
-        audited = scope["path"].startswith(self._base_path + "/")
+        audited = scope["path"].startswith((self._base_path + "/", "/admin/"))
         started = time.perf_counter()
         answering = False
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlencode
 
-import duckdb
+import orjson
 
 from fhir_gateway.errors import SourceError
 from fhir_gateway.sources.download import opened
@@ -127,21 +127,22 @@ def _pieces(stream: IO[bytes]) -> Iterator[bytes]:
 
 
 def _ids(files: Iterable[StagedFile], kind: str) -> set[str]:
-    """Ids of the resources of one type in the files, read as columns; files that promise another type are left out."""
+    """Ids of the resources of one type in the files; files that promise another type are not opened."""
     found: set[str] = set()
+    mark = f'"{kind}"'.encode()
     for file in files:
-        if file.resource_type not in (None, kind) or file.path.stat().st_size == 0:
+        if file.resource_type not in (None, kind):
             continue
-        with opened(file.path) as stream:
-            zipped = stream.__class__.__name__ == "GzipFile"
-        with duckdb.connect() as connection:
-            rows = connection.execute(
-                "select id from read_ndjson(?, columns = {'resourceType': 'VARCHAR', 'id': 'VARCHAR'}, "
-                "ignore_errors = true, maximum_object_size = 268435456, compression = ?) "
-                "where resourceType = ? and id is not null",
-                [str(file.path), "gzip" if zipped else "uncompressed", kind],
-            ).fetchnumpy()
-        found.update(rows["id"].tolist())
+        with opened(file.path) as lines:
+            for line in lines:
+                if mark not in line:
+                    continue
+                try:
+                    resource = orjson.loads(line)
+                except orjson.JSONDecodeError:  # the lake says what is wrong with it
+                    continue
+                if isinstance(resource, dict) and resource.get("resourceType") == kind:
+                    found.add(str(resource.get("id")))
     return found
 
 
