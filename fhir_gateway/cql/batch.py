@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -100,6 +100,14 @@ class ResourceTable:
 
         #: every resource of the type: what one retrieve reads of it the next one finds
         self.every = ElementVec(self.source, np.arange(len(order), dtype=np.int64))
+        self._retrieved: dict[Hashable, ListVec] = {}
+
+    def retrieved(self, key: Hashable, read: Callable[[], ListVec]) -> ListVec:
+        """What ``read`` finds in this table, once for each ``key``: several measures retrieve the same."""
+        found = self._retrieved.get(key)
+        if found is None:
+            found = self._retrieved[key] = read()
+        return found
 
     def all(self) -> ListVec:
         """All resources of each member."""
