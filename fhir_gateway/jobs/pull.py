@@ -19,12 +19,14 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from fhir_gateway.errors import ConfigurationError, ConflictError, GatewayError, SourceError
+from fhir_gateway.errors import ConfigurationError, ConflictError, GatewayError, LedgerError, SourceError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.locks import hold
 from fhir_gateway.jobs.publish import publish
+from fhir_gateway.jobs.reconcile import reconcile
 from fhir_gateway.jobs.since import advance, moment
 from fhir_gateway.jobs.staged import arrived, keep, kept
+from fhir_gateway.lake.versions import LakeVersion
 from fhir_gateway.sources.bulk import ExportFailed, ExportState
 from fhir_gateway.sources.files import stage_files
 from fhir_gateway.sources.models import Ledger, LedgerEntry
@@ -227,7 +229,7 @@ def _download(gateway: Gateway, pull_id: str, progress: Progress | None, check: 
     if row.kind == "files":
         raise SourceError("the staged files are gone; take them in again")
     endpoint = gateway.endpoints.get(row.source)
-    asked = row.request
+    asked, since = row.request, row.outcome.get("since")
 
     def on_state(state: ExportState) -> None:
         gateway.pulls.remember(pull_id, state)
@@ -240,14 +242,15 @@ def _download(gateway: Gateway, pull_id: str, progress: Progress | None, check: 
                 folder,
                 pull_id=pull_id,
                 types=tuple(asked["types"]),
-                since=row.outcome.get("since"),
+                since=since,
                 group=asked["group"],
                 patients=tuple(asked.get("patients", ())),
                 type_filters=tuple(asked["type_filters"]),
                 mode=asked["mode"],
                 resume=gateway.pulls.exports(pull_id),
                 on_state=on_state,
-                known=lambda kind, ids: _known(gateway, row.source, kind, ids),
+                # a full pull fetches again what is referred to and not exported: it is to see what is gone
+                known=None if since is None else lambda kind, ids: _known(gateway, row.source, kind, ids),
                 progress=progress,
                 accept_partial=row.outcome.get("accept_partial", False),
             ),
@@ -284,11 +287,18 @@ def _commit(gateway: Gateway, pull_id: str, progress: Progress | None) -> None:
     outcome = _outcome(gateway, pull_id)
     began = time.monotonic()
     told = None if progress is None else _commit_progress(progress)
-    ledger = gateway.lake.commit(outcome.staged, gateway.persons, told, outcome.deletions)
-    committed = next(version for version in gateway.lake.versions() if version.pull_id == pull_id)
+    committed = _version(gateway, pull_id)
+    if committed is None:
+        compared = reconcile(gateway, row, outcome)
+        notes = list(dict.fromkeys([*row.outcome.get("notes", ()), *compared.notes]))
+        row = gateway.pulls.update(pull_id, outcome={**row.outcome, "notes": notes})
+        gateway.lake.commit(outcome.staged, gateway.persons, told, compared.deletions)
+        committed = _version(gateway, pull_id)
+    if committed is None:
+        raise LedgerError(f"pull {pull_id} made no version of the lake")
     gateway.pulls.update(
         pull_id,
-        ledger=[asdict(entry) for entry in ledger.entries],
+        ledger=[asdict(entry) for entry in committed.ledger.entries],
         outcome={
             **row.outcome,
             "lake_version": committed.version,
@@ -297,6 +307,11 @@ def _commit(gateway: Gateway, pull_id: str, progress: Progress | None) -> None:
             "seconds": outcome.seconds + time.monotonic() - began,
         },
     )
+
+
+def _version(gateway: Gateway, pull_id: str) -> LakeVersion | None:
+    """The lake version that a pull made."""
+    return next((version for version in gateway.lake.versions() if version.pull_id == pull_id), None)
 
 
 def _publish(gateway: Gateway, pull_id: str, progress: Progress | None) -> None:
