@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fhir_gateway.cql import schema
-from fhir_gateway.cql.elm import Elm, Library, LibrarySet
+from fhir_gateway.cql.elm import Elm, Library, LibrarySet, nodes_of
 from fhir_gateway.cql.frame import Env, Frame
 from fhir_gateway.cql.registry import FORMS, OPERATORS
 from fhir_gateway.cql.values import Vec
@@ -121,8 +121,11 @@ class Compiler:
                 raise MeasureError(f"definition {name!r} of {library.label} has no expression")
             if elm.get("context", "Patient") not in ("Patient", "Unfiltered"):
                 raise UnsupportedElm(f"{library.label}, definition {name!r}: context {elm['context']}")
-            self._underway.add(key)
             scope = Scope(self, library, name)
+            if elm.get("context") == "Unfiltered":
+                for node in nodes_of(elm["expression"], "Retrieve"):
+                    raise scope.error(node, "retrieve in the context Unfiltered: a batch has not everybody's resources")
+            self._underway.add(key)
             try:
                 self._definitions[key] = closed(scope, elm["expression"], scope.compile(elm["expression"]))
             finally:  # also after an error: what names it next shall get the same error, not a cycle

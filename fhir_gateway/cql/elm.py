@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,6 +127,19 @@ def read_library(document: Elm) -> Library:
             for d in _section(elm, label, "includes")
         },
     )
+
+
+def nodes_of(elm: Any, kind: str) -> Iterator[Elm]:
+    """All nodes of one type in an expression, itself included."""
+    if isinstance(elm, list):
+        for item in elm:
+            yield from nodes_of(item, kind)
+    elif isinstance(elm, dict):
+        if elm.get("type") == kind:
+            yield elm
+        for name, part in elm.items():
+            if name not in _SILENT:
+                yield from nodes_of(part, kind)
 
 
 class LibrarySet:

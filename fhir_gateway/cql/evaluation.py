@@ -135,7 +135,7 @@ class Evaluation:
             compiler = self.compiled.compiler
             names = frozenset(compiler.property_names | compiler.elements_of.get(resource_type, set()))
             found = self.batch.table(resource_type, names, self.offset_ms)
-            found.source.zones = compiler.zones
+            found.source.zones |= compiler.zones
             self._tables[resource_type] = found
         return found
 

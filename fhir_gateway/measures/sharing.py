@@ -20,7 +20,7 @@ class SharedBatch(Batch):
 
     def __init__(self, batch: Batch, libraries: Sequence[CompiledLibrary]) -> None:
         """The members and tables of ``batch``."""
-        self._tables: dict[tuple[str, frozenset[tuple[str, str]], int], ResourceTable] = {}
+        self._tables: dict[tuple[str, frozenset[tuple[str, tuple[str, ...]]], int], ResourceTable] = {}
         self._rows: dict[tuple[str, tuple[str, ...]], Any] = {}
         self._batch = batch
         self._compilers = [library.compiler for library in libraries]
@@ -34,7 +34,8 @@ class SharedBatch(Batch):
         key = (resource_type, through, offset_ms)
         if key not in self._tables:
             every = self._names(resource_type) | names if of_members else names
-            self._tables[key] = super().table(resource_type, every, offset_ms)
+            made = self._tables[key] = super().table(resource_type, every, offset_ms)
+            made.source.zones = any(compiler.zones for compiler in self._compilers)
         return self._tables[key]
 
     def _names(self, resource_type: str) -> frozenset[str]:

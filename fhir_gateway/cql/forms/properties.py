@@ -104,7 +104,8 @@ def property_(scope: Scope, elm: Elm) -> Node:
     inner = elm.get("source") or {}
     if path in _OF_PRIMITIVES and inner.get("type") == "Property":  # looked at from the owner of what may be null
         joined = {k: v for k, v in inner.items() if k in ("source", "scope")}
-        return property_(scope, {**elm, "source": None, **joined, "path": f"{inner['path']}.{path}"})
+        beside: Node = property_(scope, {**elm, "source": None, **joined, "path": f"{inner['path']}.{path}"})
+        return beside
     if elm.get("source") is not None:
         source = scope.compile(elm["source"])
 

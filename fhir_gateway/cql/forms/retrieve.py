@@ -1,6 +1,7 @@
-"""Retrieve: the resources of one type of each patient, filtered by profile and code (CQL 1.5 appendix B, 11).
+"""Retrieve: the resources of one type of each patient, filtered by profile, code, date and id (CQL 1.5 appendix B, 11).
 
-Which profiles (``templateId``) filter, and how, is in :mod:`fhir_gateway.cql.profiles`.
+Which profiles (``templateId``) filter, and how, is in :mod:`fhir_gateway.cql.profiles`. Filters by constant codes are
+applied to the whole table once for the batch; the others look at each row's resources in the frame of the expression.
 """
 
 from __future__ import annotations
@@ -9,15 +10,25 @@ from typing import Any
 
 import numpy as np
 
-from fhir_gateway.cql.compile import Node, Scope
+from fhir_gateway.cql.compile import Node, Scope, combine
 from fhir_gateway.cql.elm import Elm
+from fhir_gateway.cql.forms.filters import item_filters
 from fhir_gateway.cql.frame import Env, Frame
-from fhir_gateway.cql.operators.terminology import coded_mask, codes_of
+from fhir_gateway.cql.operators.terminology import Pairs, coded_mask, codes_of
 from fhir_gateway.cql.profiles import profile_filter
 from fhir_gateway.cql.registry import form
 from fhir_gateway.cql.typespec import local_name
 from fhir_gateway.cql.values import BoolArray, ListVec, ValueSetVec, Vec
 from fhir_gateway.r4 import spec
+
+#: What of a retrieve is refused, and why.
+_REFUSED = {
+    "context": "the resources of somebody else are not in the batch",
+    "includedIn": "resources come one type at a time",
+    "include": "resources come one type at a time",
+    "valueSetProperty": "FHIR R4 has no elements that name a value set",
+}
+_COMPARATORS = (None, "in", "~", "=")
 
 
 @form("Retrieve")
@@ -26,31 +37,31 @@ def retrieve(scope: Scope, elm: Elm) -> Node:
     resource_type = local_name(elm["dataType"])
     if resource_type not in spec.resource_types():
         raise scope.error(elm, f"{elm['dataType']} is not a FHIR R4 resource")
-    for unsupported in ("dateProperty", "dateRange", "context", "includedIn"):
-        if elm.get(unsupported):
-            raise scope.error(elm, f"retrieve with {unsupported}")
-    for filters in ("include", "codeFilter", "dateFilter", "otherFilter"):
-        if elm.get(filters):
-            raise scope.error(elm, f"retrieve with {filters}")
+    for part, reason in _REFUSED.items():
+        if elm.get(part):
+            raise scope.error(elm, f"retrieve with {part}: {reason}")
     code_property = elm.get("codeProperty")
     codes = scope.compile(elm["codes"]) if elm.get("codes") else None
     if codes is not None and not code_property:
         raise scope.error(elm, "retrieve with codes but without codeProperty")
-    if codes is not None and not codes.constant:
-        raise scope.error(elm, "retrieve whose codes depend on data")
-    if code_property:
-        scope.compiler.elements_of.setdefault(resource_type, set()).add(code_property)
+    if elm.get("codeComparator") not in _COMPARATORS:
+        raise scope.error(elm, f"retrieve with comparator {elm['codeComparator']!r}")
+    filters = item_filters(scope, elm, codes)
+    touched = {f.split(".")[0] for item in filters for f in item.paths} | ({code_property} if code_property else set())
+    scope.compiler.elements_of.setdefault(resource_type, set()).update(touched)
+    scope.compiler.property_names.update(name for item in filters for path in item.paths for name in path.split("."))
     profile = None
     if resource_type != "Patient":  # whose data it is does not depend on a profile
         profile = profile_filter(resource_type, str(elm.get("templateId") or ""), scope.compiler.profiles)
     if profile:
         scope.compiler.elements_of.setdefault(resource_type, set()).update(profile.elements)
+    of_table = codes if codes is not None and codes.constant else None
     key = (
         resource_type,
         profile,
-        code_property,
+        code_property if of_table is not None else None,
         scope.library.label,
-        scope.library.digest(elm.get("codes") or ""),
+        scope.library.digest(elm.get("codes") or "") if of_table is not None else "",
     )
 
     def run(evaluation: Any, frame: Frame, env: Env) -> Vec:
@@ -58,7 +69,10 @@ def retrieve(scope: Scope, elm: Elm) -> Node:
             evaluation.retrieves[key] = read(evaluation)
         found: ListVec = evaluation.retrieves[key]
         rows = frame.rows_in(evaluation.root)
-        return found if rows is None else found.take(rows)
+        found = found if rows is None else found.take(rows)
+        for item in filters:
+            found = found.keep(item.keep(evaluation, node, frame, env, found))
+        return found
 
     def read(evaluation: Any) -> ListVec:
         table = evaluation.table(resource_type)
@@ -66,19 +80,26 @@ def retrieve(scope: Scope, elm: Elm) -> Node:
             first = table.first()
             there = first.valid
             return ListVec(np.concatenate([[0], np.cumsum(there)]).astype(np.int64), first.take(np.flatnonzero(there)))
-        every = table.every
-        keep: BoolArray | None = None
-        if codes is not None:
-            wanted = evaluation.constant(codes)
+        pairs: Pairs | None = None
+        if of_table is not None:
+            wanted = evaluation.constant(of_table)
             if isinstance(wanted, ValueSetVec):
                 pairs = evaluation.compiled.compiler.value_sets.resolve(wanted.url, wanted.version).codes
             else:
                 pairs = codes_of(wanted)
-            keep = coded_mask(every.property(str(code_property)), pairs)
+        found: ListVec = table.retrieved((profile, code_property, pairs), lambda: matching(table, pairs))
+        return found
+
+    def matching(table: Any, pairs: Pairs | None) -> ListVec:
+        keep: BoolArray | None = None
+        if pairs is not None:
+            keep = coded_mask(table.every.property(str(code_property)), pairs)
         if profile:
-            meant = profile.members(every)
+            meant = profile.members(table.every)
             keep = meant if keep is None else keep & meant
         found: ListVec = table.all() if keep is None else table.where(keep)
         return found
 
-    return Node(scope.library, elm, run, patient=True)
+    free, _ = combine([part for item in filters for part in item.nodes])
+    node = Node(scope.library, elm, run, free, patient=True)
+    return node

@@ -51,7 +51,7 @@ def _of_parent(source: Source) -> list[Any]:
     found: list[Any] = [None] * source.size
     for items, start, end in zip(held, offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
         if end > start:
-            found[start:end] = items
+            found[start:end] = items or ()
     return found
 
 
