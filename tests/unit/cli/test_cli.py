@@ -63,8 +63,38 @@ def test_endpoint_story(command: Command) -> None:
     assert [one["kid"] for one in json.loads(out)] == [new]
 
 
+def test_an_endpoint_whose_client_id_comes_later(command: Command, tmp_path: Path) -> None:
+    _, out, _ = command("endpoint", "add", "epic", "https://epic.example/r4", "--vendor", "epic", "--jku")
+    assert "endpoint update epic --client-id ID" in out
+    code, _, err = command("endpoint", "check", "epic")
+    assert (code, "url failed" in err) == (6, True)
+    assert command("endpoint", "update", "epic", "--client-id", "us", "--group", "g1", "--no-jku")[0] == 0
+    _, out, _ = command("--json", "endpoint", "list")
+    assert json.loads(out)[0]["client_id"] == "us"
+    assert command("endpoint", "remove", "epic")[0] == 0
+    assert command("endpoint", "check", "epic")[0] == 4
+
+
+def test_a_payer_with_a_client_secret(command: Command, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("s3cret\n")
+    words = ("endpoint", "add", "payer", "https://payer.example/api/v2", "--vendor", "bcda", "--client-id", "us")
+    assert command(*words)[0] == 2
+    code, out, err = command(*words, "--client-secret-file", str(secret))
+    assert code == 0
+    assert "s3cret" not in out + err
+    assert b"s3cret" not in (tmp_path / "data" / "control.db").read_bytes()
+
+
+def test_vendors_say_why(command: Command) -> None:
+    _, out, _ = command("--json", "endpoint", "vendors")
+    assert {"epic", "oracle-health", "bcda", "ab2d", "dpc", "hapi"} <= {one["vendor"] for one in json.loads(out)}
+    _, out, _ = command("--json", "endpoint", "vendors", "epic")
+    assert {"levels", "since_trusted"} <= {one["value"] for one in json.loads(out)}
+
+
 def test_mistakes_have_exit_codes_and_one_line(command: Command, tmp_path: Path) -> None:
-    assert command("endpoint", "add", "ehr", "https://ehr.example")[0] == 2
+    assert command("endpoint", "add", "ehr", "https://ehr.example", "--vendor", "nobody")[0] == 2
     command("endpoint", "add", "ehr", "https://ehr.example", "--client-id", "us")
     code, _, err = command("endpoint", "add", "ehr", "https://ehr.example", "--client-id", "us")
     assert code == 5
