@@ -10,7 +10,20 @@ from typing import Annotated
 
 import typer
 
-from fhir_gateway.cli import client, endpoint, explain, jobs, ledger, persons, pull, quarantine, serve, status, value
+from fhir_gateway.cli import (
+    client,
+    endpoint,
+    explain,
+    jobs,
+    ledger,
+    measure,
+    persons,
+    pull,
+    quarantine,
+    serve,
+    status,
+    value,
+)
 from fhir_gateway.cli.context import Context
 from fhir_gateway.cli.output import Output
 from fhir_gateway.errors import GatewayError
@@ -27,6 +40,7 @@ app.add_typer(client.app, name="client")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(persons.app, name="persons")
+app.add_typer(measure.app, name="measure")
 app.command("pull")(pull.pull)
 app.command("ledger")(ledger.ledger)
 app.command("status")(status.status)

@@ -99,7 +99,7 @@ class Compiler:
         self.libraries = libraries
         self.profiles: ProfilePolicy = profiles
         self.value_sets = value_sets
-        self.required_value_sets: dict[str, str | None] = {}
+        self.required_value_sets: set[tuple[str, str | None]] = set()
         self.property_names: set[str] = set()
         self.elements_of: dict[str, set[str]] = {}  # of one resource type only: what its retrieves look at
         self.zones = False  # some expression asks for the offset that a date-time was written with
@@ -262,7 +262,7 @@ class CompiledLibrary:
         for name in names:
             self.compiler.definition(self.primary, name)
         self.compiler.value_sets.require(
-            f"{url}|{version}" if version else url for url, version in self.compiler.required_value_sets.items()
+            f"{url}|{version}" if version else url for url, version in self.compiler.required_value_sets
         )
 
     def has_definition(self, name: str) -> bool:

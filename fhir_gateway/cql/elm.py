@@ -9,6 +9,7 @@ from typing import Any
 
 from fhir_gateway.cql import schema
 from fhir_gateway.errors import LibraryError, MeasureError
+from fhir_gateway.terminology.canonical import version_order
 
 Elm = dict[str, Any]
 
@@ -152,13 +153,13 @@ class LibrarySet:
             self._libraries[library.name, library.version] = library
 
     def find(self, name: str, version: str | None, wanted_by: str = "the measure") -> Library:
-        """The library of that name and version (any, if only one and none is asked for)."""
+        """The library of that name and version (the newest, if none is asked for)."""
         found = self._libraries.get((name, version))
         if found is not None:
             return found
         present = [library for (n, _), library in self._libraries.items() if n == name]
-        if version is None and len(present) == 1:
-            return present[0]
+        if version is None and present:
+            return max(present, key=lambda library: version_order(library.version))
         versions = ", ".join(sorted(str(library.version) for library in present)) or "none"
         wanted = f"{name}|{version}" if version else name
         everything = ", ".join(sorted(library.label for library in self._libraries.values()))

@@ -29,7 +29,7 @@ from fhir_gateway.measures.canonicals import CANONICAL_BASE, CQL_SHA256
 from fhir_gateway.measures.content import Resource
 from fhir_gateway.measures.definition import read_measure
 from fhir_gateway.measures.elm_references import Elm, LibraryId, identifier, include_closure, references, section
-from fhir_gateway.measures.lock import LOCK, lock_of
+from fhir_gateway.measures.lock import write_lock
 from fhir_gateway.measures.package import ELM_JSON, MeasurePackage
 from fhir_gateway.terminology.canonical import split_canonical
 
@@ -98,12 +98,12 @@ def write_package(package: Path, libraries: dict[LibraryId, tuple[str, Elm]]) ->
     for elm in closure:
         name, _ = identifier(elm)
         _write(package / f"library-{name}.json", library_resource(libraries[identifier(elm)][0], elm))
-    needed = references(closure, identifier(closure[0])[0], read_measure(measure).expressions)
+    needed = references(closure, identifier(closure[0]), read_measure(measure).expressions)
     for reference in sorted(needed.value_sets):
         name = split_canonical(reference)[0].rpartition("/")[2]
         shutil.copyfile(package.parent / "common" / f"valueset-{name}.json", package / f"valueset-{name}.json")
-    (package / LOCK).unlink(missing_ok=True)
-    _write(package / LOCK, lock_of(MeasurePackage.load(package).resources))
+    write_lock(package)
+    MeasurePackage.load(package)
 
 
 def library_resource(text: str, elm: Elm) -> Resource:

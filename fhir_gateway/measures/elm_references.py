@@ -43,7 +43,10 @@ def section(elm: Elm, name: str) -> list[Any]:
 
 
 def include_closure(libraries: Mapping[LibraryId, tuple[str, Elm]], primary: LibraryId) -> list[Elm]:
-    """The primary library and all it includes; LibraryError lists what was found where when one is missing."""
+    """The primary library and all it includes; LibraryError lists what was found where when one is missing.
+
+    Parts of a package may include different versions of a library: each gets the one it names.
+    """
     ordered: dict[LibraryId, Elm] = {}
     wanted: list[tuple[LibraryId, str]] = [(primary, "the measure")]
     while wanted:
@@ -53,9 +56,6 @@ def include_closure(libraries: Mapping[LibraryId, tuple[str, Elm]], primary: Lib
             continue
         if library_id is None:
             raise LibraryError(f"{asker} needs library {_label(asked)}; {_inventory(libraries, asked[0])}")
-        other = next((known for known in ordered if known[0] == library_id[0]), None)
-        if other is not None:
-            raise LibraryError(f"{asker} needs library {_label(library_id)}, another includes {_label(other)}")
         elm = libraries[library_id][1]
         ordered[library_id] = elm
         wanted.extend(
@@ -65,7 +65,7 @@ def include_closure(libraries: Mapping[LibraryId, tuple[str, Elm]], primary: Lib
     return list(ordered.values())
 
 
-def _any_version(libraries: Mapping[LibraryId, tuple[str, Elm]], asked: LibraryId) -> LibraryId | None:
+def _any_version(libraries: Iterable[LibraryId], asked: LibraryId) -> LibraryId | None:
     """For an include that names no version: the newest of that name, None when a version was named."""
     if asked[1] is not None:
         return None
@@ -73,17 +73,17 @@ def _any_version(libraries: Mapping[LibraryId, tuple[str, Elm]], asked: LibraryI
     return max(same, key=lambda library_id: version_order(library_id[1]), default=None)
 
 
-def references(libraries: Iterable[Elm], primary: str, definitions: Iterable[str]) -> References:
-    """Everything reachable from ``definitions`` of the library named ``primary``.
+def references(libraries: Iterable[Elm], primary: LibraryId, definitions: Iterable[str]) -> References:
+    """Everything reachable from ``definitions`` of the library ``primary``.
 
     Raises MeasureError when one of ``definitions`` does not exist there.
     """
-    indexes = {elm["identifier"]["id"]: _Index(elm) for elm in libraries}
+    indexes = {identifier(elm): _Index(elm) for elm in libraries}
     pending = [(primary, name) for name in definitions]
     for _, name in pending:
         if name not in indexes[primary].statements:
-            raise MeasureError(f"library {primary} has no definition named {name!r}")
-    seen: set[tuple[str, str]] = set()
+            raise MeasureError(f"library {primary[0]} has no definition named {name!r}")
+    seen: set[tuple[LibraryId, str]] = set()
     terms: dict[str, set[str]] = {"ValueSetRef": set(), "CodeSystemRef": set()}
     while pending:
         library, name = pending.pop()
@@ -92,14 +92,18 @@ def references(libraries: Iterable[Elm], primary: str, definitions: Iterable[str
         seen.add((library, name))
         index = indexes[library]
         for kind, local, target in _references_in(index.statements.get(name, [])):
-            owner = index.includes.get(local, "") if local else library
+            owner = library
+            if local:
+                asked = index.includes.get(local, ("", ""))
+                owner = asked if asked in indexes else _any_version(indexes, asked) or asked
             if owner not in indexes:
-                raise LibraryError(f"library {library} refers to {local!r}, which it does not include")
+                raise LibraryError(f"library {_label(library)} refers to {local!r}, which it does not include")
             if kind in terms:
                 terms[kind].add(indexes[owner].canonical(kind, target))
             else:
                 pending.append((owner, target))
-    return References(frozenset(terms["ValueSetRef"]), frozenset(terms["CodeSystemRef"]), frozenset(seen))
+    reached = frozenset((library[0], name) for library, name in seen)
+    return References(frozenset(terms["ValueSetRef"]), frozenset(terms["CodeSystemRef"]), reached)
 
 
 class _Index:
@@ -112,7 +116,8 @@ class _Index:
             body = [definition.get("expression"), definition.get("default")]
             self.statements.setdefault(definition["name"], []).extend(body)
         self.includes = {
-            include["localIdentifier"]: _local_name(include["path"]) for include in section(elm, "includes")
+            include["localIdentifier"]: (_local_name(include["path"]), include.get("version"))
+            for include in section(elm, "includes")
         }
         self._terms = {
             "ValueSetRef": {term["name"]: term for term in section(elm, "valueSets")},

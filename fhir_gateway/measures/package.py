@@ -15,7 +15,7 @@ from fhir_gateway.lake.explain import issues
 from fhir_gateway.measures.content import Resource, read_content, read_json
 from fhir_gateway.measures.definition import MeasureDefinition, read_measure
 from fhir_gateway.measures.elm_references import Elm, LibraryId, References, identifier, include_closure, references
-from fhir_gateway.measures.lock import LOCK, verify
+from fhir_gateway.measures.lock import lock_path, verify
 from fhir_gateway.terminology import ValueSets
 from fhir_gateway.terminology.canonical import content_hash, split_canonical
 
@@ -63,8 +63,8 @@ class MeasurePackage:
         primary = _primary(measure, content)
         closure = include_closure(libraries, primary)
         resources = tuple(resource for _, resource in content)
-        if (path / LOCK).is_file():
-            verify(read_json(path / LOCK), resources, path)
+        if lock_path(path).is_file():
+            verify(read_json(lock_path(path)), resources, path)
         return cls(
             measure=measure,
             definition=read_measure(measure),
@@ -103,7 +103,7 @@ class MeasurePackage:
 
     def references(self) -> References:
         """Definitions and terminology that the population criteria can reach."""
-        return references(self.libraries, self.primary[0], self.definition.expressions)
+        return references(self.libraries, self.primary, self.definition.expressions)
 
     def preflight(self) -> References:
         """Check that all terminology the criteria can reach is here and not empty.

@@ -110,7 +110,7 @@ def value_set_ref(scope: Scope, elm: Elm) -> Node:
     library = library_of(scope, elm)
     declared = scope.declared(elm, library, library.value_sets, "value set")
     url, version = declared["id"], declared.get("version")
-    scope.compiler.required_value_sets[url] = version
+    scope.compiler.required_value_sets.add((url, version))
     return Node(scope.library, elm, lambda evaluation, frame, env: ValueSetVec(url, version, frame.n))
 
 

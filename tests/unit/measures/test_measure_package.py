@@ -8,13 +8,16 @@ import json
 import shutil
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fhir_gateway.errors import InputError, LibraryError, MeasureError, TerminologyError, UnsupportedElm
-from fhir_gateway.measures import Evaluator, MeasurePackage
+from fhir_gateway.measures import Evaluator, MeasurePackage, evaluate
 from fhir_gateway.measures.author import cql_hash
 from fhir_gateway.measures.canonicals import CANONICAL_BASE, CQL_SHA256
+from fhir_gateway.measures.lock import write_lock
+from fhir_gateway.measures.population import MemoryPopulation
 from tests.support.measures import COHORT, MEASURES, in_value_set, library, true, write
 
 OWN = sorted(path.parent.name for path in MEASURES.glob("*/measure.json"))
@@ -100,11 +103,40 @@ def test_an_include_without_a_version_takes_the_newest(tmp_path: Path) -> None:
     assert [elm["identifier"].get("version") for elm in package.libraries] == ["1", "1.10"]
 
 
-def test_two_versions_of_one_library_are_refused(tmp_path: Path) -> None:
-    main = library("Main", {}, includes=[("A", "1"), ("B", "1")])
-    a, b = library("A", {}, includes=[("B", "2")]), library("B", {})
-    with pytest.raises(LibraryError, match=r"needs library B version '[12]', another includes B version"):
-        MeasurePackage.load(write(tmp_path, COHORT, main, a, b, library("B", {}, version="2")))
+def test_two_versions_of_one_library_are_used_side_by_side(tmp_path: Path) -> None:
+    """A quarter of the criterion comes from B 1, another from B 2 by way of A; each has its own value set."""
+
+    def reference(library_name: str, name: str) -> dict[str, Any]:
+        return {"type": "ExpressionRef", "libraryName": library_name, "name": name}
+
+    both = {"type": "And", "operand": [reference("B", "Same"), {"type": "Not", "operand": reference("A", "Other")}]}
+    main = library("Main", {"Initial Population": both}, includes=[("A", "1"), ("B", "1")])
+    a = library("A", {"Other": reference("B", "Same")}, includes=[("B", "2")])
+    one = library("B", {"Same": true()})
+    two = library("B", {"Same": {"type": "Not", "operand": true()}}, version="2")
+    package = MeasurePackage.load(write(tmp_path, COHORT, main, a, one, two))
+    assert sorted(str(elm["identifier"].get("version")) for elm in package.libraries) == ["1", "1", "1", "2"]
+    package.preflight()
+    population = MemoryPopulation.from_resources([{"resourceType": "Patient", "id": "p"}])
+    result = evaluate(package, population, (date(2026, 1, 1), date(2026, 12, 31)), datetime(2027, 1, 1, tzinfo=UTC))
+    assert result.groups[0].population("initial-population").counts.tolist() == [1]
+
+
+def test_a_lock_holds_for_folders_and_for_bundles(tmp_path: Path) -> None:
+    folder = write(tmp_path, COHORT, MAIN)
+    write_lock(folder)
+    assert MeasurePackage.load(folder).name
+    bundle = tmp_path / "one.json"
+    entries = [{"resource": one} for one in MeasurePackage.load(folder).resources]
+    bundle.write_text(json.dumps({"resourceType": "Bundle", "type": "collection", "entry": entries}))
+    target = write_lock(bundle)
+    assert target.name == "one.json.lock.json"
+    entries.append({"resource": library("Added", {})})
+    bundle.write_text(json.dumps({"resourceType": "Bundle", "type": "collection", "entry": entries}))
+    with pytest.raises(MeasureError, match=r"differs from its lock: Library .*Added.* was added"):
+        MeasurePackage.load(bundle)
+    write_lock(bundle)
+    assert MeasurePackage.load(bundle).name
 
 
 def test_elm_that_is_none_is_refused(tmp_path: Path) -> None:
