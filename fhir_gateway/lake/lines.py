@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from fhir_gateway.errors import InputError, Location
 from fhir_gateway.sources.models import StagedFile
 
@@ -24,10 +26,14 @@ _GZIP = b"\x1f\x8b"
 
 @dataclass(frozen=True, slots=True)
 class LineBlock:
-    """Whole lines of a file, the last one ended as well; ``number`` is the 1-based number of the first."""
+    """Whole lines of a file, the last one ended as well.
+
+    ``number`` is the 1-based number of the first, ``count`` how many there are, blank ones among them.
+    """
 
     text: bytes
     number: int
+    count: int
 
 
 def _inflated(path: Path) -> Iterator[bytes]:
@@ -80,14 +86,20 @@ def _blocks(path: Path) -> Iterator[bytes]:
         yield b"".join(waiting)
 
 
+def _line_feeds(text: bytes) -> int:
+    """As ``bytes.count``, which is many times slower where there are many."""
+    return int(np.count_nonzero(np.frombuffer(text, np.uint8) == 10))
+
+
 def read_blocks(file: StagedFile) -> Iterator[LineBlock]:
     """Yield the lines of ``file``; InputError naming file and line when it cannot be read to its end."""
     number = 1
     try:
         for text in _blocks(file.path):
-            block = LineBlock(text if text.endswith(b"\n") else text + b"\n", number)
+            ended = text.endswith(b"\n")
+            block = LineBlock(text if ended else text + b"\n", number, _line_feeds(text) + (not ended))
             yield block
-            number += block.text.count(b"\n")
+            number += block.count
     except EOFError as error:
         message = "the gzip file is truncated; nothing of this pull was stored"
         raise InputError(message, location=Location(file.name, number - 1 or None, rule="truncated")) from error

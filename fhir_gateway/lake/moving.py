@@ -6,6 +6,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from fhir_gateway.lake.lines import LineBlock
 from fhir_gateway.lake.scan import CHECKED, Scanner
 from fhir_gateway.lake.tables import ResourceTable
 
@@ -68,7 +69,7 @@ def _checked(scanner: Scanner, resource_type: str, rows: pa.Table, order: int) -
     text = b"".join(line.encode() + b"\n" for line in rows["_raw"].to_pylist())
     beside = rows.select(_BESIDE.names).combine_chunks()
     parts = []
-    for _, batch in scanner.scan(text, 1, resource_type, resource_type, order).rows:
+    for _, batch in scanner.scan(LineBlock(text, 1, rows.num_rows), resource_type, resource_type, order).rows:
         there = beside.take(batch["_order"].to_numpy() - np.int64(order)).cast(_BESIDE)
         columns = [*batch.columns, *(column.combine_chunks() for column in there.columns)]
         parts.append(pa.record_batch(columns, schema=pa.schema([*CHECKED, *_BESIDE])))

@@ -18,6 +18,7 @@ from fhir_gateway.lake.assemble import used_shape
 from fhir_gateway.lake.grammar import MOST_COLUMNS, Grammar
 from fhir_gateway.lake.judge import judge, refusal
 from fhir_gateway.lake.kernel import heads, tables, walk
+from fhir_gateway.lake.lines import LineBlock
 from fhir_gateway.lake.quarantine import QuarantinedLine
 from fhir_gateway.r4 import spec
 
@@ -42,7 +43,7 @@ GRAMMAR = Grammar()
 
 
 @dataclass
-class Block:
+class Scanned:
     """What one block of lines gave: rows by type and refused lines.
 
     ``lines`` are those that are not blank, ``places`` how many places in the pull the block takes.
@@ -73,31 +74,32 @@ class Scanner:
         merged = columns.pruned(_merged(shape, self._odd_shapes.get(resource_type, {})))
         return {name: merged[name] for name in spec.column_structure(resource_type) if name in merged}
 
-    def scan(self, text: bytes, number: int, promised: str | None, file: str, order: int) -> Block:
-        """Check the lines of ``text``, which ends with a line feed.
+    def scan(self, block: LineBlock, promised: str | None, file: str, order: int) -> Scanned:
+        """Check a block of ``file``, whose sender promised a type (None: any).
 
-        ``number`` is the number of the first line in ``file``, ``order`` the place of the first row in the pull.
+        ``order`` is the place in the pull of the first row.
         """
+        text = block.text
         padded = np.frombuffer(text + bytes(tables.PADDING), np.uint8)
-        lines = self._walk(padded, text, number, promised)
+        lines = self._walk(padded, block, promised)
         passed = lines.passed
         if not _is_utf8(padded, len(text)):
             passed &= [_decodes(line) for line in lines.texts(text)]
-        block = Block([], [], len(passed), len(passed))
+        scanned = Scanned([], [], len(passed), len(passed))
         roots = lines.slot_start[0]
         for root in np.unique(roots[passed]):
             name = self.grammar.type_of(int(root))
             rows = np.flatnonzero(passed & (roots == root))
-            block.rows.append((name, self._batch(name, padded, lines, rows, order)))
+            scanned.rows.append((name, self._batch(name, padded, lines, rows, order)))
         unsure = np.flatnonzero(~passed)
         if len(unsure):
-            self._judge_all(block, text, lines, unsure, promised, file, order)
-        return block
+            self._judge_all(scanned, text, lines, unsure, promised, file, order)
+        return scanned
 
-    def _walk(self, padded: np.ndarray, text: bytes, number: int, promised: str | None) -> _Lines:
-        lines = _Lines(text.count(b"\n"))
+    def _walk(self, padded: np.ndarray, block: LineBlock, promised: str | None) -> _Lines:
+        lines = _Lines(block.count)
         state = np.zeros(tables.STATE, np.int64)
-        place = np.array([0, 0, number, 0], np.int64)
+        place = np.array([0, 0, block.number, 0], np.int64)
         root = -1 if promised is None else self.grammar.root(promised)
         if promised is not None and root < 0:
             root = len(self.grammar.tables.nodes)  # a type that R4 does not have: no line has it
@@ -105,7 +107,7 @@ class Scanner:
             answer = walk.walk_lines(
                 self.grammar.tables,
                 padded,
-                len(text),
+                len(block.text),
                 root,
                 lines.start,
                 lines.end,
@@ -122,7 +124,7 @@ class Scanner:
             )
             if answer == tables.DONE:
                 return lines.cut(int(place[walk.ROW]))
-            word = text[state[tables.ASKED_START] : state[tables.ASKED_END]]
+            word = block.text[state[tables.ASKED_START] : state[tables.ASKED_END]]
             place[walk.FORCED] = not self.grammar.learn(answer, int(state[tables.ASKED]), word)
 
     def _batch(
@@ -167,7 +169,7 @@ class Scanner:
 
     def _judge_all(
         self,
-        block: Block,
+        scanned: Scanned,
         text: bytes,
         lines: _Lines,
         unsure: np.ndarray,
@@ -179,17 +181,17 @@ class Scanner:
         for row in unsure.tolist():
             line = text[lines.start[row] : lines.end[row]].strip()
             if not line:
-                block.lines -= 1
+                scanned.lines -= 1
                 continue
             resource, issue = judge(line, promised)
             if issue is None:
                 kept.setdefault(resource["resourceType"], []).append((row + order, line, resource))
             else:
-                block.refused.append(refusal(line, int(lines.number[row]), resource, promised, file, issue))
+                scanned.refused.append(refusal(line, int(lines.number[row]), resource, promised, file, issue))
         for name, odd in kept.items():
             shape = self._odd_shapes.setdefault(name, {})
             columns.widen(shape, [resource for _, _, resource in odd], spec.column_structure(name))
-            block.rows.append((name, _odd_batch(name, odd)))
+            scanned.rows.append((name, _odd_batch(name, odd)))
 
 
 class _Lines:

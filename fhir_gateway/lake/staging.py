@@ -22,7 +22,7 @@ from fhir_gateway.sources.models import LedgerEntry, StagedPull
 Progress = Callable[[str, int], None]
 
 #: Bytes of rows that a pull may hold in memory.
-_HELD_BYTES = 1 << 27
+_HELD_BYTES = 1 << 28
 _HEAD = [name for name in CHECKED.names if name != "_raw"]
 
 
@@ -119,17 +119,17 @@ def stage(pull: StagedPull, folder: Path, quarantine: QuarantineWriter, progress
     order = 0
     for file in pull.files:
         lines = 0
-        for text in read_blocks(file):
-            block = staged.scanner.scan(text.text, text.number, file.resource_type, file.name, order)
-            quarantine.add(block.refused)
-            for line in block.refused:
+        for block in read_blocks(file):
+            scanned = staged.scanner.scan(block, file.resource_type, file.name, order)
+            quarantine.add(scanned.refused)
+            for line in scanned.refused:
                 staged.quarantined[line.resource_type] = staged.quarantined.get(line.resource_type, 0) + 1
                 _count(staged, line.resource_type, 1, progress)
-            for name, batch in block.rows:
+            for name, batch in scanned.rows:
                 staged.add(name, batch)
                 _count(staged, name, batch.num_rows, progress)
-            order += block.places
-            lines += block.lines
+            order += scanned.places
+            lines += scanned.lines
         if file.expected_count not in (None, lines):
             message = f"the sender counted {file.expected_count} resources, the file has {lines}"
             raise LedgerError(message, location=Location(file.name, rule="manifest-count"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import duckdb
@@ -25,6 +26,9 @@ _GROUP_ROWS = 16_384
 _GROUP_BYTES = 1 << 24
 #: JSON text that is sorted in memory; more is first parted on the disk.
 _PART_BYTES = 1 << 26
+
+#: Columns of checked rows that are stored as they are.
+_KEPT = ["_patient", "_last_updated", "_version", "_hash"]
 
 _NOBODY = "select null::bigint as _order, null::varchar as _source, null::varchar as id, null::varchar as _patient, "
 _NOBODY += "null::integer as _size, null::integer as old_bucket, null::varchar as old_member where false"
@@ -54,11 +58,11 @@ class Writing:
         None when there is nothing to write.
         """
         moved = self._moved(accepted, doomed)
-        rows, parts, replacing = self._rank(accepted, moved)
+        rows, replacing = self._rank(accepted, moved)
         if not rows and not (doomed is not None and doomed.num_rows):
             return None
         batches = [] if moved is None else moved.select(CHECKED.names).to_batches()
-        files = self._typed_files(staged, batches, parts) if rows else []
+        files = self._typed_files(staged, batches) if rows else []
         gone = self._tombstone_files(doomed)
         superseded = bool(replacing or gone) or (self.state is not None and self.state.superseded)
         return TableState(self.table.append([*files, *gone]), superseded)
@@ -81,10 +85,10 @@ class Writing:
             replaced,
         )
 
-    def _rank(self, accepted: str | None, moved: pa.Table | None) -> tuple[int, int, int]:
+    def _rank(self, accepted: str | None, moved: pa.Table | None) -> tuple[int, int]:
         """Make the table ``ranked``: all rows to write, in their order, with their new place and the one they had.
 
-        Returns how many rows and parts there are, and how many replace another.
+        Returns how many rows there are, and how many replace another.
         """
         sources = [_NOBODY]
         if accepted is not None:
@@ -97,35 +101,33 @@ class Writing:
         union = " union all ".join(sources)
         self.connection.execute(
             f"""
-            create or replace temp table ranked as
-            select *, sum(_size) over (order by rank rows unbounded preceding) // {_PART_BYTES} as part from (
-                select r.*, l._member, coalesce(l._bucket, {NO_BUCKET}) as _bucket,
-                    row_number() over (order by coalesce(l._bucket, {NO_BUCKET}), l._member, r._source, r.id) as rank
+            create or replace temp table ranked as select row_number() over () - 1 as rank, * from (
+                select r.*, l._member, coalesce(l._bucket, {NO_BUCKET}) as _bucket
                 from ({union}) r left join links l on l._source = r._source and l._patient = r._patient
+                order by _bucket, _member, r._source, r.id
             )
             """,  # noqa: S608 - made of the constants above
             {"source": self.pull.source} if accepted is not None else {},
         )
-        (counts,) = self.connection.execute(
-            "select count(*), count(distinct part), count(old_bucket) from ranked"
-        ).fetchall()
-        return int(counts[0]), int(counts[1]), int(counts[2])
+        (counts,) = self.connection.execute("select count(*), count(old_bucket) from ranked").fetchall()
+        return int(counts[0]), int(counts[1])
 
-    def _typed_files(self, staged: StagedRows | None, moved: list[pa.RecordBatch], parts: int) -> list[StoredFile]:
+    def _typed_files(self, staged: StagedRows | None, moved: list[pa.RecordBatch]) -> list[StoredFile]:
         shape = self.scanner.shape(self.table.resource_type)
         writer = BucketWriter(self.table, self.version)
         group: list[pa.Table] = []
         size = count = 0
-        for rows, places in self._parts(staged, moved, parts):
+        for rows, places in self._parts(staged, moved):
             ranks = rows["rank"].to_numpy()
             typed = typed_rows(
                 self.connection, self.scanner.grammar, self.table.resource_type, rows, np.argsort(ranks), shape
             )
             at = 0
+            checked = rows.select(_KEPT)
             for order, raw, columns in typed:
                 own = places.slice(at, len(order))
                 at += len(order)
-                group.append(self._stored(rows.take(pa.array(order)), own, raw, columns))
+                group.append(self._stored(checked.take(pa.array(order)), own, raw, columns))
                 size += len(raw.buffers()[2]) if len(raw) else 0
                 count += len(order)
                 if count >= _GROUP_ROWS or size >= _GROUP_BYTES:
@@ -140,7 +142,7 @@ class Writing:
         count = len(raw)
         own = {
             **{name: places[name] for name in ("_source", "id", "_member")},
-            **{name: rows[name] for name in ("_patient", "_last_updated", "_version", "_hash")},
+            **{name: rows[name] for name in _KEPT},
             "_seq": pa.repeat(pa.scalar(self.version, pa.int64()), count),
             "_pull": pa.repeat(self.pull.id, count),
             "_deleted": pa.repeat(False, count),
@@ -150,37 +152,42 @@ class Writing:
         fields = [*OWN_COLUMNS, *columns.type, pa.field("_bucket", pa.int32())]
         return pa.table(arrays, schema=pa.schema(fields))
 
-    def _parts(
-        self, staged: StagedRows | None, moved: list[pa.RecordBatch], parts: int
-    ) -> Iterator[tuple[pa.Table, pa.Table]]:
+    def _parts(self, staged: StagedRows | None, moved: list[pa.RecordBatch]) -> Iterator[tuple[pa.Table, pa.Table]]:
         """The rows to write with their ``rank``, a part after the other, and in that order their places."""
-        orders = self.connection.sql("select _order, rank, part from ranked order by _order").fetchnumpy()
-        batches = _ranked(_chained(staged, moved), orders["_order"], orders["rank"], orders["part"])
-        if parts == 1:
-            found: Iterable[tuple[int, pa.Table]]
-            found = [(int(orders["part"][0]), pa.Table.from_batches([batch for _, batch in batches]))]
+        ranked = self.connection.sql("select _order, _size from ranked order by rank").fetchnumpy()
+        ends = np.cumsum(ranked["_size"], dtype=np.int64)
+        bounds = [0]
+        while bounds[-1] < len(ends):
+            before = ends[bounds[-1] - 1] if bounds[-1] else 0
+            bounds.append(max(bounds[-1] + 1, int(np.searchsorted(ends, before + _PART_BYTES, "right"))))
+        ranks = np.argsort(ranked["_order"])
+        batches = _ranked(_chained(staged, moved), ranked["_order"][ranks], ranks)
+        if len(bounds) == 2:
+            found: Iterable[pa.Table] = [pa.Table.from_batches(list(batches))]
         else:
-            found = self._parted(batches)
-        for number, rows in found:
+            found = self._parted(batches, np.array(bounds))
+        for rows, (first, end) in zip(found, pairwise(bounds), strict=True):
             places = self.connection.sql(
-                "select _source, id, _member, _bucket from ranked where part = ? order by rank", params=[number]
+                "select _source, id, _member, _bucket from ranked where rank >= ? and rank < ? order by rank",
+                params=[first, end],
             ).to_arrow_table()
             yield rows, places
 
-    def _parted(self, batches: Iterator[tuple[np.ndarray, pa.RecordBatch]]) -> Iterator[tuple[int, pa.Table]]:
-        """Rows sorted into parts on the disk, then one part after the other, with its number, in memory."""
+    def _parted(self, batches: Iterator[pa.RecordBatch], bounds: np.ndarray) -> Iterator[pa.Table]:
+        """Rows sorted into parts on the disk, then one part after the other in memory."""
         self.scratch.mkdir()
         writers: dict[int, pa.ipc.RecordBatchFileWriter] = {}
-        for numbers, batch in batches:
-            for part in np.unique(numbers).tolist():
+        for batch in batches:
+            parts = np.searchsorted(bounds, batch["rank"].to_numpy(), "right")
+            for part in np.unique(parts).tolist():
                 if part not in writers:
                     writers[part] = pa.ipc.new_file(str(self.scratch / f"{part}.arrow"), batch.schema)
-                writers[part].write_batch(batch.filter(pa.array(numbers == part)))
+                writers[part].write_batch(batch.filter(pa.array(parts == part)))
         for part, writer in sorted(writers.items()):
             writer.close()
             path = self.scratch / f"{part}.arrow"
             with pa.OSFile(str(path)) as file:
-                yield part, pa.ipc.open_file(file).read_all()
+                yield pa.ipc.open_file(file).read_all()
             path.unlink()
 
     def _tombstone_files(self, doomed: pa.Table | None) -> list[StoredFile]:
@@ -212,10 +219,8 @@ def _chained(staged: StagedRows | None, moved: list[pa.RecordBatch]) -> Iterator
     yield from moved
 
 
-def _ranked(
-    batches: Iterator[pa.RecordBatch], orders: np.ndarray, ranks: np.ndarray, parts: np.ndarray
-) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
-    """The rows whose ``_order`` is in ``orders`` (sorted) with their rank, and the numbers of their parts."""
+def _ranked(batches: Iterator[pa.RecordBatch], orders: np.ndarray, ranks: np.ndarray) -> Iterator[pa.RecordBatch]:
+    """The rows whose ``_order`` is in ``orders`` (sorted), with their ``rank``."""
     for batch in batches:
         wanted = batch["_order"].to_numpy()
         at = np.minimum(np.searchsorted(orders, wanted), len(orders) - 1)
@@ -224,4 +229,4 @@ def _ranked(
             batch = batch.filter(pa.array(there))
             at = at[there]
         if batch.num_rows:
-            yield parts[at], batch.append_column("rank", pa.array(ranks[at]))
+            yield batch.append_column("rank", pa.array(ranks[at]))

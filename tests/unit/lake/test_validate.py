@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from fhir_gateway.lake.explain import issues
 from fhir_gateway.lake.grammar import Grammar
-from fhir_gateway.lake.scan import Block, Scanner
+from fhir_gateway.lake.lines import LineBlock
+from fhir_gateway.lake.scan import Scanned, Scanner
 
 OBSERVATION: dict[str, Any] = {
     "resourceType": "Observation",
@@ -31,9 +32,14 @@ PATIENT: dict[str, Any] = {
 }
 
 
-def scanned(raw: bytes, promised: str | None = None) -> Block:
+def scanned(raw: bytes, promised: str | None = None) -> Scanned:
     """A block that begins with line 7 of a file, after 100 rows."""
-    return Scanner().scan(raw + b"\n", 7, promised, "file.ndjson", 100)
+    return scan(Scanner(), raw, 7, promised, "file.ndjson", 100)
+
+
+def scan(scanner: Scanner, raw: bytes, number: int, promised: str | None, file: str, order: int) -> Scanned:
+    text = raw + b"\n"
+    return scanner.scan(LineBlock(text, number, text.count(b"\n")), promised, file, order)
 
 
 def refusal(line: str | bytes, promised: str | None = None) -> tuple[str | None, str] | None:
@@ -206,10 +212,10 @@ def test_messages_and_outcomes_carry_no_values() -> None:
 
 def test_the_scanner_knows_the_columns_that_are_filled() -> None:
     scanner = Scanner(Grammar())
-    scanner.scan(changed(PATIENT).encode() + b"\n", 1, "Patient", "f", 0)
+    scan(scanner, changed(PATIENT).encode(), 1, "Patient", "f", 0)
     assert scanner.shape("Patient")["name"] == [{"family": "VARCHAR", "given": ["VARCHAR"]}]
     odd = {**PATIENT, "name": [{"given": ["Jo", None], "_given": [None, {"id": "g"}], "suffix": ["Jr."]}]}
-    scanner.scan(json.dumps(odd).encode() + b"\n", 1, "Patient", "f", 0)
+    scan(scanner, json.dumps(odd).encode(), 1, "Patient", "f", 0)
     assert scanner.shape("Patient")["name"] == [{"family": "VARCHAR", "given": ["VARCHAR"], "suffix": ["VARCHAR"]}]
     assert "extension" not in scanner.shape("Patient")
 

@@ -12,10 +12,12 @@ import pyarrow as pa
 import pytest
 
 from fhir_gateway.errors import ConfigurationError
+from fhir_gateway.lake.lines import read_blocks
 from fhir_gateway.lake.scan import Scanner
 from fhir_gateway.r4 import models
 from fhir_gateway.sandbox.population import generate
 from fhir_gateway.sandbox.population.sources import MBI, NPI, TIN
+from fhir_gateway.sources.models import StagedFile
 from tests.support.population import Population, Resources
 
 
@@ -90,8 +92,9 @@ def test_nothing_is_null_or_empty_and_every_reference_resolves(population: Popul
 @pytest.mark.parametrize("source", ["ehr", "payer"])
 def test_every_resource_passes_the_lakes_validation(population: Population, source: str) -> None:
     for path in sorted((population.folder / source).glob("*.ndjson")):
-        block = Scanner().scan(path.read_bytes(), 1, path.name.split(".")[0], path.name, 0)
-        assert not block.refused, block.refused[:3]
+        for block in read_blocks(StagedFile(path, path.name)):
+            refused = Scanner().scan(block, path.name.split(".")[0], path.name, 0).refused
+            assert not refused, refused[:3]
 
 
 @pytest.mark.parametrize("source", ["ehr", "payer"])
