@@ -2,10 +2,13 @@
 
 ``python -m bench.measures [MEASURE ...] [--patients 100000] [--data ../shared/data/ecqm/dqm2025]``
 
-Three things are measured apart, each in its own process: ingest (NDJSON to the lake, full validation), load (lake
-columns to memory) and evaluation (ELM over columns), with patients per CPU-second of one core and peak memory.
-Where Node.js and npm are found, the reference engine (npm ``fqm-execution``) runs over ``--peer-patients`` of the same
-patients in the same run; its time includes no start-up.
+Three things are measured apart, each in its own process: ingest (NDJSON to the lake, full validation), and load (lake
+columns to memory) and evaluation (ELM over columns) of one core, with patients per CPU-second and peak memory; then the
+whole run by all cores. Where Node.js and npm are found, the reference engine (npm ``fqm-execution``) runs over
+``--peer-patients`` of the same patients in the same run; its time includes neither start-up nor the reading of files,
+and it leaves supplemental data out, so they are left out here too; what they add is said beside. For CMS122 a
+hand-written SQL query (``cms122.sql``) runs over the same files. Counts that differ from the published ones or from the
+query's fail the run.
 """
 
 from __future__ import annotations
@@ -102,18 +105,17 @@ def ingest(folder: Path, lake_folder: Path) -> None:
     report(wall=time.perf_counter() - started, cpu=time.process_time() - cpu, lines=lines, quarantined=refused)
 
 
-def evaluate(package_folder: Path, lake_folder: Path, period: tuple[str, str]) -> None:
-    """Child process: load and evaluate, one core."""
+def evaluate(package_folder: Path, lake_folder: Path, period: tuple[str, str], members: Sequence[str]) -> None:
+    """Child process: load and evaluate, one core; first without supplemental data, then with them."""
     import pyarrow as pa
 
     from fhir_gateway.cql import Batch
-    from fhir_gateway.lake.store import Lake
     from fhir_gateway.measures import Evaluator, MeasurePackage
     from fhir_gateway.measures.population import LakePopulation
 
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
-    loading = {"wall": 0.0, "cpu": 0.0}
+    loading = {"cpu": 0.0, "rows": 0}
 
     class Timed(LakePopulation):
         def batches(self) -> Iterator[Batch]:
@@ -122,33 +124,63 @@ def evaluate(package_folder: Path, lake_folder: Path, period: tuple[str, str]) -
 
     def timed(read: Any) -> Any:
         def run(kind: str, columns: Sequence[str]) -> Any:
-            wall, cpu = time.perf_counter(), time.process_time()
+            cpu = time.process_time()
             try:
-                return read(kind, columns)
+                table = read(kind, columns)
+                loading["rows"] += table.num_rows
+                return table
             finally:
-                loading["wall"] += time.perf_counter() - wall
                 loading["cpu"] += time.process_time() - cpu
 
         return run
 
-    wall, cpu = time.perf_counter(), time.process_time()
+    days = date.fromisoformat(period[0]), date.fromisoformat(period[1])
+    package = MeasurePackage.load(package_folder)
+    found: dict[str, Any] = {}
+    for supplemental in ("none", "noted"):
+        cpu = time.process_time()
+        evaluator = Evaluator(package, supplemental=supplemental)
+        found["compile_cpu"] = time.process_time() - cpu
+        loading.update(cpu=0.0, rows=0)
+        cpu = time.process_time()
+        result = evaluator.evaluate(Timed(open_lake(lake_folder), members=members or None), days, NOW)
+        total = time.process_time() - cpu
+        if supplemental == "noted":
+            found["all_cpu"] = total
+            continue
+        found |= {
+            "patients": len(result.members),
+            "load_cpu": loading["cpu"],
+            "rows": loading["rows"],
+            "evaluate_cpu": total - loading["cpu"],
+            "failed": len(result.failed),
+            "counts": {f"{g.id}.{p.code}": int(p.counts.sum()) for g in result.groups for p in g.populations},
+        }
+    report(**found)
+
+
+def all_cores(package_folder: Path, lake_folder: Path, period: tuple[str, str]) -> None:
+    """Child process: the same by all cores, results saved, as the job does it."""
+    from fhir_gateway.measures import Evaluator, MeasurePackage
+    from fhir_gateway.measures.processes import usable_cores
+    from fhir_gateway.measures.run import evaluate_lake
+    from fhir_gateway.measures.store import ResultStore
+
+    days = date.fromisoformat(period[0]), date.fromisoformat(period[1])
     evaluator = Evaluator(MeasurePackage.load(package_folder))
-    compiled = time.process_time() - cpu
-    wall, cpu = time.perf_counter(), time.process_time()
-    result = evaluator.evaluate(
-        Timed(Lake.open(str(lake_folder))), (date.fromisoformat(period[0]), date.fromisoformat(period[1])), NOW
-    )
-    counts = {f"{g.id}.{p.code}": int(p.counts.sum()) for g in result.groups for p in g.populations}
-    report(
-        patients=len(result.members),
-        compile_cpu=compiled,
-        load_cpu=loading["cpu"],
-        load_wall=loading["wall"],
-        evaluate_cpu=time.process_time() - cpu - loading["cpu"],
-        evaluate_wall=time.perf_counter() - wall - loading["wall"],
-        failed=len(result.failed),
-        counts=counts,
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        wall = time.perf_counter()
+        evaluate_lake(
+            [evaluator], open_lake(lake_folder), days, NOW, ResultStore(Path(folder)), processes=usable_cores()
+        )
+        report(wall=time.perf_counter() - wall, processes=usable_cores())
+
+
+def open_lake(folder: Path) -> Any:
+    """The lake in a folder, with as many buckets as it has."""
+    from fhir_gateway.lake.store import Lake
+
+    return Lake.open(str(folder), buckets=json.loads((folder / "_lake" / "lake.json").read_bytes())["buckets"])
 
 
 def report(**values: Any) -> None:
@@ -157,10 +189,10 @@ def report(**values: Any) -> None:
     print(json.dumps({**values, "peak_mb": round(peak)}))
 
 
-def child(*arguments: str) -> dict[str, Any]:
+def child(*arguments: str, module: str = "bench.measures") -> dict[str, Any]:
     """Run one step in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "bench.measures", *arguments],
+        [sys.executable, "-m", module, *arguments],
         env={**os.environ, **ONE_CORE},
         stdout=subprocess.PIPE,
         check=True,
@@ -208,6 +240,10 @@ def run(folder: Path, patients: int, peer_patients: int) -> dict[str, Any]:
         resources = replicate(cases, patients, source)
         taken = child("--ingest", str(source), str(lake))
         done = child("--evaluate", str(folder), str(lake), period["start"], period["end"])
+        cores = child("--cores", str(folder), str(lake), period["start"], period["end"])
+        sql = None
+        if folder.name.startswith("CMS122"):
+            sql = child(str(lake), str(folder), period["start"], period["end"], module="bench.cms122")
     expected: dict[str, int] = {}
     for case in cases:
         for group in case["expected"]["groups"]:
@@ -215,7 +251,52 @@ def run(folder: Path, patients: int, peer_patients: int) -> dict[str, Any]:
                 key = f"{group['id']}.{code}"
                 expected[key] = expected.get(key, 0) + count * copies
     reference = peer(folder, cases, peer_patients, period)
-    return {"resources": resources, "ingest": taken, "expected": expected, "peer": reference, **done}
+    row = {"resources": resources, "ingest": taken, "expected": expected, "peer": reference, "sql": sql}
+    return {**row, "cores": cores, **done}
+
+
+HEAD = (
+    *("measure", "patients", "resources", "ingest res/CPU-s", "load s", "eval s", "all with supplemental data s"),
+    *("patients/CPU-s", f"{PEER} patients/CPU-s", "ratio of eval", "ratio of load + eval"),
+    *("all cores s (processes)", "peak MB", "counts"),
+)
+
+
+def cells_of(name: str, row: dict[str, Any], counts: str) -> list[str]:
+    """A row of the table."""
+    both = row["load_cpu"] + row["evaluate_cpu"]
+    reference = row["peer"]["patients"] / row["peer"]["cpu"] if row["peer"] else None
+    ingested = f"{row['resources'] / row['ingest']['cpu']:,.0f}" if "ingest" in row else ""
+    return [
+        *(name, f"{row['patients']:,}", f"{row['resources']:,}", ingested),
+        *(f"{row['load_cpu']:.2f}", f"{row['evaluate_cpu']:.2f}", f"{row['all_cpu']:.2f}"),
+        f"{row['patients'] / both:,.0f}",
+        f"{reference:,.1f}" if reference else "not measured",
+        f"{row['patients'] / row['evaluate_cpu'] / reference:,.0f}" if reference else "",
+        f"{row['patients'] / both / reference:,.0f}" if reference else "",
+        f"{row['cores']['wall']:.1f} ({row['cores']['processes']})",
+        str(row["peak_mb"]),
+        counts,
+    ]
+
+
+def machine() -> str:
+    """What the figures are of."""
+    kind = platform.processor() or platform.machine()
+    return f"{kind}, {os.cpu_count()} cores, Python {platform.python_version()}"
+
+
+def yardstick(row: dict[str, Any]) -> str:
+    """The hand-written query beside the engine; exits when their counts differ."""
+    sql = row["sql"]
+    ours = {key.partition(".")[2].replace("-", "_"): count for key, count in row["counts"].items()}
+    if any(ours[name] != count for name, count in sql["counts"].items()):
+        raise SystemExit(f"the SQL's counts are {sql['counts']}, the engine's {ours}")
+    both = row["load_cpu"] + row["evaluate_cpu"]
+    return (
+        f"hand-written SQL over the same files, one thread: {sql['cpu']:.2f} s, the same counts; engine: load + eval "
+        f"{both / sql['cpu']:.1f} times that, eval {row['evaluate_cpu'] / sql['cpu']:.1f} times"
+    )
 
 
 def main() -> None:
@@ -228,39 +309,30 @@ def main() -> None:
     options = parser.parse_args()
     if not options.data.is_dir():
         raise SystemExit(f"{options.data}: no published measures here; name their folder with --data")
-    machine = platform.processor() or platform.machine()
-    print(f"{machine}, Python {platform.python_version()}, one core, {options.patients} patients")
-    head = ["measure", "patients", "resources", "ingest res/CPU-s", "load s", "eval s", "eval patients/CPU-s"]
-    head += [f"{PEER} patients/CPU-s", "ratio", "peak MB", "counts"]
-    print(" | ".join(head))
+    print(f"{machine()}, {options.patients} patients, seconds are of one core's CPU unless said otherwise")
+    print(" | ".join(HEAD))
+    differ = []
     for name in options.measures:
         folder = next(iter(sorted(options.data.glob(f"{name}*"))))
         row = run(folder, options.patients, options.peer_patients)
-        speed = row["patients"] / row["evaluate_cpu"]
-        reference = row["peer"]["patients"] / row["peer"]["cpu"] if row["peer"] else None
         wrong = {k: (row["counts"].get(k), v) for k, v in row["expected"].items() if row["counts"].get(k) != v}
-        cells = (
-            folder.name,
-            row["patients"],
-            row["resources"],
-            f"{row['resources'] / row['ingest']['cpu']:,.0f}",
-            f"{row['load_cpu']:.2f}",
-            f"{row['evaluate_cpu']:.2f}",
-            f"{speed:,.0f}",
-            f"{reference:,.1f}" if reference else "not measured",
-            f"{speed / reference:,.0f}" if reference else "",
-            row["peak_mb"],
-            "as published"
-            if not wrong
-            else f"{row['ingest']['quarantined']} resources refused as not valid R4; {wrong}",
-        )
-        print(" | ".join(str(c) for c in cells), flush=True)
+        refused = row["ingest"]["quarantined"]
+        counts = "as published" if not wrong else f"{refused} resources refused as not valid R4; {wrong}"
+        if wrong and not refused:
+            differ.append(folder.name)
+        print(" | ".join(cells_of(folder.name, row, counts)), flush=True)
+        if row["sql"]:
+            print(yardstick(row), flush=True)
+    if differ:
+        raise SystemExit(f"counts are not the published ones: {', '.join(differ)}")
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--ingest"]:
         ingest(Path(sys.argv[2]), Path(sys.argv[3]))
     elif sys.argv[1:2] == ["--evaluate"]:
-        evaluate(Path(sys.argv[2]), Path(sys.argv[3]), (sys.argv[4], sys.argv[5]))
+        evaluate(Path(sys.argv[2]), Path(sys.argv[3]), (sys.argv[4], sys.argv[5]), sys.argv[6:])
+    elif sys.argv[1:2] == ["--cores"]:
+        all_cores(Path(sys.argv[2]), Path(sys.argv[3]), (sys.argv[4], sys.argv[5]))
     else:
         main()
