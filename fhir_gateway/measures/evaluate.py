@@ -171,7 +171,7 @@ def _supplemental(
     usable, notes = [], []
     for definition in package.definition.supplemental:
         try:
-            needed = references(package.libraries, package.primary[0], [definition.expression])
+            needed = references(package.libraries, package.primary, [definition.expression])
             package.value_sets.require(needed.value_sets, needed.code_systems)
             compiled.compiler.definition(compiled.primary, definition.expression)
             usable.append(definition)
