@@ -10,7 +10,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 ARGS ?=
 
-.PHONY: help install demo test test-postgresql test-third-party lint type docs pages openapi lock bench-measures bench-ingest
+.PHONY: help install demo test test-postgresql test-third-party lint type docs pages openapi lock bench-measures bench-ingest chaos bench-incremental
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -43,7 +43,7 @@ test-postgresql: install ## Run the tests of the control plane on a throwaway Po
 	@touch $@
 
 test-third-party: install .third-party/.installed ## Pull from servers that are not ours (needs node and npm)
-	@$(BIN)/python -m pytest tests/e2e/test_third_party.py $(ARGS)
+	@$(BIN)/python -m pytest tests/e2e/test_third_party.py tests/e2e/test_object_storage.py $(ARGS)
 
 lint: install ## Check style, format, the direction of imports, and the image's recipe
 	@$(BIN)/ruff check .
@@ -74,3 +74,9 @@ bench-measures: install ## Measure evaluation: patients per second and peak memo
 
 bench-ingest: install ## Measure ingest: resources per second and peak memory
 	@$(BIN)/python -m bench.ingest $(ARGS)
+
+bench-incremental: install ## Measure what a 1 % change costs when it is pulled incrementally
+	@$(BIN)/python -m bench.incremental $(ARGS)
+
+chaos: install ## Disturb and kill pulls, and compare what arrives (ARGS="--rounds 100 --seed 7")
+	@$(BIN)/python -m tests.support.chaos $(ARGS)
