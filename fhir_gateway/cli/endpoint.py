@@ -214,6 +214,7 @@ def rotate(
     name: Annotated[str, typer.Argument(help="A registered endpoint.")],
     activate: Annotated[str | None, typer.Option(help="Sign with this key from now on.")] = None,
     remove: Annotated[str | None, typer.Option(help="Publish this key no longer.")] = None,
+    called: Annotated[str | None, typer.Option(help="Key id that the endpoint gave our active key.")] = None,
     alg: Annotated[str, typer.Option(help="Algorithm of a new key.")] = "ES384",
 ) -> None:
     """Rotate our key in three steps: publish a new one, `--activate` it when caches have it, `--remove` the old one."""
@@ -223,7 +224,9 @@ def rotate(
         store.activate_key(name, activate)
     if remove is not None:
         store.remove_key(name, remove)
-    if activate is None and remove is None:
+    if called is not None:
+        store.name_key(name, called)
+    if activate is None and remove is None and called is None:
         store.prepare_key(name, cast("Algorithm", alg))
     rows = [{"kid": key.kid, "algorithm": key.algorithm, "state": key.state} for key in store.keys(name)]
     here.output.table(f"Keys for {name}", ("kid", "algorithm", "state"), rows)

@@ -10,13 +10,16 @@ import typer
 from fhir_gateway.cli.context import context
 from fhir_gateway.cli.jobs import carry_out
 from fhir_gateway.errors import ConfigurationError
+from fhir_gateway.sources.remote import is_remote
 from fhir_gateway.sources.vendors import Mode
 
 
 def pull(
     command: typer.Context,
     name: Annotated[str | None, typer.Argument(help="A registered endpoint.")] = None,
-    files: Annotated[list[Path] | None, typer.Option(help="Take in a file or folder; may be repeated.")] = None,
+    files: Annotated[
+        list[str] | None, typer.Option(help="Take in a file, folder, archive or s3:// URL; may be repeated.")
+    ] = None,
     source: Annotated[str | None, typer.Option(help="Name of the source of --files.")] = None,
     type: Annotated[list[str] | None, typer.Option(help="Resource type; may be repeated. Default: all.")] = None,
     since: Annotated[str | None, typer.Option(help="Changes since this instant, or `last`.")] = None,
@@ -37,7 +40,7 @@ def pull(
     if (name is None) == (not files):
         raise ConfigurationError("name an endpoint, or give --files with a file or folder")
     if files:
-        row = begin_files(here.gateway, files, source or "files")
+        row = begin_files(here.gateway, [one if is_remote(one) else Path(one) for one in files], source or "files")
     else:
         row = begin_endpoint(
             here.gateway,

@@ -100,8 +100,10 @@ def pull_endpoint(
     return run(gateway, row.id, progress=progress)
 
 
-def pull_files(gateway: Gateway, paths: Sequence[Path], source: str, *, progress: Progress | None = None) -> PullReport:
-    """Take in files and folders of NDJSON, Bundles or resources, as ``source``, here and now."""
+def pull_files(
+    gateway: Gateway, paths: Sequence[Path | str], source: str, *, progress: Progress | None = None
+) -> PullReport:
+    """Take in files, folders and storage URLs of NDJSON, Bundles or resources, as ``source``, here and now."""
     return run(gateway, begin_files(gateway, paths, source, progress=progress).id, progress=progress)
 
 
@@ -138,7 +140,7 @@ def begin_endpoint(
 
 
 def begin_files(
-    gateway: Gateway, paths: Sequence[Path], source: str, *, progress: Progress | None = None
+    gateway: Gateway, paths: Sequence[Path | str], source: str, *, progress: Progress | None = None
 ) -> SourcePull:
     """Stage files as a pull, written down and not yet committed.
 
@@ -157,7 +159,9 @@ def begin_files(
             folder = gateway.staging_folder / staged.id
             shutil.rmtree(folder, ignore_errors=True)
             drafts.rename(folder)
-            return gateway.pulls.start(staged.id, source, "files", {"files": [path.name for path in paths]})
+            return gateway.pulls.start(
+                staged.id, source, "files", {"files": [str(path).rstrip("/").rsplit("/", 1)[-1] for path in paths]}
+            )
     except GatewayError:
         shutil.rmtree(drafts, ignore_errors=True)
         raise

@@ -1,4 +1,4 @@
-"""Files on disk as a source: NDJSON as it is, single resources and Bundles split into NDJSON.
+"""Files as a source, on disk or object storage: NDJSON as it is, single resources and Bundles split into NDJSON.
 
 What a file holds is told by its content. Lines of NDJSON may be of any type, mixed. A Bundle of resources
 (collection, searchset, transaction, batch) becomes its entries' resources, with their text as it was, not written
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import itertools
 import json
+import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from json.decoder import WHITESPACE, scanstring  # type: ignore[attr-defined]
@@ -17,9 +19,13 @@ from pathlib import Path
 
 from fhir_gateway.errors import InputError, Location
 from fhir_gateway.sources.models import StagedFile, StagedPull
+from fhir_gateway.sources.remote import fetch, is_remote
 
 #: Names taken from a folder; a file that is named itself is taken whatever its name.
 SUFFIXES = (".ndjson", ".jsonl", ".json", ".ndjson.gz", ".jsonl.gz", ".json.gz")
+_ARCHIVE = ".zip"
+_LARGEST_MEMBER = 64 * 2**30
+"""Bytes of one file in an archive, unpacked."""
 #: Bundles that are a set of resources; any other Bundle (document, message, history) is a resource itself.
 _SPLIT_TYPES = frozenset({"collection", "searchset", "transaction", "batch"})
 _GZIP = b"\x1f\x8b"
@@ -27,13 +33,15 @@ _BYTE_ORDER_MARK = "\ufeff"
 _DECODER = json.JSONDecoder()
 
 
-def stage_files(paths: Sequence[Path], source: str, folder: Path) -> StagedPull:
-    """Make a pull of files and folders (searched through and through).
+def stage_files(paths: Sequence[Path | str], source: str, folder: Path) -> StagedPull:
+    """Make a pull of files, zip archives and folders (searched through and through), and of URLs of object storage.
 
-    ``folder`` receives what has to be split. The pull's id comes from the source and the files' bytes: the same
-    files are the same pull. InputError when a path does not exist, cannot be read or holds no file.
+    ``folder`` receives what has to be fetched, unpacked or split. The pull's id comes from the source and the files'
+    bytes: the same files are the same pull. InputError when a path does not exist, cannot be read or holds no file.
     """
-    found = [(path, name) for path in paths for path, name in _found(path)]
+    local = [_local(path, folder / f"fetched-{number}") for number, path in enumerate(paths)]
+    unpacked = (folder / f"unpacked-{number}" for number in itertools.count())
+    found = [(path, name) for path in local for path, name in _found(path, unpacked)]
     if not found:
         raise InputError(f"no files named {', '.join('*' + suffix for suffix in SUFFIXES)} were found")
     digest = hashlib.sha256(source.encode())
@@ -51,18 +59,47 @@ def stage_files(paths: Sequence[Path], source: str, folder: Path) -> StagedPull:
     return StagedPull(f"files-{digest.hexdigest()[:24]}", source, "files", None, tuple(staged))
 
 
-def _found(path: Path) -> Iterator[tuple[Path, str]]:
+def _local(path: Path | str, folder: Path) -> Path:
+    if isinstance(path, str) and is_remote(path):
+        return fetch(path, folder, (*SUFFIXES, _ARCHIVE))
+    return Path(path)
+
+
+def _found(path: Path, unpacked: Iterator[Path]) -> Iterator[tuple[Path, str]]:
     """Files under a path, with the names to show."""
-    if path.is_file():
+    if path.is_file() and path.name.lower().endswith(_ARCHIVE):
+        for file, name in _found(_unpack(path, next(unpacked)), unpacked):
+            yield file, f"{path.name}/{name}"
+    elif path.is_file():
         yield path, path.name
     elif path.is_dir():
         for file in sorted(path.rglob("*")):
-            name = file.relative_to(path)
-            hidden = any(part.startswith(".") for part in name.parts)
-            if file.is_file() and not hidden and file.name.lower().endswith(SUFFIXES):
-                yield file, name.as_posix()
+            below = file.relative_to(path)
+            if not file.is_file() or any(part.startswith(".") for part in below.parts):
+                continue
+            if file.name.lower().endswith(_ARCHIVE):
+                for inner, shown in _found(file, unpacked):
+                    yield inner, (below.parent / shown).as_posix()
+            elif file.name.lower().endswith(SUFFIXES):
+                yield file, below.as_posix()
     else:
         raise InputError("no such file or folder", location=Location(path.name))
+
+
+def _unpack(path: Path, folder: Path) -> Path:
+    """The files of an archive that we read, in ``folder``; InputError when it is damaged, or a file too large."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                if member.is_dir() or not member.filename.lower().endswith(SUFFIXES):
+                    continue
+                if member.file_size > _LARGEST_MEMBER:
+                    raise InputError("a file in the archive is too large", location=Location(path.name))
+                archive.extract(member, folder)  # leaves out what would lead out of the folder
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise InputError("the archive is damaged or encrypted", location=Location(path.name)) from error
+    return folder
 
 
 def _staged(path: Path, name: str, target: Path) -> StagedFile:

@@ -32,6 +32,9 @@ SOURCE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 """Names of sources; they begin the ids of resources served, so they are short and of few characters."""
 
 
+KEY_ID = re.compile(r"[A-Za-z0-9._~-]{1,64}")
+
+
 class Cipher(Protocol):
     """Encryption at rest (``fhir_gateway.db.secrets``)."""
 
@@ -202,6 +205,24 @@ class EndpointStore:
             if row.state == "active":
                 raise ConflictError(f"key {kid} signs for {name}; activate another one first")
             opened.delete(row)
+
+    def name_key(self, name: str, kid: str) -> SigningKey:
+        """Give the active key the id that the endpoint knows it by, where endpoints choose the ids."""
+        with session(self._engine) as opened:
+            row = opened.exec(
+                select(SourceKey).where(SourceKey.endpoint == name, SourceKey.state == "active")
+            ).one_or_none()
+            if row is None:
+                raise NotFoundError(f"endpoint {name} has no active signing key")
+            if not KEY_ID.fullmatch(kid):
+                raise ConfigurationError("a key id is 1 to 64 letters, digits and any of -._~")
+            if opened.get(SourceKey, kid) is not None:
+                raise ConflictError(f"there is a key {kid} already")
+            named = SourceKey(**{**row.model_dump(), "kid": kid})
+            opened.delete(row)
+            opened.flush()
+            opened.add(named)
+        return self.signing_key(name)
 
     def public_jwks(self, name: str | None = None) -> dict[str, Any]:
         """The JWK Set to host at ``/.well-known/jwks.json``: every key that signs, will sign or has just signed."""

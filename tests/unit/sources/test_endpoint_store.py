@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from cryptography.fernet import Fernet
@@ -12,7 +13,7 @@ from fhir_gateway.db.engine import create_engine
 from fhir_gateway.db.migrate import upgrade
 from fhir_gateway.db.secrets import SecretBox
 from fhir_gateway.errors import ConfigurationError, ConflictError, NotFoundError
-from fhir_gateway.sources.endpoint import Endpoint, checked_base_url, generate_key, origin, without_query
+from fhir_gateway.sources.endpoint import ClientSecret, Endpoint, checked_base_url, generate_key, origin, without_query
 from fhir_gateway.sources.store import EndpointStore
 
 
@@ -78,6 +79,32 @@ def test_rotation_overlaps(store: EndpointStore) -> None:
     store.remove_key("ehr", old)
     assert [jwk["kid"] for jwk in store.public_jwks()["keys"]] == [new]
     assert json.loads(json.dumps(store.public_jwks()))
+
+
+def test_endpoints_that_choose_key_ids(store: EndpointStore) -> None:
+    store.add(EHR)
+    before = store.signing_key("ehr")
+    named = store.name_key("ehr", "4c1e-theirs")
+    assert (named.kid, named.state) == ("4c1e-theirs", "active")
+    assert named.key.thumbprint() == before.key.thumbprint()
+    assert [one["kid"] for one in store.public_jwks("ehr")["keys"]] == ["4c1e-theirs"]
+    for wrong in ("", "a b", "x" * 65):
+        with pytest.raises(ConfigurationError):
+            store.name_key("ehr", wrong)
+
+
+def test_what_is_known_of_an_endpoint_changes(store: EndpointStore) -> None:
+    store.add(replace(EHR, client_id=None))
+    store.update("ehr", client_id="us", jku="https://us.example/jwks", group="g")
+    assert store.get("ehr").client_id == "us"
+    with pytest.raises(ConfigurationError, match="secret"):
+        store.update("ehr", auth="client-secret")
+    store.update("ehr", "s3cret", auth="client-secret")
+    assert store.credential("ehr") == ClientSecret("s3cret")
+    assert "s3cret" not in repr(store.credential("ehr"))
+    store.remove("ehr")
+    assert store.all() == []
+    assert store.public_jwks() == {"keys": []}
 
 
 @pytest.mark.parametrize(

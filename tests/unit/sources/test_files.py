@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -151,3 +152,18 @@ def test_a_truncated_gzip_bundle_names_the_file(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(text.replace("}, {", "},\n{").encode())[:-9])
     with pytest.raises(InputError, match=r"b\.json\.gz: the gzip file is truncated"):
         stage_files([path], "s", tmp_path / "split")
+
+
+def test_zip_archives_are_opened(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "export.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/Patient.ndjson", '{"resourceType":"Patient","id":"one"}\n')
+        archive.writestr("../../outside.ndjson", '{"resourceType":"Patient","id":"two"}\n')
+        archive.writestr("readme.txt", "not data")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "export.zip").rename(tmp_path / "folder" / "export.zip")
+    pull = stage_files([tmp_path / "folder"], "s", tmp_path / "staging")
+    assert sorted(file.name for file in pull.files) == ["export.zip/a/Patient.ndjson", "export.zip/outside.ndjson"]
+    assert not (tmp_path.parent / "outside.ndjson").exists()
+    (tmp_path / "broken.zip").write_bytes(b"PK\3\4nothing")
+    with pytest.raises(InputError, match="damaged or encrypted"):
+        stage_files([tmp_path / "broken.zip"], "s", tmp_path / "other")

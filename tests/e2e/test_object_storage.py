@@ -1,0 +1,103 @@
+"""Files on an S3 that is not ours (moto's server): a prefix, one object, what is not there.
+
+``make test-third-party`` installs it and runs this; without it the tests are skipped and say so.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from fhir_gateway.config import Settings
+from fhir_gateway.errors import ConfigurationError, InputError, SourceError
+from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs.pull import pull_files
+
+MOTO = Path(__file__).parents[2] / ".third-party" / "bin" / "moto_server"
+
+pytestmark = pytest.mark.skipif(not MOTO.exists(), reason="moto is not installed: make test-third-party")
+
+
+@pytest.fixture(scope="module")
+def storage() -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    process = subprocess.Popen(
+        [str(MOTO), "-H", "127.0.0.1", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                httpx.get(url, timeout=2)
+                break
+            except httpx.TransportError:
+                time.sleep(0.2)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture
+def bucket(storage: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A bucket with an export of two files, and the environment that leads there."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", storage)
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    _put(storage, "exports")
+    _put(storage, "exports/2025/Patient.ndjson", _line("one") + b"\n" + _line("two"))
+    _put(storage, "exports/2025/more/Patient.json", _line("three"))
+    _put(storage, "exports/2025/readme.txt", b"not data")
+    return "s3://exports"
+
+
+def _put(storage: str, key: str, content: bytes = b"") -> None:
+    # moto takes any signature
+    headers = {"Authorization": "AWS4-HMAC-SHA256 Credential=test/20250101/us-east-1/s3/aws4_request"}
+    assert httpx.put(f"{storage}/{key}", content=content, headers=headers).status_code == 200
+
+
+def _line(identity: str) -> bytes:
+    return json.dumps({"resourceType": "Patient", "id": identity, "gender": "unknown"}).encode()
+
+
+def test_a_prefix_and_an_object(bucket: str, tmp_path: Path) -> None:
+    gateway = Gateway(Settings(data_dir=tmp_path, lake_buckets=1))
+    report = pull_files(gateway, [f"{bucket}/2025/"], "archive")
+    assert report.ledger.balanced
+    assert sorted(gateway.lake.read("Patient", ["id"])["id"].to_pylist()) == ["one", "three", "two"]
+    again = pull_files(gateway, [f"{bucket}/2025/Patient.ndjson"], "archive")
+    assert sum(entry.rows_unchanged for entry in again.ledger.entries) == 2
+
+
+def test_what_is_not_there_or_not_to_be_opened(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway = Gateway(Settings(data_dir=tmp_path, lake_buckets=1))
+    with pytest.raises(InputError, match="no such object"):
+        pull_files(gateway, [f"{bucket}/2019/"], "archive")
+    with pytest.raises(ConfigurationError, match="no credentials"):
+        pull_files(gateway, ["s3://key:secret@exports/2025"], "archive")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(SourceError, match="refuses or fails"):
+        pull_files(gateway, [f"{bucket}/2025"], "archive")
+
+
+def test_archives_on_storage(bucket: str, storage: str, tmp_path: Path) -> None:
+    path = tmp_path / "export.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("Patient.ndjson", _line("zipped"))
+    _put(storage, "exports/zipped/export.zip", path.read_bytes())
+    gateway = Gateway(Settings(data_dir=tmp_path / "data", lake_buckets=1))
+    pull_files(gateway, [f"{bucket}/zipped"], "archive")
+    assert gateway.lake.read("Patient", ["id"])["id"].to_pylist() == ["zipped"]
