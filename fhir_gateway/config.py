@@ -42,6 +42,11 @@ class Settings(BaseSettings):
         le=1024,
         description="Processes of an evaluation; default: one per core, but none for less than 25,000 members.",
     )
+    profiles: Literal["declared", "content"] = Field(
+        default="declared",
+        description="Which resources a profiled retrieve means: those that declare the profile, and of resources that "
+        "declare none of QI-Core those that hold what it asks for; `content`: always what they hold.",
+    )
     public_url: str = Field(
         default="http://127.0.0.1:8000", description="Base URL that clients use; never taken from the Host header."
     )

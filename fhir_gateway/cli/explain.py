@@ -33,7 +33,7 @@ def explain(
     if not period:
         raise ConfigurationError("give the measurement period, such as --period 2025")
     explanation = explain_measure(
-        MeasurePackage.load(here.gateway.measure_package(package)),
+        MeasurePackage.load(here.gateway.measure_package(package), profiles=here.gateway.settings.profiles),
         LakePopulation(here.gateway.lake, members=[person]),
         person,
         parse_period(period),

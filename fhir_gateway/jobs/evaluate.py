@@ -73,7 +73,7 @@ def evaluate(
     for number, path in enumerate(paths):
         if progress:
             progress(PullProgress("compile", path.name, number, len(paths)))
-        evaluators.append(Evaluator(MeasurePackage.load(path)))
+        evaluators.append(Evaluator(MeasurePackage.load(path, profiles=gateway.settings.profiles)))
     what = evaluators[0].package.name if len(evaluators) == 1 else f"{len(evaluators)} measures"
 
     def tell(done: int, total: int) -> None:

@@ -30,6 +30,8 @@ _LAST = clock(23, 59, 59, 999_000)
 
 
 Supplemental = Literal["noted", "required", "none"]
+#: Said in every report of a measure that does not believe ``meta.profile``.
+CONTENT_ALONE = "profiles are told apart by what resources hold; those they declare are not looked at"
 
 
 class Evaluator:
@@ -47,7 +49,8 @@ class Evaluator:
         package.preflight()
         self._functions = _functions(package)
         self.compiled = _compiled(package, self._functions)
-        self._supplemental, self._notes = _supplemental(package, self.compiled, supplemental)
+        self._supplemental, notes = _supplemental(package, self.compiled, supplemental)
+        self._notes = (CONTENT_ALONE, *notes) if package.profiles == "content" else notes
 
     def evaluate(self, population: Population, period: tuple[date, date], now: datetime) -> MeasureResult:
         """Evaluate the measure for each batch of ``population`` and put the results together.
@@ -191,7 +194,9 @@ def _functions(package: MeasurePackage) -> frozenset[str]:
 def _compiled(package: MeasurePackage, functions: frozenset[str]) -> CompiledLibrary:
     """The primary library with all criteria compiled, functions included."""
     criteria = [name for name in package.definition.expressions if name not in functions]
-    compiled = compile_library(package.libraries, package.primary, package.value_sets, definitions=criteria)
+    compiled = compile_library(
+        package.libraries, package.primary, package.value_sets, definitions=criteria, profiles=package.profiles
+    )
     for name in sorted(functions):
         for body in compiled.primary.functions[name]:
             compiled.compiler.function(compiled.primary, body)

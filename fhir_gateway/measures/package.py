@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -11,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from fhir_gateway.cql.profiles import ProfilePolicy
 from fhir_gateway.errors import InputError, LibraryError, Location, MeasureError
 from fhir_gateway.lake.explain import issues
 from fhir_gateway.measures.content import Resource, read_content, read_json
@@ -30,7 +32,8 @@ class MeasurePackage:
     """A measure ready to be compiled: everything its primary library includes is here.
 
     ``libraries`` are the ELM ``library`` objects of the primary library and its includes, the primary first. ``path``
-    is where it was loaded from.
+    is where it was loaded from. ``profiles`` says whether ``meta.profile`` of the data is believed
+    (:mod:`fhir_gateway.cql.profiles`); the other choice gives the package another hash, since it gives other results.
     """
 
     measure: Resource
@@ -41,24 +44,30 @@ class MeasurePackage:
     package_hash: str
     resources: tuple[Resource, ...] = field(repr=False)
     path: Path | None = None
+    profiles: ProfilePolicy = "declared"
 
     @classmethod
-    def load(cls, path: str | Path, *, accept_empty: Iterable[str] = ()) -> MeasurePackage:
+    def load(
+        cls, path: str | Path, *, accept_empty: Iterable[str] = (), profiles: ProfilePolicy = "declared"
+    ) -> MeasurePackage:
         """Load a folder or a Bundle (``.json``, ``.json.gz``).
 
-        ``accept_empty`` names value sets (urls) that may be empty. Raises MeasureError when there is not exactly one
+        ``accept_empty`` names value sets (urls) that may be empty; with ``profiles`` ``content`` resources are told
+        apart by what they hold alone, whatever profiles they declare. Raises MeasureError when there is not exactly one
         Measure or the content differs from the package's lock, LibraryError when a library is missing or in another
         version, InputError for files that are damaged.
         """
         path = Path(path)
         content = read_content(path)
         try:
-            return cls._of(path, content, accept_empty)
+            return cls._of(path, content, accept_empty, profiles)
         except (AttributeError, KeyError, TypeError) as error:
             raise _misshapen(content, error) from error
 
     @classmethod
-    def _of(cls, path: Path, content: list[tuple[str, Resource]], accept_empty: Iterable[str]) -> MeasurePackage:
+    def _of(
+        cls, path: Path, content: list[tuple[str, Resource]], accept_empty: Iterable[str], profiles: ProfilePolicy
+    ) -> MeasurePackage:
         measure = _the_measure(path, content)
         libraries = _elm_libraries(content)
         primary = _primary(measure, content)
@@ -72,9 +81,10 @@ class MeasurePackage:
             primary=primary,
             libraries=tuple(closure),
             value_sets=ValueSets(resources, accept_empty=accept_empty),
-            package_hash=content_hash(resources),
+            package_hash=_hash(resources, profiles),
             resources=resources,
             path=path,
+            profiles=profiles,
         )
 
     @property
@@ -114,6 +124,12 @@ class MeasurePackage:
         needed = self.references()
         self.value_sets.require(needed.value_sets, needed.code_systems)
         return needed
+
+
+def _hash(resources: tuple[Resource, ...], profiles: ProfilePolicy) -> str:
+    """sha256 over the content; of another policy than the default, over it and the policy."""
+    content = content_hash(resources)
+    return content if profiles == "declared" else hashlib.sha256(f"{content}\nprofiles {profiles}".encode()).hexdigest()
 
 
 def _the_measure(path: Path, content: list[tuple[str, Resource]]) -> Resource:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from fhir_gateway.cql.profiles import ProfilePolicy
 from fhir_gateway.errors import ConfigurationError, GatewayError, Location
 from fhir_gateway.lake.store import Lake
 from fhir_gateway.measures.evaluate import Evaluator, evaluate_batch
@@ -35,13 +36,13 @@ _AHEAD = 2
 class Recipe:
     """All that another process needs to evaluate a slice of a lake: where things are, and what must be found there.
 
-    ``packages`` are paths with the hash of their content.
+    ``packages`` are paths with the hash of their content and how profiles are read.
     """
 
     lake: str
     buckets: int
     version: int
-    packages: tuple[tuple[str, str], ...]
+    packages: tuple[tuple[str, str, ProfilePolicy], ...]
     period: tuple[date, date]
     now: datetime
 
@@ -100,7 +101,7 @@ class _Worker:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.population = LakePopulation(Lake.open(recipe.lake, recipe.buckets), version=recipe.version)
-        self.evaluators = [_evaluator(path, content) for path, content in recipe.packages]
+        self.evaluators = [_evaluator(*package) for package in recipe.packages]
 
     def evaluate(self, cut: Slice) -> list[PartResult]:
         batch = self.population.batch(cut)
@@ -138,8 +139,8 @@ def _evaluate(cut: Slice) -> list[PartResult]:
     return _worker.evaluate(cut)
 
 
-def _evaluator(path: str, content: str) -> Evaluator:
-    package = MeasurePackage.load(Path(path))
+def _evaluator(path: str, content: str, profiles: ProfilePolicy) -> Evaluator:
+    package = MeasurePackage.load(Path(path), profiles=profiles)
     if package.package_hash != content:
         raise ConfigurationError("the package was changed during the evaluation", location=Location(file=path))
     evaluator = Evaluator(package)

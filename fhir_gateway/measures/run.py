@@ -78,9 +78,10 @@ def _recipe(
 ) -> Recipe:
     packages = []
     for evaluator in evaluators:
-        if evaluator.package.path is None:
-            raise ConfigurationError(f"measure {evaluator.package.name} has no folder that processes can read")
-        packages.append((str(evaluator.package.path), evaluator.package.package_hash))
+        package = evaluator.package
+        if package.path is None:
+            raise ConfigurationError(f"measure {package.name} has no folder that processes can read")
+        packages.append((str(package.path), package.package_hash, package.profiles))
     version = population.lake_version
     assert version is not None  # noqa: S101 - of a lake
     return Recipe(str(lake.root.resolve()), lake.buckets, version, tuple(packages), period, now)

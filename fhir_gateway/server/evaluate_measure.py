@@ -94,7 +94,10 @@ class EvaluateMeasureOperation:
         url, _, version = measure.partition("|")
         with self._lock:
             if self._packages is None:
-                self._packages = [MeasurePackage.load(path) for path in self._gateway.measure_packages()]
+                profiles = self._gateway.settings.profiles
+                self._packages = [
+                    MeasurePackage.load(path, profiles=profiles) for path in self._gateway.measure_packages()
+                ]
             found = [one for one in self._packages if one.url == url and version in ("", one.version)]
             if not found:
                 raise UnknownResource("there is no such Measure that can be evaluated here")

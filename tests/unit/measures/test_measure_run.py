@@ -98,12 +98,14 @@ def test_processes_change_nothing(tmp_path: Path, lake: Lake, evaluators: list[E
 
 
 def _recipe(lake: Lake, *names: str) -> Recipe:
-    packages = tuple((str(MEASURES / name), MeasurePackage.load(MEASURES / name).package_hash) for name in names)
+    packages = tuple(
+        (str(MEASURES / name), MeasurePackage.load(MEASURES / name).package_hash, "declared") for name in names
+    )
     return Recipe(str(lake.root), lake.buckets, lake.version, packages, PERIOD, NOW)
 
 
 def test_errors_of_a_process_arrive(lake: Lake) -> None:
-    recipe = replace(_recipe(lake), packages=((str(MEASURES / NAMES[0]), "another"),))
+    recipe = replace(_recipe(lake), packages=((str(MEASURES / NAMES[0]), "another", "declared"),))
     slices = LakePopulation(lake, batch_members=SIZE).slices()
     with pytest.raises(ConfigurationError, match="was changed during the evaluation") as raised:
         list(evaluate_slices(recipe, slices, 1))
