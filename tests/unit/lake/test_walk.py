@@ -1,0 +1,220 @@
+"""The compiled walk against the exact judge and DuckDB's reading: it passes nothing wrong, and reads what it passes."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from copy import deepcopy
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fhir_gateway.lake.columns import transform_structure
+from fhir_gateway.lake.grammar import Grammar
+from fhir_gateway.lake.judge import judge
+from fhir_gateway.lake.lines import LineBlock
+from fhir_gateway.lake.scan import Scanned, Scanner
+from fhir_gateway.lake.store import Lake
+from fhir_gateway.lake.typed import typed_rows
+from fhir_gateway.r4 import spec
+from tests.support.invalid import invalid_lines, types, valid
+from tests.support.lake_pulls import MakePull, People
+
+
+def scan(scanner: Scanner, lines: list[bytes], promised: str | None = None) -> Scanned:
+    return scanner.scan(LineBlock(b"".join(line + b"\n" for line in lines), 1, len(lines)), promised, "f", 0)
+
+
+def odd_count(scanned: Scanned) -> int:
+    return sum(batch["_odd"].to_pylist().count(True) for _, batch in scanned.rows)
+
+
+def test_every_kind_of_invalid_line_is_quarantined_and_no_valid_one_is_lost(
+    lake: Lake, people: People, make_pull: MakePull
+) -> None:
+    bad = list(invalid_lines())
+    assert len({line.kind for line in bad}) >= 25
+    assert len(bad) >= 200
+    lines: list[bytes] = []
+    expected = {}
+    for number, line in enumerate(bad):
+        kind = types()[number % len(types())]
+        lines += [json.dumps(valid(kind, f"good-{number}")).encode(), line.line]
+        expected[len(lines)] = (line.path, line.rule)
+    ledger = lake.commit(make_pull("p1", {None: lines}), people)
+    assert {line.line: (line.path, line.rule) for line in lake.quarantined()} == expected
+    assert ledger.balanced
+    assert sum(entry.rows_stored for entry in ledger.entries) == len(bad)
+    kept = {name for kind in types() for name in lake.read(kind)["id"].to_pylist()}
+    assert kept == {f"good-{number}" for number in range(len(bad))}
+
+
+@pytest.mark.parametrize("kind", types())
+def test_usual_resources_need_no_judge(kind: str) -> None:
+    scanned = scan(Scanner(), [json.dumps(valid(kind, "1")).encode()])
+    assert (scanned.refused, odd_count(scanned)) == ([], 0)
+
+
+_PIECES = [
+    *'"{}[],:\\ \t',
+    *"0123456789-+.eE",
+    "null",
+    "true",
+    '"x"',
+    "\\u0041",
+    "\\n",
+    "é",
+    "\u3000",
+    "{}",
+    "[]",
+    '"id":"2",',
+]
+
+
+def broken_texts(seed: int, count: int) -> Iterator[bytes]:
+    """Valid lines with a few bytes replaced, put in or taken out."""
+    chance = random.Random(seed)  # noqa: S311 - a test's choice
+    texts = [json.dumps(valid(kind, "1"), ensure_ascii=chance.random() < 0.5) for kind in types()]
+    for _ in range(count):
+        text = chance.choice(texts)
+        for _ in range(chance.randint(1, 3)):
+            at = chance.randrange(len(text))
+            end = at + chance.choice([0, 0, 1, 1, 2, 8])
+            text = text[:at] + chance.choice([*_PIECES, ""]) + text[end:]
+        yield text.encode()
+
+
+def test_what_the_walk_passes_the_judge_passes() -> None:
+    lines = list(broken_texts(7, 6000))
+    scanned = scan(Scanner(Grammar()), lines)
+    refused = {line.line: (line.path, line.rule) for line in scanned.refused}
+    passed = 0
+    for number, line in enumerate(lines, 1):
+        _, issue = judge(line.strip(), None)
+        assert refused.get(number) == (None if issue is None else (issue.path, issue.rule)), line
+        passed += issue is None
+    assert passed > 500
+    assert odd_count(scanned) < passed / 4  # most of the valid ones are the walk's
+
+
+_ODD_TEXTS = (
+    "x|a b| x||2023-02-30|2020-02|24:00:00|23:59:60|urn:oid:1.02|urn:uuid:0b5b6f2c-0000-4000-8000-00000000000g|é|\u00a0"
+)
+_ODD_VALUES: list[Any] = [None, True, 0, -1, 1.5, 1e-7, 10**25, [], {}, ["x"], [None], [{}], {"id": "x"}]
+_VALUES = st.sampled_from([*_ODD_TEXTS.split("|"), *_ODD_VALUES])
+
+
+def places(value: Any) -> list[tuple[Any, Any]]:
+    """Every container in a resource with each of its keys or indexes."""
+    found = []
+    if isinstance(value, dict):
+        found = [(value, key) for key in value]
+    elif isinstance(value, list):
+        found = [(value, index) for index in range(len(value))]
+    return [*found, *(place for container, key in found for place in places(container[key]))]
+
+
+@given(
+    st.sampled_from(types()),
+    st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 3), _VALUES), min_size=1, max_size=3),
+)
+@settings(max_examples=300, deadline=None)
+def test_changed_resources_are_judged_alike(kind: str, changes: list[tuple[int, int, Any]]) -> None:
+    resource = valid(kind, "1")
+    for where, how, value in changes:
+        options = places(resource)
+        container, key = options[where % len(options)]
+        if how == 0:
+            container[key] = deepcopy(value)
+        elif how == 1:
+            del container[key]
+        elif how == 2 and isinstance(container, dict):
+            container[f"_{key}"] = {"extension": [{"url": "http://example.org/absent", "valueCode": "unknown"}]}
+        else:
+            container[key] = [container[key]]
+    line = json.dumps(resource).encode()
+    scanned = scan(Scanner(), [line])
+    _, issue = judge(line, None)
+    found = [(line.path, line.rule) for line in scanned.refused]
+    assert found == ([] if issue is None else [(issue.path, issue.rule)])
+
+
+def test_columns_are_what_duckdb_reads() -> None:
+    lines = []
+    for line in broken_texts(11, 3000):
+        _, issue = judge(line.strip(), None)
+        if issue is None:
+            lines.append(line.strip())
+    for kind in types():
+        scanner = Scanner(Grammar())
+        scanned = scan(scanner, lines)
+        batches = [batch for name, batch in scanned.rows if name == kind]
+        rows = pa.Table.from_batches(batches)
+        shape = scanner.shape(kind)
+        with duckdb.connect() as connection:
+            order = np.random.default_rng(3).permutation(rows.num_rows)
+            pieces = list(typed_rows(connection, scanner.grammar, kind, rows, order, shape))
+            raw = pa.chunked_array([piece for _, piece, _ in pieces])
+            assert raw.to_pylist() == rows["_raw"].take(order).to_pylist()
+            found = pa.Table.from_struct_array(pa.chunked_array([columns for _, _, columns in pieces]))
+            found.validate(full=True)
+            connection.register("raw", pa.table({"raw": raw}))
+            structure = transform_structure(shape)
+            read = connection.sql("select unnest(json_transform(raw, ?)) from raw", params=[structure]).to_arrow_table()
+        expected = read.cast(pa.schema([(name, spec.arrow_type(part)) for name, part in shape.items()]))
+        assert found.num_rows > 20
+        assert found.to_pylist() == expected.to_pylist()
+
+
+def test_decimals_are_exact() -> None:
+    texts = ["12345678901234567890.12345678", "-0.00000001", "0.123456785", "-99999999999999999999", "1.005", "0"]
+    lines = [
+        b'{"resourceType":"Observation","id":"%d","status":"final","code":{"text":"x"},"valueQuantity":{"value":%s}}'
+        % (number, text.encode())
+        for number, text in enumerate(texts)
+    ]
+    scanner = Scanner()
+    ((_, batch),) = scan(scanner, lines, "Observation").rows
+    with duckdb.connect() as connection:
+        shape = scanner.shape("Observation")
+        ((_, _, columns),) = typed_rows(
+            connection, scanner.grammar, "Observation", pa.table(batch), np.arange(len(texts)), shape
+        )
+    values = [value["value"] for value in columns.field("valueQuantity").to_pylist()]
+    assert [str(value) for value in values] == [
+        "12345678901234567890.12345678",
+        "-1E-8",
+        "0.12345679",
+        "-99999999999999999999.00000000",
+        "1.00500000",
+        "0E-8",
+    ]
+
+
+def test_members_of_the_header_are_read_from_the_line() -> None:
+    resource = valid("Observation", "o1")
+    same_day = {**resource, "id": "o2", "meta": {"versionId": "x-7", "lastUpdated": "2000-02-29T23:59:60.9999999Z"}}
+    other = {**resource, "id": "o3", "subject": {"reference": "http://x.org/fhir/Patient/a-b.c/_history/4"}}
+    odd = {**other, "id": "o4", "valueQuantity": {"value": 1e-7}}
+    ((_, usual), (_, judged)) = scan(Scanner(), [json.dumps(r).encode() for r in (resource, same_day, other, odd)]).rows
+    assert usual["id"].to_pylist() == ["o1", "o2", "o3"]
+    assert usual["_patient"].to_pylist() == ["1", "1", "a-b.c"]
+    assert [moment.isoformat() for moment in usual["_last_updated"].to_pylist()] == [
+        "2024-05-06T05:08:09.123000+00:00",
+        "2000-02-29T23:59:59.999999+00:00",
+        "2024-05-06T05:08:09.123000+00:00",
+    ]
+    assert usual["_version"].to_pylist() == [3, None, 3]
+    head = ["id", "_patient", "_last_updated", "_version"]
+    assert pa.table(judged).select(head).to_pylist() == [{**pa.table(usual).select(head).to_pylist()[2], "id": "o4"}]
+    assert judged["_odd"].to_pylist() == [True]
+    again = {
+        name: batch["_hash"].to_pylist() for name, batch in scan(Scanner(), [judged["_raw"][0].as_py().encode()]).rows
+    }
+    assert again == {"Observation": judged["_hash"].to_pylist()}
