@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fhir_gateway.measures.store import ResultStore
     from fhir_gateway.sources.pulls import PullLog
     from fhir_gateway.sources.store import EndpointStore
+    from fhir_gateway.terminology.store import TerminologyStore
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,13 @@ class Gateway:
         from fhir_gateway.identity.crosswalk import Crosswalk
 
         return Crosswalk(self.engine)
+
+    @cached_property
+    def terminology(self) -> TerminologyStore:
+        """Imported value sets, code systems and concept maps."""
+        from fhir_gateway.terminology.store import TerminologyStore
+
+        return TerminologyStore(self.engine)
 
     @cached_property
     def resources(self) -> ResourceStore:

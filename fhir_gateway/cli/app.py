@@ -22,6 +22,7 @@ from fhir_gateway.cli import (
     quarantine,
     serve,
     status,
+    terminology,
     value,
 )
 from fhir_gateway.cli.context import Context
@@ -40,6 +41,7 @@ app.add_typer(client.app, name="client")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(persons.app, name="persons")
+app.add_typer(terminology.app, name="terminology")
 app.add_typer(measure.app, name="measure")
 app.command("pull")(pull.pull)
 app.command("ledger")(ledger.ledger)

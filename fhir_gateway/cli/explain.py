@@ -27,16 +27,23 @@ def explain(
     from fhir_gateway.measures.explain_page import page
     from fhir_gateway.measures.package import MeasurePackage
     from fhir_gateway.measures.population import LakePopulation
+    from fhir_gateway.measures.supplement import maps_of, supplemented
 
     here = context(command)
     here.output.json = here.output.json or as_json
     if not period:
         raise ConfigurationError("give the measurement period, such as --period 2025")
-    explanation = explain_measure(
+    during = parse_period(period)
+    measure = supplemented(
         MeasurePackage.load(here.gateway.measure_package(package), profiles=here.gateway.settings.profiles),
-        LakePopulation(here.gateway.lake, members=[person]),
+        here.gateway.terminology,
+        during[0],
+    )
+    explanation = explain_measure(
+        measure,
+        LakePopulation(here.gateway.lake, members=[person], maps=maps_of([measure])),
         person,
-        parse_period(period),
+        during,
         instant(here.gateway, parse_instant(now)),
     )
     if html is not None:

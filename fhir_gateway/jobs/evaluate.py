@@ -17,6 +17,7 @@ from fhir_gateway.measures.package import MeasurePackage
 from fhir_gateway.measures.reports import summary
 from fhir_gateway.measures.run import evaluate_lake
 from fhir_gateway.measures.store import ResultStore
+from fhir_gateway.measures.supplement import supplemented
 from fhir_gateway.sources.outcome import Progress, PullProgress
 
 SERVED = frozenset({"Measure", "Library"})
@@ -73,7 +74,8 @@ def evaluate(
     for number, path in enumerate(paths):
         if progress:
             progress(PullProgress("compile", path.name, number, len(paths)))
-        evaluators.append(Evaluator(MeasurePackage.load(path, profiles=gateway.settings.profiles)))
+        package = MeasurePackage.load(path, profiles=gateway.settings.profiles)
+        evaluators.append(Evaluator(supplemented(package, gateway.terminology, period[0])))
     what = evaluators[0].package.name if len(evaluators) == 1 else f"{len(evaluators)} measures"
 
     def tell(done: int, total: int) -> None:

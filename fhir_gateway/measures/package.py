@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -22,6 +22,9 @@ from fhir_gateway.measures.lock import lock_path, verify
 from fhir_gateway.terminology import ValueSets
 from fhir_gateway.terminology.canonical import content_hash, split_canonical
 
+if TYPE_CHECKING:
+    from fhir_gateway.measures.supplement import Supplement
+
 ELM_JSON = "application/elm+json"
 #: Sections of a library (ELM schema, ``Library``); each holds a list ``def``.
 _SECTIONS = ("usings", "includes", "parameters", "codeSystems", "valueSets", "codes", "concepts", "statements")
@@ -34,6 +37,7 @@ class MeasurePackage:
     ``libraries`` are the ELM ``library`` objects of the primary library and its includes, the primary first. ``path``
     is where it was loaded from. ``profiles`` says whether ``meta.profile`` of the data is believed
     (:mod:`fhir_gateway.cql.profiles`); the other choice gives the package another hash, since it gives other results.
+    ``supplement`` is what the gateway's terminology adds (:mod:`fhir_gateway.measures.supplement`).
     """
 
     measure: Resource
@@ -45,6 +49,7 @@ class MeasurePackage:
     resources: tuple[Resource, ...] = field(repr=False)
     path: Path | None = None
     profiles: ProfilePolicy = "declared"
+    supplement: Supplement | None = field(default=None, repr=False)
 
     @classmethod
     def load(

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from fhir_gateway.cql import Batch
 from fhir_gateway.errors import InputError
 from fhir_gateway.r4 import spec
+from fhir_gateway.terminology.concept_maps import CodeMap
 
 Resource = Mapping[str, Any]
 Read = Callable[[str, Sequence[str]], pa.Table]
@@ -105,8 +106,13 @@ class LakePopulation:
         version: int | None = None,
         members: Iterable[str] | None = None,
         batch_members: int = BATCH_MEMBERS,
+        maps: CodeMap | None = None,
     ) -> None:
-        """Pin ``version`` (default: the newest now), so that commits made meanwhile are not seen half."""
+        """Pin ``version`` (default: the newest now), so that commits made meanwhile are not seen half.
+
+        Codes that ``maps`` know are read with what they map to beside them.
+        """
+        self._maps = maps
         self._lake = lake
         self._version = lake.version if version is None else version
         self._wanted = None if members is None else pa.array(sorted(set(members)), pa.string())
@@ -157,7 +163,8 @@ class LakePopulation:
                 )
                 for bucket in (cut.buckets if own else (None,))
             ]
-            return tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
+            table = tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
+            return self._maps.apply(table) if self._maps else table
 
         return Batch(cut.members, read)
 

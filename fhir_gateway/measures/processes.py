@@ -27,6 +27,7 @@ from fhir_gateway.measures.evaluate import Evaluator, evaluate_batch
 from fhir_gateway.measures.model import GroupResult, PartResult, narrow
 from fhir_gateway.measures.package import MeasurePackage
 from fhir_gateway.measures.population import BATCH_MEMBERS, LakePopulation, Slice
+from fhir_gateway.measures.supplement import Supplement, maps_of
 
 #: Batches under way or waiting to be taken, for each process: more would pile up when the first is slow.
 _AHEAD = 2
@@ -36,13 +37,14 @@ _AHEAD = 2
 class Recipe:
     """All that another process needs to evaluate a slice of a lake: where things are, and what must be found there.
 
-    ``packages`` are paths with the hash of their content and how profiles are read.
+    ``packages`` are paths with the hash of their content, how profiles are read, and what the gateway's terminology
+    adds to them.
     """
 
     lake: str
     buckets: int
     version: int
-    packages: tuple[tuple[str, str, ProfilePolicy], ...]
+    packages: tuple[tuple[str, str, ProfilePolicy, Supplement | None], ...]
     period: tuple[date, date]
     now: datetime
 
@@ -100,8 +102,10 @@ class _Worker:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.population = LakePopulation(Lake.open(recipe.lake, recipe.buckets), version=recipe.version)
         self.evaluators = [_evaluator(*package) for package in recipe.packages]
+        lake = Lake.open(recipe.lake, recipe.buckets)
+        maps = maps_of(evaluator.package for evaluator in self.evaluators)
+        self.population = LakePopulation(lake, version=recipe.version, maps=maps)
 
     def evaluate(self, cut: Slice) -> list[PartResult]:
         batch = self.population.batch(cut)
@@ -139,10 +143,12 @@ def _evaluate(cut: Slice) -> list[PartResult]:
     return _worker.evaluate(cut)
 
 
-def _evaluator(path: str, content: str, profiles: ProfilePolicy) -> Evaluator:
+def _evaluator(path: str, content: str, profiles: ProfilePolicy, supplement: Supplement | None) -> Evaluator:
     package = MeasurePackage.load(Path(path), profiles=profiles)
     if package.package_hash != content:
         raise ConfigurationError("the package was changed during the evaluation", location=Location(file=path))
+    if supplement is not None:
+        package = supplement.applied(package)
     evaluator = Evaluator(package)
     evaluator.package = replace(package, resources=())  # the larger part of its memory
     return evaluator

@@ -16,6 +16,7 @@ from fhir_gateway.measures.model import PartResult
 from fhir_gateway.measures.population import BATCH_MEMBERS, LakePopulation, Slice
 from fhir_gateway.measures.processes import Recipe, evaluate_slices, processes_for
 from fhir_gateway.measures.store import ResultStore
+from fhir_gateway.measures.supplement import maps_of
 
 #: Told after each batch: members done, members in all.
 Tell = Callable[[int, int], None]
@@ -38,7 +39,8 @@ def evaluate_lake(
     ``processes`` is by default what :func:`processes_for` says; it changes nothing in the results. When a batch fails,
     nothing is stored.
     """
-    population = LakePopulation(lake, version=version, batch_members=batch_members)
+    maps = maps_of(evaluator.package for evaluator in evaluators)
+    population = LakePopulation(lake, version=version, batch_members=batch_members, maps=maps)
     slices = population.slices()
     total = sum(len(cut.members) for cut in slices)
     processes = processes or processes_for(total)
@@ -81,7 +83,7 @@ def _recipe(
         package = evaluator.package
         if package.path is None:
             raise ConfigurationError(f"measure {package.name} has no folder that processes can read")
-        packages.append((str(package.path), package.package_hash, package.profiles))
+        packages.append((str(package.path), package.package_hash, package.profiles, package.supplement))
     version = population.lake_version
     assert version is not None  # noqa: S101 - of a lake
     return Recipe(str(lake.root.resolve()), lake.buckets, version, tuple(packages), period, now)

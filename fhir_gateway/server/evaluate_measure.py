@@ -28,6 +28,7 @@ from fhir_gateway.measures.evaluate import Evaluator
 from fhir_gateway.measures.model import MeasureResult
 from fhir_gateway.measures.package import MeasurePackage
 from fhir_gateway.measures.population import LakePopulation
+from fhir_gateway.measures.supplement import maps_of, supplemented
 from fhir_gateway.server.access import access_of, admit
 from fhir_gateway.server.negotiation import operation_parameters, require_json
 from fhir_gateway.server.parameters import EvaluateMeasure, evaluate_measure_parameters
@@ -35,6 +36,8 @@ from fhir_gateway.server.problems import FHIR_JSON, UnknownResource
 
 #: Evaluations that run at the same time; each uses all of a core.
 CONCURRENT = 2
+#: Combinations of measure and first day of the period whose terminology is remembered; clients choose the day.
+REMEMBERED = 200
 _ATTRIBUTED = "http://hl7.org/fhir/us/davinci-atr/StructureDefinition/ext-attributedProvider"
 
 
@@ -45,7 +48,8 @@ class EvaluateMeasureOperation:
         self._gateway = gateway
         self._limiter: anyio.CapacityLimiter | None = None
         self._packages: list[MeasurePackage] | None = None
-        self._evaluators: dict[str, Evaluator] = {}
+        self._evaluators: dict[tuple[str, str], Evaluator] = {}
+        self._supplemented: dict[tuple[str, date, str], MeasurePackage] = {}
         self._lock = threading.Lock()
 
     async def handle(self, request: Request, measure_id: str | None) -> Response:
@@ -73,9 +77,9 @@ class EvaluateMeasureOperation:
         Raises NotFoundError for a measure, patient, group or practitioner that is not here, for it.
         """
         store = self._gateway.resources.seen_by(audience)
-        evaluator = self._evaluator(asked.measure, store)
+        evaluator = self._evaluator(asked.measure, store, asked.period[0])
         members = self._members(asked, store)
-        population = LakePopulation(self._gateway.lake, members=members)
+        population = LakePopulation(self._gateway.lake, members=members, maps=maps_of([evaluator.package]))
         now = datetime.now(ZoneInfo(self._gateway.settings.time_zone))
         result = evaluator.evaluate(population, asked.period, now)
         reporter = {"reference": f"Organization/{REPORTER}"}
@@ -86,8 +90,8 @@ class EvaluateMeasureOperation:
         report = dict(reports.summary(result, reporter))
         return _with_subject_lists(report, result) if asked.report_type == "subject-list" else report
 
-    def _evaluator(self, measure: str, store: ResourceStore) -> Evaluator:
-        """The compiled measure of a canonical or id; raises UnknownResource."""
+    def _evaluator(self, measure: str, store: ResourceStore, on: date) -> Evaluator:
+        """The compiled measure of a canonical or id, with terminology in force on a day; raises UnknownResource."""
         if measure.startswith("Measure/") or "/" not in measure:
             stored = _stored(store, measure.removeprefix("Measure/"))
             measure = f"{stored.get('url')}|{stored.get('version')}"
@@ -102,9 +106,17 @@ class EvaluateMeasureOperation:
             if not found:
                 raise UnknownResource("there is no such Measure that can be evaluated here")
             package = max(found, key=lambda one: one.version)
-            if package.package_hash not in self._evaluators:
-                self._evaluators[package.package_hash] = Evaluator(package)
-            return self._evaluators[package.package_hash]
+            asked = (package.package_hash, on, self._gateway.terminology.revision())
+            if asked not in self._supplemented:
+                if len(self._supplemented) >= REMEMBERED:
+                    self._supplemented.clear()
+                    self._evaluators.clear()
+                self._supplemented[asked] = supplemented(package, self._gateway.terminology, on)
+            package = self._supplemented[asked]
+            key = (package.package_hash, package.terminology_hash)
+            if key not in self._evaluators:
+                self._evaluators[key] = Evaluator(package)
+            return self._evaluators[key]
 
     def _members(self, asked: EvaluateMeasure, store: ResourceStore) -> list[str] | None:
         """Person ids the request is about, of those that ``store`` shows; None for everyone."""

@@ -138,6 +138,11 @@ def count_codes(resource: Resource) -> int:
     return sum(len(one.get("concept", ())) for one in resource.get("compose", {}).get("include", ()))
 
 
+def codes_of(code_system: Resource) -> frozenset[str]:
+    """All codes of a code system."""
+    return frozenset(one["code"] for one in _walk(code_system.get("concept", ()), "concept") if "code" in one)
+
+
 def _walk(entries: Iterable[Resource], below: str) -> Iterator[Resource]:
     stack = list(entries)
     while stack:

@@ -21,7 +21,7 @@ from sqlmodel import Field, SQLModel
 from fhir_gateway.db.engine import snapshot, table_of, transaction
 from fhir_gateway.errors import ConfigurationError, ConflictError, TerminologyError
 from fhir_gateway.terminology.canonical import canonical_json, split_canonical, version_order
-from fhir_gateway.terminology.reading import Resource, count_codes, effective_period, problem_of
+from fhir_gateway.terminology.reading import Resource, codes_of, count_codes, effective_period, problem_of
 
 #: Types that are kept.
 TYPES = ("ValueSet", "CodeSystem", "ConceptMap")
@@ -171,6 +171,17 @@ class TerminologyStore:
         found: dict[str, Any] = orjson.loads(zlib.decompress(body or b""))
         return entry, found
 
+    def lookup(self, system: str, code: str, on: date) -> Entry | None:
+        """The code system content in force on a day that has ``code``; None when the code was not in it then.
+
+        TerminologyError when no version of ``system`` is stored, or in force on that day.
+        """
+        found = self.find("CodeSystem", system, on)
+        if found is None:
+            raise TerminologyError(f"code system {system} is not stored")
+        entry, resource = found
+        return entry if code in codes_of(resource) else None
+
     def in_force(self, resource_type: str, on: date) -> Iterator[tuple[Entry, dict[str, Any]]]:
         """Of each url of a type what is in force on a day, if anything."""
         for url in sorted({one.url for one in self.entries(resource_type) if one.replaced_at is None}):
@@ -179,6 +190,12 @@ class TerminologyStore:
                 if found is not None:
                     yield found
 
+    def revision(self) -> str:
+        """Changes whenever anything stored does."""
+        latest = sa.select(sa.func.max(RESOURCE.c.imported_at), sa.func.max(RESOURCE.c.replaced_at))
+        with snapshot(self._engine) as connection:
+            return " ".join(str(one) for one in connection.execute(latest).one())
+
     def set_effective(self, reference: str, start: date | None, end: date | None) -> int:
         """Date all that is stored under ``reference`` (``url`` or ``url|version``) anew; returns how many."""
         _check_period(start, end)
@@ -186,7 +203,7 @@ class TerminologyStore:
         statement = sa.update(RESOURCE).where(RESOURCE.c.url == url)
         if version is not None:
             statement = statement.where(RESOURCE.c.version == version)
-        days = {"effective_from": _day(start), "effective_to": _day(end)}
+        days = {"effective_from": _day(start), "effective_to": _day(end), "imported_at": self._clock().isoformat()}
         with transaction(self._engine, lock=_LOCK) as connection:
             return connection.execute(statement.values(**days)).rowcount
 

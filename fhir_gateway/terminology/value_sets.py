@@ -48,6 +48,11 @@ class ValueSets:
         self.hash = content_hash(r for r in resources if r.get("resourceType") in ("ValueSet", "CodeSystem"))
 
     @property
+    def accept_empty(self) -> frozenset[str]:
+        """Urls of value sets that may be empty."""
+        return self._accept_empty
+
+    @property
     def urls(self) -> tuple[str, ...]:
         """Canonical urls of all value sets here, sorted."""
         return tuple(sorted(self._value_sets))
