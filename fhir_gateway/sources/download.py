@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, cast
 
 import httpx
+import numpy as np
 
 from fhir_gateway.errors import GatewayError, SourceError
 from fhir_gateway.sources.endpoint import without_query
@@ -200,19 +201,20 @@ class LineCounter:
         """Begin at none."""
         self._full = 0
         self._filled = False
-        self._last = b"\n"
 
     def feed(self, chunk: bytes) -> None:
         """Count a further piece; newlines alone are counted unless the piece might hold blank lines."""
         if not chunk:
             return
-        edge = self._last + chunk[:1] if self._filled or self._last == b"\n" else b"\n "
-        if edge in _BLANK or any(pair in chunk for pair in _BLANK):
+        text = np.frombuffer(chunk, np.uint8)
+        ended = text == _LINE_FEED
+        # a blank or line feed at a line's beginning: the line may be blank
+        begins_blank = (not self._filled and text[0] <= _BLANK) or bool((ended[:-1] & (text[1:] <= _BLANK)).any())
+        if begins_blank:
             self._feed_slowly(chunk)
         else:
-            self._full += chunk.count(b"\n")
-            self._filled = not chunk.endswith(b"\n")
-        self._last = chunk[-1:]
+            self._full += int(np.count_nonzero(ended))
+            self._filled = not ended[-1]
 
     def _feed_slowly(self, chunk: bytes) -> None:
         for index, line in enumerate(chunk.split(b"\n")):
@@ -227,7 +229,7 @@ class LineCounter:
         return self._full + self._filled
 
 
-_BLANK = (b"\n\n", b"\n\r", b"\n ", b"\n\t")
+_LINE_FEED, _BLANK = 10, 32
 
 
 class _Gunzip:
