@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +40,10 @@ MEMBERS = "members"
 UNIT, CRITERIA, VALUES = "unit", "criteria", "values"
 _INTEGERS = (pa.int16(), pa.int32(), pa.int64())
 
+_PARTIAL = ".saving-"
+#: Seconds after which a run that nobody has added to is taken for that of a process that was killed.
+_ABANDONED = 86_400
+
 Json = dict[str, Any]
 
 
@@ -55,10 +61,11 @@ class RunWriter:
     def __init__(self, folder: Path, header: RunHeader) -> None:
         """Save a run under ``folder``, named by its id."""
         folder.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
         self._folder = folder
         self._header = header
         self._digest = RunDigest(header)
-        self._partial = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
+        self._partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=folder))
         self._spool = (self._partial / "spool").open("wb+")
         self._tables: dict[str, _Kept] = {}
         self._groups: list[Json] = []
@@ -232,6 +239,15 @@ class RunWriter:
             "supplemental": [about for _, about in self._supplemental.values()],
             "groups": self._groups,
         }
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes left of their runs."""
+    for path in folder.glob(f"{_PARTIAL}*"):
+        with suppress(FileNotFoundError):  # another process sweeps as well
+            newest = max(found.stat().st_mtime for found in (path, *path.iterdir()))
+            if newest < time.time() - _ABANDONED:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def group_header(group: GroupResult) -> Json:

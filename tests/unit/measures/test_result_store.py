@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from datetime import datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -80,3 +81,33 @@ def test_a_run_can_be_deleted(tmp_path: Path) -> None:
     store.delete(run)
     store.delete(run)
     assert store.runs() == ()
+
+
+def test_what_a_killed_process_left_is_swept_when_it_is_old(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path)
+    store.save(result_of(NAMES[0]))
+    (layout,) = tmp_path.iterdir()
+    for name, age in ((".saving-old", 100_000), (".saving-new", 0)):
+        spool = layout / name / "spool"
+        spool.parent.mkdir()
+        spool.write_bytes(b"")
+        for path in (spool, spool.parent):
+            os.utime(path, (path.stat().st_mtime - age,) * 2)
+    store.save(result_of(NAMES[1]))
+    assert [path.name for path in layout.glob(".saving-*")] == [".saving-new"]
+
+
+def test_a_header_is_read_alone(tmp_path: Path) -> None:
+    result = result_of(NAMES[0])
+    store = ResultStore(tmp_path)
+    run = store.save(result)
+    for table in tmp_path.rglob("*.parquet"):
+        table.unlink()
+    header = store.header(run)
+    assert (header.canonical, header.period, header.evaluated_at) == (
+        result.canonical,
+        result.period,
+        result.evaluated_at,
+    )
+    with pytest.raises(NotFoundError):
+        store.header("m0")
