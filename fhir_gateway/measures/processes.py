@@ -13,8 +13,10 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date, datetime
+from itertools import zip_longest
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -31,36 +33,55 @@ from fhir_gateway.measures.supplement import Supplement, maps_of
 
 #: Batches under way or waiting to be taken, for each process: more would pile up when the first is slow.
 _AHEAD = 2
+#: What a process takes with a batch of one measure, and what each further measure adds (bench/million.txt and
+#: bench/many_measures.txt, rounded up).
+_PROCESS_BYTES, _MEASURE_BYTES = 600 << 20, 30 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """All that another process needs to evaluate a slice of a lake: where things are, and what must be found there.
 
-    ``packages`` are paths with the hash of their content, how profiles are read, and what the gateway's terminology
-    adds to them.
+    ``packages`` are paths with the hash of their content and how profiles are read; ``supplements``, of each package
+    or of none, what the gateway's terminology adds to it.
     """
 
     lake: str
     buckets: int
     version: int
-    packages: tuple[tuple[str, str, ProfilePolicy, Supplement | None], ...]
+    packages: tuple[tuple[str, str, ProfilePolicy], ...]
     period: tuple[date, date]
     now: datetime
+    supplements: tuple[Supplement | None, ...] = ()
 
 
-def processes_for(members: int, cores: int | None = None) -> int:
+def processes_for(members: int, measures: int, cores: int | None = None, memory: int | None = None) -> int:
     """How many processes to use when nobody says: one per core, but none for less than a full batch of members.
 
     Another process reads and compiles all packages first, which takes as long as evaluating them over some ten
-    thousand members.
+    thousand members. Nor are there more than ``memory`` (default: what is free now) has room for.
     """
-    return max(1, min(cores or usable_cores(), members // BATCH_MEMBERS))
+    memory = free_memory() if memory is None else memory
+    room = memory // (_PROCESS_BYTES + measures * _MEASURE_BYTES)
+    return max(1, min(cores or usable_cores(), members // BATCH_MEMBERS, room))
 
 
 def usable_cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory() -> int:
+    """Bytes that processes may still take: of the machine, and of the control group that this process is in."""
+    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    with suppress(OSError, ValueError, StopIteration):  # no Linux
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found.append(int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) << 10)
+    with suppress(OSError, ValueError):  # no control group, or one without limit
+        group = Path("/sys/fs/cgroup")
+        limit, used = ((group / name).read_text() for name in ("memory.max", "memory.current"))
+        found.append(max(int(limit) - int(used), 0))
+    return min(found)
 
 
 def evaluate_slices(recipe: Recipe, slices: Sequence[Slice], processes: int) -> Iterator[list[PartResult]]:
@@ -102,7 +123,9 @@ class _Worker:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.evaluators = [_evaluator(*package) for package in recipe.packages]
+        self.evaluators = [
+            _evaluator(*package, supplement) for package, supplement in zip_longest(recipe.packages, recipe.supplements)
+        ]
         lake = Lake.open(recipe.lake, recipe.buckets)
         maps = maps_of(evaluator.package for evaluator in self.evaluators)
         self.population = LakePopulation(lake, version=recipe.version, maps=maps)

@@ -43,9 +43,9 @@ def evaluate_lake(
     population = LakePopulation(lake, version=version, batch_members=batch_members, maps=maps)
     slices = population.slices()
     total = sum(len(cut.members) for cut in slices)
-    processes = processes or processes_for(total)
+    processes = processes or processes_for(total, len(evaluators))
     if processes > 1 and len(slices) > 1:
-        recipe = _recipe(evaluators, lake, population, period, now)
+        recipe = recipe_of(evaluators, lake, population, period, now)
         parts = evaluate_slices(recipe, slices, processes)
     else:
         parts = _evaluate_here(evaluators, population, slices, period, now)
@@ -75,15 +75,17 @@ def _evaluate_here(
         yield evaluate_batch(evaluators, batch, period, now)
 
 
-def _recipe(
+def recipe_of(
     evaluators: Sequence[Evaluator], lake: Lake, population: LakePopulation, period: tuple[date, date], now: datetime
 ) -> Recipe:
+    """What other processes need to do the same; ConfigurationError for a package that was not loaded from a path."""
     packages = []
     for evaluator in evaluators:
         package = evaluator.package
         if package.path is None:
             raise ConfigurationError(f"measure {package.name} has no folder that processes can read")
-        packages.append((str(package.path), package.package_hash, package.profiles, package.supplement))
+        packages.append((str(package.path), package.package_hash, package.profiles))
     version = population.lake_version
     assert version is not None  # noqa: S101 - of a lake
-    return Recipe(str(lake.root.resolve()), lake.buckets, version, tuple(packages), period, now)
+    supplements = tuple(evaluator.package.supplement for evaluator in evaluators)
+    return Recipe(str(lake.root.resolve()), lake.buckets, version, tuple(packages), period, now, supplements)
