@@ -15,8 +15,8 @@ from fhir_gateway.errors import ConfigurationError, GatewayError
 from fhir_gateway.lake.store import Lake
 from fhir_gateway.measures import Evaluator, LakePopulation, MeasurePackage, ResultStore, population, processes
 from fhir_gateway.measures.evaluate import evaluate_together
-from fhir_gateway.measures.processes import Recipe, evaluate_slices, processes_for
-from fhir_gateway.measures.run import evaluate_lake
+from fhir_gateway.measures.processes import evaluate_slices, free_memory, processes_for
+from fhir_gateway.measures.run import evaluate_lake, recipe_of
 from fhir_gateway.sources.models import StagedFile, StagedPull
 from tests.support.lake_pulls import People
 from tests.support.measures import MEASURES, NAMES, NOW, PERIOD, groups_of
@@ -97,18 +97,12 @@ def test_processes_change_nothing(tmp_path: Path, lake: Lake, evaluators: list[E
     assert saved(tmp_path / "one") == saved(tmp_path / "two")
 
 
-def _recipe(lake: Lake, *names: str) -> Recipe:
-    packages = tuple(
-        (str(MEASURES / name), MeasurePackage.load(MEASURES / name).package_hash, "declared") for name in names
-    )
-    return Recipe(str(lake.root), lake.buckets, lake.version, packages, PERIOD, NOW)
-
-
-def test_errors_of_a_process_arrive(lake: Lake) -> None:
-    recipe = replace(_recipe(lake), packages=((str(MEASURES / NAMES[0]), "another", "declared"),))
-    slices = LakePopulation(lake, batch_members=SIZE).slices()
+def test_errors_of_a_process_arrive(lake: Lake, evaluators: list[Evaluator]) -> None:
+    cut = LakePopulation(lake, batch_members=SIZE)
+    recipe = recipe_of(evaluators[:1], lake, cut, PERIOD, NOW)
+    changed = replace(recipe, packages=tuple((path, "another", *rest) for path, _, *rest in recipe.packages))
     with pytest.raises(ConfigurationError, match="was changed during the evaluation") as raised:
-        list(evaluate_slices(recipe, slices, 1))
+        list(evaluate_slices(changed, cut.slices(), 1))
     assert raised.value.location.file == str(MEASURES / NAMES[0])
 
 
@@ -134,8 +128,22 @@ def test_nobody(tmp_path: Path, evaluators: list[Evaluator]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("members", "cores", "expected"),
-    [(0, 8, 1), (24_999, 8, 1), (49_999, 8, 1), (50_000, 8, 2), (1_000_000, 8, 8), (1_000_000, 1, 1)],
+    ("members", "measures", "cores", "gigabytes", "expected"),
+    [
+        (0, 1, 8, 64, 1),
+        (49_999, 1, 8, 64, 1),
+        (50_000, 1, 8, 64, 2),
+        (1_000_000, 1, 8, 64, 8),
+        (1_000_000, 1, 1, 64, 1),
+        (1_000_000, 1, 64, 4, 6),
+        (1_000_000, 57, 64, 4, 1),
+    ],
 )
-def test_a_process_has_a_full_batch_at_least(members: int, cores: int, expected: int) -> None:
-    assert processes_for(members, cores) == expected
+def test_a_process_has_a_full_batch_and_room(
+    members: int, measures: int, cores: int, gigabytes: int, expected: int
+) -> None:
+    assert processes_for(members, measures, cores, gigabytes << 30) == expected
+
+
+def test_there_is_memory() -> None:
+    assert free_memory() > 1 << 20
