@@ -28,6 +28,7 @@ ProfilePolicy = Literal["declared", "content"]
 
 _QICORE = "http://hl7.org/fhir/us/qicore/"
 _US_CORE = "http://hl7.org/fhir/us/core/"
+_FHIR = "http://hl7.org/fhir/StructureDefinition/"
 
 
 class Negation(NamedTuple):
@@ -58,6 +59,17 @@ _LOINC = "http://loinc.org"
 FIXED_CODES: dict[str, frozenset[tuple[str, str]]] = {
     profile: frozenset((_LOINC, code) for code in codes.split())
     for profile, codes in {
+        # vital signs of FHIR R4 itself, which QI-Core 4.1.1 uses
+        "bmi": "39156-5",
+        "bodyheight": "8302-2",
+        "bodytemp": "8310-5",
+        "bodyweight": "29463-7",
+        "bp": "85354-9",
+        "headcircum": "9843-4",
+        "heartrate": "8867-4",
+        "oxygensat": "2708-6 59408-5",
+        "resprate": "9279-1",
+        "vitalspanel": "85353-1",
         "us-core-blood-pressure": "85354-9",
         "us-core-bmi": "39156-5",
         "us-core-body-height": "8302-2",
@@ -127,7 +139,7 @@ class ProfileFilter:
         keep = np.ones(len(every), dtype=bool)
         negation = NEGATIONS.get(self.resource_type)
         if negation is not None:
-            marked = _has(every, negation.element, negation.value) if negation.element else ~keep
+            marked = _has(every, negation.element, negation.value) if negation.element else _modified(every)
             keep = marked if self.name == negation.profile else ~marked
         if self.name in FIXED_CODES:
             keep = keep & coded_mask(every.property("code"), FIXED_CODES[self.name])
@@ -144,9 +156,10 @@ class ProfileFilter:
 
 def profile_filter(resource_type: str, template: str, policy: ProfilePolicy) -> ProfileFilter | None:
     """The filter of a retrieve's ``templateId``; None when the profile does not decide anything."""
-    if not template.startswith((_QICORE, _US_CORE)):
+    name = _local(template)
+    if not template.startswith((_QICORE, _US_CORE)) and not (template.startswith(_FHIR) and name in FIXED_CODES):
         return None
-    found = ProfileFilter(resource_type, _local(template), policy)
+    found = ProfileFilter(resource_type, name, policy)
     return found if found.elements else None
 
 
@@ -184,12 +197,26 @@ def _read_declared(every: ElementVec) -> Declared:
     if isinstance(urls, StrVec):
         owner = lists.parents
         for code, url in enumerate(urls.dictionary.to_pylist()):  # distinct ones
-            if url.startswith((_QICORE, _US_CORE)):
+            if url.startswith((_QICORE, _US_CORE, _FHIR)):
                 rows = owner[urls.codes == code]
                 found.by_name.setdefault(_local(url), none.copy())[rows] = True
                 if url.startswith(_QICORE):
                     found.some[rows] = True
     return found
+
+
+#: Where QI-Core 6 puts the ``doNotPerform`` of a DeviceRequest, which R4 has not.
+_DO_NOT_PERFORM = "http://hl7.org/fhir/5.0/StructureDefinition/extension-DeviceRequest.doNotPerform"
+
+
+def _modified(every: ElementVec) -> BoolArray:
+    """Resources with the modifier extension that says not to do it."""
+    hit = np.zeros(len(every), dtype=bool)
+    extensions = every.property("modifierExtension")
+    if isinstance(extensions, ListVec) and isinstance(extensions.flat, ElementVec):
+        said = _has(extensions.flat, "url", _DO_NOT_PERFORM) & _has(extensions.flat, "valueBoolean", True)
+        hit[extensions.parents[said]] = True
+    return hit
 
 
 def _has(every: ElementVec, element: str, value: str | bool) -> BoolArray:

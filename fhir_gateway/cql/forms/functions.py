@@ -11,10 +11,11 @@ import numpy as np
 
 from fhir_gateway.cql.compile import Function, Node, Scope, combine
 from fhir_gateway.cql.elm import Elm
+from fhir_gateway.cql.external import EXTERNAL
 from fhir_gateway.cql.forms.references import library_of
 from fhir_gateway.cql.frame import Env, Frame
 from fhir_gateway.cql.native import NATIVE
-from fhir_gateway.cql.registry import form
+from fhir_gateway.cql.registry import Call, form
 from fhir_gateway.cql.typespec import matches
 from fhir_gateway.cql.values import ChoiceVec, NullVec, Vec, select
 from fhir_gateway.errors import MeasureError
@@ -56,6 +57,8 @@ def function_ref(scope: Scope, elm: Elm) -> Node:
     bodies = _by_signature(scope, elm, bodies)
     native = NATIVE.get((library.name, name))
     named = set(scope.compiler.property_names)
+    if library.name == "FHIRHelpers" and name in EXTERNAL and all(body.get("external") for body in bodies):
+        return _external(scope, elm, operands)
     candidates = [(_specifiers(body), _function(scope, library, body)) for body in bodies]
     if native is not None:  # what only its ELM would look at need not be read beforehand
         scope.compiler.property_names = named
@@ -109,6 +112,23 @@ def function_ref(scope: Scope, elm: Elm) -> Node:
 
     def run(evaluation: Any, frame: Frame, env: Env) -> Vec:
         return call(evaluation, frame, [evaluation.value(o, frame, env) for o in operands])
+
+    node.run = run
+    return node
+
+
+def _external(scope: Scope, elm: Elm, operands: list[Node]) -> Node:
+    """A call of a function whose body is the engine's."""
+    kernel = EXTERNAL[elm["name"]]
+    given = elm["operand"][-1]
+    if elm["name"] == "memberOf" and given.get("type") == "Literal":  # missing content is refused before the run
+        scope.compiler.required_value_sets.add((given["value"], None))
+    free, patient = combine(operands)
+    node = Node(scope.library, elm, _nothing, free, patient)
+
+    def run(evaluation: Any, frame: Frame, env: Env) -> Vec:
+        found: Vec = kernel(Call(evaluation, node, frame), *(evaluation.value(o, frame, env) for o in operands))
+        return found
 
     node.run = run
     return node

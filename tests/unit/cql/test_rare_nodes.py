@@ -222,3 +222,58 @@ def test_recursion_without_end_fails_the_patient(evaluate: Evaluate) -> None:
     run = evaluate({"Loop": loop, "V": {"type": "FunctionRef", "name": "Loop", "operand": [literal("Integer", 1)]}})
     assert run.values("V") == [None]
     assert "recursion deeper than" in run.failures[0].reason
+
+
+def test_external_functions_of_fhirhelpers_that_the_data_can_answer(evaluate: Evaluate) -> None:
+    from datetime import UTC, datetime
+
+    from fhir_gateway.cql import compile_library
+    from fhir_gateway.measures.population import MemoryPopulation
+    from fhir_gateway.terminology import ValueSets
+    from tests.unit.cql.conftest import library
+
+    def external(name: str, *operands: str) -> dict[str, Any]:
+        named = [{"name": o, "operandType": FHIR + "Element"} for o in operands]
+        return {"type": "FunctionDef", "name": name, "external": True, "operand": named}
+
+    names = {"extension": 2, "memberOf": 2, "hasValue": 1, "getValue": 1, "resolve": 1}
+    helpers = library(
+        {n: external(n, *"ab"[:count]) for n, count in names.items()}, name="FHIRHelpers", version="4.4.000"
+    )
+
+    def call(name: str, *operands: Any) -> dict[str, Any]:
+        return {"type": "FunctionRef", "libraryName": "FH", "name": name, "operand": list(operands)}
+
+    patient = {"type": "SingletonFrom", "operand": {"type": "Retrieve", "dataType": FHIR + "Patient"}}
+    gender = {"type": "Property", "path": "gender", "source": patient}
+    definitions = {
+        "Extensions": {"type": "Count", "source": call("extension", patient, literal("String", "urn:b"))},
+        "Member": call(
+            "memberOf", {"type": "Property", "path": "maritalStatus", "source": patient}, literal("String", "urn:vs")
+        ),
+        "Has": call("hasValue", gender),
+        "Value": call("getValue", gender),
+    }
+    includes = {"def": [{"localIdentifier": "FH", "path": "FHIRHelpers", "version": "4.4.000"}]}
+    vs = {"resourceType": "ValueSet", "url": "urn:vs",
+          "compose": {"include": [{"system": "urn:s", "concept": [{"code": "M"}]}]}}  # fmt: skip
+    people: list[tuple[str, list[dict[str, Any]]]] = [
+        ("p1", [{"resourceType": "Patient", "id": "p1", "gender": "male",
+                 "maritalStatus": {"coding": [{"system": "urn:s", "code": "M"}]},
+                 "extension": [{"url": "urn:a"}, {"url": "urn:b"}, {"url": "urn:b"}]}]),
+        ("p2", [{"resourceType": "Patient", "id": "p2"}]),
+    ]  # fmt: skip
+    compiled = compile_library([library(definitions, includes=includes), helpers], ("Test", "1"), ValueSets([vs]))
+    run = compiled.evaluate(next(iter(MemoryPopulation(people).batches())), {}, datetime(2026, 1, 1, tzinfo=UTC))
+    assert {name: run.values(name) for name in definitions} == {
+        "Extensions": [2, 0],
+        "Member": [True, None],
+        "Has": [True, False],
+        "Value": ["male", None],
+    }
+    with pytest.raises(MeasureError, match=r"urn:vs"):
+        compile_library([library(definitions, includes=includes), helpers], ("Test", "1"), ValueSets([]))
+    with pytest.raises(UnsupportedElm, match="external function"):
+        compile_library(
+            [library({"R": call("resolve", patient)}, includes=includes), helpers], ("Test", "1"), ValueSets([])
+        )
