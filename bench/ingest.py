@@ -1,35 +1,56 @@
-"""How fast a folder of FHIR files becomes a lake, next to merely parsing the same bytes.
+"""How fast folders of FHIR files become a lake, next to merely parsing the same bytes, and in how much memory.
 
-``python bench/ingest.py FOLDER`` prints seconds, CPU seconds, MB/s and resources/s per core (per CPU second) of
+    python -m bench.ingest [FOLDER] [--patients 4000] [--memory 1000] [--peer 2000]
 
-- ``orjson.loads`` of every line, nothing else (the floor of anything that looks at every resource in Python);
-- reading and checking every line (the first half of a commit);
-- the whole commit into a new lake: checked, typed, written and committed;
-- the same files again under another pull id: everything unchanged.
+measures the sandbox population (``--patients`` persons) and, when it is there, a public Synthea population (FOLDER, by
+default ``../shared/data/synthea/generated-sample-data-r4`` beside the checkout). Rows are CPU seconds of one process:
+
+- ``orjson.loads`` of every line, nothing else: the limit of anything that looks at every resource in Python;
+- ``fhir.resources`` validation of ``--peer`` lines spread over all files, scaled to all of them: the peer;
+- checked: every line read and fully validated, what a commit does first;
+- checked into columns: the same, and every resource typed into Arrow columns;
+- the commit into a new lake: checked, typed, sorted by member, compressed, written and committed;
+- the same files again under another pull id: everything is unchanged;
+- a pull of one resource in a hundred, changed.
+
+Memory: the sandbox populations of ``--memory`` persons, and of 4 and 16 times as many, each committed in a process of
+its own; printed is the most memory that process ever had (``ru_maxrss``).
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import json
 import os
 import platform
+import resource
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import duckdb
+import numpy as np
 import orjson
 import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from fhir_gateway.lake.lines import read_lines
+from fhir_gateway.lake.lines import read_blocks
+from fhir_gateway.lake.scan import Scanned, Scanner
 from fhir_gateway.lake.store import Lake
-from fhir_gateway.lake.validate import Shapes, check, collector_off
+from fhir_gateway.lake.typed import typed_rows
+from fhir_gateway.r4 import models
+from fhir_gateway.sandbox.population import generate
 from fhir_gateway.sources.files import stage_files
-from fhir_gateway.sources.models import StagedPull
+from fhir_gateway.sources.models import StagedFile, StagedPull
+
+_SYNTHEA = Path(__file__).parents[2] / "shared/data/synthea/generated-sample-data-r4"
 
 
 class EveryoneIsOneself:
@@ -49,50 +70,158 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
+def lines_of(pull: StagedPull) -> Iterator[bytes]:
+    for file in pull.files:
+        for block in read_blocks(file):
+            yield from block.text.split(b"\n")[:-1]
+
+
 def parse_only(pull: StagedPull) -> None:
-    with collector_off():
-        for file in pull.files:
-            for batch in read_lines(file):
-                for line in batch.lines:
-                    orjson.loads(line)
+    for line in lines_of(pull):
+        orjson.loads(line)
+
+
+def peer_only(lines: list[bytes]) -> None:
+    for line in lines:
+        models.validate(orjson.loads(line))
+
+
+def scanned(pull: StagedPull, scanner: Scanner) -> Iterator[Scanned]:
+    order = 0
+    for file in pull.files:
+        for block in read_blocks(file):
+            found = scanner.scan(block, file.resource_type, file.name, order)
+            order += found.places
+            yield found
 
 
 def check_only(pull: StagedPull) -> None:
-    shapes = Shapes()
-    with collector_off():
-        for file in pull.files:
-            for batch in read_lines(file):
-                check(batch.lines, batch.numbers, file.resource_type, file.name, shapes)
+    refused = sum(len(found.refused) for found in scanned(pull, Scanner()))
+    assert refused == 0
 
 
-def main(folder: Path) -> None:
+def into_columns(pull: StagedPull) -> None:
+    scanner = Scanner()
+    with duckdb.connect() as connection:
+        for found in scanned(pull, scanner):
+            for name, batch in found.rows:
+                rows = pa.table(batch)
+                order = np.arange(rows.num_rows)
+                for _ in typed_rows(connection, scanner.grammar, name, rows, order, scanner.shape(name)):
+                    pass
+
+
+def changed(pull: StagedPull, path: Path, every: int) -> StagedPull:
+    """One resource in `every`, changed."""
+    with path.open("wb") as out:
+        for number, line in enumerate(lines_of(pull)):
+            if number % every == 0:
+                out.write(orjson.dumps({**orjson.loads(line), "language": "en"}) + b"\n")
+    return StagedPull("changed", pull.source, "files", None, (StagedFile(path, path.name),))
+
+
+def measure(title: str, folders: list[Path], peer: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        pull = stage_files([folder], "bench", Path(scratch) / "split")
-        batches = [batch for file in pull.files for batch in read_lines(file)]
-        resources = sum(len(batch.lines) for batch in batches)
-        size = sum(len(line) for batch in batches for line in batch.lines) / 1e6
-        del batches
-        lake = Lake.open(Path(scratch) / "lake")
+        pull = stage_files(folders, "bench", Path(scratch) / "split")
+        count, size = 0, 0
+        for line in lines_of(pull):
+            count += 1
+            size += len(line) + 1
+        sample = [line for number, line in enumerate(lines_of(pull)) if number % -(-count // peer) == 0]
         people = EveryoneIsOneself()
-        runs = {
-            "orjson.loads": timed(lambda: parse_only(pull)),
-            "read and check": timed(lambda: check_only(pull)),
+        check_only(pull)  # the first use of compiled code loads it
+        into_columns(changed(pull, Path(scratch) / "few.ndjson", 500))
+        lake = Lake.open(Path(scratch) / "lake")
+        ours = {
+            "checked": timed(lambda: check_only(pull)),
+            "checked into columns": timed(lambda: into_columns(pull)),
             "commit": timed(lambda: lake.commit(pull, people)),
-            "commit again, unchanged": timed(lambda: lake.commit(replace(pull, id="again"), people)),
+            "commit again, all unchanged": timed(lambda: lake.commit(replace(pull, id="again"), people)),
         }
         stored = sum(file.stat().st_size for file in lake.root.rglob("*.parquet")) / 1e6
-    floor = runs["orjson.loads"][1]
-    machine = f"{os.cpu_count()} cores, {platform.machine()}"
-    title = f"{resources:,} resources, {size:,.0f} MB of JSON, {stored:,.0f} MB stored; {machine}"
-    table = Table(title=title)
-    for heading in ("", "s", "CPU s", "MB/s/core", "resources/s/core", "CPU, times parsing"):
+        few = changed(pull, Path(scratch) / "changed.ndjson", 100)
+        ours["commit of 1 % changed"] = timed(lambda: lake.commit(few, people))
+        runs = {"orjson.loads": timed(lambda: parse_only(pull))}
+        wall, cpu = timed(lambda: peer_only(sample))
+        scale = count / len(sample)
+        runs[f"fhir.resources, from {len(sample):,} of them"] = (wall * scale, cpu * scale)
+        runs |= ours
+    limit = runs["orjson.loads"][1]
+    slowest = runs[f"fhir.resources, from {len(sample):,} of them"][1]
+    headline = f"{title}: {count:,} resources, {size / 1e6:,.0f} MB of JSON, {stored:,.0f} MB stored"
+    table = Table(title=headline)
+    for heading in (
+        "",
+        "s",
+        "CPU s",
+        "MB/s/core",
+        "resources/s/core",
+        "CPU, times orjson",
+        "times fhir.resources' speed",
+    ):
         table.add_column(heading, justify="right" if heading else "left")
     for name, (wall, cpu) in runs.items():
         table.add_row(
-            name, f"{wall:.2f}", f"{cpu:.2f}", f"{size / cpu:,.0f}", f"{resources / cpu:,.0f}", f"{cpu / floor:.1f}"
+            name,
+            f"{wall:.2f}",
+            f"{cpu:.2f}",
+            f"{size / 1e6 / cpu:,.0f}",
+            f"{count / cpu:,.0f}",
+            f"{cpu / limit:.2f}",
+            f"{slowest / cpu:,.0f}",
         )
-    Console(width=120).print(table)
+    Console(width=140).print(table)
+
+
+def sandbox_folders(population: Path) -> list[Path]:
+    """The files of both sources, without what the generator says about them."""
+    return [population / "ehr", population / "payer"]
+
+
+def commit_once(folder: Path) -> dict[str, Any]:
+    """In a process of its own: the commit of a folder, and the most memory that took."""
+    with tempfile.TemporaryDirectory() as scratch:
+        pull = stage_files(sandbox_folders(folder), "bench", Path(scratch) / "split")
+        ledger = Lake.open(Path(scratch) / "lake").commit(pull, EveryoneIsOneself())
+    rows = sum(entry.rows_stored for entry in ledger.entries)
+    return {"rows": rows, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def measure_memory(persons: int) -> None:
+    table = Table(title="Peak memory of a commit")
+    for heading in ("persons", "resources", "MB of JSON", "peak MB"):
+        table.add_column(heading, justify="right")
+    for times in (1, 4, 16):
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            generate(folder, patients=persons * times, seed=7, year=2025)
+            size = sum(path.stat().st_size for path in folder.rglob("*.ndjson")) / 1e6
+            command = [sys.executable, "-m", "bench.ingest", str(folder), "--once"]
+            found = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+        table.add_row(f"{persons * times:,}", f"{found['rows']:,}", f"{size:,.0f}", f"{found['peak_mb']:,.0f}")
+    Console(width=140).print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("folder", type=Path, nargs="?", default=_SYNTHEA)
+    parser.add_argument("--patients", type=int, default=4000)
+    parser.add_argument("--memory", type=int, default=1000)
+    parser.add_argument("--peer", type=int, default=2000)
+    parser.add_argument("--once", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.once:
+        print(json.dumps(commit_once(options.folder)))
+        return
+    cores = f"{os.cpu_count()} cores, {platform.machine()}, {time.strftime('%Y-%m-%d', time.gmtime())}"
+    print(f"python -m bench.ingest --patients {options.patients} --memory {options.memory} ({cores})\n")
+    with tempfile.TemporaryDirectory() as scratch:
+        generate(Path(scratch), patients=options.patients, seed=7, year=2025)
+        measure("Sandbox population", sandbox_folders(Path(scratch)), options.peer)
+    if options.folder.is_dir():
+        measure("Synthea", [options.folder], options.peer)
+    measure_memory(options.memory)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()
