@@ -19,6 +19,7 @@ TABLE_MODULES: tuple[str, ...] = (
     "fhir_gateway.auth.store",
     "fhir_gateway.server.audit",
     "fhir_gateway.terminology.store",
+    "fhir_gateway.jobs.tables",
 )
 
 

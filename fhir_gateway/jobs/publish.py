@@ -9,8 +9,8 @@ from __future__ import annotations
 import gc
 import hashlib
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -19,7 +19,10 @@ import duckdb
 import orjson
 import pyarrow as pa
 
+from fhir_gateway.errors import NotFoundError
 from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs.locks import hold
+from fhir_gateway.jobs.served import compare, read_former, write_present
 from fhir_gateway.r4 import spec
 from fhir_gateway.sources.outcome import Progress, PullProgress
 
@@ -37,7 +40,7 @@ FROM (
   SELECT _member AS member, _source AS source, _raw AS raw,
     struct_pack(rank := coalesce(r.rank, 1000000), source := _source, id := id) AS place
   FROM patients LEFT JOIN ranks r ON r.source = _source
-  WHERE _member IS NOT NULL
+  WHERE _member IN (SELECT id FROM members)
 ) GROUP BY member ORDER BY member
 """
 
@@ -59,16 +62,22 @@ def published_id(source: str, resource_id: str) -> str:
 
 
 def publish(gateway: Gateway, progress: Progress | None = None) -> Published:
-    """Bring the served resources up to the newest lake version; what did not change is not written."""
+    """Bring the served resources up to the newest lake version; what did not change is not even looked at again.
+
+    One process at a time; another one waits.
+    """
+    with hold(gateway, "publish", wait=lambda: True):
+        return _publish(gateway, progress)
+
+
+def _publish(gateway: Gateway, progress: Progress | None) -> Published:
     lake, version = gateway.lake, gateway.lake.version
-    references = References(gateway)
     patients = lake.read("Patient", ["_raw"], version=version)
+    copies = {kind: lake.read(kind, ["_raw"], version=version) for kind in PUBLISHED}
     ranks = pa.table({"source": [one.name for one in gateway.endpoints.all()]})
     ranks = ranks.append_column("rank", pa.array(range(ranks.num_rows), pa.int64()))
-    with duckdb.connect() as connection:
-        connection.register("patients", patients)
-        connection.register("ranks", ranks)
-        golden = connection.sql(_GOLDEN).to_arrow_table()
+    former = read_former(gateway.engine)
+    difference = compare(patients, ranks, copies, former)
     counts: dict[str, int] = {}
 
     def put(kind: str, resources: Iterator[dict[str, Any]]) -> None:
@@ -78,18 +87,43 @@ def publish(gateway: Gateway, progress: Progress | None = None) -> Published:
 
     put("Organization", iter([reporter(gateway)]))
     own = counts.pop("Organization")
+    references = References(gateway, patients, copies)
+    golden = _golden(patients, ranks, difference.keys("Patient"))
     if progress:
         progress(PullProgress("publish", "Patient", 0, golden.num_rows))
     put("Patient", _patients(golden, references))
-    for gone in set(gateway.resources.ids("Patient")) - set(golden["member"].to_pylist()):
-        gateway.resources.delete("Patient", gone)  # a person that was merged into another one
-    for kind in PUBLISHED:
-        rows = lake.read(kind, ["_raw"], version=version)
+    for kind, rows in copies.items():
+        keys = difference.keys(kind)
+        changed = (
+            rows.join(keys, ["_source", "id"], ["source", "id"], "left semi") if keys.num_rows else rows.slice(0, 0)
+        )
         if progress:
-            progress(PullProgress("publish", kind, 0, rows.num_rows))
-        put(kind, _copies(rows, references))
+            progress(PullProgress("publish", kind, 0, changed.num_rows))
+        put(kind, _copies(changed, references))
+    persons = set(patients["_member"].drop_null().unique().to_pylist())
+    gone = {(row["kind"], _served_as(row["source"], row["id"])) for row in difference.gone.to_pylist()}
+    if not former.num_rows:  # served by an older gateway, which kept no digests
+        gone |= {("Patient", id) for id in set(gateway.resources.ids("Patient")) - persons}
+    for kind, resource_id in sorted(gone):
+        with suppress(NotFoundError):
+            gateway.resources.delete(kind, resource_id)
+    write_present(gateway.engine, version, difference.digests)
     counts["Organization"] += own
-    return Published(golden.num_rows, counts)
+    return Published(len(persons), counts)
+
+
+def _golden(patients: pa.Table, ranks: pa.Table, members: pa.Table) -> pa.Table:
+    """The first copy of each of some persons, with the identifiers of all."""
+    with duckdb.connect() as connection:
+        connection.register("patients", patients)
+        connection.register("ranks", ranks)
+        connection.register("members", members)
+        return connection.sql(_GOLDEN).to_arrow_table()
+
+
+def _served_as(source: str, resource_id: str) -> str:
+    """The id under which a row of the digests is served; persons have no source."""
+    return published_id(source, resource_id) if source else resource_id
 
 
 @contextmanager
@@ -117,18 +151,22 @@ def reporter(gateway: Gateway) -> dict[str, Any]:
 class References:
     """Where references of a source's resources lead in what we serve."""
 
-    def __init__(self, gateway: Gateway) -> None:
-        """Read the ids of all served types once."""
+    def __init__(self, gateway: Gateway, patients: pa.Table, copies: Mapping[str, pa.Table]) -> None:
+        """Over the rows of all served types."""
         self._persons = gateway.persons
         self._patients: dict[tuple[str, str], str] = {}
         self._types: dict[tuple[str, str], str] = {}
-        for kind in ("Patient", *PUBLISHED):
-            rows = gateway.lake.read(kind)
+        for kind, rows in {"Patient": patients, **copies}.items():
             keys = zip(rows["_source"].to_pylist(), rows["id"].to_pylist(), strict=True)
             if kind == "Patient":
                 self._patients = dict(zip(keys, rows["_member"].to_pylist(), strict=True))
             else:
                 self._types.update(dict.fromkeys(keys, kind))
+
+    @classmethod
+    def of(cls, gateway: Gateway) -> References:
+        """Over what the lake holds now."""
+        return cls(gateway, gateway.lake.read("Patient"), {kind: gateway.lake.read(kind) for kind in PUBLISHED})
 
     def rewrite(self, source: str, raw: str) -> Any:
         """A resource of ``source``, parsed, its references led to our ids.

@@ -50,19 +50,19 @@ def person(gateway: Gateway) -> str:
     ],
 )
 def test_references_lead_to_what_we_serve(gateway: Gateway, person: str, written: str, expected: str) -> None:
-    rewritten = References(gateway).rewrite("ehr", json.dumps({"subject": {"reference": written}}))
+    rewritten = References.of(gateway).rewrite("ehr", json.dumps({"subject": {"reference": written}}))
     assert rewritten == {"subject": {"reference": expected.format(person=person)}}
 
 
 def test_text_that_only_looks_like_a_reference_stays(gateway: Gateway, person: str) -> None:
     text = 'he said "reference": "Patient/a" aloud'
     raw = json.dumps({"note": [{"text": text}], "x": {"reference": {"reference": "Patient/a"}}}, indent=1)
-    rewritten = References(gateway).rewrite("ehr", raw.replace('Patient/a"\n', 'Patient\\/a"\n'))
+    rewritten = References.of(gateway).rewrite("ehr", raw.replace('Patient/a"\n', 'Patient\\/a"\n'))
     assert rewritten == {"note": [{"text": text}], "x": {"reference": {"reference": f"Patient/{person}"}}}
 
 
 def test_a_patient_that_never_came_has_a_person_all_the_same(gateway: Gateway) -> None:
-    references = References(gateway)
+    references = References.of(gateway)
     first = references.rewrite("ehr", '{"reference":"Patient/stranger"}')["reference"]
     assert first.startswith("Patient/p")
     assert references.rewrite("ehr", '{"reference":"Patient/stranger"}')["reference"] == first

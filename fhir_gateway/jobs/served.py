@@ -1,0 +1,115 @@
+"""What changed since it was served last: a digest for each served resource, kept beside the resources themselves.
+
+Digests are made over whole columns, so that looking at everything costs little, and only what differs is written anew.
+What a resource becomes depends on its row, and on where its references lead; both count.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from sqlalchemy import Engine
+
+from fhir_gateway.db.engine import session
+from fhir_gateway.jobs.tables import JobPublication
+
+DIGESTS = pa.schema([("kind", pa.string()), ("source", pa.string()), ("id", pa.string()), ("digest", pa.uint64())])
+"""A row per served resource; `source` is empty for persons, who may have several."""
+
+RENDERING = 1
+"""Raise it when what is served of a row changes: then everything is served anew."""
+
+_LINK = "patient"  # kind of the rows that say which person a source's patient was
+
+_PERSONS = """
+CREATE TABLE present AS
+SELECT 'Patient' AS kind, '' AS source, _member AS id,
+  hash($rendering, list(hash(_source, id, _raw) ORDER BY coalesce(rank, 1000000), _source, id)) AS digest
+FROM patients LEFT JOIN ranks ON ranks.source = _source WHERE _member IS NOT NULL GROUP BY _member
+UNION ALL SELECT $link, _source, id, hash(_member) FROM patients
+"""
+
+_COPIES = "INSERT INTO present SELECT $kind, _source, id, hash($rendering, _raw, _member) FROM rows"
+
+_CHANGED = """
+CREATE TABLE changed AS
+SELECT n.kind, n.source, n.id FROM present n LEFT JOIN former f USING (kind, source, id)
+WHERE n.digest IS DISTINCT FROM f.digest
+"""
+
+# Whose references may lead elsewhere although the row is as it was: those by URL or UUID lead to what we have by now,
+# those to a patient lead to who that is by now.
+_LED_ELSEWHERE = """
+INSERT INTO changed
+WITH line AS ({lines}), mention AS (
+    SELECT source, id, sender, unnest(regexp_extract_all(_raw, 'Patient\\\\?/([A-Za-z0-9.-]+)', 1)) AS patient
+    FROM line WHERE EXISTS (FROM changed WHERE kind = $link)
+)
+SELECT $kind, source, id FROM (
+    SELECT source, id FROM line WHERE regexp_matches(_raw, '"reference"\\s*:\\s*"(https?:|urn:)')
+    UNION SELECT m.source, m.id FROM mention m
+    SEMI JOIN changed c ON c.kind = $link AND c.source = m.sender AND c.id = m.patient
+) led ANTI JOIN changed c ON c.kind = $kind AND c.source = led.source AND c.id = led.id
+"""
+_PATIENT_LINES = "SELECT '' AS source, _member AS id, _source AS sender, _raw FROM rows"
+_COPY_LINES = "SELECT _source AS source, id, _source AS sender, _raw FROM rows"
+
+_GONE = (
+    "SELECT kind, source, id FROM former ANTI JOIN present USING (kind, source, id) WHERE kind <> $link ORDER BY ALL"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Keys (kind, source, id) of what is to be served anew, keys of what is gone, and the digests to keep."""
+
+    changed: pa.Table
+    gone: pa.Table
+    digests: pa.Table
+
+    def keys(self, kind: str) -> pa.Table:
+        """Sources and ids of a kind that are to be served anew."""
+        return self.changed.filter(pc.equal(self.changed["kind"], kind)).select(["source", "id"])
+
+
+def compare(patients: pa.Table, ranks: pa.Table, copies: Mapping[str, pa.Table], former: pa.Table) -> Difference:
+    """Compare rows of the lake with what was served; all tables with `_raw`, `ranks` the order of sources."""
+    everything = {"Patient": patients, **copies}
+    with duckdb.connect() as connection:
+        connection.register("patients", patients)
+        connection.register("ranks", ranks)
+        connection.register("former", former)
+        connection.execute(_PERSONS, {"link": _LINK, "rendering": RENDERING})
+        for kind, rows in copies.items():
+            connection.register("rows", rows)
+            connection.execute(_COPIES, {"kind": kind, "rendering": RENDERING})
+        connection.execute(_CHANGED)
+        for kind, rows in everything.items() if former.num_rows else ():
+            connection.register("rows", rows)
+            lines = _PATIENT_LINES if kind == "Patient" else _COPY_LINES
+            connection.execute(_LED_ELSEWHERE.format(lines=lines), {"kind": kind, "link": _LINK})
+        changed = connection.sql("SELECT * FROM changed WHERE id IS NOT NULL ORDER BY ALL").to_arrow_table()
+        gone = connection.sql(_GONE, params={"link": _LINK}).to_arrow_table()
+        digests = connection.sql("SELECT * FROM present").to_arrow_table().cast(DIGESTS)
+    return Difference(changed, gone, digests)
+
+
+def read_former(engine: Engine) -> pa.Table:
+    """Digests of what was served last; none before the first time."""
+    with session(engine) as opened:
+        row = opened.get(JobPublication, 1)
+    return DIGESTS.empty_table() if row is None else pq.read_table(io.BytesIO(row.digests), schema=DIGESTS)
+
+
+def write_present(engine: Engine, lake_version: int, digests: pa.Table) -> None:
+    """Keep the digests of what is served now."""
+    file = io.BytesIO()
+    pq.write_table(digests.sort_by([("kind", "ascending"), ("id", "ascending")]), file, compression="zstd")
+    with session(engine) as opened:
+        opened.merge(JobPublication(id=1, lake_version=lake_version, digests=file.getvalue()))
