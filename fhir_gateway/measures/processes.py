@@ -16,7 +16,6 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date, datetime
-from itertools import zip_longest
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -123,9 +122,9 @@ class _Worker:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.evaluators = [
-            _evaluator(*package, supplement) for package, supplement in zip_longest(recipe.packages, recipe.supplements)
-        ]
+        supplements = recipe.supplements or (None,) * len(recipe.packages)
+        packages = zip(recipe.packages, supplements, strict=True)
+        self.evaluators = [_evaluator(*package, supplement) for package, supplement in packages]
         lake = Lake.open(recipe.lake, recipe.buckets)
         maps = maps_of(evaluator.package for evaluator in self.evaluators)
         self.population = LakePopulation(lake, version=recipe.version, maps=maps)
