@@ -43,7 +43,7 @@ def read_cases(folder: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in lines]
 
 
-def replicate(cases: Sequence[dict[str, Any]], patients: int, folder: Path) -> int:
+def replicate(cases: Sequence[dict[str, Any]], patients: int, folder: Path, prefix: str = "c") -> int:
     """Write ``patients`` copies of the cases in turn, one NDJSON file per type; every id gets the copy's number."""
     texts = []
     for case in cases:
@@ -68,8 +68,8 @@ def replicate(cases: Sequence[dict[str, Any]], patients: int, folder: Path) -> i
         ids, resources = texts[number % len(texts)]
         for kind, text in resources:
             for own in ids:
-                text = text.replace(f'"id":"{own}"', f'"id":"c{number}-{own[:40]}"')
-                text = text.replace(f'/{own}"', f'/c{number}-{own[:40]}"')
+                text = text.replace(f'"id":"{own}"', f'"id":"{prefix}{number}-{own[:40]}"')
+                text = text.replace(f'/{own}"', f'/{prefix}{number}-{own[:40]}"')
             if kind not in files:
                 files[kind] = (folder / f"{kind}.ndjson").open("w", encoding="utf-8")
             files[kind].write(text + "\n")
@@ -97,7 +97,7 @@ def ingest(folder: Path, lake_folder: Path) -> None:
     from fhir_gateway.sources.models import StagedFile, StagedPull
 
     lake = Lake.open(str(lake_folder), buckets=8)
-    files = tuple(StagedFile(path, path.name, path.stem, None) for path in sorted(folder.glob("*.ndjson")))
+    files = tuple(StagedFile(path, path.name, path.stem, None) for path in sorted(folder.rglob("*.ndjson")))
     started, cpu = time.perf_counter(), time.process_time()
     ledger = lake.commit(StagedPull("bench", "bench", "files", None, files), EachPatientAPerson())
     lines = sum(e.lines_read for e in ledger.entries)
