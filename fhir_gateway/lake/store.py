@@ -190,6 +190,16 @@ class Lake:
         rows = rows.take(_newest_in_order(rows, superseded=True)).drop_columns(hidden)
         return rows if members is None else rows.filter(pc.is_in(rows["_member"], value_set=members))
 
+    def rows(self, version: int | None = None) -> int:
+        """How many rows of patients there are of all types, superseded ones too: a measure of what evaluating takes."""
+        tables = self._log.tables(self.version if version is None else version)
+        return sum(
+            file.rows
+            for name, state in tables.items()
+            if belongs_to_patients(name)
+            for file in self._tables.setdefault(name, ResourceTable(self.root, name)).files(state.delta_version)
+        )
+
     def members(self, bucket: int | None = None, version: int | None = None) -> pa.Array:
         """Persons with a Patient row, sorted."""
         found = pc.unique(self.read("Patient", bucket=bucket, version=version)["_member"]).drop_null()

@@ -40,6 +40,7 @@ class StoredFile:
 
     path: Path
     bucket: int
+    rows: int = 0  # as far as the table says
 
 
 class ResourceTable:
@@ -58,10 +59,9 @@ class ResourceTable:
 
     def _listed(self, table: DeltaTable) -> tuple[StoredFile, ...]:
         actions = pa.table(table.get_add_actions(flatten=True))
-        found = zip(actions["path"].to_pylist(), actions["partition._bucket"].to_pylist(), strict=True)
-        return tuple(
-            sorted((StoredFile(self.path / path, int(b)) for path, b in found), key=lambda f: (f.bucket, f.path))
-        )
+        columns = (actions[name].to_pylist() for name in ("path", "partition._bucket", "num_records"))
+        found = (StoredFile(self.path / path, int(b), rows or 0) for path, b, rows in zip(*columns, strict=True))
+        return tuple(sorted(found, key=lambda f: (f.bucket, f.path)))
 
     def scan(self, version: int, columns: Sequence[str]) -> pa.RecordBatchReader:
         """Stream our own columns (and ``_bucket``) of all rows ever written up to a Delta version."""

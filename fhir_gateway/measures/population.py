@@ -59,6 +59,9 @@ class ReadableLake(Protocol):
     def members(self, bucket: int | None = None, version: int | None = None) -> pa.Array:
         """Sorted person ids."""
 
+    def rows(self, version: int | None = None) -> int:
+        """How many rows of patients there are."""
+
     def read(
         self,
         resource_type: str,
@@ -78,6 +81,8 @@ class ReadableLake(Protocol):
 #: Members of a batch at most. A batch of this size of the published measures' cases takes some hundred MB; a smaller
 #: one spends its time on starting operators, a larger one is no faster.
 BATCH_MEMBERS = 25_000
+#: Rows of all types in a batch, about: members with hundreds of resources each are fewer to a batch.
+BATCH_ROWS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,8 @@ class Slice:
 
 class LakePopulation:
     """All members of a lake, or those of ``members``, in batches of at most ``batch_members``.
+
+    Where members have many resources a batch has fewer, for about :data:`BATCH_ROWS` rows.
 
     A batch is as many buckets as fit, or a part of one that is larger. Resources that belong to no member
     (Practitioner, Medication ...) are read from all buckets, since any member may refer to them.
@@ -130,20 +137,25 @@ class LakePopulation:
     def slices(self) -> tuple[Slice, ...]:
         """The population cut into batches, in order of bucket and member: the order of results, however it is cut."""
         found: list[Slice] = []
+        everybody = self._members()
+        limit = self._batch_members
+        if self._wanted is None and everybody:
+            of_each = self._lake.rows(self._version) / sum(map(len, everybody.values()))
+            limit = max(1, min(limit, int(BATCH_ROWS / max(of_each, 1))))
         fitting: dict[int, pa.Array] = {}
-        for bucket, members in self._members().items():
-            if sum(map(len, fitting.values())) + len(members) > self._batch_members:
-                found += self._cut(fitting)
+        for bucket, members in everybody.items():
+            if sum(map(len, fitting.values())) + len(members) > limit:
+                found += self._cut(fitting, limit)
                 fitting = {}
             fitting[bucket] = members
-        return (*found, *self._cut(fitting))
+        return (*found, *self._cut(fitting, limit))
 
-    def _cut(self, there: Mapping[int, pa.Array]) -> Iterator[Slice]:
+    def _cut(self, there: Mapping[int, pa.Array], limit: int) -> Iterator[Slice]:
         """The members of these buckets as one slice, or parts of the same size of a bucket that is too large."""
         if not there:
             return
         members = pa.concat_arrays(list(there.values()))
-        count = -(-len(members) // self._batch_members)
+        count = -(-len(members) // limit)
         for part in np.array_split(np.arange(len(members)), count):
             yield Slice(tuple(there), members.take(pa.array(part)), self._wanted is None and count == 1)
 
