@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from decimal import ROUND_HALF_UP, Context, Decimal, DivisionByZero, InvalidOperation, Overflow
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from fhir_gateway.cql.typespec import local_name
 from fhir_gateway.cql.units import common_scale, converted
 from fhir_gateway.cql.values import (
     AnyArray,
+    BoolArray,
     DateTimeVec,
     DateVec,
     DecVec,
@@ -29,7 +32,7 @@ from fhir_gateway.cql.values import (
     Vec,
     select,
 )
-from fhir_gateway.cql.values.scalars import ONE, divide_half_up, magnitude, narrow, overflows, widen_if
+from fhir_gateway.cql.values.scalars import ONE, SCALE, divide_half_up, magnitude, narrow, overflows, widen_if
 from fhir_gateway.cql.values.uncertain import integer_between
 from fhir_gateway.errors import MeasureError
 
@@ -236,35 +239,52 @@ def round_(call: Call, operand: Vec, precision: Vec | None = None) -> Vec:
 
 @operator("Power", "16.18")
 def power(call: Call, left: Vec, right: Vec) -> Vec:
-    """Power: exact for integers with exponents that are not negative, else by float rounded to 8 decimals."""
+    """Power: a whole number of whole numbers with exponents that are not negative, else a decimal."""
     valid = left.valid & right.valid
-    a, b = (as_decimal(v).values.astype(float) / ONE for v in (left, right))
     if not isinstance(left, IntVec) or not isinstance(right, IntVec):
-        with np.errstate(all="ignore"):
-            return _from_float(a**b, valid)
-    whole = valid & (right.values >= 0) & (np.abs(a) ** np.maximum(b, 0) < 2.0**63)
+        return by_decimals(_raised, valid, left, right)
+    size = np.abs(left.values.astype(float)) ** np.maximum(right.values, 0)
+    whole = valid & (right.values >= 0) & (size < 2.0**63)
     base, exponent = (np.where(whole, v.values, 1).astype(object) for v in (left, right))
     exact = number(IntVec, base**exponent, whole)
     negative = valid & (right.values < 0)
     if not negative.any():
         return exact
     rows = np.flatnonzero(negative)
-    with np.errstate(all="ignore"):
-        fractions = _from_float(a[rows] ** b[rows], np.ones(len(rows), dtype=bool))
+    fractions = by_decimals(_raised, np.ones(len(rows), dtype=bool), left.take(rows), right.take(rows))
     rest = np.flatnonzero(~negative)
     return select(call.n, [(rows, fractions), (rest, exact.take(rest))])
 
 
-def _from_float(values: Any, valid: Any) -> Vec:
-    finite = np.isfinite(values) & (np.abs(values) < 1e20)
-    scaled = np.array([round(v * ONE) for v in np.where(finite, values, 0.0).tolist()], dtype=object)
-    return number(DecVec, scaled, valid & finite)
+#: Digits to reckon with for 28 before and 8 after the point, and some that rounding may use up.
+_DIGITS = Context(prec=60, rounding=ROUND_HALF_UP)
 
 
-def _by_float(operand: Vec, function: Any) -> Vec:
-    with np.errstate(all="ignore"):
-        result = function(as_decimal(operand).values.astype(float) / ONE)
-    return _from_float(result, operand.valid)
+def _raised(base: Decimal, exponent: Decimal) -> Decimal:
+    return Decimal(1) if exponent == 0 else _DIGITS.power(base, exponent)
+
+
+def by_decimals(function: Callable[..., Decimal], valid: BoolArray, *operands: Vec) -> Vec:
+    """A function of decimals, computed to all of their digits once for each distinct value; null where it has none."""
+    columns = [as_decimal(operand).values for operand in operands]
+    known: dict[tuple[int, ...], int | None] = {}
+    results = np.zeros(len(valid), dtype=object)
+    ok = valid.copy()
+    for row in np.flatnonzero(valid).tolist():
+        key = tuple(int(column[row]) for column in columns)
+        if key not in known:
+            try:
+                value = function(*(Decimal(k).scaleb(-SCALE, _DIGITS) for k in key))
+                finite = value.is_finite() and (
+                    not value or value.adjusted() < 29
+                )  # no more digits before the point than there are
+                known[key] = int(_DIGITS.to_integral_value(value.scaleb(SCALE, _DIGITS))) if finite else None
+            except (InvalidOperation, DivisionByZero, Overflow):
+                known[key] = None
+        found = known[key]
+        ok[row] = found is not None
+        results[row] = found or 0
+    return number(DecVec, results, ok)
 
 
 @operator("Ln", "16.10")
@@ -272,13 +292,13 @@ def ln(call: Call, operand: Vec) -> Vec:
     """Natural logarithm; null for a negative number, a run-time error for zero."""
     zero = np.asarray(as_decimal(operand).values == 0, dtype=bool)
     call.fail(operand.valid & zero, "logarithm of zero")
-    return _by_float(operand, np.log)
+    return by_decimals(_DIGITS.ln, operand.valid & ~zero, operand)
 
 
 @operator("Exp", "16.6")
 def exp(call: Call, operand: Vec) -> Vec:
     """Exponential; too large a result is a run-time error."""
-    result = _by_float(operand, np.exp)
+    result = by_decimals(_DIGITS.exp, operand.valid, operand)
     call.fail(operand.valid & ~result.valid, "exponential of a number that is too large")
     return result
 
@@ -286,8 +306,9 @@ def exp(call: Call, operand: Vec) -> Vec:
 @operator("Log", "16.11")
 def log(call: Call, operand: Vec, base: Vec) -> Vec:
     """Logarithm to a base."""
-    b = np.log(as_decimal(base).values.astype(float) / ONE)
-    return _by_float(operand, lambda values: np.log(values) / b)
+    return by_decimals(
+        lambda value, of: _DIGITS.divide(_DIGITS.ln(value), _DIGITS.ln(of)), operand.valid & base.valid, operand, base
+    )
 
 
 @operator("Successor", "16.21")

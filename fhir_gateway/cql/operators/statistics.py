@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from decimal import Context, Decimal
-from typing import Any
 
 import numpy as np
 
@@ -139,9 +138,15 @@ def geometric_mean(call: Call, source: Vec) -> Vec:
         return NullVec(call.n)
     values = as_decimal(items.flat).values
     positive = np.asarray(values > 0, dtype=bool)
-    logs = np.log(np.where(positive, values, 1).astype(float) / ONE)
-    lengths = np.maximum(items.lengths, 1)
-    means = np.exp(np.bincount(items.parents, weights=logs, minlength=len(items)) / lengths)
-    known: Any = items.lengths > 0
+    known: BoolArray = items.lengths > 0
     known[items.parents[~positive]] = False
-    return DecVec(np.round(np.where(known, means, 0.0) * ONE).astype(np.int64), known)
+    results = [
+        _scaled(_root_of_product(values[start:end].tolist())) if ok else 0
+        for start, end, ok in zip(items.offsets[:-1].tolist(), items.offsets[1:].tolist(), known.tolist(), strict=True)
+    ]
+    return DecVec(narrow(np.array(results, dtype=object)), known)
+
+
+def _root_of_product(scaled: list[int]) -> Decimal:
+    logs = sum((_CONTEXT.ln(Decimal(v).scaleb(-SCALE, _CONTEXT)) for v in scaled), Decimal(0))
+    return _CONTEXT.exp(_CONTEXT.divide(logs, Decimal(len(scaled))))
