@@ -81,7 +81,7 @@ def list_(scope: Scope, elm: Elm) -> Node:
 
 @form("Interval")
 def interval(scope: Scope, elm: Elm) -> Node:
-    """Interval selector; null when both boundaries are null and both are known to be open or not given."""
+    """Interval selector; null when both boundaries are (ADR 0110: so do published expectations and cql-engine)."""
     low, high = (scope.compile(elm[k]) if elm.get(k) else None for k in ("low", "high"))
     low_closed = scope.compile(elm["lowClosedExpression"]) if elm.get("lowClosedExpression") else None
     high_closed = scope.compile(elm["highClosedExpression"]) if elm.get("highClosedExpression") else None

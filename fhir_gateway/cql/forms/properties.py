@@ -10,6 +10,7 @@ from fhir_gateway.cql.compile import Node, Scope
 from fhir_gateway.cql.elm import Elm
 from fhir_gateway.cql.frame import Env, Frame
 from fhir_gateway.cql.registry import form
+from fhir_gateway.cql.slices import COMPONENTS, ELEMENTS, component, is_slice
 from fhir_gateway.cql.values import (
     BoolVec,
     ChoiceVec,
@@ -34,7 +35,7 @@ def step(vec: Vec, name: str) -> Vec:
     if isinstance(vec, NullVec):
         return vec
     if isinstance(vec, ElementVec):
-        return vec.property(name)
+        return component(vec, name) if is_slice(vec, name) else vec.property(name)
     if isinstance(vec, ChoiceVec):
         branches = []
         for option in vec.options:
@@ -101,6 +102,8 @@ def property_(scope: Scope, elm: Elm) -> Node:
     """A property of an expression (``source``) or of an alias (``scope``)."""
     path = elm["path"]
     scope.compiler.property_names.update(path.split("."))
+    if not COMPONENTS.keys().isdisjoint(path.split(".")):
+        scope.compiler.property_names.update(ELEMENTS)
     inner = elm.get("source") or {}
     if path in _OF_PRIMITIVES and inner.get("type") == "Property":  # looked at from the owner of what may be null
         joined = {k: v for k, v in inner.items() if k in ("source", "scope")}
