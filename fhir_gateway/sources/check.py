@@ -18,7 +18,7 @@ import orjson
 from fhir_gateway.errors import GatewayError, SourceError
 from fhir_gateway.sources.connect import Source, forget_discovery, open_source
 from fhir_gateway.sources.discovery import Capabilities
-from fhir_gateway.sources.endpoint import JWKS_PATH, LOOPBACK, Credential, Endpoint, SigningKey
+from fhir_gateway.sources.endpoint import JWKS_PATH, LOOPBACK, Credential, Endpoint, SigningKey, without_query
 from fhir_gateway.sources.retry import Clock
 from fhir_gateway.sources.session import FHIR_JSON, SourceSession, new_client
 from fhir_gateway.sources.token import SKEW, TokenRefused, TokenSource
@@ -104,6 +104,10 @@ async def _reachable(session: SourceSession) -> AsyncIterator[CheckLine]:
         return
     if response.status_code == 404:
         yield CheckLine("url", "failed", f"{base}: there is a server, but no FHIR base at this path (metadata: 404)")
+        return
+    if response.is_redirect:
+        target = without_query(str(response.next_request.url)) if response.next_request else "nowhere"
+        yield CheckLine("url", "failed", f"{base} redirects to {target}: register the base it leads to")
         return
     if response.status_code == 200 and not _is_statement(response):
         yield CheckLine("url", "failed", f"{base}: metadata is no CapabilityStatement in JSON")

@@ -62,7 +62,7 @@ class SmartConfiguration:
         for wildcard in wildcards:
             if wildcard in system:
                 return wildcard
-        wanted = set(types)
+        wanted = {*types, "Group"} if types else set()  # exports of a Group need to read it
         by_type: dict[str, str] = {}
         for scope in sorted(system):
             name, _, operations = scope.removeprefix("system/").partition(".")

@@ -76,7 +76,9 @@ async def hydrate(
             break
         new = []
         for kind, wanted in missing.items():
-            room = session.profile.hydrate_limit - sum(map(len, asked.values()))
+            # an endpoint that only exports is not asked; what its references lead to is counted all the same
+            most = session.profile.hydrate_limit if "search" in session.profile.modes else 0
+            room = most - sum(map(len, asked.values()))
             chosen = sorted(wanted)[: max(room, 0)]
             asked[kind] |= wanted
             file, found = await fetch.type(kind, chosen)
@@ -153,6 +155,8 @@ class _Fetch:
         self._session = session
         self._folder = folder
         self._files = 0
+        self._closed: set[str] = set()
+        """Types that can neither be searched nor read: asking on would be one refusal after the other."""
 
     async def type(self, kind: str, ids: list[str]) -> tuple[StagedFile | None, set[str]]:
         """The file of what was found (None for nothing), and the ids that were."""
@@ -167,6 +171,8 @@ class _Fetch:
 
             async def work() -> None:
                 for batch in queue:
+                    if kind in self._closed:
+                        return
                     for identity, line in (await self._batch(kind, batch)).items():
                         if identity not in found:
                             found.add(identity)
@@ -183,22 +189,24 @@ class _Fetch:
 
     async def _batch(self, kind: str, ids: list[str]) -> Mapping[str, bytes]:
         url = f"{self._session.endpoint.base_url}/{kind}?{urlencode({'_id': ','.join(ids), '_count': len(ids)})}"
-        found = await self._get(url, kind)
-        missing = [one for one in ids if one not in found]
-        if missing:
-            # no search by _id there, a page cut short, or gone: asked one by one, which tells
-            for one in missing:
-                found.update(await self._get(f"{self._session.endpoint.base_url}/{kind}/{one}", kind))
+        searched = await self._get(url, kind)
+        found = dict(searched or {})
+        # no search by _id there, a page cut short, or gone: asked one by one, which tells
+        for one in [one for one in ids if one not in found]:
+            found.update(await self._get(f"{self._session.endpoint.base_url}/{kind}/{one}", kind) or {})
+        if searched is None and not found:
+            self._closed.add(kind)
         return {identity: line for identity, line in found.items() if identity in ids}
 
-    async def _get(self, url: str, kind: str) -> dict[str, bytes]:
+    async def _get(self, url: str, kind: str) -> dict[str, bytes] | None:
+        """What was found by id; None when the server refuses, or answers with something else than FHIR."""
         limit = self._session.limit(url)
         async with limit:
             response = await self._session.send("GET", url, headers={"Accept": FHIR_JSON})
         if response.status_code != 200:
-            return {}
+            return None
         limit.grow()
         try:
             return read_matches(response.content, kind, url)
-        except SourceError:  # not JSON: counted as a reference that leads nowhere
-            return {}
+        except SourceError:  # not JSON: counted as references that lead nowhere
+            return None

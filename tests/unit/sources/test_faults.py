@@ -232,3 +232,14 @@ def test_a_manifest_that_says_no_token_where_one_is_wanted(source: MisbehavingSo
     """sekmet-fhir behind a guard: the token is sent after a 401, to the endpoint's own origin only."""
     source.manifest_extra = {"requiresAccessToken": False}
     assert len(lines(pulling())) == 5
+
+
+def test_a_token_that_ends_in_the_middle_of_a_file(
+    source: MisbehavingSource, pulling: Pulling, quick: VendorProfile
+) -> None:
+    """The file breaks off, and the token is refused when it is asked for again: one renewal, one more attempt."""
+    source.files = {"Patient-1": patients(300)}
+    source.token_uses = 1
+    source.faults["file"] = [Fault(truncate=True)]
+    outcome = pulling(profile=replace(quick, max_concurrency=1))
+    assert len(lines(outcome)) == 300

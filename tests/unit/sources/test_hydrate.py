@@ -10,7 +10,7 @@ import pytest
 
 from fhir_gateway.sources.outcome import PullOutcome
 from fhir_gateway.sources.vendors import VendorProfile
-from tests.support.misbehaving import MisbehavingSource
+from tests.support.misbehaving import Fault, MisbehavingSource
 
 Pulling = Callable[..., PullOutcome]
 
@@ -86,3 +86,19 @@ def test_limits(referring: MisbehavingSource, pulling: Pulling, quick: VendorPro
 
 def test_types_that_were_not_asked_for_are_not_fetched(referring: MisbehavingSource, pulling: Pulling) -> None:
     assert fetched(pulling(types=("Encounter", "Organization"))) == set()
+
+
+def test_an_endpoint_that_only_exports_is_not_asked(
+    referring: MisbehavingSource, pulling: Pulling, quick: VendorProfile
+) -> None:
+    outcome = pulling(profile=replace(quick, modes=("bulk",)))
+    assert referring.requests("search") == []
+    assert outcome.dangling == {"Practitioner": 4, "PractitionerRole": 1}
+
+
+def test_a_type_that_is_refused_is_not_asked_for_again_and_again(
+    referring: MisbehavingSource, pulling: Pulling, quick: VendorProfile
+) -> None:
+    referring.faults["search"] = [Fault(403)] * 99
+    pulling(profile=replace(quick, hydrate_batch=1, max_concurrency=1))
+    assert len(referring.requests("search")) == 4  # a search and a read for each of two types

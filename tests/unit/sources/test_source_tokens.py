@@ -128,8 +128,8 @@ def test_scope_choice() -> None:
     assert smart("system/*.cruds").read_scope() == "system/*.cruds"
     listed = ("system/Patient.rs", "system/Patient.read", "system/Group.cruds", "system/Task.c", "user/*.rs")
     assert smart(*listed).read_scope().split() == ["system/Group.cruds", "system/Patient.rs"]
-    assert smart(*listed).read_scope(["Patient"]) == "system/Patient.rs"
-    assert smart(*listed, v2=False).read_scope(["Patient"]) == "system/Patient.read"
+    assert smart(*listed).read_scope(["Patient"]) == "system/Group.cruds system/Patient.rs"
+    assert smart(*listed, v2=False).read_scope(["Patient"]) == "system/Group.cruds system/Patient.read"
     assert smart("system/Observation.rs?category=laboratory").read_scope() == "system/*.rs"
 
 
