@@ -21,9 +21,9 @@ from fhir_gateway.sources.models import StagedFile, StagedPull
 from tests.support.lake_pulls import People
 from tests.support.measures import MEASURES, NAMES, NOW, PERIOD, groups_of
 
-COPIES = 3
+COPIES = 2
 #: Less than a bucket has.
-SIZE = 7
+SIZE = 12
 
 
 def _stage(folder: Path) -> StagedPull:
