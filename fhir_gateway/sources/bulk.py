@@ -17,7 +17,7 @@ import orjson
 
 from fhir_gateway.errors import GatewayError, SourceError
 from fhir_gateway.sources.deletions import deleted_ids
-from fhir_gateway.sources.download import Downloaded, Downloader, chunks
+from fhir_gateway.sources.download import Downloaded, Downloader, opened
 from fhir_gateway.sources.endpoint import without_query
 from fhir_gateway.sources.finished import Export, finished, write_finished
 from fhir_gateway.sources.manifest import Manifest, earliest
@@ -191,11 +191,11 @@ class BulkExport:
                 counted = one.file.count if self._session.profile.counts_exact else None
                 if manifest.organized_by:
                     without_headers(one.path)
-                    counted = None  # counts are of lines, headers included
                 files.append(StagedFile(one.path, one.file.shown, one.file.resource_type, counted))
         for one in errors:
             if isinstance(one, Downloaded):
-                issues += outcome_issues(_lines(one.path), one.file.shown)
+                with opened(one.path) as lines:
+                    issues += outcome_issues(lines, one.file.shown)
         deletions = deleted_ids(one.path for one in deleted if isinstance(one, Downloaded))
         if state.transaction_time is None:
             issues.append(SourceIssue("warning", "no usable transactionTime: the next pull cannot be incremental"))
@@ -286,7 +286,3 @@ async def delete_export(session: SourceSession, status_url: str) -> list[SourceI
     if response.is_success or response.status_code in (404, 410):
         return []
     return [SourceIssue("warning", f"deleting the export job was answered with {response.status_code}")]
-
-
-def _lines(path: Path) -> list[bytes]:
-    return b"".join(chunks(path)).splitlines()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -57,14 +57,18 @@ class Manifest:
             None,
         )
         requires = body.get("requiresAccessToken", True)
+        output = _files(body["output"], url)
+        organized_by = str(body["outputOrganizedBy"]) if body.get("outputOrganizedBy") else None
+        if organized_by:  # counts are of lines, header lines included: nothing to hold resources against
+            output = tuple(replace(file, count=None) for file in output)
         return cls(
             transaction_time=_instant(body.get("transactionTime")),
             requires_access_token=requires not in (False, "false"),
-            output=_files(body["output"], url),
+            output=output,
             errors=_files(body.get("error"), url) + _files(body.get("outcome"), url),
             deleted=_files(body.get("deleted"), url),
             next=urljoin(url, link) if isinstance(link, str) and link else None,
-            organized_by=str(body["outputOrganizedBy"]) if body.get("outputOrganizedBy") else None,
+            organized_by=organized_by,
         )
 
     def plus(self, page: Manifest) -> Manifest:

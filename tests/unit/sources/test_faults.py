@@ -243,3 +243,17 @@ def test_a_token_that_ends_in_the_middle_of_a_file(
     source.faults["file"] = [Fault(truncate=True)]
     outcome = pulling(profile=replace(quick, max_concurrency=1))
     assert len(lines(outcome)) == 300
+
+
+@pytest.mark.parametrize("line", [
+    {"resourceType": "Bundle", "entry": [{"request": {"method": "DELETE"}}]},
+    {"resourceType": "Bundle", "entry": [{"request": {"method": "DELETE", "url": "Patient?identifier=x"}}]},
+    ["no bundle"],
+])  # fmt: skip
+def test_deletions_that_are_not_understood_fail_the_pull(
+    source: MisbehavingSource, pulling: Pulling, line: object
+) -> None:
+    """They must not pass silently: what is gone there would count here for ever."""
+    source.deleted_files = {"gone-1": [line]}
+    with pytest.raises(SourceError, match=r"deleted\..*:1: (not a Bundle|a deletion that names)"):
+        pulling()
