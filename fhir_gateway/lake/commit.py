@@ -26,6 +26,7 @@ from fhir_gateway.lake.links import Links, read_links, update_links
 from fhir_gateway.lake.persons import PersonAssigner
 from fhir_gateway.lake.placing import STORED_COLUMNS, Placement, place
 from fhir_gateway.lake.quarantine import QuarantineWriter
+from fhir_gateway.lake.replay import Replay
 from fhir_gateway.lake.staging import Progress, StagedLines, stage
 from fhir_gateway.lake.tables import ResourceTable
 from fhir_gateway.lake.typed import typed_rows
@@ -42,7 +43,8 @@ _PERSON_ELEMENTS = ("identifier", "name", "birthDate", "gender")
 class Commit:
     """The commit of ``pull`` on top of lake version ``base``; ``folder`` is scratch space on the lake's disk.
 
-    ``deletions`` are the ids, by resource type, that the source says are gone.
+    ``deletions`` are the ids, by resource type, that the source says are gone; with ``replay`` the lines are refused
+    ones of before.
     """
 
     root: Path
@@ -54,6 +56,7 @@ class Commit:
     persons: PersonAssigner
     progress: Progress | None = None
     deletions: Mapping[str, Collection[str]] = field(default_factory=dict)
+    replay: Replay | None = None
 
     def __post_init__(self) -> None:
         self.version = self.base + 1
@@ -70,7 +73,10 @@ class Commit:
     def _run(self) -> LakeVersion:
         quarantine = QuarantineWriter(self.folder / "quarantine.parquet")
         try:
-            lines = stage(self.pull, self.folder, quarantine, self.progress)
+            if self.replay is None:
+                lines = stage(self.pull, self.folder, quarantine, self.progress)
+            else:
+                lines = self.replay.stage(self.folder, quarantine, self.progress)
         finally:
             quarantine.close()
         placements = {name: self._place(name, lines) for name in sorted(lines.rows)}
@@ -90,6 +96,7 @@ class Commit:
             ledger=ledger,
             quarantine=self._kept("quarantine", quarantine.path) if quarantine.count else None,
             links=self._kept_links(links),
+            replays=self.replay.version if self.replay else None,
         )
 
     def _table(self, resource_type: str) -> ResourceTable:
@@ -100,7 +107,8 @@ class Commit:
         old = None
         if state is not None:
             old = self._table(resource_type).scan(state.delta_version, STORED_COLUMNS)
-        return place(self.connection, resource_type, self.pull.source, lines.rows[resource_type].heads(), old)
+        arrived = self.replay.version if self.replay else self.version
+        return place(self.connection, resource_type, self.pull.source, lines.rows[resource_type].heads(), old, arrived)
 
     def _doomed(self, resource_type: str, lines: StagedLines) -> pa.Table | None:
         """Stored rows that the source says are gone; None for a type without a table."""

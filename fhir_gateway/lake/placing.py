@@ -37,10 +37,13 @@ def place(
     source: str,
     staged: pa.RecordBatchReader,
     old: pa.RecordBatchReader | None,
+    arrived: int,
 ) -> Placement:
     """Compare rows staged from ``source`` with each other and with those stored (None: there are none).
 
-    ``old`` has the ``STORED_COLUMNS`` of all sources; several rows of an id are its history.
+    ``old`` has the ``STORED_COLUMNS`` of all sources; several rows of an id are its history. ``arrived`` is the lake
+    version that the staged rows came with: that of the commit, or for replayed lines the earlier one that refused them.
+    What was written or deleted since has arrived later.
     """
     connection.register("staged", staged)
     connection.execute(
@@ -67,15 +70,21 @@ def place(
     connection.execute(
         f"""
         create or replace temp table decided as
-        select b._order, b.id, b._patient, b._size, o.bucket as old_bucket, o.member as old_member,
-            case when o.id is null then 'stored'
+        select b._order, b.id, b._patient, b._size,
+            case when not o.deleted then o.bucket end as old_bucket,
+            case when not o.deleted then o.member end as old_member,
+            case when o.id is null or (o.deleted and o.seq <= $arrived) then 'stored'
+                 when o.deleted then 'unchanged'
                  when coalesce(o.content = b.content, false)
                       or coalesce(b.updated < o.updated, false)
                       or (coalesce(b.updated = o.updated, true) and coalesce(b.version < o.version, false))
+                      or (coalesce(b.updated = o.updated, true) and coalesce(b.version = o.version, true)
+                          and o.seq > $arrived)
                  then 'unchanged'
                  else 'replaced' end as fate
         from {best} b left join old o using (id)
-        """  # noqa: S608 - one of two fixed table names
+        """,  # noqa: S608 - one of two fixed table names
+        {"arrived": arrived},
     )
     stored, replaced = _row(
         connection, "select count(*) filter (fate = 'stored'), count(*) filter (fate = 'replaced') from decided"
@@ -97,23 +106,21 @@ def _row(connection: duckdb.DuckDBPyConnection, query: str) -> tuple[int, ...]:
 
 
 def _load_old(connection: duckdb.DuckDBPyConnection, source: str, old: pa.RecordBatchReader | None) -> None:
-    """Newest stored rows of the staged ids into the table ``old``."""
+    """Newest stored rows of the staged ids, tombstones among them, into the table ``old``."""
     if old is None:
         connection.execute(
             "create or replace temp table old (id varchar, bucket integer, member varchar, updated timestamptz, "
-            "version bigint, content bigint)"
+            "version bigint, content bigint, seq bigint, deleted boolean)"
         )
         return
     connection.register("stored_rows", old)
     connection.execute(
         """
         create or replace temp table old as
-        select * exclude (seq, deleted) from (
-            select id, _bucket as bucket, _member as member, _last_updated as updated, _version as version,
-                _hash as content, _seq as seq, _deleted as deleted
-            from stored_rows where _source = $source and id in (select id from fresh)
-            qualify 1 = row_number() over (partition by id order by _seq desc, _deleted)
-        ) where not deleted
+        select id, _bucket as bucket, _member as member, _last_updated as updated, _version as version,
+            _hash as content, _seq as seq, _deleted as deleted
+        from stored_rows where _source = $source and id in (select id from fresh)
+        qualify 1 = row_number() over (partition by id order by _seq desc, _deleted)
         """,
         {"source": source},
     )

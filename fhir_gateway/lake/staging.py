@@ -15,7 +15,7 @@ import pyarrow as pa
 from fhir_gateway.errors import LedgerError, Location
 from fhir_gateway.lake.lines import read_blocks
 from fhir_gateway.lake.quarantine import QuarantineWriter
-from fhir_gateway.lake.scan import CHECKED, Scanner
+from fhir_gateway.lake.scan import CHECKED, Scanned, Scanner
 from fhir_gateway.sources.models import LedgerEntry, StagedPull
 
 #: Called after each block with a resource type and how many of its lines are done.
@@ -99,6 +99,26 @@ class StagedLines:
                 rows.spill()
             self._held = 0
 
+    def take(self, scanned: Scanned, quarantine: QuarantineWriter, progress: Progress | None) -> None:
+        """Take what a block of lines gave, refused lines included."""
+        quarantine.add(scanned.refused)
+        for line in scanned.refused:
+            self.quarantined[line.resource_type] = self.quarantined.get(line.resource_type, 0) + 1
+            self._count(line.resource_type, 1, progress)
+        for name, batch in scanned.rows:
+            self.add(name, batch)
+            self._count(name, batch.num_rows, progress)
+
+    def _count(self, resource_type: str | None, lines: int, progress: Progress | None) -> None:
+        self.read[resource_type] = self.read.get(resource_type, 0) + lines
+        if progress is not None:
+            progress(resource_type or "unknown", self.read[resource_type])
+
+    def close(self) -> None:
+        """No more lines will come."""
+        for rows in self.rows.values():
+            rows.close()
+
     def entry(self, resource_type: str | None, stored: int, replaced: int, unchanged: int, deleted: int) -> LedgerEntry:
         """Ledger entry of a type, once it is known where its rows went."""
         return LedgerEntry(
@@ -121,13 +141,7 @@ def stage(pull: StagedPull, folder: Path, quarantine: QuarantineWriter, progress
         lines = 0
         for block in read_blocks(file):
             scanned = staged.scanner.scan(block, file.resource_type, file.name, order)
-            quarantine.add(scanned.refused)
-            for line in scanned.refused:
-                staged.quarantined[line.resource_type] = staged.quarantined.get(line.resource_type, 0) + 1
-                _count(staged, line.resource_type, 1, progress)
-            for name, batch in scanned.rows:
-                staged.add(name, batch)
-                _count(staged, name, batch.num_rows, progress)
+            staged.take(scanned, quarantine, progress)
             order += scanned.places
             lines += scanned.lines
         if file.expected_count not in (None, lines):
@@ -135,15 +149,8 @@ def stage(pull: StagedPull, folder: Path, quarantine: QuarantineWriter, progress
             raise LedgerError(message, location=Location(file.name, rule="manifest-count"))
         if lines == 0:
             staged.read.setdefault(file.resource_type, 0)
-    for rows in staged.rows.values():
-        rows.close()
+    staged.close()
     return staged
-
-
-def _count(staged: StagedLines, resource_type: str | None, lines: int, progress: Progress | None) -> None:
-    staged.read[resource_type] = staged.read.get(resource_type, 0) + lines
-    if progress is not None:
-        progress(resource_type or "unknown", staged.read[resource_type])
 
 
 def _manifest_counts(pull: StagedPull) -> dict[str | None, int | None]:

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -22,6 +23,7 @@ from fhir_gateway.lake.links import bucket_of, read_links, update_links
 from fhir_gateway.lake.persons import PersonAssigner
 from fhir_gateway.lake.quarantine import QuarantinedLine, read_quarantine
 from fhir_gateway.lake.reading import Only
+from fhir_gateway.lake.replay import Edits, Replay
 from fhir_gateway.lake.staging import Progress
 from fhir_gateway.lake.tables import ResourceTable
 from fhir_gateway.lake.versions import LakeVersion, VersionLog, replace_file
@@ -101,18 +103,47 @@ class Lake:
             done = self._log.of_pull(pull.id)
             if done is not None:
                 return done.ledger
-            base = self._log.latest
-            self._roll_back(base)
-            scratch = self._log.folder / "scratch"
-            shutil.rmtree(scratch, ignore_errors=True)
-            scratch.mkdir()
-            with tempfile.TemporaryDirectory(dir=scratch, ignore_cleanup_errors=True) as folder:
-                commit = Commit(
-                    self.root, self._log, base, self.buckets, Path(folder), pull, persons, progress, deletions or {}
-                )
-                manifest = commit.run()
-                self._log.add(manifest)
-            return manifest.ledger
+            return self._commit(pull, persons, progress, deletions=deletions or {})
+
+    def replay(
+        self, pull_id: str, persons: PersonAssigner, edits: Edits | None = None, progress: Progress | None = None
+    ) -> Ledger | None:
+        """Check the refused lines of a pull again, and take in those that pass now; None when it has none.
+
+        ``edits`` puts other text in the place of lines, by file name and line number. That is a version and a ledger of
+        its own: what is refused again stays in quarantine under its file and line. A line is as old as its pull: what
+        came or was deleted since is not overwritten, unless ``meta`` says that the line is newer.
+        """
+        with self._log.writing():
+            version = next(iter(self._quarantines(pull_id)), None)  # one: a pull is one version, a replay stands for it
+            if version is None or version.quarantine is None:
+                return None
+            lines = read_quarantine(self._log.folder / version.quarantine)
+            again = StagedPull(f"{pull_id}~{self._log.latest + 1}", version.source, "replay", None, ())
+            return self._commit(again, persons, progress, replay=Replay(version.version, lines, edits or {}))
+
+    def _commit(
+        self,
+        pull: StagedPull,
+        persons: PersonAssigner,
+        progress: Progress | None,
+        *,
+        deletions: Mapping[str, Collection[str]] = MappingProxyType({}),
+        replay: Replay | None = None,
+    ) -> Ledger:
+        """Make the next version; the caller holds the writer's place."""
+        base = self._log.latest
+        self._roll_back(base)
+        scratch = self._log.folder / "scratch"
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        with tempfile.TemporaryDirectory(dir=scratch, ignore_cleanup_errors=True) as folder:
+            commit = Commit(
+                self.root, self._log, base, self.buckets, Path(folder), pull, persons, progress, deletions, replay
+            )
+            manifest = commit.run()
+            self._log.add(manifest)
+        return manifest.ledger
 
     def reassign(self, persons: PersonAssigner) -> int:
         """Move the rows of patients who became another person since the last commit; returns how many patients.
@@ -206,12 +237,23 @@ class Lake:
         return found.take(pc.sort_indices(found))
 
     def quarantined(self, pull_id: str | None = None) -> list[QuarantinedLine]:
-        """Refused lines of a pull, or of all pulls, oldest first."""
-        found: list[QuarantinedLine] = []
+        """Refused lines of a pull, or of all pulls, oldest first; without those that a replay has taken in."""
+        return [
+            line
+            for version in self._quarantines(pull_id)
+            if version.quarantine is not None
+            for line in read_quarantine(self._log.folder / version.quarantine)
+        ]
+
+    def _quarantines(self, pull_id: str | None) -> list[LakeVersion]:
+        """Versions whose refused lines are those of a pull (or of all), a replay in the place of what it replayed."""
+        standing: dict[int, tuple[str, LakeVersion]] = {}
         for version in self.versions():
-            if version.quarantine is not None and pull_id in (None, version.pull_id):
-                found.extend(read_quarantine(self._log.folder / version.quarantine))
-        return found
+            pull = version.pull_id
+            if version.replays is not None:
+                pull, _ = standing.pop(version.replays)
+            standing[version.version] = pull, version
+        return [version for pull, version in standing.values() if pull_id in (None, pull)]
 
 
 def _places(resource_type: str, bucket: int | None, members: pa.Array | None, buckets: int) -> Callable[[int], bool]:

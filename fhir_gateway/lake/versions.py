@@ -35,7 +35,11 @@ class TableState:
 
 @dataclass(frozen=True, slots=True)
 class LakeVersion:
-    """What one commit made of the lake. ``quarantine`` and ``links`` are file names beside the manifest."""
+    """What one commit made of the lake. ``quarantine`` and ``links`` are file names beside the manifest.
+
+    ``replays`` is the version whose refused lines this one took in again: its quarantine stands in the place of that
+    one's.
+    """
 
     version: int
     pull_id: str
@@ -47,6 +51,7 @@ class LakeVersion:
     ledger: Ledger
     quarantine: str | None
     links: str | None
+    replays: int | None = None
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-PullKind = Literal["bulk", "search", "files", "persons"]
+PullKind = Literal["bulk", "search", "files", "persons", "replay"]
 """``persons`` brings no files: the lake follows the crosswalk (``Lake.reassign``)."""
 
 
