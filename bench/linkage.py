@@ -2,7 +2,7 @@
 
 ``python -m bench.linkage [--persons 20000] [--seed 1]``: two sources, no identifier in common, with misspelled and
 swapped names, short forms, changed family names, wrong and missing birth dates, moves, twins, parent and child of one
-name, and households that share address and telephone. Rates are at the head of the file, so that they can be argued with.
+name, and households that share address and telephone. The rates are at the head of the file, to be argued with.
 """
 
 from __future__ import annotations
@@ -218,7 +218,8 @@ def measure(name: str, patients: pa.Table, model: LinkageModel) -> None:
         f"recall {right / true_pairs:.4f}"
     )
     print(
-        f"  for review: {len(reviews):,} pairs, {good:,} of them one person; recall of both {(right + good) / true_pairs:.4f}"
+        f"  for review: {len(reviews):,} pairs, {good:,} of them one person; "
+        f"recall of both {(right + good) / true_pairs:.4f}"
     )
     print(
         f"  {seconds:.1f} CPU s, {time.monotonic() - wall:.1f} s; {patients.num_rows / seconds:,.0f} records per CPU s"

@@ -9,6 +9,7 @@ are for review, and which are neither.
 from __future__ import annotations
 
 import logging
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -171,7 +172,8 @@ class Linkage:
                 label, m, u = level["label_for_charts"], level.get("m_probability"), level.get("u_probability")
                 if label != UNKNOWN and m and u:
                     weights[name][label] = (float(m), float(u))
-        return replace(self._model, version=version, weights=weights)
+        estimated = replace(self._model, version=version, weights=weights)
+        return LinkageModel.of(tomllib.loads(estimated.to_toml()))  # with the digest of its content
 
     def _prepare(self, work: duckdb.DuckDBPyConnection, patients: pa.Table) -> int:
         """Make ``record_with_keys``, and what the partition reads and makes; returns the number of records."""

@@ -99,7 +99,10 @@ def test_an_empty_set_may_be_accepted_by_name() -> None:
     ("content", "reason"),
     [
         ({"expansion": {"total": 2, "contains": [{"system": "urn:s", "code": "a"}]}}, "truncated: 1 of 2"),
-        ({"compose": {"include": [{"system": "urn:s", "filter": [{}]}]}}, "cannot be computed: code system urn:s is missing"),
+        (
+            {"compose": {"include": [{"system": "urn:s", "filter": [{}]}]}},
+            "cannot be computed: code system urn:s is missing",
+        ),
         ({"compose": {"include": [{"system": "urn:elsewhere"}]}}, "urn:elsewhere is missing"),
         ({"compose": {"include": [{"valueSet": [BASE + "x"]}]}}, "includes itself"),
     ],
