@@ -55,7 +55,7 @@ NEGATIONS: dict[str, Negation] = {
 }
 
 _LOINC = "http://loinc.org"
-#: Profiles of Observation with a fixed code: profile -> LOINC codes.
+#: Profiles of Observation with a fixed code, or one of a few: profile -> LOINC codes.
 FIXED_CODES: dict[str, frozenset[tuple[str, str]]] = {
     profile: frozenset((_LOINC, code) for code in codes.split())
     for profile, codes in {
@@ -83,7 +83,8 @@ FIXED_CODES: dict[str, frozenset[tuple[str, str]]] = {
         "us-core-observation-sexual-orientation": "76690-7",
         "us-core-pulse-oximetry": "59408-5 2708-6",
         "us-core-respiratory-rate": "9279-1",
-        "us-core-smokingstatus": "72166-2",
+        # no fixed code but an extensible binding; the last is what test cases of published measures have
+        "us-core-smokingstatus": "72166-2 11367-0 39240-7",
         "head-occipital-frontal-circumference-percentile": "8289-1",
         "pediatric-bmi-for-age": "59576-9",
         "pediatric-weight-for-height": "77606-2",
