@@ -40,7 +40,7 @@ class Settings(BaseSettings):
         default=None,
         ge=1,
         le=1024,
-        description="Processes of an evaluation; default: one per core, but none for less than 25,000 members.",
+        description="Processes of an evaluation; default: one per core, none for less than a full batch.",
     )
     profiles: Literal["declared", "content"] = Field(
         default="declared",

@@ -27,7 +27,7 @@ from fhir_gateway.lake.store import Lake
 from fhir_gateway.measures.evaluate import Evaluator, evaluate_batch
 from fhir_gateway.measures.model import GroupResult, PartResult, narrow
 from fhir_gateway.measures.package import MeasurePackage
-from fhir_gateway.measures.population import BATCH_MEMBERS, LakePopulation, Slice
+from fhir_gateway.measures.population import LakePopulation, Slice
 from fhir_gateway.measures.supplement import Supplement, maps_of
 
 #: Batches under way or waiting to be taken, for each process: more would pile up when the first is slow.
@@ -54,15 +54,15 @@ class Recipe:
     supplements: tuple[Supplement | None, ...] = ()
 
 
-def processes_for(members: int, measures: int, cores: int | None = None, memory: int | None = None) -> int:
-    """How many processes to use when nobody says: one per core, but none for less than a full batch of members.
+def processes_for(batches: int, measures: int, cores: int | None = None, memory: int | None = None) -> int:
+    """How many processes to use when nobody says: one per core, but none for less than a full batch.
 
     Another process reads and compiles all packages first, which takes as long as evaluating them over some ten
     thousand members. Nor are there more than ``memory`` (default: what is free now) has room for.
     """
     memory = free_memory() if memory is None else memory
     room = memory // (_PROCESS_BYTES + measures * _MEASURE_BYTES)
-    return max(1, min(cores or usable_cores(), members // BATCH_MEMBERS, room))
+    return max(1, min(cores or usable_cores(), batches, room))
 
 
 def usable_cores() -> int:

@@ -43,7 +43,8 @@ def evaluate_lake(
     population = LakePopulation(lake, version=version, batch_members=batch_members, maps=maps)
     slices = population.slices()
     total = sum(len(cut.members) for cut in slices)
-    processes = processes or processes_for(total, len(evaluators))
+    full = total // max((len(cut.members) for cut in slices), default=1)
+    processes = processes or processes_for(full, len(evaluators))
     if processes > 1 and len(slices) > 1:
         recipe = recipe_of(evaluators, lake, population, period, now)
         parts = evaluate_slices(recipe, slices, processes)
