@@ -60,6 +60,7 @@ class Commit:
 
     def __post_init__(self) -> None:
         self.version = self.base + 1
+        self._tables: dict[str, ResourceTable] = {}
         self.before: Mapping[str, TableState] = self.log.tables(self.base)
 
     def run(self) -> LakeVersion:
@@ -100,7 +101,7 @@ class Commit:
         )
 
     def _table(self, resource_type: str) -> ResourceTable:
-        return ResourceTable(self.root, resource_type)
+        return self._tables.setdefault(resource_type, ResourceTable(self.root, resource_type))
 
     def _place(self, resource_type: str, lines: StagedLines) -> Placement:
         state = self.before.get(resource_type)

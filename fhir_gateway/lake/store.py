@@ -154,7 +154,7 @@ class Lake:
         known = self._log.get(base).links if base else None
         nobody = pa.table({"_patient": pa.array([], pa.string()), "_member": pa.array([], pa.string())})
         links = read_links(self._log.folder / known if known else None)
-        moved = update_links(links, "", pa.array([], pa.string()), nobody, persons, self.buckets).moved.num_rows
+        moved = int(update_links(links, "", pa.array([], pa.string()), nobody, persons, self.buckets).moved.num_rows)
         if moved:
             self.commit(StagedPull(f"persons-{base + 1}", "persons", "persons", None, ()), persons)
         return moved

@@ -12,7 +12,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -50,11 +50,13 @@ class ResourceTable:
         self.resource_type = resource_type
         self.path = root / resource_type
         self._files: dict[int, tuple[StoredFile, ...]] = {}
+        self._delta: DeltaTable | None = None
 
     def files(self, version: int) -> tuple[StoredFile, ...]:
         """Files of a Delta version, sorted by bucket and name."""
         if version not in self._files:
-            self._files[version] = self._listed(DeltaTable(str(self.path), version=version))
+            self._delta = DeltaTable(str(self.path), version=version)
+            self._files[version] = self._listed(self._delta)
         return self._files[version]
 
     def _listed(self, table: DeltaTable) -> tuple[StoredFile, ...]:
@@ -101,16 +103,14 @@ class ResourceTable:
     def append(self, files: Iterable[StoredFile]) -> int:
         """Make written files part of the table, creating it when absent; returns the new Delta version."""
         schema = table_schema(self.resource_type)
-        try:
-            table = DeltaTable(str(self.path))
-        except TableNotFoundError:
+        table = self._newest()
+        if table is None:
             table = DeltaTable.create(
                 str(self.path), schema=schema, partition_by=["_bucket"], configuration=_CONFIGURATION
             )
         actions: list[AddAction | RemoveAction] = []
         for file in files:
             status = file.path.stat()
-            rows = pq.read_metadata(file.path).num_rows
             actions.append(
                 AddAction(
                     file.path.relative_to(self.path).as_posix(),
@@ -118,7 +118,7 @@ class ResourceTable:
                     {"_bucket": str(file.bucket)},
                     int(status.st_mtime * 1000),
                     True,
-                    json.dumps({"numRecords": rows}),
+                    json.dumps({"numRecords": file.rows}),
                 )
             )
             _sync(file.path)
@@ -128,13 +128,24 @@ class ResourceTable:
         _sync(self.path / "_delta_log" / f"{version:020d}.json")
         return version
 
+    def _newest(self) -> DeltaTable | None:
+        """The table as it is now; None when there is none. Reading its log anew would cost more than a small commit."""
+        if self._delta is not None:
+            self._delta.update_incremental()
+            return self._delta
+        try:
+            return DeltaTable(str(self.path))
+        except TableNotFoundError:
+            return None
+
     def roll_back(self, version: int | None) -> bool:
         """Undo what came after ``version`` (None: the table must not exist); says whether there was anything."""
-        try:
-            table = DeltaTable(str(self.path))
-        except TableNotFoundError:
+        if version is not None and self._logged() == version:
+            return False
+        table = self._newest()
+        if table is None:
             if version is not None:
-                raise
+                raise TableNotFoundError(self.resource_type)
             shutil.rmtree(self.path, ignore_errors=True)  # files of a commit that never got as far as its table
             return False
         if version is None:
@@ -144,6 +155,11 @@ class ResourceTable:
             return False
         table.restore(version)
         return True
+
+    def _logged(self) -> int:
+        """Newest version that the table's log has; -1 for none."""
+        found = (path.stem for path in (self.path / "_delta_log").glob("*.json"))
+        return max((int(name) for name in found if name.isdecimal()), default=-1)
 
 
 def _sync(path: Path) -> None:
@@ -162,6 +178,7 @@ class BucketWriter:
         self._table = table
         self._seq = seq
         self._bucket: int | None = None
+        self._rows = 0
         self._writer: pq.ParquetWriter | None = None
         self.files: list[StoredFile] = []
 
@@ -174,6 +191,7 @@ class BucketWriter:
         rows = rows.drop_columns(["_bucket"])
         for start, end in pairwise(starts):
             self._writer_of(int(buckets[start]), rows.schema).write_table(rows.slice(start, end - start))
+            self._rows += end - start
 
     def _writer_of(self, bucket: int, schema: pa.Schema) -> pq.ParquetWriter:
         if self._writer is not None and bucket == self._bucket:
@@ -199,4 +217,6 @@ class BucketWriter:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+            self.files[-1] = replace(self.files[-1], rows=self._rows)
+            self._rows = 0
         return self.files

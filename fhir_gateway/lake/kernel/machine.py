@@ -18,12 +18,17 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def compiled(function: Function) -> Function:
-    """Compile at the first call, for good (``__pycache__``), and let go of the interpreter's lock while running.
+    """Compile at the first call, and let go of the interpreter's lock while running.
 
-    The functions hold no references to their arrays: counting references takes four times as long as the walk.
+    What was compiled is kept: beside the module, or below ``NUMBA_CACHE_DIR`` or the user's cache folder. Where none of
+    them can be written, every process compiles anew. The functions hold no references to their arrays: counting
+    references takes four times as long as the walk.
     """
     njit: Any = numba.njit  # its types do not know all its settings
-    made: Function = njit(cache=True, nogil=True, _nrt=False)(function)
+    try:
+        made: Function = njit(cache=True, nogil=True, _nrt=False)(function)
+    except RuntimeError:  # "no locator available": nowhere to keep it
+        made = njit(nogil=True, _nrt=False)(function)
     return made
 
 
