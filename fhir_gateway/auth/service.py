@@ -164,6 +164,7 @@ class AuthorizationServer:
         interactions = "".join(x for x in smart_scopes.INTERACTIONS if x in self._interactions)
         wildcards = [smart_scopes.Scope("*", interactions)]
         if set("rs") <= set(interactions):
+            wildcards += [smart_scopes.Scope("*", "rs")] if interactions != "rs" else []
             wildcards.append(smart_scopes.Scope("*", "rs", version=1))
         single = [smart_scopes.Scope(name, interactions) for name in sorted(self._types or ())]
         return tuple(str(scope) for scope in (*wildcards, *single))
