@@ -33,7 +33,7 @@ test: install ## Run the tests (ARGS="tests/unit -k name" for some)
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
 test-postgresql: install ## Run the tests of the control plane on a throwaway PostgreSQL as well
-	@tests/support/with_postgresql.sh $(BIN)/python -m pytest tests/unit/db tests/unit/identity $(ARGS)
+	@tests/support/with_postgresql.sh $(BIN)/python -m pytest tests/unit/db tests/unit/identity tests/unit/jobs tests/unit/sources/test_pull_log.py $(ARGS)
 
 # The servers that are not ours: sekmet-fhir (PyPI, in an environment of its own) and oidc-provider (npm).
 .third-party/.installed: tests/support/third-party.lock tests/support/npm/package-lock.json

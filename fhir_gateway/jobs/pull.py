@@ -12,6 +12,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -132,7 +133,7 @@ def begin_endpoint(
     row = gateway.pulls.unfinished(name, request)
     if row is None:
         asked = moment(gateway, name, request)
-        row = gateway.pulls.start(new_id(name), name, "pull", request)
+        row = gateway.pulls.start(_new_id(name), name, "pull", request)
         row = gateway.pulls.update(row.id, outcome={"since": asked.moment, "notes": list(asked.notes)})
     if row.outcome.get("accept_partial") != accept_partial:
         row = gateway.pulls.update(row.id, outcome={**row.outcome, "accept_partial": accept_partial})
@@ -150,12 +151,12 @@ def begin_files(
         raise ConfigurationError("a source's name is 1 to 32 of a-z, 0-9 and '-', not beginning with '-'")
     if progress:
         progress(PullProgress("stage", "reading files"))
-    drafts = gateway.staging_folder / new_id(source)
+    drafts = gateway.staging_folder / _new_id(source)
     drafts.mkdir(parents=True, mode=0o700)
     try:
         staged = stage_files(paths, source, drafts)
         keep(drafts, PullOutcome(staged, bytes=sum(file.path.stat().st_size for file in staged.files)))
-        with _held(gateway, source):
+        with held(gateway, source):
             folder = gateway.staging_folder / staged.id
             shutil.rmtree(folder, ignore_errors=True)
             drafts.rename(folder)
@@ -167,7 +168,7 @@ def begin_files(
         raise
 
 
-def new_id(source: str) -> str:
+def _new_id(source: str) -> str:
     """An id for a pull of a source that begins now."""
     return f"{source}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
 
@@ -188,7 +189,7 @@ def run(
     """
     row = gateway.pulls.get(pull_id)
     carry = step or (lambda _, work: work())
-    with _held(gateway, row.source, wait):
+    with held(gateway, row.source, wait):
         try:
             carry("download", lambda: _download(gateway, pull_id, progress, check))
             carry("commit", lambda: _commit(gateway, pull_id, progress))
@@ -290,7 +291,7 @@ def _commit(gateway: Gateway, pull_id: str, progress: Progress | None) -> None:
     row = _unfinished(gateway, pull_id)
     outcome = _outcome(gateway, pull_id)
     began = time.monotonic()
-    told = None if progress is None else _commit_progress(progress)
+    told = None if progress is None else commit_progress(progress)
     committed = _version(gateway, pull_id)
     if committed is None:
         compared = reconcile(gateway, row, outcome)
@@ -370,9 +371,11 @@ def _unfinished(gateway: Gateway, pull_id: str) -> SourcePull:
     return row
 
 
-def _held(gateway: Gateway, source: str, wait: Callable[[], bool] | None = None) -> Any:
+def held(gateway: Gateway, source: str, wait: Callable[[], bool] | None = None) -> AbstractContextManager[None]:
+    """Hold the place of the only one who brings in something of a source; ConflictError when it is taken."""
     return hold(gateway, f"pull-{source}", f"a pull of {source} is under way in another process", wait=wait)
 
 
-def _commit_progress(progress: Progress) -> Callable[[str | None, int], None]:
+def commit_progress(progress: Progress) -> Callable[[str | None, int], None]:
+    """Progress as the lake tells it."""
     return lambda kind, lines: progress(PullProgress("commit", kind or "lines", lines))

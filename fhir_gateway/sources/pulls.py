@@ -55,12 +55,6 @@ class PullLog:
         with session(self._engine) as opened:
             return list(opened.exec(query))
 
-    def replayed(self) -> set[str]:
-        """Ids of the pulls whose refused lines were taken in again."""
-        query = select(SourcePull).where(SourcePull.kind == "files", SourcePull.state == "committed")
-        with session(self._engine) as opened:
-            return {row.request["replay_of"] for row in opened.exec(query) if "replay_of" in row.request}
-
     def update(self, id: str, **values: Any) -> SourcePull:
         """Write down how far a pull came; exports of one that ended are forgotten, unless it was cancelled."""
         ended = values.get("state") in ("committed", "failed", "cancelled")

@@ -21,7 +21,7 @@ from fhir_gateway.jobs.cancel import cancel
 from fhir_gateway.jobs.durable import MOST_RECOVERIES, Worker
 from fhir_gateway.jobs.locks import hold
 from fhir_gateway.jobs.pull import begin_endpoint, begin_files, pull_endpoint, report, run
-from fhir_gateway.jobs.replay import begin_replay, refused
+from fhir_gateway.jobs.replay import replay
 from fhir_gateway.sources import connect
 from fhir_gateway.sources.endpoint import Endpoint
 from tests.support.databases import KINDS, control_plane
@@ -186,22 +186,21 @@ def test_a_cancelled_pull_stops_and_its_export_is_deleted(
         cancel(gateway, book, gateway.pulls.recent()[0].id)
 
 
-def test_refused_lines_are_taken_in_again(gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_lines_are_taken_in_again(gateway: Gateway, tmp_path: Path) -> None:
     lines = [
         {"resourceType": "Patient", "id": "a", "gender": "unknown"},
         {"resourceType": "Patient", "id": "b", "gender": "nobody knows"},
     ]
     (tmp_path / "people.ndjson").write_text("\n".join(map(json.dumps, lines)) + "\nnot json\n")
     first = run(gateway, begin_files(gateway, [tmp_path / "people.ndjson"], "clinic").id)
-    assert first.quarantined == 2
-    replayed = run(gateway, begin_replay(gateway, first.pull_id).id)
-    assert replayed.source == "clinic"
-    assert [entry.rows_quarantined for entry in replayed.ledger.entries if entry.lines_read] == [1, 1]
-    assert len(refused(gateway, first.pull_id)) == 2
-    assert {line.file for line in refused(gateway)} == {"people.ndjson"}
-    assert len(refused(gateway)) == 2  # those of the replay: the first pull's are dealt with
+    assert (first.quarantined, first.persons) == (2, 1)
+    mended = json.dumps({**lines[1], "gender": "other"}).encode()
+    replayed = replay(gateway, first.pull_id, {("people.ndjson", 2): mended})
+    assert (replayed.source, replayed.kind, replayed.quarantined, replayed.persons) == ("clinic", "replay", 1, 2)
+    assert gateway.resources.counts()["Patient"] == 2
+    assert [(line.file, line.line) for line in gateway.lake.quarantined(first.pull_id)] == [("people.ndjson", 3)]
     with pytest.raises(NotFoundError):
-        begin_replay(gateway, "other")
+        replay(gateway, "other")
 
 
 @pytest.mark.parametrize("kind", KINDS)
