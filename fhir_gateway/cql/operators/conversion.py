@@ -223,6 +223,6 @@ def convert_quantity(call: Call, operand: Vec, unit: Vec) -> Vec:
     """The quantity in another unit; null when the units do not convert."""
     if not isinstance(operand, QuantityVec) or not isinstance(unit, StrVec):
         raise _refuse(operand, "Quantity")
-    scale = common_scale(operand.unit, unit)
+    scale = common_scale(operand.unit, unit, where=operand.valid & unit.valid)
     values = converted(operand.value.values, scale)
     return QuantityVec(DecVec(values, operand.valid & scale.comparable & unit.valid), unit)

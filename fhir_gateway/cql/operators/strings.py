@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fhir_gateway.cql.folding import open_list
 from fhir_gateway.cql.registry import Call, operator
 from fhir_gateway.cql.values import BoolVec, IntVec, ListVec, NullVec, StrVec, Vec
-from fhir_gateway.cql.values.base import IntArray, dense, offsets_of
+from fhir_gateway.cql.values.base import IntArray, dense, is_single, offsets_of
 from fhir_gateway.errors import MeasureError
 
 
@@ -75,7 +76,24 @@ def combine(call: Call, source: Vec, separator: Vec | None = None) -> Vec:
 @operator("Split", "17.16", nulls="handled", fields=("stringToSplit", "separator"))
 def split(call: Call, text: Vec, separator: Vec) -> Vec:
     """Parts of a text between separators; the whole text without one."""
+    if isinstance(text, StrVec) and isinstance(separator, StrVec) and is_single(separator.codes) and len(text):
+        mark = separator.take(np.zeros(1, dtype=np.int64)).pylist()[0]
+        if mark:
+            return _split_by(text, mark)
     return _parts(call, text, separator, lambda t, s: t.split(s) if s else [t])
+
+
+def _split_by(text: StrVec, mark: str) -> ListVec:
+    """Each distinct text split once."""
+    present, number = np.unique(text.codes, return_inverse=True)
+    if present[0] < 0:  # null is split like an empty text, and masked
+        present, number = present[1:], np.maximum(number - 1, 0)
+    if len(present) == 0:
+        return ListVec(np.zeros(len(text) + 1, dtype=np.int64), StrVec.constant(None, 0), text.valid)
+    parts = pc.split_pattern(text.dictionary.take(pa.array(present)), mark)
+    distinct = ListVec(np.asarray(parts.offsets).astype(np.int64), StrVec.of_arrow(parts.values))
+    taken = distinct.take(np.where(text.valid, number, -1).astype(np.int64))
+    return ListVec(taken.offsets, taken.flat, text.valid)
 
 
 def _parts(call: Call, text: Vec, separator: Vec, divide: Callable[[str, str], list[str]]) -> Vec:

@@ -225,6 +225,7 @@ def shared_codes(left: StrVec, right: StrVec) -> tuple[IntArray, IntArray]:
     """Codes of both vectors in one common numbering (equal exactly when the strings are); -1 for null."""
     if left.dictionary is right.dictionary:
         return left.key_columns()[0], right.key_columns()[0]
+    left, right = _used(left), _used(right)
     both = pa.concat_arrays([left.dictionary, right.dictionary]).dictionary_encode()
     numbers = both.indices.to_numpy(zero_copy_only=False).astype(np.int64)
     split = len(left.dictionary)
@@ -232,6 +233,16 @@ def shared_codes(left: StrVec, right: StrVec) -> tuple[IntArray, IntArray]:
         np.where(left.codes >= 0, gather(numbers[:split], left.codes), -1),
         np.where(right.codes >= 0, gather(numbers[split:], right.codes), -1),
     )
+
+
+def _used(vec: StrVec) -> StrVec:
+    """The same texts with a dictionary of no more than there are, where it is much larger."""
+    if len(vec.dictionary) <= 2 * len(vec):
+        return vec
+    present, number = np.unique(vec.codes, return_inverse=True)
+    if len(present) and present[0] < 0:
+        present, number = present[1:], number - 1
+    return StrVec(number.astype(np.int64), vec.dictionary.take(pa.array(present)))
 
 
 def text_ranks(left: StrVec, right: StrVec) -> tuple[IntArray, IntArray]:
