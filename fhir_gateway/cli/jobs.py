@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -50,13 +51,17 @@ def show(command: typer.Context, id: Annotated[str, typer.Argument(help="Of the 
 
 @app.command("cancel")
 def cancel_job(command: typer.Context, id: Annotated[str, typer.Argument(help="Of the job.")]) -> None:
-    """Stop a pull wherever it runs, and delete its export at the server."""
+    """Stop a pull wherever it runs, and delete its export at the server; keep a calculation from beginning."""
     from fhir_gateway.jobs.cancel import cancel
 
     here = context(command)
     with _book(here) as book:
-        for issue in cancel(here.gateway, book, id):
-            here.output.warn(f"{issue.message}; `fhir-gateway jobs cancel {id}` tries again")
+        job = book.find(id)
+        if job is not None and job.kind != "pull":
+            book.cancel(id)
+        else:
+            for issue in cancel(here.gateway, book, id):
+                here.output.warn(f"{issue.message}; `fhir-gateway jobs cancel {id}` tries again")
     here.output.say(f"{id} is cancelled")
 
 
@@ -67,7 +72,15 @@ def retry(
     background: Annotated[bool, typer.Option(help="Leave it to a worker or the server.")] = False,
 ) -> None:
     """Go on with a job that failed or was interrupted; what it has done already is not done again."""
+    from fhir_gateway.jobs.book import QUEUE
+
     here = context(command)
+    with _book(here) as book:
+        job = book.find(id)
+        if job is not None and job.kind != "pull":
+            book.again(id, QUEUE)
+            _waits(here, id)
+            return
     carry_out(here, id, background=background)
 
 
@@ -88,10 +101,8 @@ def carry_out(here: Context, pull_id: str, *, background: bool) -> None:
     """Bring a pull to its end here, with progress, or leave it to a worker; show what it brought."""
     if background:
         with _book(here) as book:
-            job = book.submit("pull", pull_id, pull_id=pull_id)
-        if here.output.json:
-            here.output.value(asdict(job))
-        here.output.say(f"{pull_id} waits for a worker: fhir-gateway jobs show {pull_id}")
+            book.submit("pull", pull_id, pull_id=pull_id)
+        _waits(here, pull_id)
         return
     from fhir_gateway.jobs.durable import Worker
 
@@ -100,6 +111,23 @@ def carry_out(here: Context, pull_id: str, *, background: bool) -> None:
     show_report(here, report)
     if not report.complete:
         raise SourceError(f"the pull is committed, but {report.source} did not give everything; see the warnings")
+
+
+def calculate_later(here: Context, kind: str, **asked: Any) -> None:
+    """Leave a calculation to a worker; without an instant in what is asked it is made for the present."""
+    from fhir_gateway.jobs.calculations import calculation_id
+
+    id = calculation_id(kind)
+    now = asked.pop("now", None) or datetime.now(UTC)
+    with _book(here) as book:
+        book.submit(kind, id, asked={**asked, "now": now.isoformat()})
+    _waits(here, id)
+
+
+def _waits(here: Context, id: str) -> None:
+    if here.output.json:
+        here.output.value({"id": id, "state": "waiting"})
+    here.output.say(f"{id} waits for a worker or the server: fhir-gateway jobs show {id}")
 
 
 def _book(here: Context) -> Any:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from fhir_gateway.cli.context import context, parse_period
+from fhir_gateway.cli.jobs import calculate_later
 from fhir_gateway.errors import ConfigurationError
 
 
@@ -16,6 +17,7 @@ def evaluate(
     packages: Annotated[list[str] | None, typer.Argument(help="Measure packages (paths or names); `all`.")] = None,
     period: Annotated[str, typer.Option(help="Measurement period: 2025, or 2025-01-01/2025-12-31.")] = "",
     now: Annotated[str | None, typer.Option(help="Evaluation instant with offset; default: the present.")] = None,
+    background: Annotated[bool, typer.Option(help="Leave it to a worker or the server.")] = False,
 ) -> None:
     """Evaluate measures over everybody in the lake."""
     from fhir_gateway.jobs import evaluate as job
@@ -24,6 +26,10 @@ def evaluate(
     if not period:
         raise ConfigurationError("give the measurement period, such as --period 2025")
     wanted = [] if packages in (None, ["all"]) else list(packages or ())
+    if background:
+        days = [day.isoformat() for day in parse_period(period)]
+        calculate_later(here, "evaluate", packages=wanted, period=days, now=parse_instant(now))
+        return
     with here.output.progress() as progress:
         reports = job.evaluate(here.gateway, wanted, parse_period(period), now=parse_instant(now), progress=progress)
     rows: list[dict[str, Any]] = []
@@ -64,11 +70,15 @@ def attribute(
     command: typer.Context,
     contract: Annotated[str, typer.Argument(help="A contract (path or name).")],
     now: Annotated[str | None, typer.Option(help="Instant of the roster, with offset; default: the present.")] = None,
+    background: Annotated[bool, typer.Option(help="Leave it to a worker or the server.")] = False,
 ) -> None:
     """Say who is whose patient under a contract, and serve its roster."""
     from fhir_gateway.jobs import attribute as job
 
     here = context(command)
+    if background:
+        calculate_later(here, "attribute", contract=contract, now=parse_instant(now))
+        return
     with here.output.progress() as progress:
         report = job.attribute(here.gateway, contract, now=parse_instant(now), progress=progress)
     table = report.attribution.table
@@ -90,11 +100,15 @@ def settle(
     contract: Annotated[str, typer.Argument(help="A contract (path or name).")],
     now: Annotated[str | None, typer.Option(help="Instant of the settlement, with offset; default: now.")] = None,
     explain: Annotated[bool, typer.Option(help="Show every number that each payment comes from.")] = False,
+    background: Annotated[bool, typer.Option(help="Leave it to a worker or the server.")] = False,
 ) -> None:
     """Settle a contract for its period, and serve the performance report."""
     from fhir_gateway.jobs import settle as job
 
     here = context(command)
+    if background:
+        calculate_later(here, "settle", contract=contract, now=parse_instant(now))
+        return
     with here.output.progress() as progress:
         report = job.settle(here.gateway, contract, now=parse_instant(now), progress=progress)
     settlement = report.settlement

@@ -106,7 +106,7 @@ class JobBook:
             for row in self._client.list_workflow_steps(id)
         ]
 
-    def submit(self, kind: str, id: str, **arguments: Any) -> Job:
+    def submit(self, kind: str, id: str, /, **arguments: Any) -> Job:
         """Let a worker do a job of that kind. ConflictError when the job is waiting or under way already."""
         found = self.find(id)
         if found is not None and found.state in ("waiting", "running"):

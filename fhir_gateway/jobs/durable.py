@@ -20,6 +20,7 @@ from fhir_gateway.errors import ConflictError, GatewayError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs import pull
 from fhir_gateway.jobs.book import APPLICATION, QUEUE, VERSION, Job, JobBook, JsonValues, open_database
+from fhir_gateway.jobs.calculations import CALCULATIONS
 from fhir_gateway.jobs.locks import hold
 from fhir_gateway.sources.outcome import Progress
 
@@ -178,6 +179,20 @@ def _pull(pull_id: str) -> dict[str, Any]:
             worker.gateway, pull_id, progress=worker.progress, step=_step, wait=worker.wait, check=worker.check
         )
     return {"lake_version": report.lake_version, "complete": report.complete}
+
+
+def _calculation(kind: str) -> None:
+    """Let workers know a kind of calculation."""
+
+    @DBOS.workflow(name=kind)
+    def carry_out(asked: dict[str, Any]) -> list[str]:
+        worker = _worker()
+        with worker._at_work():
+            return DBOS.run_step({"name": kind}, CALCULATIONS[kind], worker.gateway, asked)
+
+
+for _kind in CALCULATIONS:
+    _calculation(_kind)
 
 
 def _step(name: str, work: Callable[[], None]) -> None:

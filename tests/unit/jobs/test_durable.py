@@ -7,6 +7,7 @@ import multiprocessing
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from fhir_gateway.config import Settings
 from fhir_gateway.errors import ConflictError, LedgerError, NotFoundError, SourceError
 from fhir_gateway.factory import Gateway
-from fhir_gateway.jobs import durable
+from fhir_gateway.jobs import calculations, durable
 from fhir_gateway.jobs.book import JobBook, JsonValues
 from fhir_gateway.jobs.cancel import cancel
 from fhir_gateway.jobs.durable import MOST_RECOVERIES, Worker
@@ -184,6 +185,26 @@ def test_a_cancelled_pull_stops_and_its_export_is_deleted(
     pull_endpoint(gateway, "ehr", mode="bulk")
     with pytest.raises(ConflictError, match="committed"):
         cancel(gateway, book, gateway.pulls.recent()[0].id)
+
+
+def test_calculations_are_jobs_of_one_step(gateway: Gateway, book: JobBook, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[date, datetime]] = []
+
+    def evaluate(gateway: Gateway, packages: list[str], period: tuple[date, date], now: datetime) -> list[Any]:
+        made.append((period[1], now))
+        return []
+
+    monkeypatch.setattr(calculations, "evaluate", evaluate)
+    asked = {"packages": [], "period": ["2025-01-01", "2025-12-31"], "now": "2026-01-01T00:00:00+00:00"}
+    book.submit("evaluate", calculations.calculation_id("evaluate"), asked=asked)
+    book.submit("settle", "settle-1", asked={"contract": "none of these", "now": asked["now"]})
+    with Worker(gateway, background=True):
+        (job,) = [job for job in book.jobs() if job.kind == "evaluate"]
+        assert ended(book, job.id) == "done"
+        assert ended(book, "settle-1") == "failed"
+    assert made == [(date(2025, 12, 31), datetime(2026, 1, 1, tzinfo=UTC))]
+    assert [step.name for step in book.steps(job.id)] == ["evaluate"]
+    assert "no contract" in (book.job("settle-1").error or "")
 
 
 def test_refused_lines_are_taken_in_again(gateway: Gateway, tmp_path: Path) -> None:

@@ -1,0 +1,50 @@
+"""Evaluations, attributions and settlements as jobs of one step.
+
+The instant they are made for is part of what is asked, so that a calculation that a kill ended is the same one when it
+is made again: results have ids that derive from their inputs, and what is served under an id is replaced by its equal.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime
+from typing import Any
+
+from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs.attribute import attribute
+from fhir_gateway.jobs.evaluate import evaluate
+from fhir_gateway.jobs.settle import settle
+
+Asked = Mapping[str, Any]
+
+
+def _evaluate(gateway: Gateway, asked: Asked) -> list[str]:
+    start, end = (date.fromisoformat(day) for day in asked["period"])
+    reports = evaluate(gateway, asked["packages"], (start, end), now=_instant(asked))
+    return [report.run for report in reports]
+
+
+def _attribute(gateway: Gateway, asked: Asked) -> list[str]:
+    return [f"Group/{attribute(gateway, asked['contract'], now=_instant(asked)).group['id']}"]
+
+
+def _settle(gateway: Gateway, asked: Asked) -> list[str]:
+    return [f"MeasureReport/{settle(gateway, asked['contract'], now=_instant(asked)).report}"]
+
+
+CALCULATIONS: Mapping[str, Callable[[Gateway, Asked], list[str]]] = {
+    "evaluate": _evaluate,
+    "attribute": _attribute,
+    "settle": _settle,
+}
+"""What each kind does with what is asked; it gives the ids of what is served then."""
+
+
+def calculation_id(kind: str) -> str:
+    """An id for a calculation that is asked for now."""
+    return f"{kind}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+
+
+def _instant(asked: Asked) -> datetime:
+    return datetime.fromisoformat(asked["now"])
