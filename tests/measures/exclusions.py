@@ -2,8 +2,9 @@
 
 ``[[case]]`` excuses the population counts of one case, ``[[stratum]]`` the strata of named stratifiers of one case,
 ``[[observation]]`` the values of one observation of one case, and ``[[habit]]`` a number of differences of a measure
-that are all of one kind which contradicts itself (see ``expectations.py``). Whatever is listed must differ: an entry
-that is met, or a habit found more or less often than listed, fails the run.
+that are all of one kind which contradicts itself (see ``expectations.py``). ``[[content]]`` excuses the populations
+of a case that is read without its declared profiles, which its content contradicts. Whatever is listed must differ: an
+entry that is met, or a habit found more or less often than listed, fails the run.
 """
 
 from __future__ import annotations
@@ -30,9 +31,11 @@ class Exclusions:
     found: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     @classmethod
-    def load(cls, path: Path) -> Exclusions:
-        """Read the file; a difference may be listed once."""
+    def load(cls, path: Path, *, content: bool = False) -> Exclusions:
+        """Read the file; a difference may be listed once. With ``content`` those of data without declared profiles."""
         listed = tomllib.loads(path.read_text("utf-8"))
+        if content:
+            listed = {"case": [*listed.get("case", ()), *listed.get("content", ())]}
         keys = [(e["measure"], e["id"], "populations", "*") for e in listed.get("case", ())]
         keys += [(e["measure"], e["id"], "strata", s) for e in listed.get("stratum", ()) for s in e["stratifiers"]]
         keys += [(e["measure"], e["id"], "observations", e["observation"]) for e in listed.get("observation", ())]

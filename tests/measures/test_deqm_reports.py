@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -18,6 +17,7 @@ from fhir_gateway.measures.dialect import Family
 from fhir_gateway.measures.model import Composite, GroupResult, Observations, PopulationResult
 from fhir_gateway.measures.observations import VALUE_TYPE
 from fhir_gateway.r4.models import validate
+from tests.measures.agreement import disagreement
 from tests.measures.deqm_rules import problems
 from tests.measures.published import NOW, read_cases, rename
 from tests.support.measures import REPORTER, result_of
@@ -121,52 +121,7 @@ def test_reports_of_every_scoring_keep_the_rules(scoring: str, family: Family) -
         assert problems(report, family) == []
         validate(report)
         assert {r["id"] for r in report["contained"]} >= {"software", "inputs"}
-    agree(made, family)
-
-
-def agree(made: MeasureResult, family: Family = "us") -> None:
-    """Counts of the summary are the members of the subject-list's Lists and the sums of the individual reports."""
-    summary = reports.summary(made, REPORTER, family=family)
-    listed = reports.subject_list(made, REPORTER, family=family)
-    lists = {f"#{r['id']}": r.get("entry", []) for r in listed["contained"] if r["resourceType"] == "List"}
-    names = made.members.to_pylist()
-    single = {}
-    for index, member in enumerate(names):
-        if member not in made.failed and reports.in_initial_population(made, index):
-            report = reports.individual(made, index, REPORTER, family=family)
-            single[f"MeasureReport/{report['id']}"] = flat(report)
-    sums: Counter[tuple[str, ...]] = Counter()
-    for counts in single.values():
-        sums.update(counts)
-    whole = flat(summary)
-    # an individual report has only those strata that the member is in
-    assert {place: count for place, count in whole.items() if count} == {p: c for p, c in sums.items() if c}
-    assert {place: count for place, (count, _) in places(listed).items()} == whole
-    for place, (_, subjects) in places(listed).items():
-        inside = {reference for reference, counts in single.items() if counts.get(place)}
-        assert {entry["item"]["reference"] for entry in lists[subjects]} == inside, place
-
-
-def flat(report: dict[str, Any]) -> dict[tuple[str, ...], int]:
-    return {place: count for place, (count, _) in places(report).items()}
-
-
-def places(report: dict[str, Any]) -> dict[tuple[str, ...], tuple[int, str]]:
-    """Count and List of each population, by group and, in strata, by stratifier and value."""
-    found = {}
-    for node in report.get("group", ()):
-        for population in node["population"]:
-            found[node["id"], population["id"]] = entry(population)
-        for stratifier in node.get("stratifier", ()):
-            for stratum in stratifier.get("stratum", ()):
-                value = json.dumps(stratum.get("value") or stratum["component"], sort_keys=True)
-                for population in stratum["population"]:
-                    found[node["id"], stratifier["id"], value, population["id"]] = entry(population)
-    return found
-
-
-def entry(population: dict[str, Any]) -> tuple[int, str]:
-    return population["count"], population.get("subjectResults", {}).get("reference", "")
+    assert disagreement(made, family) is None
 
 
 @pytest.mark.shared
@@ -185,7 +140,7 @@ def test_the_three_reports_of_a_published_measure_agree(shared: Path, measure: s
     start, end = (date.fromisoformat(cases[0]["measurementPeriod"][key][:10]) for key in ("start", "end"))
     population = MemoryPopulation((f"case-{n}", rename(case, n)) for n, case in enumerate(cases))
     made = Evaluator(MeasurePackage.load(folder)).evaluate(population, (start, end), NOW)
-    agree(made)
+    assert disagreement(made) is None
     for family in FAMILIES:
         summary = reports.summary(made, REPORTER, family=family)
         assert problems(summary, family) == []
