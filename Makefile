@@ -24,6 +24,7 @@ $(INSTALLED): pyproject.toml requirements.lock
 	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	@echo "installing the gateway into .venv (a few minutes on the first run)"
 	@$(BIN)/python -m pip install --quiet --constraint requirements.lock --group dev --editable .
+	@$(BIN)/python -m fhir_gateway.lake.kernel
 	@touch $@
 
 demo: install ## Run the main job on a synthetic population and serve the results (ARGS=--once to stop after the summary)

@@ -32,7 +32,8 @@ def assemble(
     frames = np.zeros((5, tables.MAX_DEPTH + 1), np.int64)
     state = np.zeros(tables.STATE, np.int64)
     slots = np.zeros((tables.SLOTS, len(starts)), np.int64)
-    failed = walk.walk_rows(grammar.tables, text, starts, slots, levels, events, frames, state)
+    used = np.empty(0, np.uint8)
+    failed = walk.walk_rows(grammar.tables, text, starts, -1, slots, used, levels, events, frames, state)
     if failed >= 0:
         raise GatewayError(f"{resource_type}: a resource passed the check once and not again")
     count = int(state[tables.EVENTS])

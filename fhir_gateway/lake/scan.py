@@ -80,7 +80,7 @@ class Scanner:
         ``order`` is the place in the pull of the first row.
         """
         text = block.text
-        padded = np.frombuffer(text + bytes(tables.PADDING), np.uint8)
+        padded = _padded(text)
         lines = self._walk(padded, block, promised)
         passed = lines.passed
         if not _is_utf8(padded, len(text)):
@@ -215,6 +215,14 @@ class _Lines:
             yield text[start:end]
 
 
+def _padded(text: bytes) -> np.ndarray:
+    """A text as the walk wants it; writable like all others, else everything would be compiled a second time."""
+    padded = np.empty(len(text) + tables.PADDING, np.uint8)
+    padded[: len(text)] = np.frombuffer(text, np.uint8)
+    padded[len(text) :] = 0
+    return padded
+
+
 def _strings(text: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> pa.StringArray:
     """Pieces of a text as an Arrow column; empty pieces are null."""
     offsets = np.empty(len(starts) + 1, np.int32)
@@ -254,7 +262,7 @@ def _odd_batch(resource_type: str, odd: Sequence[tuple[int, bytes, Any]]) -> pa.
     lengths = np.array([len(line) for line in lines], np.int64)
     starts = np.cumsum(lengths) - lengths
     hashes = np.empty(len(lines), np.int64)
-    heads.hashes(np.frombuffer(raw + bytes(tables.PADDING), np.uint8), starts, lengths, hashes)
+    heads.hashes(_padded(raw), starts, lengths, hashes)
     return pa.record_batch(
         [
             pa.array(orders, pa.int64()),

@@ -398,6 +398,7 @@ def walk_lines(
     or NEED_*: then the tables want another entry and the same line is walked again. Blank lines have no row.
     """
     at, row, number = place[AT], place[ROW], place[NUMBER]
+    emit = end < 0  # never, and not a constant: see walk_rows
     while True:
         at = skip(text, at)
         if at >= end:
@@ -410,7 +411,7 @@ def walk_lines(
         state[POSITION] = at
         if not place[FORCED]:
             answer = walk(
-                t, text, at, promised, False, row, slot_start, slot_length, used, levels, events, frames, state
+                t, text, at, promised, emit, row, slot_start, slot_length, used, levels, events, frames, state
             )
         if answer >= NEED_KEY:
             place[AT], place[ROW], place[NUMBER] = at, row, number
@@ -436,15 +437,18 @@ def walk_rows(
     t: Tables,
     text: np.ndarray,
     starts: np.ndarray,
+    promised: int,
     slots: np.ndarray,
+    used: np.ndarray,
     levels: np.ndarray,
     events: Events,
     frames: np.ndarray,
     state: np.ndarray,
 ) -> int:
     """Emit the events of resources that have passed before; answers the row that does not pass now, or -1."""
+    emit = len(starts) > 0  # not a constant: the walk would be compiled a second time for it
     for row in range(len(starts)):
-        answer = walk(t, text, starts[row], -1, True, row, slots, slots, slots[0], levels, events, frames, state)
+        answer = walk(t, text, starts[row], promised, emit, row, slots, slots, used, levels, events, frames, state)
         if answer != DONE:
             return row
     return -1
