@@ -61,7 +61,7 @@ class Worker:
             raise ConflictError("this process carries out jobs already")
         _working = self
         try:
-            self._held.enter_context(hold(self.gateway, f"executor-{self.executor}"))
+            self._held.enter_context(hold(self.gateway, f"executor-{self.executor}", once=True))
             DBOS(
                 config={
                     "name": APPLICATION,
@@ -112,9 +112,9 @@ class Worker:
             raise Interrupted
 
     def wait(self) -> bool:
-        """Wait for another pull of the same source, unless the worker is to leave."""
+        """Whether to wait for another pull of the same source: nobody at the prompt wants to without knowing."""
         self.check()
-        return True
+        return self._background
 
     def go_on(self) -> list[str]:
         """Take over the jobs of processes that died; their ids."""
@@ -132,7 +132,8 @@ class Worker:
 
     def _adopt(self, job: Job, queue: str | None) -> None:
         """Queue a job of a process that died; ConflictError when it lives. Its lock keeps out other adopters."""
-        with hold(self.gateway, f"executor-{job.executor}", f"job {job.id} is under way in another process"):
+        refusal = f"job {job.id} is under way in another process"
+        with hold(self.gateway, f"executor-{job.executor}", refusal, once=True):
             now = self.book.job(job.id)
             if (now.state, now.executor) == ("running", job.executor):
                 self.book.count_recovery(now)

@@ -11,6 +11,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import sqlalchemy as sa
 
@@ -22,25 +23,41 @@ _PAUSE = 0.2
 
 @contextmanager
 def hold(
-    gateway: Gateway, name: str, refusal: str = "it is held elsewhere", *, wait: Callable[[], bool] | None = None
+    gateway: Gateway,
+    name: str,
+    refusal: str = "it is held elsewhere",
+    *,
+    wait: Callable[[], bool] | None = None,
+    once: bool = False,
 ) -> Iterator[None]:
-    """Hold the lock of that name; ConflictError with `refusal` when somebody else does and `wait` says not to wait."""
+    """Hold the lock of that name; ConflictError with `refusal` when somebody else does and `wait` says not to wait.
+
+    ``once`` leaves nothing behind of a lock whose name nobody will ask for again.
+    """
     take = _take_in_database if gateway.engine.dialect.name == "postgresql" else _take_in_folder
     while True:
         with take(gateway, name) as taken:
             if taken:
-                yield
+                try:
+                    yield
+                finally:
+                    if once and take is _take_in_folder:
+                        _path(gateway, name).unlink(missing_ok=True)
                 return
         if wait is None or not wait():
             raise ConflictError(refusal)
         time.sleep(_PAUSE)
 
 
+def _path(gateway: Gateway, name: str) -> Path:
+    return gateway.data_folder / "locks" / name
+
+
 @contextmanager
 def _take_in_folder(gateway: Gateway, name: str) -> Iterator[bool]:
-    folder = gateway.data_folder / "locks"
-    folder.mkdir(exist_ok=True, mode=0o700)
-    with (folder / name.replace("/", "_")).open("w") as file:
+    path = _path(gateway, name)
+    path.parent.mkdir(exist_ok=True, mode=0o700)
+    with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

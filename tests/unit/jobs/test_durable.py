@@ -154,10 +154,13 @@ def test_what_a_living_process_does_is_not_done_beside_it(
             worker.pull(row.id)
         with pytest.raises(ConflictError, match="a pull of ehr is under way"):
             pull_endpoint(gateway, "ehr", mode="bulk", types=("Patient",))
+        with pytest.raises(ConflictError, match="a pull of ehr is under way"):
+            worker.pull(begin_endpoint(gateway, "ehr", mode="bulk", types=("Patient",)).id)
         process.kill()
         process.join()
         assert worker.go_on() == [row.id]
     assert source.kickoffs == 1
+    assert not list((gateway.data_folder / "locks").glob("executor-*"))
 
 
 def test_a_cancelled_pull_stops_and_its_export_is_deleted(
@@ -243,8 +246,9 @@ def test_a_lock_is_held_once_and_freed_at_the_end(kind: str, tmp_path: Path) -> 
         assert len(asked) == 2
         with suppress(LedgerError), hold(gateway, "one"):
             raise LedgerError("an error frees it")
-        with hold(gateway, "one"):
+        with hold(gateway, "one", once=True):
             pass
+        assert not (gateway.data_folder / "locks" / "one").exists()
 
 
 @pytest.mark.parametrize("value", [None, 1, "é", [1, "a"], {"args": ["x"], "kwargs": {}}])
