@@ -16,7 +16,7 @@ from fhir_gateway.lake.kernel import heads, tables
 from fhir_gateway.r4 import spec
 
 #: JSON text that is typed at a time: what the walk notes of it should stay in the processor's cache.
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 22
 
 
 def typed_rows(
