@@ -71,6 +71,8 @@ def publish(gateway: Gateway, progress: Progress | None = None) -> Published:
 
 
 def _publish(gateway: Gateway, progress: Progress | None) -> Published:
+    if progress:
+        progress(PullProgress("publish", "what changed"))
     lake, version = gateway.lake, gateway.lake.version
     patients = lake.read("Patient", ["_raw"], version=version)
     copies = {kind: lake.read(kind, ["_raw"], version=version) for kind in PUBLISHED}
