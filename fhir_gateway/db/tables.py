@@ -14,7 +14,7 @@ from sqlmodel import SQLModel
 #: To add a table: define the SQLModel class in the domain's ``store.py``, name that module here, add a migration.
 TABLE_MODULES: tuple[str, ...] = (
     "fhir_gateway.db.resource_tables",
-    "fhir_gateway.identity.store",
+    "fhir_gateway.identity.tables",
     "fhir_gateway.sources.tables",
     "fhir_gateway.auth.store",
     "fhir_gateway.server.audit",

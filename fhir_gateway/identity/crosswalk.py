@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from fhir_gateway.db.engine import snapshot, transaction
-from fhir_gateway.identity import store
+from fhir_gateway.identity import store, tables
 from fhir_gateway.identity.identifiers import read_identifiers
 from fhir_gateway.identity.models import IdentityRules, PersonChange, Review, ReviewStatus
 from fhir_gateway.identity.placing import PERSON, arriving, place
@@ -65,16 +65,16 @@ class Crosswalk:
 
     def patients(self, person: str) -> list[tuple[str, str]]:
         """Return the (source, patient id) pairs behind a person, sorted; empty for a person that is not in use."""
-        columns = (store.PATIENT.c.source, store.PATIENT.c.patient_id)
+        columns = (tables.PATIENT.c.source, tables.PATIENT.c.patient_id)
         with snapshot(self._engine) as connection:
-            rows = connection.execute(sa.select(*columns).where(store.PATIENT.c.person == person).order_by(*columns))
+            rows = connection.execute(sa.select(*columns).where(tables.PATIENT.c.person == person).order_by(*columns))
             return [(row.source, row.patient_id) for row in rows]
 
     def surviving(self, person: str) -> str:
         """Return the person that ``person`` was merged into, or itself."""
         with snapshot(self._engine) as connection:
             while True:
-                statement = sa.select(store.PERSON.c.merged_into).where(store.PERSON.c.person == person)
+                statement = sa.select(tables.PERSON.c.merged_into).where(tables.PERSON.c.person == person)
                 merged_into = connection.scalar(statement)
                 if merged_into is None:
                     return person
@@ -82,7 +82,7 @@ class Crosswalk:
 
     def changes(self) -> list[PersonChange]:
         """Return all merges and splits of persons, oldest first."""
-        table = store.CHANGE
+        table = tables.CHANGE
         with snapshot(self._engine) as connection:
             rows = connection.execute(sa.select(table).order_by(table.c.id))
             return [
@@ -93,7 +93,7 @@ class Crosswalk:
     def reviews(self, status: ReviewStatus = "open") -> list[Review]:
         """Return the links that were not made, for somebody to decide, or those that were decided so."""
         names = [field.name for field in fields(Review)]
-        table = store.REVIEW
+        table = tables.REVIEW
         with snapshot(self._engine) as connection:
             rows = connection.execute(
                 sa.select(table).where(table.c.status == status).order_by(table.c.noticed_at, table.c.digest)

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from fhir_gateway.db.engine import snapshot, transaction
-from fhir_gateway.identity import store
+from fhir_gateway.identity import store, tables
 from fhir_gateway.identity.crosswalk import LOCK
 from fhir_gateway.identity.identifiers import NATIONAL
 from fhir_gateway.identity.model import CONDITIONS, UNKNOWN, LinkageModel
@@ -230,7 +230,7 @@ class Linkage:
     def _write(self, records: int, alike: int, linked: pa.Table, proposals: pa.Table) -> LinkageReport:
         now = self._clock().isoformat()
         with transaction(self._engine, lock=LOCK) as connection:
-            last = connection.scalar(sa.select(sa.func.max(store.CHANGE.c.id))) or 0
+            last = connection.scalar(sa.select(sa.func.max(tables.CHANGE.c.id))) or 0
             around = store.replace_matches(
                 connection, linked.select(["a", "b", "weight", "evidence"]), self._model.name
             )
@@ -251,7 +251,7 @@ class Linkage:
             proposals = proposals.filter(pa.array(apart, pa.bool_())).drop_columns(["a", "b"])
             store.write_reviews(connection, proposals, now)
             store.close_linkage_reviews(connection, set(proposals["digest"].to_pylist()))
-            change = store.CHANGE.c
+            change = tables.CHANGE.c
             kinds = list(connection.scalars(sa.select(change.kind).where(change.id > last)))
         return LinkageReport(
             self._model.name,

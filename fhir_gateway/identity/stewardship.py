@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from fhir_gateway.db.engine import snapshot, transaction
 from fhir_gateway.errors import ConfigurationError, ConflictError, NotFoundError
-from fhir_gateway.identity import store
+from fhir_gateway.identity import store, tables
 from fhir_gateway.identity.crosswalk import LOCK
 from fhir_gateway.identity.models import Decision, IdentityRules, Review
 from fhir_gateway.identity.placing import Actor, nobody_arrives, place
@@ -49,7 +49,7 @@ class Stewardship:
         """The review of that id, or of an id that begins so (6 characters at least)."""
         if len(digest) < _LEAST_PREFIX:
             raise ConfigurationError(f"the id of a review has at least {_LEAST_PREFIX} characters here")
-        table = store.REVIEW
+        table = tables.REVIEW
         with snapshot(self._engine) as connection:
             rows = connection.execute(
                 sa.select(table).where(table.c.digest.startswith(digest, autoescape=True)).limit(2)
@@ -97,7 +97,7 @@ class Stewardship:
                     raise ConfigurationError(f"{len(strange)} of the patients named are not of that person")
             else:
                 going = self._merged(connection, person)
-                owner = connection.scalar(sa.select(store.PATIENT.c.person).where(store.PATIENT.c.number == going[0]))
+                owner = connection.scalar(sa.select(tables.PATIENT.c.person).where(tables.PATIENT.c.number == going[0]))
                 everybody = self._patients(connection, str(owner))
                 going = [number for number in going if number in set(everybody)]
             staying = [number for number in everybody if number not in set(going)]
@@ -112,7 +112,7 @@ class Stewardship:
 
     def revoke(self, act: int, by: str, reason: str) -> None:
         """Take what was decided at once back: persons are again as if it had not been decided."""
-        table = store.DECISION
+        table = tables.DECISION
         with transaction(self._engine, lock=LOCK) as connection:
             rows = connection.execute(sa.select(table).where(table.c.act == act).order_by(table.c.id)).all()
             if not rows:
@@ -127,7 +127,7 @@ class Stewardship:
 
     def decisions(self, person: str | None = None) -> list[Decision]:
         """All decisions, revoked ones too, oldest first; of ``person``, those about its patients."""
-        table, first, second = store.DECISION, store.PATIENT.alias("first"), store.PATIENT.alias("second")
+        table, first, second = tables.DECISION, tables.PATIENT.alias("first"), tables.PATIENT.alias("second")
         statement = (
             sa.select(
                 table,
@@ -189,7 +189,7 @@ class Stewardship:
         Where other patients of these persons contradict each other, it is decided of them, too: else the contradiction
         would part again what was just joined.
         """
-        columns = store.PATIENT.c
+        columns = tables.PATIENT.c
         persons = sa.select(columns.person).where(columns.number.in_(pair))
         rows = connection.execute(
             sa.select(columns.number, columns.birth_date, columns.gender)
@@ -205,7 +205,7 @@ class Stewardship:
         self._place(connection, everybody, by, reason)
 
     def _patients(self, connection: Connection, person: str) -> list[int]:
-        columns = store.PATIENT.c
+        columns = tables.PATIENT.c
         found = list(
             connection.scalars(sa.select(columns.number).where(columns.person == person).order_by(columns.number))
         )
@@ -214,7 +214,7 @@ class Stewardship:
         return found
 
     def _numbers(self, connection: Connection, patients: Iterable[Patient]) -> list[int]:
-        columns, numbers = store.PATIENT.c, []
+        columns, numbers = tables.PATIENT.c, []
         for source, patient in dict.fromkeys(patients):
             number = connection.scalar(
                 sa.select(columns.number).where(columns.source == source, columns.patient_id == patient)
@@ -226,7 +226,7 @@ class Stewardship:
 
     def _merged(self, connection: Connection, person: str) -> list[int]:
         """Numbers of the patients that left ``person`` when it was merged last."""
-        change = store.CHANGE.c
+        change = tables.CHANGE.c
         row = connection.execute(
             sa.select(change.patients)
             .where(change.kind == "merge", change.other == person)
@@ -241,7 +241,7 @@ class Stewardship:
 
     def _between(self, connection: Connection, some: list[int], others: list[int], verdict: str) -> list[int]:
         """Decisions of that verdict that hold between patients of the two lists."""
-        table = store.DECISION.c
+        table = tables.DECISION.c
         return list(
             connection.scalars(
                 sa.select(table.id).where(
@@ -261,7 +261,7 @@ class Stewardship:
         self._revoke(connection, self._between(connection, some, others, verdict), by, reason)
 
     def _revoke(self, connection: Connection, decisions: list[int], by: str, reason: str) -> None:
-        table = store.DECISION
+        table = tables.DECISION
         connection.execute(
             sa.update(table)
             .where(table.c.id.in_(decisions))
@@ -280,7 +280,7 @@ class Stewardship:
         if not by.strip() or not reason.strip():
             raise ConfigurationError("a decision about persons needs who decides and why")
         now = self._now()
-        act = (connection.scalar(sa.select(sa.func.max(store.DECISION.c.act))) or 0) + 1
+        act = (connection.scalar(sa.select(sa.func.max(tables.DECISION.c.act))) or 0) + 1
         rows = [
             {
                 "act": act,
@@ -294,7 +294,7 @@ class Stewardship:
             }
             for pair in pairs
         ]
-        connection.execute(sa.insert(store.DECISION), rows)
+        connection.execute(sa.insert(tables.DECISION), rows)
 
     def _check(self, connection: Connection, numbers: list[int]) -> None:
         """ConflictError when decisions that hold say of two patients, maybe through others, that they are both."""
