@@ -82,7 +82,7 @@ class ReadableLake(Protocol):
 #: one spends its time on starting operators, a larger one is no faster.
 BATCH_MEMBERS = 25_000
 #: Rows of all types in a batch, about: members with hundreds of resources each are fewer to a batch.
-BATCH_ROWS = 1_000_000
+BATCH_ROWS = 400_000
 
 
 @dataclass(frozen=True, slots=True)
