@@ -76,12 +76,14 @@ class ExportRequest:
 class ExportState:
     """All that a restarted process needs. ``transaction_time`` is the earliest one seen.
 
-    ``part`` names the part of a pull that has several exports.
+    ``part`` names the part of a pull that has several exports; ``kicked_off`` is when the export began, in seconds of
+    the epoch: its deadline counts from then, however often this process was restarted.
     """
 
     status_url: str
     transaction_time: str | None = None
     part: str = ""
+    kicked_off: float | None = None
 
 
 class ExportGone(SourceError):
@@ -131,7 +133,9 @@ class BulkExport:
     async def _through(self, request: ExportRequest, state: ExportState | None) -> tuple[ExportState, Export]:
         try:
             return await self._finish(state or await self._kick_off(request))
-        except ExportGone:
+        except ExportGone as error:
+            if state is not None and self._left(state) <= 0:
+                raise ExportFailed(f"{error.message}, and its time was over") from None
             self._session.report("export", "the export is gone; starting anew")
         # files of the lost export: the next one may give other content under the same names
         for path in self._folder.glob("*.ndjson*"):
@@ -152,7 +156,14 @@ class BulkExport:
         location = response.headers.get("Content-Location")
         if not location:
             raise SourceError(f"{without_query(url)}: accepted without a Content-Location to poll")
-        return self._remember(ExportState(urljoin(url, location), part=self._part))
+        return self._remember(
+            ExportState(urljoin(url, location), part=self._part, kicked_off=self._session.clock.now())
+        )
+
+    def _left(self, state: ExportState) -> float:
+        """Seconds that an export may still take; all of them when its beginning is not known."""
+        deadline = self._session.profile.export_deadline
+        return deadline if state.kicked_off is None else deadline - (self._session.clock.now() - state.kicked_off)
 
     async def _ask(self, request: ExportRequest, method: Literal["GET", "POST"]) -> httpx.Response:
         base = self._session.endpoint.base_url
@@ -166,14 +177,14 @@ class BulkExport:
         )
 
     async def _finish(self, state: ExportState) -> tuple[ExportState, Export]:
-        manifest = await self._manifest(state.status_url)
+        manifest = await self._manifest(state.status_url, self._left(state))
         state = self._remember(
             replace(state, transaction_time=earliest(state.transaction_time, manifest.transaction_time))
         )
 
         async def repoll() -> Manifest:
             nonlocal state
-            fresh = await self._manifest(state.status_url)
+            fresh = await self._manifest(state.status_url, self._session.profile.export_deadline)
             state = self._remember(
                 replace(state, transaction_time=earliest(state.transaction_time, fresh.transaction_time))
             )
@@ -216,23 +227,24 @@ class BulkExport:
                 issues.append(SourceIssue("error", text, one.file.shown, max((one.file.count or 0) - one.mismatch, 0)))
         return issues
 
-    async def _manifest(self, status_url: str) -> Manifest:
-        """Poll until the export is complete, with all further pages."""
-        manifest = await self._page(status_url)
+    async def _manifest(self, status_url: str, seconds: float) -> Manifest:
+        """Poll until the export is complete, with all further pages; each may take so many seconds."""
+        manifest = await self._page(status_url, seconds)
         seen = {status_url}
         while manifest.next is not None:
             if manifest.next in seen:
                 raise SourceError(f"{without_query(manifest.next)}: manifest pages go round in a circle")
             seen.add(manifest.next)
-            manifest = manifest.plus(await self._page(manifest.next))
+            manifest = manifest.plus(await self._page(manifest.next, self._session.profile.export_deadline))
         return manifest
 
-    async def _page(self, url: str) -> Manifest:
+    async def _page(self, url: str, seconds: float) -> Manifest:
+        """Poll at least once: an export whose time went by while nobody asked may have come to its end."""
         session, profile = self._session, self._session.profile
-        deadline = session.clock.monotonic() + profile.export_deadline
+        deadline = session.clock.monotonic() + seconds
         polls = failures = 0
         while True:
-            if session.clock.monotonic() >= deadline:
+            if polls + failures and session.clock.monotonic() >= deadline:
                 await delete_export(session, url)
                 raise ExportFailed(
                     f"{without_query(url)}: not finished after {profile.export_deadline:.0f} s; cancelled"

@@ -72,6 +72,7 @@ class PullLog:
             part=state.part,
             status_url=self._cipher.encrypt(state.status_url.encode()),
             transaction_time=state.transaction_time,
+            kicked_off=state.kicked_off,
         )
         with session(self._engine) as opened:
             opened.merge(row)
@@ -81,7 +82,9 @@ class PullLog:
         with session(self._engine) as opened:
             rows = list(opened.exec(select(SourceExport).where(SourceExport.pull == id)))
         return {
-            row.part: ExportState(self._cipher.decrypt(row.status_url).decode(), row.transaction_time, row.part)
+            row.part: ExportState(
+                self._cipher.decrypt(row.status_url).decode(), row.transaction_time, row.part, row.kicked_off
+            )
             for row in rows
         }
 

@@ -71,6 +71,7 @@ class SourceExport(SQLModel, table=True):
     part: str = Field(primary_key=True, max_length=200, default="")
     status_url: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     transaction_time: str | None = None
+    kicked_off: float | None = None
 
 
 class SourceWatermark(SQLModel, table=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -277,6 +278,32 @@ def test_a_stuck_export_is_cancelled(source: MisbehavingSource, pulling: Pulling
     with pytest.raises(SourceError, match="not finished"):
         pulling(mode="bulk", profile=replace(quick, export_deadline=10.0))
     assert len(source.requests("delete")) == 2
+
+
+def test_the_deadline_counts_from_the_kick_off_whatever_restarts(
+    source: MisbehavingSource, pulling: Pulling, quick: VendorProfile
+) -> None:
+    source.polls_before_done = 10**9
+    late = ExportState(f"{source.base.removesuffix('/fhir')}/jobs/1", kicked_off=time.time() - 86_400)
+    hour = replace(quick, export_deadline=3600.0)
+    with pytest.raises(SourceError, match="not finished after"):
+        pulling(mode="bulk", resume=late, profile=hour)
+    assert (len(source.requests("poll")), len(source.requests("delete"))) == (1, 1)
+    with pytest.raises(SourceError, match="its time was over"):  # it is gone there; no other is begun
+        pulling(mode="bulk", resume=late, profile=hour)
+    assert not source.requests("kickoff")
+    states: list[ExportState] = []
+    source.polls_before_done = 0
+    pulling(mode="bulk", on_state=states.append)
+    assert states[0].kicked_off == pytest.approx(time.time(), abs=3600)
+
+
+def test_an_export_that_ended_while_nobody_asked_is_taken(
+    source: MisbehavingSource, pulling: Pulling, quick: VendorProfile
+) -> None:
+    source.polls_before_done = 0
+    state = ExportState(f"{source.base.removesuffix('/fhir')}/jobs/1", kicked_off=0.0)
+    assert pulling(mode="bulk", resume=state).complete
 
 
 def test_files_that_differ_by_query_only_are_all_kept(source: MisbehavingSource, pulling: Pulling) -> None:

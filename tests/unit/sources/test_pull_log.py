@@ -54,9 +54,9 @@ def test_each_part_of_a_pull_keeps_its_export_until_the_pull_ends(log: PullLog, 
     log.start("one", "ehr", "pull", ASKED)
     log.remember("one", ExportState("https://ehr.example/jobs/1?secret", part="Patient"))
     log.remember("one", ExportState("https://ehr.example/jobs/2?secret", "2025-01-01T00:00:00Z", "Observation"))
-    log.remember("one", ExportState("https://ehr.example/jobs/3?secret", part="Patient"))
+    log.remember("one", ExportState("https://ehr.example/jobs/3?secret", part="Patient", kicked_off=1.8e9))
     assert log.exports("one") == {
-        "Patient": ExportState("https://ehr.example/jobs/3?secret", part="Patient"),
+        "Patient": ExportState("https://ehr.example/jobs/3?secret", part="Patient", kicked_off=1.8e9),
         "Observation": ExportState("https://ehr.example/jobs/2?secret", "2025-01-01T00:00:00Z", "Observation"),
     }
     with snapshot(engine) as connection:
