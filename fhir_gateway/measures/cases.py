@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fhir_gateway.cql import Episodes
+from fhir_gateway.cql.evaluation import Failure
 from fhir_gateway.cql.values import ElementVec, StrVec, Vec, concat
 from fhir_gateway.measures.model import Counts, Mask
 
@@ -20,6 +21,8 @@ Members = npt.NDArray[np.int32]
 
 class CriteriaEvaluation(Protocol):
     """The part of the engine's Evaluation that populations need."""
+
+    failures: dict[int, Failure]
 
     def vector(self, name: str) -> Vec:
         """Values of a definition, one per member."""

@@ -31,6 +31,7 @@ from fhir_gateway.cql.values import (
     RatioVec,
     StrVec,
     TupleVec,
+    UncertainVec,
     Vec,
 )
 from fhir_gateway.cql.values.base import dense
@@ -42,6 +43,8 @@ Numbers = npt.NDArray[np.int32]
 
 def distinct(vector: Vec) -> tuple[Numbers, list[Value]]:
     """The number of each row's value in the list of distinct values; -1 where the row is null."""
+    if isinstance(vector, UncertainVec):
+        vector = vector.certain()
     numbers = np.full(len(vector), -1, np.int32)
     rows = np.flatnonzero(vector.valid)
     if not len(rows):
@@ -65,7 +68,9 @@ def distinct(vector: Vec) -> tuple[Numbers, list[Value]]:
 
 
 def _told_apart(vector: Vec) -> Vec:
-    """The vector with only those parts of codes that make a value another one."""
+    """The vector with only those parts of codes that make a value another one, and certain integers."""
+    if isinstance(vector, UncertainVec):
+        return vector.certain()
     if isinstance(vector, CodeVec):
         return CodeVec({"code": vector.code, "system": vector.system}, vector.valid)
     if isinstance(vector, ListVec):

@@ -92,9 +92,10 @@ class Evaluator:
             for population in group.populations:
                 if population.code == "initial-population":
                     initial |= population.counts > 0
-        supplemental, notes = evaluate_supplemental(self._supplemental, evaluation, initial)
+        supplemental, notes, unsupplied = evaluate_supplemental(self._supplemental, evaluation, initial)
         notes = (*self._notes, *notes)
-        return PartResult(batch.members, groups, reasons, supplemental, notes, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        return PartResult(batch.members, groups, reasons, supplemental, notes, seconds, unsupplied)
 
     def groups(self, evaluation: Evaluation) -> tuple[GroupResult, ...]:
         """The measure's groups out of an evaluation of its library; members that fail count nowhere."""

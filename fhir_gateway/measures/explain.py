@@ -20,6 +20,7 @@ from fhir_gateway.cql.highlight import clause_texts
 from fhir_gateway.errors import NotFoundError
 from fhir_gateway.measures.evaluate import Evaluator
 from fhir_gateway.measures.gap import Gap, find_gap
+from fhir_gateway.measures.merge import merge_groups
 from fhir_gateway.measures.model import GroupResult
 from fhir_gateway.measures.package import MeasurePackage
 from fhir_gateway.measures.population import Population
@@ -93,7 +94,7 @@ def explain(
     evaluator = Evaluator(evaluator) if isinstance(evaluator, MeasurePackage) else evaluator
     batch = _only(population, member)
     evaluation = ExplainingEvaluation(evaluator.compiled, batch, evaluator.parameters(period, now), now)
-    groups = evaluator.groups(evaluation)
+    groups = merge_groups([evaluator.groups(evaluation)], [1])
     failure = evaluation.failures.get(0)
     package = evaluator.package
     gaps: list[Gap] = []

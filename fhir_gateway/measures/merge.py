@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from itertools import accumulate
 
@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from fhir_gateway.errors import MeasureError
 from fhir_gateway.measures.distinct import Numbers, Value, value_key
 from fhir_gateway.measures.model import (
     Cases,
@@ -24,7 +23,9 @@ from fhir_gateway.measures.model import (
     SupplementalResult,
     narrow,
 )
+from fhir_gateway.measures.observed_units import common_unit, in_unit
 from fhir_gateway.measures.strata import CRITERIA, places, stratum_order
+from fhir_gateway.measures.supplemental import unsupplied_notes
 
 Strata = tuple[tuple[Value, ...], ...]
 
@@ -38,7 +39,10 @@ def merge_parts(header: RunHeader, parts: Sequence[PartResult]) -> MeasureResult
         groups=merge_groups([part.groups for part in parts], sizes),
         supplemental=merge_supplemental([part.supplemental for part in parts], sizes),
         failed=dict(sorted(item for part in parts for item in part.failed.items())),
-        notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+        notes=(
+            *dict.fromkeys(note for part in parts for note in part.notes),
+            *unsupplied_notes(part.unsupplied for part in parts),
+        ),
         seconds=sum(part.seconds for part in parts),
     )
 
@@ -131,21 +135,26 @@ def _population(
 def _observations(
     name: str, found: Sequence[Observations], starts: Sequence[int], case_starts: Sequence[int]
 ) -> Observations:
-    unit = merge_units(name, {observations.unit for observations in found if len(observations.value)})
+    units = set[str | None]().union(*(observations.found_units for observations in found))
+    unit = common_unit(name, units)
+    value = pa.concat_arrays([observations.value for observations in found])
+    if len(units) > 1:
+        value = in_unit(value, pa.concat_arrays([_units(observations) for observations in found]), unit)
     return replace(
         found[0],
         member=_shifted([observations.member for observations in found], starts),
         case=np.concatenate([o.case + start for o, start in zip(found, case_starts, strict=True)]),
-        value=pa.concat_arrays([observations.value for observations in found]),
+        value=value,
         unit=unit,
+        units=None,
     )
 
 
-def merge_units(name: str, units: Collection[str | None]) -> str | None:
-    """The one unit of an observation's values in all batches; MeasureError for more than one."""
-    if len(units) > 1:
-        raise MeasureError(f"observation {name} gave quantities in {len(units)} different units")
-    return next(iter(units), None)
+def _units(observations: Observations) -> pa.Array:
+    """The unit of each value."""
+    if observations.units is not None:
+        return observations.units
+    return pa.repeat(pa.scalar(observations.unit, pa.string()), len(observations.value))
 
 
 def _cases(found: Sequence[Cases], starts: Sequence[int]) -> Cases:

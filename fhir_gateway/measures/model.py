@@ -27,7 +27,8 @@ class Observations:
 
     ``member`` is the index of the member each value belongs to, ascending; ``case`` the index of its case among those
     of its basis (the member itself for ``boolean``); ``value`` is decimal128(28,8) without nulls: a null observation
-    is not aggregated. ``unit`` is set when the function returns quantities.
+    is not aggregated. ``unit`` is set when the function returns quantities; ``units``, the unit of each value, only in
+    a part of a run whose values are in several.
     """
 
     aggregate_method: str
@@ -36,6 +37,14 @@ class Observations:
     case: npt.NDArray[np.int64]
     value: pa.Array
     unit: str | None = None
+    units: pa.Array | None = None
+
+    @property
+    def found_units(self) -> set[str | None]:
+        """Units of the values; nothing when there are none."""
+        if self.units is not None:
+            return set(self.units.unique().to_pylist())
+        return {self.unit} if len(self.value) else set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +216,8 @@ class MeasureResult(RunHeader):
 class PartResult:
     """A measure evaluated over one batch: ``members`` and what a :class:`MeasureResult` says of them.
 
-    ``seconds`` leaves out what was computed for another measure of the same batch before.
+    ``unsupplied`` counts, by supplemental data element, the members whose data makes it fail. ``seconds`` leaves out
+    what was computed for another measure of the same batch before.
     """
 
     members: pa.Array
@@ -216,6 +226,7 @@ class PartResult:
     supplemental: tuple[SupplementalResult, ...]
     notes: tuple[str, ...]
     seconds: float
+    unsupplied: Mapping[str, int] = field(default_factory=dict)
 
 
 class RunDigest:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from fhir_gateway.cql.values import DecVec, ElementVec, IntVec, LongVec, NullVec, QuantityVec, Vec
+from fhir_gateway.cql.evaluation import Failure
+from fhir_gateway.cql.values import DecVec, ElementVec, IntVec, LongVec, NullVec, QuantityVec, UncertainVec, Vec
 from fhir_gateway.errors import MeasureError
-from fhir_gateway.measures.cases import CaseSpace, CriteriaEvaluation
+from fhir_gateway.measures.cases import CaseSpace, CriteriaEvaluation, Members
 from fhir_gateway.measures.definition import GroupDefinition, PopulationDefinition
 from fhir_gateway.measures.model import Mask, Observations
-
-VALUE_TYPE = pa.decimal128(28, 8)
+from fhir_gateway.measures.observed_units import VALUE_TYPE, converts, decimal_array, in_unit, score_unit
 
 
 def observe(
@@ -26,7 +26,8 @@ def observe(
 ) -> Observations:
     """Observe the cases of the population that ``population`` refers to, net of that population's exclusions.
 
-    Null observations are left out. Raises MeasureError when the function gives no numbers or mixes units.
+    Null observations are left out; so are durations of which only a range is known. Values that do not convert to the
+    unit the measure wants its score in fail their members. Raises MeasureError when the function gives no numbers.
     """
     observed = group.named(population.criteria_reference or "measure-population")
     if observed is None or observed.code not in ("measure-population", "numerator", "denominator"):
@@ -40,15 +41,47 @@ def observe(
     member = space.member[mask]
     if len(vector) != len(member):
         raise MeasureError(f"observation {population.id} gave {len(vector)} values for {len(member)} cases")
+    if isinstance(vector, UncertainVec):
+        vector = vector.certain()
     known = np.flatnonzero(vector.valid)
-    value, unit = _numbers(vector.take(known), population)
+    value, units = _numbers(vector.take(known), population)
+    member, case = member[known], np.flatnonzero(mask)[known]
+    target = score_unit(group)
+    if units is not None and target is not None:
+        fits = _fitting(population, target, units, member, evaluation)
+        value, units = value.filter(pa.array(fits)), units.filter(pa.array(fits))
+        member, case = member[fits], case[fits]
+        value, units = in_unit(value, units, target), pa.repeat(pa.scalar(target), len(value))
+    names = [] if units is None else units.unique().to_pylist()
     return Observations(
-        population.aggregate_method or "", observed.id, member[known], np.flatnonzero(mask)[known], value, unit
+        aggregate_method=population.aggregate_method or "",
+        criteria_reference=observed.id,
+        member=member,
+        case=case,
+        value=value,
+        unit=names[0] if len(names) == 1 else None,
+        units=units if len(names) > 1 else None,
     )
 
 
-def _numbers(vector: Vec, population: PopulationDefinition) -> tuple[pa.Array, str | None]:
-    """Integers, decimals or quantities of one unit as decimals, and the unit; there are no nulls left."""
+def _fitting(
+    population: PopulationDefinition,
+    target: str,
+    units: pa.Array,
+    member: Members,
+    evaluation: CriteriaEvaluation,
+) -> Mask:
+    """Which values convert to ``target``; the members of the others are failed."""
+    fitting = [unit for unit in units.unique().to_pylist() if converts(unit, target)]
+    fits: Mask = pc.is_in(units, pa.array(fitting, pa.string())).to_numpy(zero_copy_only=False)
+    failure = Failure(population.expression, population.id, f"an observation does not convert to {target!r}")
+    for index in np.unique(member[~fits]).tolist():  # failures are few
+        evaluation.failures.setdefault(index, failure)
+    return fits
+
+
+def _numbers(vector: Vec, population: PopulationDefinition) -> tuple[pa.Array, pa.Array | None]:
+    """Integers, decimals or quantities as decimals, and the units of quantities; there are no nulls left."""
     if isinstance(vector, ElementVec):
         vector = vector.primitive()
     if isinstance(vector, NullVec):
@@ -58,18 +91,5 @@ def _numbers(vector: Vec, population: PopulationDefinition) -> tuple[pa.Array, s
     if isinstance(vector, DecVec):
         return decimal_array(vector), None
     if isinstance(vector, QuantityVec):
-        units = vector.unit.arrow().unique().to_pylist() if len(vector) else []
-        if len(units) > 1:
-            raise MeasureError(f"observation {population.id} gave quantities in {len(units)} different units")
-        return decimal_array(vector.value), next(iter(units), None)
+        return decimal_array(vector.value), vector.unit.arrow().cast(pa.string())
     raise MeasureError(f"observation {population.id} gave a {vector.kind}, not an Integer, Decimal or Quantity")
-
-
-def decimal_array(vector: DecVec) -> pa.Array:
-    """Exact Arrow decimals of a vector without nulls."""
-    if vector.values.dtype == object:
-        return pa.array([Decimal(value).scaleb(-8) for value in vector.values.tolist()], VALUE_TYPE)
-    words = np.empty((len(vector), 2), np.int64)  # little-endian halves of a 128-bit integer
-    words[:, 0] = vector.values
-    words[:, 1] = vector.values >> 63
-    return pa.Array.from_buffers(VALUE_TYPE, len(vector), [None, pa.py_buffer(words.tobytes())])

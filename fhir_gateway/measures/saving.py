@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fhir_gateway.measures.merge import Strata, merge_strata, merge_units
+from fhir_gateway.measures.merge import Strata, merge_strata
 from fhir_gateway.measures.model import (
     Counts,
     GroupResult,
@@ -33,6 +34,8 @@ from fhir_gateway.measures.model import (
     StratifierResult,
     narrow,
 )
+from fhir_gateway.measures.observed_units import common_unit, in_unit
+from fhir_gateway.measures.supplemental import unsupplied_notes
 
 HEADER = "header.json"
 MEMBERS = "members"
@@ -70,10 +73,12 @@ class RunWriter:
         self._tables: dict[str, _Kept] = {}
         self._groups: list[Json] = []
         self._units: dict[str, set[str | None]] = {}
+        self._unit: dict[str, str | None] = {}  # of each observation, when all parts are there
         self._strata: dict[str, list[tuple[bool, Strata]]] = {}
         self._supplemental: dict[str, tuple[int, Json]] = {}
         self._failed: dict[str, str] = {}
         self._notes: dict[str, None] = {}
+        self._unsupplied: Counter[str] = Counter()
         self._seconds = 0.0
         self._parts = 0
         self._starts: dict[str, int] = {}  # of members, and of the cases of each group and basis
@@ -107,6 +112,7 @@ class RunWriter:
         self._groups = self._groups or [group_header(group) for group in part.groups]
         self._failed |= part.failed
         self._notes |= dict.fromkeys(part.notes)
+        self._unsupplied.update(part.unsupplied)
         self._seconds += part.seconds
         self._starts[MEMBERS] = self._starts.get(MEMBERS, 0) + len(part.members)
         self._parts += 1
@@ -158,9 +164,10 @@ class RunWriter:
             return
         basis = population.basis or group.basis
         start = self._starts.get(MEMBERS if basis == "boolean" else f"{number}.{basis}", 0)
+        units = pa.repeat(pa.scalar(found.unit, pa.string()), len(found.value)) if found.units is None else found.units
         columns = {"member": self._shifted(found.member), "case": pa.array(found.case + start), "value": found.value}
-        self._keep(name, columns)
-        self._units.setdefault(name, set()).update({found.unit} if len(found.value) else ())
+        self._keep(name, columns | {UNIT: units.dictionary_encode()})
+        self._units.setdefault(name, set()).update(found.found_units)
 
     def _shifted(self, member: np.ndarray[Any, Any]) -> pa.Array:
         return pa.array(member + np.int32(self._starts.get(MEMBERS, 0)), pa.int32())
@@ -191,6 +198,8 @@ class RunWriter:
             table = self._part(start, length)
             if renumbered is not None:
                 table = pa.table({"stratum": pa.array(renumbered[part][table["stratum"].to_numpy()])})
+            if name in self._unit:
+                table = self._in_one_unit(name, table)
             for column, width in kept.widths.items():
                 at = table.schema.get_field_index(column)
                 if table.schema.field(at).type in _INTEGERS:
@@ -200,6 +209,15 @@ class RunWriter:
             writer.write_table(table)
         if writer is not None:
             writer.close()
+
+    def _in_one_unit(self, name: str, table: pa.Table) -> pa.Table:
+        """Observations of a part in the unit of all parts."""
+        told = table.drop_columns([UNIT])
+        if len(self._units[name]) < 2:
+            return told
+        units = table[UNIT].combine_chunks().cast(pa.string())
+        value = in_unit(table["value"].combine_chunks(), units, self._unit[name])
+        return told.set_column(told.schema.get_field_index("value"), "value", value)
 
     def _settle_strata(self) -> dict[str, list[np.ndarray[Any, Any]]]:
         """Number the strata of all parts; by table, the new numbers of each part's strata."""
@@ -215,8 +233,9 @@ class RunWriter:
     def _settle_units(self, number: str, group: Json) -> None:
         for place, population in enumerate(group["populations"]):
             if population["observations"] is not None:
-                units = self._units.get(f"observations-{number}-{place}", set())
-                population["observations"][UNIT] = merge_units(population["id"], units)
+                name = f"observations-{number}-{place}"
+                self._unit[name] = common_unit(population["id"], self._units.get(name, set()))
+                population["observations"][UNIT] = self._unit[name]
         for place, component in enumerate(group["composite"]["components"] if group["composite"] else ()):
             self._settle_units(f"{number}_{place}", component["group"])
 
@@ -234,7 +253,7 @@ class RunWriter:
             "terminology_hash": header.terminology_hash,
             "lake_version": header.lake_version,
             "failed": dict(sorted(self._failed.items())),
-            "notes": list(self._notes),
+            "notes": [*self._notes, *unsupplied_notes([self._unsupplied])],
             "seconds": self._seconds,
             "supplemental": [about for _, about in self._supplemental.values()],
             "groups": self._groups,

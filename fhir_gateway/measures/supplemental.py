@@ -6,7 +6,8 @@ is noted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,8 +108,8 @@ def _references(vector: ElementVec) -> pa.Array:
 
 def evaluate_supplemental(
     definitions: Iterable[SupplementalDefinition], evaluation: Evaluation, members: Mask
-) -> tuple[tuple[SupplementalResult, ...], tuple[str, ...]]:
-    """Values for ``members``, and notes on what could not be evaluated.
+) -> tuple[tuple[SupplementalResult, ...], tuple[str, ...], dict[str, int]]:
+    """Values for ``members``, notes on what could not be evaluated, and by element for how many members it failed.
 
     A member whose data makes one element fail has no values from that element on; its counts stay as they are.
     """
@@ -127,7 +128,13 @@ def evaluate_supplemental(
             results.append(supplemental_result(definition, vector, members))
         except GatewayError as error:
             notes.append(f"supplemental data {definition.id} is not computed: {error}")
-    if failing:
-        where = ", ".join(f"{name} ({count} subjects)" for name, count in failing.items())
-        notes.append(f"supplemental data could not be evaluated for all subjects: {where}")
-    return tuple(results), tuple(notes)
+    return tuple(results), tuple(notes), failing
+
+
+def unsupplied_notes(parts: Iterable[Mapping[str, int]]) -> tuple[str, ...]:
+    """A note on the elements that failed, with the members of all parts of a run, in the order of their names."""
+    total: Counter[str] = Counter()
+    for part in parts:
+        total.update(part)
+    where = ", ".join(f"{name} ({count} subjects)" for name, count in sorted(total.items()))
+    return (f"supplemental data could not be evaluated for all subjects: {where}",) if where else ()

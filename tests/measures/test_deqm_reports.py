@@ -15,7 +15,7 @@ import pytest
 from fhir_gateway.measures import Evaluator, MeasurePackage, MeasureResult, MemoryPopulation, reports
 from fhir_gateway.measures.dialect import Family
 from fhir_gateway.measures.model import Composite, GroupResult, Observations, PopulationResult
-from fhir_gateway.measures.observations import VALUE_TYPE
+from fhir_gateway.measures.observed_units import VALUE_TYPE
 from fhir_gateway.r4.models import validate
 from tests.measures.agreement import disagreement
 from tests.measures.deqm_rules import problems

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from fhir_gateway.measures.model import GroupResult, Observations, PopulationResult
-from fhir_gateway.measures.observations import VALUE_TYPE
+from fhir_gateway.measures.observed_units import VALUE_TYPE
 from tests.measures import published
 from tests.measures.expectations import compare_group
 from tests.measures.published import main, rename

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fhir_gateway.cql import Episodes
+from fhir_gateway.cql.evaluation import Failure
 from fhir_gateway.cql.values import BoolVec, IntVec, ListVec, NullVec, Vec
 from fhir_gateway.measures import MeasurePackage, MeasureResult, MemoryPopulation, evaluate
 from tests.measures.published import rename
@@ -38,6 +39,7 @@ class FakeEvaluation:
         functions: Mapping[str, Any] | None = None,
         vectors: Mapping[str, Vec] | None = None,
     ) -> None:
+        self.failures: dict[int, Failure] = {}
         self._vectors = vectors or {}
         self._booleans = booleans or {}
         self._episodes = episodes or {}

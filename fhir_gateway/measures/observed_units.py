@@ -1,0 +1,68 @@
+"""Units of observations: values in units that convert into one another are aggregated in one of them.
+
+Which one must not depend on how the population is cut into batches. It is the unit of the score where a
+continuous-variable measure states one in UCUM; else the first by name that all others convert to, which is known only
+when all batches are there: until then each value keeps the unit it came with, and is converted once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from decimal import Decimal
+
+import numpy as np
+import pyarrow as pa
+
+from fhir_gateway.cql.units import common_scale, conversion, converted
+from fhir_gateway.cql.values import DecVec, StrVec
+from fhir_gateway.errors import MeasureError
+from fhir_gateway.measures.definition import GroupDefinition
+
+#: A CQL Decimal: 28 digits, 8 of them decimals.
+VALUE_TYPE = pa.decimal128(28, 8)
+_UCUM = "http://unitsofmeasure.org"
+
+
+def score_unit(group: GroupDefinition) -> str | None:
+    """The UCUM unit that a continuous-variable measure wants its score in; None when it does not say."""
+    if group.scoring != "continuous-variable" or group.scoring_unit is None:
+        return None
+    return next((c.get("code") for c in group.scoring_unit.get("coding", ()) if c.get("system") == _UCUM), None)
+
+
+def common_unit(name: str, units: Collection[str | None]) -> str | None:
+    """The first of ``units`` by name that all others convert to; MeasureError when there is none."""
+    ordered = sorted(units, key=lambda unit: unit or "")
+    for target in ordered:
+        if all(converts(unit, target) for unit in ordered):
+            return target
+    if ordered:
+        raise MeasureError(f"observation {name} gave quantities in {len(ordered)} units that do not convert to one")
+    return None
+
+
+def converts(unit: str | None, target: str | None) -> bool:
+    """Whether values of a unit can be told in another."""
+    return unit == target or conversion(unit, target) is not None
+
+
+def in_unit(value: pa.Array, units: pa.Array, target: str | None) -> pa.Array:
+    """Decimals, each in a unit of its own that converts, told in ``target``: exactly, then rounded half up."""
+    scale = common_scale(StrVec.of_arrow(units), StrVec.constant(target, len(units)))
+    if not scale.comparable.all():
+        raise MeasureError(f"an observation is in a unit that does not convert to {target or '1'!r}")
+    known = DecVec.of_arrow(value)
+    return decimal_array(DecVec(converted(known.values, scale), known.valid))
+
+
+def decimal_array(vector: DecVec) -> pa.Array:
+    """Exact Arrow decimals of a vector without nulls; MeasureError beyond the largest Decimal of CQL."""
+    if vector.values.dtype == object:
+        try:
+            return pa.array([Decimal(value).scaleb(-8) for value in vector.values.tolist()], VALUE_TYPE)
+        except pa.ArrowInvalid:
+            raise MeasureError("an observation is beyond the largest Decimal") from None
+    words = np.empty((len(vector), 2), np.int64)  # little-endian halves of a 128-bit integer
+    words[:, 0] = vector.values
+    words[:, 1] = vector.values >> 63
+    return pa.Array.from_buffers(VALUE_TYPE, len(vector), [None, pa.py_buffer(words.tobytes())])
