@@ -4,16 +4,19 @@ The body is NDJSON of resources of any type, mixed, or one Bundle (collection, t
 either may be gzipped. Each client is a source of its own (``push-...``), so no sender can overwrite what another source
 said. The answer is a Parameters resource with the ledger and an OperationOutcome that names each refused line.
 
-A transaction is taken in like a collection: what passes is stored, what does not is quarantined and named. Entries that
-ask for anything but a create or update are refused before anything is stored.
+A transaction is stored whole or not at all; of anything else what passes is stored, and what does not is quarantined
+and named. What a Bundle may ask for is in :mod:`fhir_gateway.sources.push`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-import tempfile
+import secrets
+import shutil
 import zlib
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,9 +27,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fhir_gateway.auth.models import AccessToken
-from fhir_gateway.errors import AuthorizationError, InputError, Location
+from fhir_gateway.errors import InputError, Location
 from fhir_gateway.factory import Gateway
-from fhir_gateway.jobs.pull import PullReport, pull_files
+from fhir_gateway.jobs.locks import hold
+from fhir_gateway.jobs.pull import PullReport
+from fhir_gateway.jobs.push import DRAFT, SENDER, push, tidy
+from fhir_gateway.lake.lines import read_blocks
+from fhir_gateway.lake.quarantine import QuarantinedLine
+from fhir_gateway.lake.scan import Scanner
 from fhir_gateway.server import documentation
 from fhir_gateway.server.access import access_of
 from fhir_gateway.server.negotiation import JSON_FORMATS, require_json
@@ -41,15 +49,20 @@ from fhir_gateway.server.problems import (
 )
 from fhir_gateway.sources.contents import resource_types
 from fhir_gateway.sources.files import stage_files
+from fhir_gateway.sources.models import StagedFile, StagedPull
+from fhir_gateway.sources.push import Push, read_push
 
 NDJSON_FORMATS = frozenset({"application/fhir+ndjson", "application/ndjson", "application/x-ndjson", "ndjson"})
 _NAMED_LINES = 200
 """Refused lines that the answer names; the rest is counted (the quarantine has them all)."""
-_WRITES = frozenset({"POST", "PUT"})
+_MOST_BUNDLE_BYTES = 2**27
+"""A Bundle is read whole, unlike NDJSON."""
+_NAME = "upload.ndjson"
 
 
 def router(gateway: Gateway) -> APIRouter:
-    """The operation's route, below the FHIR base."""
+    """The operation's route, below the FHIR base; sees to what requests of an earlier process left behind."""
+    tidy(gateway)
     routes = APIRouter(tags=["import"])
 
     @routes.post("/$import", **documentation.upload(["application/fhir+ndjson", FHIR_JSON]))
@@ -62,12 +75,15 @@ def router(gateway: Gateway) -> APIRouter:
             raise UnsupportedMediaType("send application/fhir+ndjson, or a Bundle as application/fhir+json")
         token = await run_in_threadpool(_sender, gateway, request.headers.get("authorization"))
         access.client_id = token.client_id
-        with tempfile.TemporaryDirectory(prefix="import-", dir=_staging(gateway)) as folder:
-            path = Path(folder) / ("upload.ndjson" if kind in NDJSON_FORMATS else "upload.json")
+        ndjson = kind in NDJSON_FORMATS
+        with ExitStack() as held:
+            folder = await run_in_threadpool(_draft, gateway, held)
+            path = folder / (_NAME if ndjson else "upload.json")
+            limit = gateway.settings.import_max_bytes
             with path.open("wb") as out:
-                await _receive(request, out, gateway.settings.import_max_bytes)
-            body = await run_in_threadpool(_take_in, gateway, path, token)
-        return Response(body, media_type=FHIR_JSON)
+                await _receive(request, out, limit if ndjson else min(limit, _MOST_BUNDLE_BYTES))
+            status, body = await run_in_threadpool(_take_in, gateway, path, token, ndjson=ndjson)
+        return Response(orjson.dumps(body), status, media_type=FHIR_JSON)
 
     return routes
 
@@ -82,9 +98,13 @@ def _sender(gateway: Gateway, header: str | None) -> AccessToken:
     return token
 
 
-def _staging(gateway: Gateway) -> Path:
-    folder = gateway.staging_folder
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+def _draft(gateway: Gateway, held: ExitStack) -> Path:
+    """A folder for a body, gone at the end of ``held``; its lock says that somebody is at work in it."""
+    name = f"{DRAFT}{secrets.token_hex(8)}"
+    held.enter_context(hold(gateway, name, once=True))
+    folder = gateway.staging_folder / name
+    folder.mkdir(parents=True, mode=0o700)
+    held.callback(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
@@ -116,39 +136,69 @@ async def _receive(request: Request, out: BinaryIO, limit: int) -> None:
         raise InputError("the body is empty", location=Location(rule="body"))
 
 
-def _take_in(gateway: Gateway, path: Path, token: AccessToken) -> bytes:
-    if path.suffix == ".json":
-        _writes_only(path)
-    staged = stage_files([path], "push", path.parent / "split")
-    short = sorted(kind for kind in resource_types(staged.files) if not _may(token, kind))
+def _take_in(gateway: Gateway, path: Path, token: AccessToken, *, ndjson: bool) -> tuple[int, dict[str, Any]]:
+    """Status and answer."""
+    source = source_name(token.client_id)
+    if ndjson:
+        sent = Push(False, ())
+        staged = stage_files([path], source, path.parent)
+    else:
+        sent, staged = _bundle(path, source)
+    _authorize(token, resource_types(staged.files), sent.deletions)
+    if sent.atomic and (refused := _refusals(staged.files)):
+        return 422, outcome(*_named(refused, sent.places), issue("error", "processing", "nothing was stored"))
+    return 200, _answer(gateway, push(gateway, staged, path.parent, sent.deletions), sent)
+
+
+def _bundle(path: Path, source: str) -> tuple[Push, StagedPull]:
+    """What a body of JSON holds, with its lines in place of the body."""
+    body = path.read_bytes()
+    sent = read_push(body)
+    path.unlink()
+    lines = path.with_name(_NAME)
+    with lines.open("w", encoding="utf-8", newline="\n") as out:
+        out.writelines(f"{line}\n" for line in sent.lines)
+    digest = hashlib.sha256(source.encode() + b"\0" + body).hexdigest()[:24]
+    return sent, StagedPull(f"files-{digest}", source, "files", None, (StagedFile(lines, _NAME),))
+
+
+def _authorize(token: AccessToken, written: set[str], deleted: Iterable[str]) -> None:
+    """Every type must be covered, before anything is stored."""
+    needed = [(kind, "cu") for kind in sorted(written)] + [(kind, "d") for kind in sorted(deleted)]
+    short = [f"system/{kind}.{letters}" for kind, letters in needed if not _may(token, kind, letters)]
     if short:
-        raise InsufficientScope(f"the token needs {' '.join(f'system/{kind}.cu' for kind in short[:20])}")
-    return orjson.dumps(_answer(gateway, pull_files(gateway, [path], source_name(token.client_id))))
+        raise InsufficientScope(f"the token needs {' '.join(short[:20])}")
 
 
-def _may(token: AccessToken, kind: str) -> bool:
-    try:
-        token.require(kind, "cu")
-    except AuthorizationError:
-        return False
-    return True
+def _may(token: AccessToken, kind: str, letters: str) -> bool:
+    return all(token.allows(kind, letter) for letter in letters)
 
 
-def _writes_only(path: Path) -> None:
-    """Refuse a Bundle whose entries ask for what an import does not do."""
-    try:
-        bundle = orjson.loads(path.read_bytes())
-    except orjson.JSONDecodeError:
-        raise InputError("the body is not JSON", location=Location(rule="json")) from None
-    entries = bundle.get("entry") if isinstance(bundle, dict) else None
-    for index, entry in enumerate(entries if isinstance(entries, list) else []):
-        asked = entry.get("request") if isinstance(entry, dict) else None
-        method = asked.get("method", "PUT") if isinstance(asked, dict) else "PUT"
-        if method not in _WRITES:
-            raise InputError(
-                "an import creates and updates; other methods are not done here",
-                location=Location(path=f"Bundle.entry[{index}].request.method", rule="method"),
-            )
+def _refusals(files: Sequence[StagedFile]) -> list[QuarantinedLine]:
+    """The lines that a commit would refuse."""
+    scanner = Scanner()
+    return [
+        line
+        for file in files
+        for block in read_blocks(file)
+        for line in scanner.scan(block, None, file.name, 0).refused
+    ]
+
+
+def _named(refused: Sequence[QuarantinedLine], places: Sequence[int]) -> list[dict[str, Any]]:
+    """Issues for the first refused lines; those of a Bundle are named by their entry."""
+    issues = []
+    for line in refused[:_NAMED_LINES]:
+        (one,) = line.outcome()["issue"]
+        if places:
+            where = f"Bundle.entry[{places[line.line - 1]}]"
+            inner = (line.path or "").partition(".")[2]
+            one["expression"] = [f"{where}.resource" + (f".{inner}" if inner else "")]
+            one["diagnostics"] = f"{where}: {line.message}"
+        issues.append(one)
+    if len(refused) > _NAMED_LINES:
+        issues.append(issue("error", "incomplete", f"{len(refused) - _NAMED_LINES} more resources were refused"))
+    return issues
 
 
 def source_name(client_id: str) -> str:
@@ -158,19 +208,16 @@ def source_name(client_id: str) -> str:
     """
     digest = hashlib.sha256(client_id.encode()).hexdigest()[:8]
     words = re.sub(r"[^a-z0-9]+", "-", client_id.lower()).strip("-")[:16].strip("-")
-    return f"push-{words}-{digest}" if words else f"push-{digest}"
+    return f"{SENDER}{words}-{digest}" if words else f"{SENDER}{digest}"
 
 
-def _answer(gateway: Gateway, report: PullReport) -> dict[str, Any]:
-    """The ledger and what was refused, as a Parameters resource."""
-    refused = gateway.lake.quarantined(report.pull_id)
-    issues = [one for line in refused[:_NAMED_LINES] for one in line.outcome()["issue"]]
-    if len(refused) > _NAMED_LINES:
-        issues.append(issue("error", "incomplete", f"{len(refused) - _NAMED_LINES} more lines were refused"))
+def _answer(gateway: Gateway, report: PullReport, sent: Push) -> dict[str, Any]:
+    """The ledger, the ids that were given, and what was refused, as a Parameters resource."""
+    issues = _named(gateway.lake.quarantined(report.pull_id), sent.places)
     issues += [issue(one.severity, "processing", one.message) for one in report.issues]
     stored = sum(entry.rows_stored + entry.rows_replaced + entry.rows_unchanged for entry in report.ledger.entries)
     issues.append(issue("information", "informational", f"{stored} resources are here"))
-    counts = ("lines_read", "rows_stored", "rows_replaced", "rows_unchanged", "rows_quarantined")
+    counts = ("lines_read", "rows_stored", "rows_replaced", "rows_unchanged", "rows_quarantined", "rows_deleted")
     ledger = [
         {
             "name": "ledger",
@@ -181,12 +228,23 @@ def _answer(gateway: Gateway, report: PullReport) -> dict[str, Any]:
         }
         for entry in report.ledger.entries
     ]
+    assigned = [
+        {
+            "name": "assigned",
+            "part": [
+                {"name": "entry", "valueInteger": index},
+                {"name": "reference", "valueReference": {"reference": reference}},
+            ],
+        }
+        for index, reference in sent.assigned.items()
+    ]
     return {
         "resourceType": "Parameters",
         "parameter": [
             {"name": "source", "valueString": report.source},
             {"name": "pull", "valueString": report.pull_id},
             *ledger,
+            *assigned,
             {"name": "outcome", "resource": outcome(*issues)},
         ],
     }

@@ -14,10 +14,10 @@ import json
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from json.decoder import WHITESPACE, scanstring  # type: ignore[attr-defined]
 from pathlib import Path
 
 from fhir_gateway.errors import InputError, Location
+from fhir_gateway.sources.bundles import resources
 from fhir_gateway.sources.models import StagedFile, StagedPull
 from fhir_gateway.sources.remote import fetch, is_remote
 
@@ -26,11 +26,8 @@ SUFFIXES = (".ndjson", ".jsonl", ".json", ".ndjson.gz", ".jsonl.gz", ".json.gz")
 _ARCHIVE = ".zip"
 _LARGEST_MEMBER = 64 * 2**30
 """Bytes of one file in an archive, unpacked."""
-#: Bundles that are a set of resources; any other Bundle (document, message, history) is a resource itself.
-_SPLIT_TYPES = frozenset({"collection", "searchset", "transaction", "batch"})
 _GZIP = b"\x1f\x8b"
 _BYTE_ORDER_MARK = "\ufeff"
-_DECODER = json.JSONDecoder()
 
 
 def stage_files(paths: Sequence[Path | str], source: str, folder: Path) -> StagedPull:
@@ -112,11 +109,11 @@ def _staged(path: Path, name: str, target: Path) -> StagedFile:
         # not a resource per line: one resource or Bundle over many lines, or nothing of the kind
         if not name.lower().removesuffix(".gz").endswith(".json"):
             return StagedFile(path, name)
-        lines: Iterable[str] = _resources(_text(path))
+        lines: Iterable[str] = resources(_text(path))
     else:
         if not isinstance(head, dict) or head.get("resourceType") != "Bundle":
             return StagedFile(path, name)
-        lines = (text for line in _text(path).split("\n") if line.strip() for text in _resources(line))
+        lines = (text for line in _text(path).split("\n") if line.strip() for text in resources(line))
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         for line in lines:
@@ -141,84 +138,3 @@ def _text(path: Path) -> str:
     if content.startswith(_GZIP):
         content = gzip.decompress(content)
     return content.decode("utf-8", "surrogateescape").lstrip(_BYTE_ORDER_MARK)
-
-
-def _resources(text: str) -> Iterator[str]:
-    """The resources in the text of a resource or Bundle, each on one line.
-
-    What is not JSON, or a Bundle without a list of entries, comes whole; an entry that is no object comes as it is:
-    validation says what is wrong with it, and nothing is dropped.
-    """
-    try:
-        bundle, _ = _DECODER.raw_decode(text, _skip(text, 0))
-    except (ValueError, RecursionError):
-        bundle = None
-    if not _is_set(bundle):
-        yield _one_line(text)
-        return
-    for key, start, _ in _members(text, 0):
-        if key == "entry":
-            for position, end in _elements(text, start):
-                if text[position] != "{":
-                    yield text[position:end]
-                    continue
-                members = {name: text[at:end] for name, at, end in _members(text, position)}
-                if "resource" in members and not _is_outcome(members.get("search")):
-                    yield _one_line(members["resource"])
-
-
-def _is_set(bundle: object) -> bool:
-    """Whether a parsed text is a Bundle to split."""
-    return (
-        isinstance(bundle, dict)
-        and bundle.get("resourceType") == "Bundle"
-        and isinstance(kind := bundle.get("type"), str)
-        and kind in _SPLIT_TYPES
-        and isinstance(bundle.get("entry", []), list)
-    )
-
-
-def _is_outcome(search: str | None) -> bool:
-    """Entries about the search itself are not data."""
-    parsed = None if search is None else json.loads(search)
-    return isinstance(parsed, dict) and parsed.get("mode") == "outcome"
-
-
-def _one_line(text: str) -> str:
-    """JSON text without line breaks: they are white space, as JSON strings cannot hold any."""
-    return text.strip().replace("\r", " ").replace("\n", " ")
-
-
-def _skip(text: str, position: int) -> int:
-    match = WHITESPACE.match(text, position)
-    return int(match.end())
-
-
-def _members(text: str, position: int) -> Iterator[tuple[str, int, int]]:
-    """Key, start and end of each member's value of the object at ``position``; the text is known to be JSON."""
-    position = _skip(text, position)
-    if text[position] != "{":
-        return
-    position = _skip(text, position + 1)
-    while text[position] != "}":
-        key, position = scanstring(text, position + 1)
-        start = _skip(text, _skip(text, position) + 1)
-        _, end = _DECODER.raw_decode(text, start)
-        yield key, start, end
-        position = _skip(text, end)
-        if text[position] == ",":
-            position = _skip(text, position + 1)
-
-
-def _elements(text: str, position: int) -> Iterator[tuple[int, int]]:
-    """Start and end of each element of the array at ``position``."""
-    position = _skip(text, position)
-    if text[position] != "[":
-        return
-    position = _skip(text, position + 1)
-    while text[position] != "]":
-        _, end = _DECODER.raw_decode(text, position)
-        yield position, end
-        position = _skip(text, end)
-        if text[position] == ",":
-            position = _skip(text, position + 1)

@@ -16,8 +16,13 @@ from pydantic import SecretStr
 
 from fhir_gateway.config import Settings
 from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs.book import JobBook
+from fhir_gateway.jobs.locks import hold
+from fhir_gateway.jobs.pull import run
+from fhir_gateway.jobs.push import push, tidy
 from fhir_gateway.server.app import create_app
 from fhir_gateway.server.imports import source_name
+from fhir_gateway.sources.files import stage_files
 
 NDJSON = {"Content-Type": "application/fhir+ndjson"}
 JSON = {"Content-Type": "application/fhir+json"}
@@ -60,6 +65,31 @@ class Sender:
         return found
 
 
+def bundle(kind: str, *entries: Any) -> bytes:
+    return json.dumps({"resourceType": "Bundle", "type": kind, "entry": entries}).encode()
+
+
+def put(resource: dict[str, Any]) -> dict[str, Any]:
+    return {"resource": resource, "request": {"method": "PUT", "url": f"{resource['resourceType']}/{resource['id']}"}}
+
+
+def observation(subject: str, **more: Any) -> dict[str, Any]:
+    code = {"text": "urn:uuid:aa stays in text"}
+    return {"resourceType": "Observation", "status": "final", "code": code, "subject": {"reference": subject}, **more}
+
+
+def post(resource: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"resource": resource, "request": {"method": "POST", "url": resource["resourceType"]}, **more}
+
+
+def ledger(parameters: dict[str, Any], kind: str, count: str) -> int:
+    for one in parameters["parameter"]:
+        parts = {part["name"]: part for part in one.get("part", [])}
+        if one["name"] == "ledger" and parts["type"]["valueString"] == kind:
+            return int(parts[count]["valueInteger"])
+    return 0
+
+
 def outcome(parameters: dict[str, Any]) -> list[dict[str, Any]]:
     found = [one["resource"] for one in parameters["parameter"] if one["name"] == "outcome"]
     issues: list[dict[str, Any]] = found[0]["issue"]
@@ -78,14 +108,187 @@ def test_ndjson_and_bundles_go_the_way_of_every_pull(gateway: Gateway) -> None:
             assert outcome(await sender.send(body, NDJSON))[-1]["diagnostics"] == "2 resources are here"
             entries = [{"resource": patient(n), "request": {"method": "PUT", "url": f"Patient/p{n}"}} for n in (2, 4)]
             for kind in ("transaction", "collection"):
-                bundle = {"resourceType": "Bundle", "type": kind, "entry": entries}
-                await sender.send(json.dumps(bundle).encode(), JSON)
+                await sender.send(bundle(kind, *entries), JSON)
         return None
 
     anyio.run(story)
     stored = gateway.lake.read("Patient", ["id"])
     assert sorted(stored["id"].to_pylist()) == ["p1", "p2", "p4"]
     assert set(stored["_source"].to_pylist()) == {source_name("clinic")}
+
+
+def test_a_transaction_is_stored_whole_or_not_at_all(gateway: Gateway) -> None:
+    async def story() -> None:
+        async with Sender(gateway, "clinic", "system/*.cud") as sender:
+            entries = [put(patient(1)), put(patient(2, gender="no such code")), put(patient(3, birthDate="soon"))]
+            said = await sender.send(bundle("transaction", *entries), JSON, 422)
+            named = [one["expression"] for one in said["issue"][:2]]
+            assert named == [["Bundle.entry[1].resource.gender"], ["Bundle.entry[2].resource.birthDate"]]
+            assert said["issue"][0]["details"]["text"] == "binding"
+            assert "no such code" not in json.dumps(said)
+            assert gateway.lake.version == 0
+            for kind in ("batch", "collection"):
+                answer = await sender.send(bundle(kind, *entries), JSON)
+                assert ledger(answer, "Patient", "lines-read") == 3
+                assert ledger(answer, "Patient", "rows-quarantined") == 2
+                assert outcome(answer)[0]["expression"] == ["Bundle.entry[1].resource.gender"]
+
+    anyio.run(story)
+    assert gateway.lake.read("Patient", ["id"])["id"].to_pylist() == ["p1"]
+
+
+def test_creates_get_ids_and_references_follow(gateway: Gateway) -> None:
+    person = {"resourceType": "Patient", "gender": "female"}
+    sent = bundle(
+        "transaction",
+        post(observation("urn:uuid:aa"), fullUrl="urn:uuid:bb"),
+        post(person, fullUrl="urn:uuid:aa"),
+        put(patient(7)) | {"fullUrl": "https://clinic.example/fhir/Patient/p7"},
+        post(observation("https://clinic.example/fhir/Patient/p7", id="o7")),
+    )
+
+    async def story() -> None:
+        async with Sender(gateway, "clinic", "system/*.cud") as sender:
+            for times in range(2):
+                answer = await sender.send(sent, JSON)
+                assert ledger(answer, "Observation", "rows-stored") == 2, times
+            given = {
+                part["part"][0]["valueInteger"]: part["part"][1]["valueReference"]["reference"]
+                for part in answer["parameter"]
+                if part["name"] == "assigned"
+            }
+            assert list(given) == [0, 1]
+            rows = gateway.lake.read("Observation", ["_raw"])
+            read = {one["id"]: one for one in map(json.loads, rows["_raw"].to_pylist())}
+            first = read[given[0].removeprefix("Observation/")]
+            assert first["subject"]["reference"] == given[1]
+            assert first["code"]["text"] == "urn:uuid:aa stays in text"
+            assert read["o7"]["subject"]["reference"] == "Patient/p7"
+
+    anyio.run(story)
+    assert len(gateway.lake.read("Patient", ["id"])) == 2
+
+
+def test_deletions_are_applied_and_may_be_taken_back(gateway: Gateway) -> None:
+    gone = {"request": {"method": "DELETE", "url": "Patient/p1"}}
+
+    async def story() -> None:
+        async with Sender(gateway, "clinic", "system/*.cud") as sender:
+            for _ in range(2):  # what comes again after something else is no repetition
+                await sender.send(lines(patient(1), patient(2)), NDJSON)
+                assert len(gateway.lake.read("Patient", ["id"])) == 2
+                answer = await sender.send(bundle("transaction", gone, put(patient(3))), JSON)
+                assert ledger(answer, "Patient", "rows-deleted") == 1
+                assert sorted(gateway.lake.read("Patient", ["id"])["id"].to_pylist()) == ["p2", "p3"]
+                await sender.send(bundle("batch", {"request": {"method": "DELETE", "url": "Patient/p3"}}), JSON)
+                assert gateway.lake.read("Patient", ["id"])["id"].to_pylist() == ["p2"]
+
+    anyio.run(story)
+
+
+CONDITIONAL = {"method": "POST", "url": "Patient", "ifNoneExist": "identifier=1"}
+
+
+@pytest.mark.parametrize(
+    ("entries", "path", "rule"),
+    [
+        ([{"request": {"method": "GET", "url": "Patient/p1"}}], "[0].request.method", "method"),
+        ([put(patient(1)), {"resource": patient(2), "request": CONDITIONAL}], "[1].request.ifNoneExist", "conditional"),
+        ([{"request": {"method": "DELETE", "url": "Patient?x=1"}}], "[0].request.url", "conditional"),
+        ([{"request": {"method": "DELETE", "url": "Patient"}}], "[0].request.url", "url"),
+        ([{"resource": patient(1), "request": {"method": "PUT", "url": "Patient/p2"}}], "[0].resource.id", "id"),
+        ([{"resource": patient(1), "request": {"method": "PUT", "url": "Group/p1"}}], "[0].request.url", "url"),
+        ([{"resource": patient(1), "request": {"method": "POST", "url": "Patient/p1"}}], "[0].request.url", "url"),
+        ([{"request": {"method": "PUT", "url": "Patient/p1"}}], "[0].resource", "required"),
+        ([put(patient(1)), put(patient(1))], "[1].resource.id", "duplicate"),
+        ([put(patient(1)), {"request": {"method": "DELETE", "url": "Patient/p1"}}], "[1]", "duplicate"),
+        ([post(observation("urn:uuid:nobody"))], "[0].resource", "reference"),
+        ([post(observation("Patient?identifier=1"))], "[0].resource", "conditional"),
+    ],
+)
+def test_what_a_transaction_may_not_ask(gateway: Gateway, entries: list[Any], path: str, rule: str) -> None:
+    async def story() -> None:
+        async with Sender(gateway, "clinic", "system/*.cud") as sender:
+            said = await sender.send(bundle("transaction", *entries), JSON, 400)
+            assert said["issue"][0]["expression"] == [f"Bundle.entry{path}"]
+            assert f"[{rule}]" in said["issue"][0]["diagnostics"]
+            assert "identifier" not in json.dumps(said)
+
+    anyio.run(story)
+    assert gateway.lake.version == 0
+
+
+def test_what_a_process_that_died_left_is_removed_or_gone_on_with(gateway: Gateway, tmp_path: Path) -> None:
+    """Bodies half received go; what was taken in and not committed is a job; what is under way is left alone."""
+    for name in ("import-dead", "import-alive"):
+        (gateway.staging_folder / name).mkdir(parents=True)
+        (gateway.staging_folder / name / "upload.ndjson").write_bytes(lines(patient(1)))
+    with hold(gateway, "import-alive"):
+        tidy(gateway)
+    assert [path.name for path in gateway.staging_folder.iterdir()] == ["import-alive"]
+    source = source_name("clinic")
+    staged = stage_files([gateway.staging_folder / "import-alive" / "upload.ndjson"], source, tmp_path / "split")
+    with pytest.raises(KilledError):
+        push(Killed(gateway), staged, gateway.staging_folder / "import-alive")  # type: ignore[arg-type]
+    assert gateway.lake.version == 0
+    with hold(gateway, f"pull-{source}"):
+        tidy(gateway)
+    assert JobBook(gateway).find(staged.id) is None
+    tidy(gateway)
+    tidy(gateway)
+    assert JobBook(gateway).job(staged.id).state == "waiting"
+    assert run(gateway, staged.id).ledger.entries[0].rows_stored == 1
+    assert list(gateway.staging_folder.iterdir()) == []
+
+
+class KilledError(Exception):
+    """Stands for kill -9."""
+
+
+class Killed:
+    """A gateway whose process dies when it opens the lake to commit."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "persons":
+            raise KilledError
+        return getattr(self._gateway, name)
+
+
+def test_bundles_are_read_whole_and_so_are_smaller(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fhir_gateway.server.imports._MOST_BUNDLE_BYTES", 500)
+    deep = b'{"resourceType": "Bundle", "type": "batch", "entry": [{"resource": ' + b"[" * 1000 + b"]" * 1000 + b"}]}"
+
+    async def story() -> None:
+        async with Sender(gateway, "clinic", "system/*.cud") as sender:
+            people = [patient(number) for number in range(20)]
+            await sender.send(bundle("collection", *map(put, people)), JSON, 413)
+            await sender.send(lines(*people), NDJSON)
+            await sender.send(b"\xef\xbb\xbf" + bundle("batch", put(patient(1))), JSON)
+            monkeypatch.undo()
+            await sender.send(deep, JSON, 400)
+            await sender.send(bundle("collection", 7, None, {"resource": 5}, {"fullUrl": "urn:uuid:1"}), JSON)
+
+    anyio.run(story)
+
+
+def test_a_collection_says_who_its_entries_are(gateway: Gateway) -> None:
+    person = {"resourceType": "Patient", "gender": "female"}
+    sent = bundle(
+        "collection",
+        {"fullUrl": "urn:uuid:0c3151bd-1cbf-4d64-b04d-cd9187a4c6e0", "resource": person},
+        {"fullUrl": "https://clinic.example/fhir/Patient/p7", "resource": person},
+    )
+
+    async def story() -> None:
+        async with Sender(gateway, "clinic", "system/*.cud") as sender:
+            await sender.send(sent, JSON)
+
+    anyio.run(story)
+    stored = sorted(gateway.lake.read("Patient", ["id"])["id"].to_pylist())
+    assert stored == ["0c3151bd-1cbf-4d64-b04d-cd9187a4c6e0", "p7"]
 
 
 def test_what_is_refused_before_anything_is_stored(gateway: Gateway) -> None:
@@ -103,9 +306,8 @@ def test_what_is_refused_before_anything_is_stored(gateway: Gateway) -> None:
             await sender.send(gzip.compress(lines(patient(1)))[:-9], {**NDJSON, "Content-Encoding": "gzip"}, 400)
             await sender.send(b"{", JSON, 400)
             entry = {"request": {"method": "DELETE", "url": "Patient/p1"}}
-            bundle = {"resourceType": "Bundle", "type": "transaction", "entry": [entry]}
-            said = await sender.send(json.dumps(bundle).encode(), JSON, 400)
-            assert said["issue"][0]["expression"] == ["Bundle.entry[0].request.method"]
+            said = await sender.send(bundle("transaction", entry), JSON, 403)
+            assert "system/Patient.d" in said["issue"][0]["diagnostics"]
             sender.token = {}
             await sender.send(lines(patient(1)), NDJSON, 401)
         async with Sender(gateway, "reader", "system/*.rs") as reader:
