@@ -11,7 +11,7 @@ import pyarrow as pa
 from fhir_gateway.errors import GatewayError
 from fhir_gateway.lake.grammar import Grammar, Place
 from fhir_gateway.lake.kernel import columns as kernel_columns
-from fhir_gateway.lake.kernel import tables, walk
+from fhir_gateway.lake.kernel import many, tables
 from fhir_gateway.r4 import spec
 
 
@@ -33,7 +33,7 @@ def assemble(
     state = np.zeros(tables.STATE, np.int64)
     slots = np.zeros((tables.SLOTS, len(starts)), np.int64)
     used = np.empty(0, np.uint8)
-    failed = walk.walk_rows(grammar.tables, text, starts, -1, slots, used, levels, events, frames, state)
+    failed = many.walk_rows(grammar.tables, text, starts, -1, slots, used, levels, events, frames, state)
     if failed >= 0:
         raise GatewayError(f"{resource_type}: a resource passed the check once and not again")
     count = int(state[tables.EVENTS])

@@ -35,7 +35,7 @@ from fhir_gateway.lake.writing import Writing
 from fhir_gateway.r4 import spec
 from fhir_gateway.sources.models import Ledger, StagedPull
 
-_MEMORY_LIMIT = "512MB"  # of what DuckDB holds for a commit; above it spills
+_MEMORY_LIMIT = "256MB"  # of what DuckDB holds for a commit; above it spills
 _PERSON_ELEMENTS = ("identifier", "name", "birthDate", "gender")
 
 

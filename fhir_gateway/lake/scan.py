@@ -17,7 +17,7 @@ from fhir_gateway.lake import columns
 from fhir_gateway.lake.assemble import used_shape
 from fhir_gateway.lake.grammar import MOST_COLUMNS, Grammar
 from fhir_gateway.lake.judge import judge, refusal
-from fhir_gateway.lake.kernel import heads, tables, walk
+from fhir_gateway.lake.kernel import heads, many, tables
 from fhir_gateway.lake.lines import LineBlock
 from fhir_gateway.lake.quarantine import QuarantinedLine
 from fhir_gateway.r4 import spec
@@ -104,7 +104,7 @@ class Scanner:
         if promised is not None and root < 0:
             root = len(self.grammar.tables.nodes)  # a type that R4 does not have: no line has it
         while True:
-            answer = walk.walk_lines(
+            answer = many.walk_lines(
                 self.grammar.tables,
                 padded,
                 len(block.text),
@@ -123,9 +123,9 @@ class Scanner:
                 place,
             )
             if answer == tables.DONE:
-                return lines.cut(int(place[walk.ROW]))
+                return lines.cut(int(place[many.ROW]))
             word = block.text[state[tables.ASKED_START] : state[tables.ASKED_END]]
-            place[walk.FORCED] = not self.grammar.learn(answer, int(state[tables.ASKED]), word)
+            place[many.FORCED] = not self.grammar.learn(answer, int(state[tables.ASKED]), word)
 
     def _batch(
         self, resource_type: str, text: np.ndarray, lines: _Lines, rows: np.ndarray, order: int

@@ -22,7 +22,7 @@ from fhir_gateway.sources.models import LedgerEntry, StagedPull
 Progress = Callable[[str, int], None]
 
 #: Bytes of rows that a pull may hold in memory.
-_HELD_BYTES = 1 << 28
+_HELD_BYTES = 1 << 26
 _HEAD = [name for name in CHECKED.names if name != "_raw"]
 
 

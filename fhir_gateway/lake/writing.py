@@ -25,7 +25,7 @@ from fhir_gateway.sources.models import StagedPull
 _GROUP_ROWS = 16_384
 _GROUP_BYTES = 1 << 24
 #: JSON text that is sorted in memory; more is first parted on the disk.
-_PART_BYTES = 1 << 27
+_PART_BYTES = 1 << 25
 
 #: Columns of checked rows that are stored as they are.
 _KEPT = ["_patient", "_last_updated", "_version", "_hash"]
