@@ -47,6 +47,14 @@ class Settings(BaseSettings):
         description="Which resources a profiled retrieve means: those that declare the profile, and of resources that "
         "declare none of QI-Core those that hold what it asks for; `content`: always what they hold.",
     )
+    encounter_copies: Literal["once", "all"] = Field(
+        default="once",
+        description="Whether measures count copies of one visit by several sources once, or everything that was sent.",
+    )
+    link_persons: bool = Field(
+        default=False,
+        description="Whether patients are linked by likeness (`persons link`) after every pull that brought patients.",
+    )
     public_url: str = Field(
         default="http://127.0.0.1:8000", description="Base URL that clients use; never taken from the Host header."
     )

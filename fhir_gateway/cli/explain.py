@@ -41,7 +41,12 @@ def explain(
     )
     explanation = explain_measure(
         measure,
-        LakePopulation(here.gateway.lake, members=[person], maps=maps_of([measure])),
+        LakePopulation(
+            here.gateway.lake,
+            members=[person],
+            maps=maps_of([measure]),
+            copies=here.gateway.settings.encounter_copies,
+        ),
         person,
         during,
         instant(here.gateway, parse_instant(now)),

@@ -10,8 +10,9 @@ The rule, for Encounters of one person:
 5. Each Encounter has at most one copy in each other source: the one that overlaps longest, then begins closest. Where
    copies of copies would make two of one source an event, nobody there is a copy.
 
-Entered in error or cancelled ones are nobody's copy. Of an event the copy of the first source in ``precedence`` stands
-for it, of sources that are not named there the first by name.
+Entered in error or cancelled ones are nobody's copy. Which copy stands for an event: one that is finished before any
+other status; then that of the first source in ``precedence``; then one whose start has a time of day, which clinical
+systems know and claims do not; then that of the first source by name.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from scipy.sparse.csgraph import connected_components
 
 #: Elements of Encounter that are looked at.
 ELEMENTS = ("status", "class", "period", "serviceProvider")
+PATHS = ("status", "class.code", "period.start", "period.end", "serviceProvider.reference")
 
 EVENT_SCHEMA = pa.schema(
     [
@@ -65,7 +67,8 @@ SELECT a, b FROM pair QUALIFY row_number() OVER (PARTITION BY a, other ORDER BY 
 
 _EVENTS = """
 SELECT e._source, e.id, g.event, count(*) OVER (PARTITION BY g.event) AS copies,
-    row_number() OVER (PARTITION BY g.event ORDER BY coalesce(p.rank, 1000000), e._source, e.id) = 1 AS stands
+    row_number() OVER (PARTITION BY g.event ORDER BY (e.status = 'finished') IS NOT TRUE,
+        coalesce(p.rank, 1000000), (length(e.period.start) > 10) IS NOT TRUE, e._source, e.id) = 1 AS stands
 FROM encounter e JOIN grouped g USING (row) LEFT JOIN precedence p ON p.source = e._source ORDER BY e.row
 """
 
@@ -73,7 +76,8 @@ FROM encounter e JOIN grouped g USING (row) LEFT JOIN precedence p ON p.source =
 def same_events(encounters: pa.Table, directory: pa.Table, precedence: Sequence[str] = ()) -> pa.Table:
     """Rows of ``EVENT_SCHEMA``, one per Encounter: its event, how many copies that has, and whether it stands for it.
 
-    ``encounters`` has ``_source``, ``id``, ``_member`` and :data:`ELEMENTS` as the lake gives them, ``directory`` is
+    ``encounters`` has ``_source``, ``id``, ``_member`` and :data:`ELEMENTS` (or the parts of them in :data:`PATHS`) as
+    the lake gives them, ``directory`` is
     that of :func:`fhir_gateway.lake.claims.directory`. Events are numbered in the order of rows.
     """
     rows = np.arange(encounters.num_rows)

@@ -83,8 +83,16 @@ def evaluate(
             progress(PullProgress("evaluate", what, done, total))
 
     now = instant(gateway, now)
+    settings = gateway.settings
     runs = evaluate_lake(
-        evaluators, gateway.lake, period, now, gateway.results, processes=gateway.settings.processes, tell=tell
+        evaluators,
+        gateway.lake,
+        period,
+        now,
+        gateway.results,
+        processes=settings.processes,
+        copies=settings.encounter_copies,
+        tell=tell,
     )
     gateway.resources.put(reporter(gateway))
     reports = []

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from fhir_gateway.errors import ConfigurationError, ConflictError, GatewayError, LedgerError, SourceError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.locks import hold
+from fhir_gateway.jobs.persons import link
 from fhir_gateway.jobs.publish import publish
 from fhir_gateway.jobs.reconcile import reconcile
 from fhir_gateway.jobs.since import advance, moment
@@ -321,6 +322,12 @@ def _version(gateway: Gateway, pull_id: str) -> LakeVersion | None:
 
 def _publish(gateway: Gateway, pull_id: str, progress: Progress | None) -> None:
     began = time.monotonic()
+    row = gateway.pulls.get(pull_id)
+    if gateway.settings.link_persons and any(entry["resource_type"] == "Patient" for entry in row.ledger):
+        if progress:
+            progress(PullProgress("link", "persons"))
+        link(gateway)
+        gateway.lake.reassign(gateway.persons)
     published = publish(gateway, progress)
     row = gateway.pulls.get(pull_id)
     gateway.pulls.update(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 
 import orjson
 import pyarrow.compute as pc
@@ -24,6 +24,7 @@ from fhir_gateway.jobs.publish import REPORTER
 from fhir_gateway.measures.model import MeasureResult
 from fhir_gateway.measures.package import MeasurePackage
 from fhir_gateway.measures.reports import summary
+from fhir_gateway.measures.supplement import supplemented
 from fhir_gateway.sources.outcome import Progress, PullProgress
 
 
@@ -74,16 +75,22 @@ def settle(
 def _results(
     gateway: Gateway, attributed: AttributionReport, now: datetime, progress: Progress | None
 ) -> dict[str, MeasureResult]:
-    """Results by measure id of the contract: those kept for this period and lake version, else evaluated now."""
+    """Results by measure id of the contract: those kept for this period and lake version, else evaluated now.
+
+    Kept results of a measure that is installed count when they were made by its present content and terminology.
+    """
     contract = attributed.contract
     wanted = {terms.id: terms.canonical for terms in contract.measures}
+    content = _content(gateway, wanted, contract.dates[0])
+    copies = gateway.settings.encounter_copies
     kept: dict[str, tuple[datetime, str]] = {}
     for run in gateway.results.runs() if wanted else ():
         header = gateway.results.header(run)
-        if header.period == contract.dates and header.lake_version == attributed.lake_version:
+        if (header.period, header.lake_version, header.copies) == (contract.dates, attributed.lake_version, copies):
             for name, canonical in wanted.items():
                 newer = name not in kept or header.evaluated_at > kept[name][0]
-                if newer and _is(canonical, header.url, header.version):
+                made_by = (header.package_hash, header.terminology_hash)
+                if newer and _is(canonical, header.url, header.version) and content.get(name, made_by) == made_by:
                     kept[name] = header.evaluated_at, run
     runs = {name: run for name, (_, run) in kept.items()}
     missing = {name: canonical for name, canonical in wanted.items() if name not in runs}
@@ -96,6 +103,19 @@ def _results(
             }
     results = {run: gateway.results.load(run) for run in sorted(set(runs.values()))}
     return {name: results[runs[name]] for name in wanted}
+
+
+def _content(gateway: Gateway, wanted: dict[str, str], on: date) -> dict[str, tuple[str, str]]:
+    """Hashes of package and terminology of the measures that are installed."""
+    found: dict[str, tuple[str, str]] = {}
+    for path in gateway.measure_packages() if wanted else ():
+        package = MeasurePackage.load(path, profiles=gateway.settings.profiles)
+        names = [name for name, canonical in wanted.items() if _is(canonical, package.url, package.version)]
+        if names:
+            package = supplemented(package, gateway.terminology, on)
+            made_by = (package.package_hash, package.terminology_hash)
+            found |= {name: made_by for name in names if name not in found}
+    return found
 
 
 def _packages(gateway: Gateway, wanted: dict[str, str]) -> Sequence[str]:

@@ -14,12 +14,14 @@ import pyarrow as pa
 
 from fhir_gateway.cql import Batch, CompiledLibrary, Evaluation, compile_library
 from fhir_gateway.errors import GatewayError, InputError
+from fhir_gateway.measures.copies import Copies, WithoutCopies
 from fhir_gateway.measures.elm_references import references, section
 from fhir_gateway.measures.merge import merge_parts
 from fhir_gateway.measures.model import GroupResult, MeasureResult, PartResult, RunHeader
 from fhir_gateway.measures.package import MeasurePackage
 from fhir_gateway.measures.population import MemoryPopulation, Population
 from fhir_gateway.measures.populations import evaluate_group
+from fhir_gateway.measures.retrieves import coded_retrieves
 from fhir_gateway.measures.sharing import SharedBatch
 from fhir_gateway.measures.supplemental import SupplementalDefinition, evaluate_supplemental
 
@@ -48,6 +50,7 @@ class Evaluator:
         self.package = package
         package.preflight()
         self._functions = _functions(package)
+        self._types = {retrieve.resource_type for retrieve in coded_retrieves(package)}
         self.compiled = _compiled(package, self._functions)
         self._supplemental, notes = _supplemental(package, self.compiled, supplemental)
         self._notes = (CONTENT_ALONE, *notes) if package.profiles == "content" else notes
@@ -62,7 +65,9 @@ class Evaluator:
         (result,) = evaluate_together([self], population, period, now)
         return result
 
-    def header(self, lake_version: int | None, period: tuple[date, date], now: datetime) -> RunHeader:
+    def header(
+        self, lake_version: int | None, period: tuple[date, date], now: datetime, copies: Copies = "all"
+    ) -> RunHeader:
         """What a run over ``period`` as of ``now`` is known by."""
         package = self.package
         return RunHeader(
@@ -76,6 +81,7 @@ class Evaluator:
             package_hash=package.package_hash,
             terminology_hash=package.terminology_hash,
             lake_version=lake_version,
+            copies=copies,
         )
 
     def evaluate_batch(self, batch: Batch, period: tuple[date, date], now: datetime) -> PartResult:
@@ -94,8 +100,9 @@ class Evaluator:
                     initial |= population.counts > 0
         supplemental, notes, unsupplied = evaluate_supplemental(self._supplemental, evaluation, initial)
         notes = (*self._notes, *notes)
+        copies = _copies(batch) if "Encounter" in self._types else 0
         seconds = time.perf_counter() - started
-        return PartResult(batch.members, groups, reasons, supplemental, notes, seconds, unsupplied)
+        return PartResult(batch.members, groups, reasons, supplemental, notes, seconds, copies, unsupplied)
 
     def groups(self, evaluation: Evaluation) -> tuple[GroupResult, ...]:
         """The measure's groups out of an evaluation of its library; members that fail count nowhere."""
@@ -141,7 +148,7 @@ def evaluate_together(
             found.append(part)
     if not all(parts):  # nobody: the same groups, with zeros
         parts = [[part] for part in evaluate_batch(evaluators, nobody(), period, now)]
-    headers = [evaluator.header(population.lake_version, period, now) for evaluator in evaluators]
+    headers = [evaluator.header(population.lake_version, period, now, population.copies) for evaluator in evaluators]
     return [merge_parts(header, found) for header, found in zip(headers, parts, strict=True)]
 
 
@@ -164,6 +171,12 @@ def evaluate(
 ) -> MeasureResult:
     """Compile ``package`` and evaluate it over ``population``; see :meth:`Evaluator.evaluate`."""
     return Evaluator(package).evaluate(population, period, now)
+
+
+def _copies(batch: Batch) -> int:
+    """Encounters of a batch that were set aside."""
+    within = batch.batch if isinstance(batch, SharedBatch) else batch
+    return within.copies.count if isinstance(within, WithoutCopies) else 0
 
 
 def _supplemental(

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from fhir_gateway.measures.copies import left_out
 from fhir_gateway.measures.distinct import Numbers, Value, value_key
 from fhir_gateway.measures.model import (
     Cases,
@@ -41,6 +42,7 @@ def merge_parts(header: RunHeader, parts: Sequence[PartResult]) -> MeasureResult
         failed=dict(sorted(item for part in parts for item in part.failed.items())),
         notes=(
             *dict.fromkeys(note for part in parts for note in part.notes),
+            *left_out(sum(part.copies for part in parts)),
             *unsupplied_notes(part.unsupplied for part in parts),
         ),
         seconds=sum(part.seconds for part in parts),

@@ -164,7 +164,10 @@ class Composite:
 
 @dataclass(frozen=True)
 class RunHeader:
-    """Which measure was evaluated, over what, when and by which content: what a run's id is made of but members."""
+    """Which measure was evaluated, over what, when and by which content: what a run's id is made of but members.
+
+    ``copies`` says whether copies of one visit counted ``once`` or all of them (``all``).
+    """
 
     url: str
     version: str
@@ -176,6 +179,7 @@ class RunHeader:
     package_hash: str
     terminology_hash: str
     lake_version: int | None
+    copies: str = field(default="all", kw_only=True)
 
     @property
     def canonical(self) -> str:
@@ -216,8 +220,9 @@ class MeasureResult(RunHeader):
 class PartResult:
     """A measure evaluated over one batch: ``members`` and what a :class:`MeasureResult` says of them.
 
-    ``unsupplied`` counts, by supplemental data element, the members whose data makes it fail. ``seconds`` leaves out
-    what was computed for another measure of the same batch before.
+    ``seconds`` leaves out what was computed for another measure of the same batch before. ``copies`` is the number of
+    Encounters that were set aside as copies; ``unsupplied`` counts, by supplemental data element, the members whose
+    data makes it fail.
     """
 
     members: pa.Array
@@ -226,6 +231,7 @@ class PartResult:
     supplemental: tuple[SupplementalResult, ...]
     notes: tuple[str, ...]
     seconds: float
+    copies: int = 0
     unsupplied: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -246,6 +252,7 @@ class RunDigest:
             header.package_hash,
             header.terminology_hash,
             str(header.lake_version),
+            *(() if header.copies == "all" else (f"copies {header.copies}",)),
         )
         self._hash = hashlib.sha256("\n".join(inputs).encode())
 

@@ -18,6 +18,8 @@ import pyarrow.compute as pc
 
 from fhir_gateway.cql import Batch
 from fhir_gateway.errors import InputError
+from fhir_gateway.lake.claims import ORGANIZATION_COLUMNS, PRACTITIONER_COLUMNS, ROLE_COLUMNS, providers
+from fhir_gateway.measures.copies import Copies, EncounterCopies, WithoutCopies
 from fhir_gateway.r4 import spec
 from fhir_gateway.terminology.concept_maps import CodeMap
 
@@ -40,6 +42,10 @@ class Population(Protocol):
     @property
     def lake_version(self) -> int | None:
         """Version of the lake, None when the population does not come from a lake."""
+
+    @property
+    def copies(self) -> Copies:
+        """Whether copies of one visit by several sources count once, or all of them."""
 
     def batches(self) -> Iterator[Batch]:
         """Batches of disjoint members; together they are the population."""
@@ -114,11 +120,15 @@ class LakePopulation:
         members: Iterable[str] | None = None,
         batch_members: int = BATCH_MEMBERS,
         maps: CodeMap | None = None,
+        copies: Copies = "once",
     ) -> None:
         """Pin ``version`` (default: the newest now), so that commits made meanwhile are not seen half.
 
-        Codes that ``maps`` know are read with what they map to beside them.
+        Codes that ``maps`` know are read with what they map to beside them. Of ``copies`` of one visit by several
+        sources one is read (:mod:`fhir_gateway.measures.copies`), or ``all``.
         """
+        self.copies: Copies = copies
+        self._organizations: pa.Table | None = None
         self._maps = maps
         self._lake = lake
         self._version = lake.version if version is None else version
@@ -162,23 +172,37 @@ class LakePopulation:
     def batch(self, cut: Slice) -> Batch:
         """The batch of a slice."""
 
-        def read(resource_type: str, columns: Sequence[str]) -> pa.Table:
+        def read_of(
+            resource_type: str, columns: Sequence[str], members: pa.Array | None, sparse: bool = False
+        ) -> pa.Table:
             own = resource_type == "Patient" or spec.patient_element(resource_type) is not None
             tables = [
                 self._lake.read(
-                    resource_type,
-                    columns,
-                    bucket=bucket,
-                    version=self._version,
-                    members=None if cut.whole else cut.members,
-                    sparse=True,
+                    resource_type, columns, bucket=bucket, version=self._version, members=members, sparse=sparse
                 )
                 for bucket in (cut.buckets if own else (None,))
             ]
-            table = tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
+            return tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
+
+        def read(resource_type: str, columns: Sequence[str]) -> pa.Table:
+            table = read_of(resource_type, columns, None if cut.whole else cut.members, sparse=True)
             return self._maps.apply(table) if self._maps else table
 
-        return Batch(cut.members, read)
+        if self.copies == "all":
+            return Batch(cut.members, read)
+        return WithoutCopies(cut.members, read, EncounterCopies(read, read_of, self._directory))
+
+    def _directory(self) -> pa.Table:
+        """The organizations of the lake: what they are known by outside it."""
+        if self._organizations is None:
+            lake, version = self._lake, self._version
+            nobody = MemoryPopulation([])
+            self._organizations = providers(
+                nobody.read("Practitioner", PRACTITIONER_COLUMNS),
+                nobody.read("PractitionerRole", ROLE_COLUMNS),
+                lake.read("Organization", ORGANIZATION_COLUMNS, version=version),
+            )
+        return self._organizations
 
     def _members(self) -> dict[int, pa.Array]:
         """Members by bucket; buckets without any are left out."""
@@ -200,6 +224,7 @@ class MemoryPopulation:
     """
 
     lake_version: int | None = None
+    copies: Copies = "all"
 
     def __init__(
         self, groups: Iterable[tuple[str | None, Iterable[Resource]]], *, batch_size: int | None = None

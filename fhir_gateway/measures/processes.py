@@ -24,6 +24,7 @@ import pyarrow as pa
 from fhir_gateway.cql.profiles import ProfilePolicy
 from fhir_gateway.errors import ConfigurationError, GatewayError, Location
 from fhir_gateway.lake.store import Lake
+from fhir_gateway.measures.copies import Copies
 from fhir_gateway.measures.evaluate import Evaluator, evaluate_batch
 from fhir_gateway.measures.model import GroupResult, PartResult, narrow
 from fhir_gateway.measures.package import MeasurePackage
@@ -52,6 +53,7 @@ class Recipe:
     period: tuple[date, date]
     now: datetime
     supplements: tuple[Supplement | None, ...] = ()
+    copies: Copies = "once"
 
 
 def processes_for(batches: int, measures: int, cores: int | None = None, memory: int | None = None) -> int:
@@ -127,7 +129,7 @@ class _Worker:
         self.evaluators = [_evaluator(*package, supplement) for package, supplement in packages]
         lake = Lake.open(recipe.lake, recipe.buckets)
         maps = maps_of(evaluator.package for evaluator in self.evaluators)
-        self.population = LakePopulation(lake, version=recipe.version, maps=maps)
+        self.population = LakePopulation(lake, version=recipe.version, maps=maps, copies=recipe.copies)
 
     def evaluate(self, cut: Slice) -> list[PartResult]:
         batch = self.population.batch(cut)

@@ -11,6 +11,7 @@ from datetime import date, datetime
 
 from fhir_gateway.errors import ConfigurationError
 from fhir_gateway.lake.store import Lake
+from fhir_gateway.measures.copies import Copies
 from fhir_gateway.measures.evaluate import Evaluator, evaluate_batch, nobody
 from fhir_gateway.measures.model import PartResult
 from fhir_gateway.measures.population import BATCH_MEMBERS, LakePopulation, Slice
@@ -32,15 +33,16 @@ def evaluate_lake(
     version: int | None = None,
     processes: int | None = None,
     batch_members: int = BATCH_MEMBERS,
+    copies: Copies = "once",
     tell: Tell | None = None,
 ) -> tuple[str, ...]:
     """Evaluate measures over everybody in ``lake`` and save the results; the ids of their runs, in the same order.
 
     ``processes`` is by default what :func:`processes_for` says; it changes nothing in the results. When a batch fails,
-    nothing is stored.
+    nothing is stored. ``copies`` of one visit by several sources count once, or all of them.
     """
     maps = maps_of(evaluator.package for evaluator in evaluators)
-    population = LakePopulation(lake, version=version, batch_members=batch_members, maps=maps)
+    population = LakePopulation(lake, version=version, batch_members=batch_members, maps=maps, copies=copies)
     slices = population.slices()
     total = sum(len(cut.members) for cut in slices)
     full = total // max((len(cut.members) for cut in slices), default=1)
@@ -51,7 +53,9 @@ def evaluate_lake(
     else:
         parts = _evaluate_here(evaluators, population, slices, period, now)
     with ExitStack() as stack:
-        headers = [evaluator.header(population.lake_version, period, now) for evaluator in evaluators]
+        headers = [
+            evaluator.header(population.lake_version, period, now, population.copies) for evaluator in evaluators
+        ]
         writers = [stack.enter_context(store.writing(header)) for header in headers]
         done = 0
         if tell:
@@ -89,4 +93,6 @@ def recipe_of(
     version = population.lake_version
     assert version is not None  # noqa: S101 - of a lake
     supplements = tuple(evaluator.package.supplement for evaluator in evaluators)
-    return Recipe(str(lake.root.resolve()), lake.buckets, version, tuple(packages), period, now, supplements)
+    return Recipe(
+        str(lake.root.resolve()), lake.buckets, version, tuple(packages), period, now, supplements, population.copies
+    )

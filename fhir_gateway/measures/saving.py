@@ -23,6 +23,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fhir_gateway.measures.copies import left_out
 from fhir_gateway.measures.merge import Strata, merge_strata
 from fhir_gateway.measures.model import (
     Counts,
@@ -80,6 +81,7 @@ class RunWriter:
         self._notes: dict[str, None] = {}
         self._unsupplied: Counter[str] = Counter()
         self._seconds = 0.0
+        self._copies = 0
         self._parts = 0
         self._starts: dict[str, int] = {}  # of members, and of the cases of each group and basis
 
@@ -114,6 +116,7 @@ class RunWriter:
         self._notes |= dict.fromkeys(part.notes)
         self._unsupplied.update(part.unsupplied)
         self._seconds += part.seconds
+        self._copies += part.copies
         self._starts[MEMBERS] = self._starts.get(MEMBERS, 0) + len(part.members)
         self._parts += 1
 
@@ -253,7 +256,8 @@ class RunWriter:
             "terminology_hash": header.terminology_hash,
             "lake_version": header.lake_version,
             "failed": dict(sorted(self._failed.items())),
-            "notes": [*self._notes, *unsupplied_notes([self._unsupplied])],
+            "copies": header.copies,
+            "notes": [*self._notes, *left_out(self._copies), *unsupplied_notes([self._unsupplied])],
             "seconds": self._seconds,
             "supplemental": [about for _, about in self._supplemental.values()],
             "groups": self._groups,

@@ -22,7 +22,7 @@ class SharedBatch(Batch):
         """The members and tables of ``batch``."""
         self._tables: dict[tuple[str, frozenset[tuple[str, tuple[str, ...]]], int], ResourceTable] = {}
         self._rows: dict[tuple[str, tuple[str, ...]], Any] = {}
-        self._batch = batch
+        self.batch = batch
         self._compilers = [library.compiler for library in libraries]
         super().__init__(batch.members, self._read_once)
 
@@ -45,5 +45,5 @@ class SharedBatch(Batch):
     def _read_once(self, resource_type: str, columns: Sequence[str]) -> Any:
         key = (resource_type, tuple(columns))
         if key not in self._rows:
-            self._rows[key] = self._batch.read(resource_type, columns)
+            self._rows[key] = self.batch.read(resource_type, columns)
         return self._rows[key]

@@ -117,6 +117,7 @@ def _run_header(stated: dict[str, Any]) -> dict[str, Any]:
     """Fields of a :class:`RunHeader`."""
     first, last = (date.fromisoformat(day) for day in stated["period"])
     evaluated_at = datetime.fromisoformat(stated["evaluated_at"])
+    stated = {"copies": "all"} | stated  # runs from before copies were looked for
     return {name.name: stated[name.name] for name in fields(RunHeader)} | {
         "period": (first, last),
         "evaluated_at": evaluated_at,

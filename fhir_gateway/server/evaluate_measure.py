@@ -79,7 +79,9 @@ class EvaluateMeasureOperation:
         store = self._gateway.resources.seen_by(audience)
         evaluator = self._evaluator(asked.measure, store, asked.period[0])
         members = self._members(asked, store)
-        population = LakePopulation(self._gateway.lake, members=members, maps=maps_of([evaluator.package]))
+        copies = self._gateway.settings.encounter_copies
+        maps = maps_of([evaluator.package])
+        population = LakePopulation(self._gateway.lake, members=members, maps=maps, copies=copies)
         now = datetime.now(ZoneInfo(self._gateway.settings.time_zone))
         result = evaluator.evaluate(population, asked.period, now)
         reporter = {"reference": f"Organization/{REPORTER}"}

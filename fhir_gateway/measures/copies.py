@@ -1,0 +1,193 @@
+"""Copies of one visit or stay that several sources have: one Encounter stands for them where a population is read.
+
+Which Encounters are copies, and which of them stands for the others, is the rule of
+:mod:`fhir_gateway.identity.encounters`. The others are left out of what is read. The one that stays gets their codes
+(:data:`CODES`, joined) and what it lacks itself of :data:`FILLED` and :data:`FILLED_PARTS`; references to the others
+then name it. The lake keeps what was sent, and so does the JSON of each Encounter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from fhir_gateway.cql import Batch
+from fhir_gateway.identity.encounters import PATHS, same_events
+from fhir_gateway.r4 import spec
+
+#: ``once``: copies of one visit count once; ``all``: everything that was sent counts.
+Copies = Literal["once", "all"]
+Read = Callable[[str, Sequence[str]], pa.Table]
+#: Reads parts of columns of some members' rows, whether anything fills them or not.
+ReadOf = Callable[[str, Sequence[str], pa.Array], pa.Table]
+
+#: Elements of Encounter whose codes are joined: what a visit was may be known to one source in words of its own only.
+CODES = ("type", "reasonCode")
+#: Elements that are taken from a copy where the one that stays has none; of :data:`FILLED_PARTS` each part. References
+#: are not: they hold within their source.
+FILLED = ("serviceType", "priority", "length")
+FILLED_PARTS = ("hospitalization",)
+_REFERENCE = r"(?:^|/)Encounter/(?P<id>[A-Za-z0-9\-.]+)(?:/_history/[^/]+)?$"
+
+
+class EncounterCopies:
+    """What is left out of one batch, found when the first table is read that it concerns."""
+
+    def __init__(self, read: Read, read_of: ReadOf, directory: Callable[[], pa.Table]) -> None:
+        """``read`` gives rows of the batch as they are, ``directory`` the organizations of the lake."""
+        self._read = read
+        self._read_of = read_of
+        self._directory = directory
+
+    @property
+    def count(self) -> int:
+        """How many Encounters are left out."""
+        return len(self._found[0])
+
+    def apply(self, resource_type: str, rows: pa.Table) -> pa.Table:
+        """``rows`` of a type without copies, or with references to the Encounters that stand for them."""
+        if resource_type == "Encounter" and self.count:
+            rows = self._without(rows)
+        for element in _to_encounters(resource_type):
+            if element in rows.column_names and self.count:
+                at = rows.schema.get_field_index(element)
+                rows = rows.set_column(at, element, self._pointed(rows["_source"], rows[element]))
+        return rows
+
+    @cached_property
+    def _found(self) -> tuple[pa.Array, pa.Array]:
+        """Keys (``source|id``) of the Encounters that are left out, and of those that stand for them."""
+        none = pa.array([], pa.string())
+        rows = self._read("Encounter", ())
+        if pc.count_distinct(rows["_source"]).as_py() < 2:
+            return none, none
+        sources = rows.select(["_member", "_source"]).group_by("_member").aggregate([("_source", "count_distinct")])
+        members = sources.filter(pc.greater(sources["_source_count_distinct"], 1))["_member"].combine_chunks()
+        if not len(members):
+            return none, none
+        rows = self._read_of("Encounter", PATHS, members)
+        events = same_events(rows, self._directory())
+        events = events.filter(pc.greater(events["copies"], 1))
+        keys, kept = _keys(events), events["stands"].combine_chunks()
+        number = events["event"].combine_chunks()
+        place = pc.index_in(number, value_set=number.filter(kept))
+        others = pc.invert(kept)
+        return keys.filter(others), keys.filter(kept).take(place.filter(others))
+
+    def _without(self, rows: pa.Table) -> pa.Table:
+        """The rows without copies, those that stay completed from them."""
+        others, kept = self._found
+        keys = _keys(rows)
+        copy = np.asarray(pc.index_in(others, value_set=keys).fill_null(-1)).astype(np.int64)
+        stays = np.asarray(pc.index_in(kept, value_set=keys).fill_null(-1)).astype(np.int64)
+        here = (copy >= 0) & (stays >= 0)
+        copy, stays = copy[here], stays[here]
+        order = np.lexsort((copy, stays))
+        copy, stays = copy[order], stays[order]
+        first = np.searchsorted(stays, stays)
+        nth = np.arange(len(stays)) - first
+        for number in range(int(nth.max(initial=-1)) + 1):  # a copy of each at a time: rounds are sources, not rows
+            rows = _completed(rows, stays[nth == number], copy[nth == number])
+        staying = np.ones(rows.num_rows, np.bool_)
+        staying[copy] = False
+        return rows.filter(pa.array(staying))
+
+    def _pointed(self, sources: pa.ChunkedArray, column: pa.ChunkedArray) -> pa.Array:
+        """A column of references, those to copies turned to what stands for them."""
+        array = _whole(column)
+        place = array.type.get_field_index("reference")
+        if place < 0:
+            return array
+        others, kept = self._found
+        reference = pc.struct_field(array, place)
+        target = pc.struct_field(pc.extract_regex(reference, pattern=_REFERENCE), "id")
+        at = pc.index_in(pc.binary_join_element_wise(_whole(sources), target, "|"), value_set=others, skip_nulls=True)
+        if at.null_count == len(at):
+            return array
+        turned = pc.replace_substring_regex(kept.take(at), r"^.*\|", "Encounter/")
+        fields = [array.type.field(number) for number in range(array.type.num_fields)]
+        children = [pc.struct_field(array, number) for number in range(len(fields))]
+        children[place] = pc.coalesce(turned, reference)
+        return pa.StructArray.from_arrays(children, fields=fields, mask=array.is_null())
+
+
+class WithoutCopies(Batch):
+    """A batch in which one Encounter stands for its copies."""
+
+    def __init__(self, members: pa.Array, read: Read, copies: EncounterCopies) -> None:
+        """``read`` gives the rows as they are."""
+
+        def once(resource_type: str, columns: Sequence[str]) -> pa.Table:
+            return copies.apply(resource_type, read(resource_type, columns))
+
+        super().__init__(members, once)
+        self.copies = copies
+
+
+def left_out(count: int) -> tuple[str, ...]:
+    """What is said in reports of Encounters that were left out."""
+    one = "1 Encounter was" if count == 1 else f"{count} Encounters were"
+    return (f"{one} set aside as copies of the same visits by other sources",) if count else ()
+
+
+def _to_encounters(resource_type: str) -> list[str]:
+    """Elements of a type that hold one reference, maybe to an Encounter."""
+    elements = spec.type_definition(resource_type).elements.values()
+    return [e.name for e in elements if e.type == "Reference" and "Encounter" in e.targets and not e.is_list]
+
+
+def _keys(rows: pa.Table) -> pa.Array:
+    return pc.binary_join_element_wise(_whole(rows["_source"]), _whole(rows["id"]), "|")
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+
+
+def _completed(rows: pa.Table, stays: NDArray[np.int64], copy: NDArray[np.int64]) -> pa.Table:
+    """``rows`` with what those at ``stays`` get from those at ``copy``, in the same order of rows."""
+    ways = dict.fromkeys(CODES, _joined) | dict.fromkeys(FILLED, _filled) | dict.fromkeys(FILLED_PARTS, _filled_parts)
+    for name, way in ways.items():
+        if name in rows.column_names:
+            column = _whole(rows[name])
+            made = way(column.take(pa.array(stays)), column.take(pa.array(copy)))
+            places = np.arange(len(column))
+            places[stays] = len(column) + np.arange(len(stays))
+            rows = rows.set_column(
+                rows.schema.get_field_index(name), name, pa.concat_arrays([column, made]).take(pa.array(places))
+            )
+    return rows
+
+
+def _joined(mine: pa.Array, theirs: pa.Array) -> pa.Array:
+    """Lists that hold those of ``mine`` and then those of ``theirs``; null where both are."""
+    rows = np.concatenate([np.asarray(pc.list_parent_indices(one)).astype(np.int64) for one in (mine, theirs)])
+    order = np.argsort(rows, kind="stable")
+    values = pa.concat_arrays([pc.list_flatten(mine), pc.list_flatten(theirs)]).take(pa.array(order))
+    ends = np.cumsum(np.bincount(rows, minlength=len(mine)))
+    offsets = pa.array(np.concatenate([[0], ends]).astype(np.int32))
+    both = pc.and_(mine.is_null(), theirs.is_null())
+    return pa.ListArray.from_arrays(offsets, values, type=mine.type, mask=both)
+
+
+def _filled(mine: pa.Array, theirs: pa.Array) -> pa.Array:
+    """``mine``, and where it is null ``theirs``."""
+    places = np.arange(len(mine)) + np.where(mine.is_null(), len(mine), 0)
+    return pa.concat_arrays([mine, theirs]).take(pa.array(places))
+
+
+def _filled_parts(mine: pa.Array, theirs: pa.Array) -> pa.Array:
+    """``mine`` with the parts of ``theirs`` that it lacks, but for references."""
+    fields = [mine.type.field(number) for number in range(mine.type.num_fields)]
+    children = []
+    for number, field in enumerate(fields):
+        one = pc.struct_field(mine, number)
+        refers = pa.types.is_struct(field.type) and field.type.get_field_index("reference") >= 0
+        children.append(one if refers else _filled(one, pc.struct_field(theirs, number)))
+    return pa.StructArray.from_arrays(children, fields=fields, mask=pc.and_(mine.is_null(), theirs.is_null()))
