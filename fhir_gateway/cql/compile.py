@@ -232,8 +232,9 @@ def compile_operator(scope: Scope, elm: Elm) -> Node:
     if elm.get("path"):  # of an aggregate: over a property of its elements
         element = {"type": "Property", "path": elm["path"], "scope": "$this"}
         elm = {**elm, "source": {"type": "ForEach", "source": elm["source"], "element": element}, "path": None}
-    if elm.get("orderBy"):
-        raise scope.error(elm, "orderBy")
+    if elm.get("orderBy"):  # of First and Last: of the list in that order
+        by = {"type": "ByColumn", "path": elm["orderBy"], "direction": "asc"}
+        elm = {**elm, "source": {"type": "Sort", "source": elm["source"], "by": [by]}, "orderBy": None}
     nodes = operand_nodes(scope, elm, spec.fields)
     free, patient = combine(nodes)
     node = Node(scope.library, elm, run=_unset, free=free, patient=patient)

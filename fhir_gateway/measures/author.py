@@ -4,8 +4,9 @@
 
 For each package the CQL in its ``cql/`` and in ``../common/cql/`` is translated to ELM by
 ``measures/build/translate.mjs`` (Node with the npm packages ``@cqframework/cql`` and ``@lhncbc/ucum-lhc`` in
-``--node-modules``); each library the measure includes becomes ``library-NAME.json`` with CQL, ELM and hashes. Value
-sets of ``../common`` that the criteria can reach are copied. Running the gateway needs neither Node nor this command.
+``--node-modules``); each library the measure includes becomes ``library-NAME.json`` with CQL, ELM and hashes, or
+``library-NAME-VERSION.json`` where several versions are included. Value sets of ``../common`` that the criteria can
+reach are copied. Running the gateway needs neither Node nor this command.
 """
 
 from __future__ import annotations
@@ -95,9 +96,11 @@ def write_package(package: Path, libraries: dict[LibraryId, tuple[str, Elm]]) ->
     )
     for old in (*package.glob("library-*.json"), *package.glob("valueset-*.json")):
         old.unlink()
+    names = [identifier(elm)[0] for elm in closure]
     for elm in closure:
-        name, _ = identifier(elm)
-        _write(package / f"library-{name}.json", library_resource(libraries[identifier(elm)][0], elm))
+        name, version = identifier(elm)
+        label = name if names.count(name) == 1 else f"{name}-{version}"  # libraries may include different versions
+        _write(package / f"library-{label}.json", library_resource(libraries[identifier(elm)][0], elm))
     needed = references(closure, identifier(closure[0]), read_measure(measure).expressions)
     for reference in sorted(needed.value_sets):
         name = split_canonical(reference)[0].rpartition("/")[2]

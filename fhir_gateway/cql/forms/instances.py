@@ -72,7 +72,10 @@ def instance(scope: Scope, elm: Elm) -> Node:
 
 
 def _vocabulary(scope: Scope, elm: Elm, kind: type[ValueSetVec]) -> Node:
-    """A value set or code system by literal id; one computed from data cannot be resolved before the run."""
+    """A value set or code system by literal id, which only a test of codes against it looks up: TerminologyError then.
+
+    One computed from data cannot be resolved before the run.
+    """
     given = {e["name"]: e["value"] for e in elm.get("element", [])}
     if given.get("id", {}).get("type") != "Literal" or any(v.get("type") != "Literal" for v in given.values()):
         raise scope.error(elm, "a value set or code system whose id is not a literal")

@@ -24,7 +24,7 @@ from fhir_gateway.cql.values import (
     Vec,
     select,
 )
-from fhir_gateway.errors import MeasureError, UnsupportedElm
+from fhir_gateway.errors import MeasureError
 
 _SYSTEM_FIELDS = {"Code": {"code", "system", "version", "display"}, "Concept": {"codes", "display"}}
 
@@ -64,9 +64,11 @@ def step(vec: Vec, name: str) -> Vec:
 
 def _try_step(vec: Vec, name: str) -> Vec:
     """A step into one option of a choice: an option without that property gives null."""
+    if isinstance(vec, ElementVec):  # an element that it has and that cannot be read is an error also here
+        return step(vec, name) if vec.has_element(name) or is_slice(vec, name) else NullVec(len(vec))
     try:
         return step(vec, name)
-    except (MeasureError, UnsupportedElm):
+    except MeasureError:
         return NullVec(len(vec))
 
 

@@ -268,14 +268,24 @@ def to_list(call: Call, operand: Vec) -> Vec:
 
 @operator("Slice", "20.22", nulls="handled", lift=False, fields=("source", "startIndex", "endIndex"))
 def slice_(call: Call, source: Vec, low: Vec, high: Vec) -> Vec:
-    """Elements from ``startIndex`` (0 if null) up to but without ``endIndex`` (all if null): Skip, Tail and Take."""
+    """Elements from ``startIndex`` (0 if null) up to but without ``endIndex`` (all if null): Skip, Tail and Take.
+
+    Of an index below 0 the list is empty.
+    """
     items = open_list(source)
     position = np.arange(len(items.flat), dtype=np.int64) - items.offsets[:-1][items.parents]
-    start = low.values if isinstance(low, IntVec) else np.zeros(call.n, dtype=np.int64)
-    stop = (
-        np.where(high.valid, high.values, 2**62) if isinstance(high, IntVec) else np.full(call.n, 2**62, dtype=np.int64)
-    )
+    start = _index(call, low, 0)
+    stop = np.where(start < 0, 0, _index(call, high, 2**62))
     return items.keep((position >= start[items.parents]) & (position < stop[items.parents]))
+
+
+def _index(call: Call, vec: Vec, default: int) -> IntArray:
+    """An index of each row, ``default`` where it is null."""
+    if isinstance(vec, NullVec):
+        return np.full(call.n, default, dtype=np.int64)
+    if not isinstance(vec, IntVec):
+        raise MeasureError(f"a {vec.kind} as the index of a list")
+    return np.where(vec.valid, vec.values, default)
 
 
 __all__ = ["contains_element", "interleave"]

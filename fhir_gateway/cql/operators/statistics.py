@@ -26,7 +26,7 @@ _CONTEXT = Context(prec=60)
 
 @operator("Product", "21.16", fields=("source",))
 def product(call: Call, source: Vec) -> Vec:
-    """Product; of quantities in the unit ``1`` only."""
+    """Product, rounded once at its end; of quantities in the unit ``1`` only."""
     items = present(source)
     flat = items.flat.value if isinstance(items.flat, QuantityVec) else items.flat
     some = items.lengths > 0
@@ -36,14 +36,14 @@ def product(call: Call, source: Vec) -> Vec:
         raise MeasureError("product of quantities with units")
     if not isinstance(flat, IntVec | LongVec | DecVec):
         raise MeasureError(f"product of {flat.kind}")
-    result = np.ones(len(items), dtype=object) * (ONE if isinstance(flat, DecVec) else 1)
+    result = np.ones(len(items), dtype=object)
     place = np.arange(len(flat), dtype=np.int64) - items.offsets[:-1][items.parents]
     values = flat.values.astype(object)
     for position in range(int(items.lengths.max(initial=0))):  # one factor of every row at a time
         at = np.flatnonzero(place == position)
-        rows = items.parents[at]
-        factor = result[rows] * values[at]
-        result[rows] = divide_half_up(factor, np.full(len(at), ONE)) if isinstance(flat, DecVec) else factor
+        result[items.parents[at]] *= values[at]
+    if isinstance(flat, DecVec):  # each factor has brought its own ONE
+        result = divide_half_up(result * ONE, np.array([ONE**count for count in items.lengths.tolist()], dtype=object))
     vec = number(type(flat), result, some)
     if isinstance(items.flat, QuantityVec) and isinstance(vec, DecVec):
         at = np.where(some, items.offsets[:-1], -1)

@@ -45,13 +45,18 @@ def _of_parent(source: Source) -> list[Any]:
     if source.above is None:
         raise UnsupportedElm(f"{source.path}: elements that are not in the columns, of a value that was put together")
     parent, name, offsets = source.above
-    held = [document.get(name) if document else None for document in documents(parent)]
+    return _in_place([document.get(name) if document else None for document in documents(parent)], offsets, source.size)
+
+
+def _in_place(held: list[Any], offsets: IntArray | None, size: int) -> list[Any]:
+    """What each parent holds, at the rows of its child: its list from where the parent's offsets say."""
     if offsets is None:
         return held
-    found: list[Any] = [None] * source.size
-    for items, start, end in zip(held, offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
-        if end > start:
-            found[start:end] = items or ()
+    found: list[Any] = [None] * size
+    if len(offsets) > 1:  # something fills it
+        for items, start, end in zip(held, offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
+            if end > start and items:
+                found[start : start + len(items)] = items
     return found
 
 
@@ -60,30 +65,45 @@ def unread(source: Source, element: spec.Element) -> tuple[IntArray | None, Sour
     return _made(source, element, [d.get(element.name) if d else None for d in documents(source)])
 
 
-def contained(source: Source, element: spec.Element) -> list[tuple[IntArray, Source]]:
-    """Resources within resources: offsets of each row's list, and a source for each type, null in others' places."""
-    values = [d.get(element.name) or [] if d else [] for d in documents(source)]
-    offsets = offsets_of(np.array([len(v) for v in values], dtype=np.int64))
-    flat = [item for items in values for item in items]
-    types = sorted({item.get("resourceType") for item in flat} & {*spec.resource_types()})
+def contained(source: Source, element: spec.Element) -> list[tuple[IntArray | None, Source]]:
+    """Resources within resources: offsets of lists, and a source for each type, null in others' places."""
+    values = [d.get(element.name) if d else None for d in documents(source)]
+    offsets, flat = _opened(values) if element.is_list else (None, values)
+    types = sorted({item.get("resourceType") for item in flat if item} & {*spec.resource_types()})
     found = []
     for resource_type in types:
-        of_type = [item if item.get("resourceType") == resource_type else None for item in flat]
+        of_type = [item if item and item.get("resourceType") == resource_type else None for item in flat]
         structure = spec.column_structure(resource_type)
         array = pa.array([_conformed(item, structure) for item in of_type], spec.arrow_type(structure))
         path = f"{source.path}.{element.name}"
         made = type(source)(resource_type, array, source.offset_ms, path=path, structure=structure)
         made.parsed, made.zones = of_type, source.zones
-        made.list_present = np.array([len(v) > 0 for v in values], dtype=bool)
+        if element.is_list:
+            made.list_present = np.array([v is not None for v in values], dtype=bool)
         found.append((offsets, made))
     return found
 
 
 def sibling(owner: Source, element: spec.Element, name: str) -> tuple[IntArray | None, Source]:
     """Offsets and source of ``id`` or ``extension`` of the primitive ``element`` in each row of its owner."""
-    beside = [d.get(f"_{element.name}") if d else None for d in documents(owner)]
+    parts = [d.get(f"_{element.name}") if d else None for d in documents(owner)]
     part = spec.type_definition("Element").elements[name]
-    return _made(owner, part, [b.get(name) if isinstance(b, dict) else None for b in beside], f"{element.name}.{name}")
+    return _made(owner, part, [b.get(name) if isinstance(b, dict) else None for b in parts], f"{element.name}.{name}")
+
+
+def beside(source: Source, part: spec.Element) -> tuple[IntArray | None, Source]:
+    """Offsets and source of ``id`` or ``extension`` of each value of a source of primitives."""
+    return _made(source, part, [b.get(part.name) if isinstance(b, dict) else None for b in _beside(source)])
+
+
+def _beside(source: Source) -> list[Any]:
+    """What the JSON has next to each value of a source of primitives."""
+    if source.parts:
+        return [found for part in source.parts for found in _beside(part)]
+    if source.above is None:
+        raise UnsupportedElm(f"{source.path}: ids and extensions of a primitive that was put together")
+    parent, name, offsets = source.above
+    return _in_place([d.get(f"_{name}") if d else None for d in documents(parent)], offsets, source.size)
 
 
 def _made(
@@ -92,8 +112,7 @@ def _made(
     structure = spec.type_structure(element.type)
     offsets, flat = None, values
     if element.is_list:
-        offsets = offsets_of(np.array([len(v) if v else 0 for v in values], dtype=np.int64))
-        flat = [item for items in values for item in items or ()]
+        offsets, flat = _opened(values)
     array = pa.array([_conformed(v, structure) for v in flat], spec.arrow_type(structure))
     path = f"{source.path}.{name or element.name}"
     made = type(source)(element.type, array, source.offset_ms, path=path, structure=structure)
@@ -101,6 +120,12 @@ def _made(
     if element.is_list:
         made.list_present = np.array([v is not None for v in values], dtype=bool)
     return offsets, made
+
+
+def _opened(values: list[Any]) -> tuple[IntArray, list[Any]]:
+    """Offsets and elements of lists, None being an empty one."""
+    offsets = offsets_of(np.array([len(items) if items else 0 for items in values], dtype=np.int64))
+    return offsets, [item for items in values for item in items or ()]
 
 
 def _conformed(value: Any, structure: spec.Structure) -> Any:

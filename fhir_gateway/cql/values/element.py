@@ -7,7 +7,7 @@ reads no data but validity and offsets; values are converted once for each colum
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -26,9 +26,9 @@ from fhir_gateway.cql.values.base import (
     offsets_of,
     ranges,
 )
-from fhir_gateway.cql.values.documents import contained, sibling, unread
+from fhir_gateway.cql.values.documents import beside, contained, sibling, unread
 from fhir_gateway.cql.values.scalars import BoolVec, DecVec, IntVec, StrVec
-from fhir_gateway.cql.values.structured import ChoiceVec, ListVec
+from fhir_gateway.cql.values.structured import ChoiceVec, ListVec, select
 from fhir_gateway.cql.values.temporal import parse_dates, parse_datetimes, parse_times
 from fhir_gateway.errors import UnsupportedElm
 from fhir_gateway.r4 import spec
@@ -261,6 +261,15 @@ class ElementVec(Vec):
         """System values of a primitive element."""
         return self.source.values.take(self.rows)
 
+    def has_element(self, name: str) -> bool:
+        """Whether its type has a child of that name, be it filled or not."""
+        definition = spec.type_definition("Element" if spec.is_primitive(self.fhir_type) else self.fhir_type)
+        return (
+            name in definition.elements
+            or name in definition.choices
+            or (name == "value" and definition.name == "Element")
+        )
+
     def property(self, name: str) -> Vec:
         """The child element ``name``: an element, a list of elements, or a choice of types."""
         if name not in self._properties:
@@ -271,17 +280,31 @@ class ElementVec(Vec):
         if spec.is_primitive(self.fhir_type):
             if name == "value":
                 return self.primitive()
-            raise UnsupportedElm(f"{self.source.path}.{name}: a {self.fhir_type} that is not looked at as an element")
+            if name not in spec.type_definition("Element").elements:
+                raise UnsupportedElm(f"{self.fhir_type} has no element {name} in FHIR R4")
+            if name not in self.source.unread:
+                self.source.unread[name] = beside(self.source, spec.type_definition("Element").elements[name])
+            return self._placed(self.source.unread[name])
         definition = spec.type_definition(self.fhir_type)
         if name in definition.elements:
             return self._single(definition.elements[name])
         if name in definition.choices:
-            options = [self._single(e) for e in definition.choices[name] if self.source.child(e) is not None]
-            if not options:
-                raise UnsupportedElm(f"{self.source.path}.{name} is not in the columns")
-            held = [o for o in options if o.valid.any()]
+            held = [o for o in self._options(definition.choices[name]) if o.valid.any()]
             return ChoiceVec(held) if held else NullVec(len(self))
         raise UnsupportedElm(f"{self.fhir_type} has no element {name} in FHIR R4")
+
+    def _options(self, elements: Sequence[spec.Element]) -> Iterator[Vec]:
+        """A choice in each of its types; those that are no columns are looked for where no column has a value."""
+        options = [self._single(element) for element in elements if self.source.child(element) is not None]
+        yield from options
+        if len(options) < len(elements):
+            without = self.valid
+            for option in options:
+                without = without & ~option.valid
+            if without.any() and self.fhir_type == "Extension":  # which has a value or extensions
+                without &= ~self.property("extension").valid
+            if without.any():
+                yield from (self._single(element) for element in elements if self.source.child(element) is None)
 
     def _single(self, element: spec.Element) -> Vec:
         if element.type == "Resource":
@@ -289,34 +312,42 @@ class ElementVec(Vec):
         return self._placed(self.source.child(element) or self._unread(element))
 
     def _contained(self, element: spec.Element) -> Vec:
-        lists = [self._placed(found) for found in contained(self.source, element)]
-        options = [items for items in lists if isinstance(items, ListVec)]
-        if not element.is_list or not options:
-            return NullVec(len(self))
-        first = options[0]
-        return ListVec(first.offsets, ChoiceVec([items.flat for items in options]), first.valid)
+        found = [self._placed(one) for one in contained(self.source, element)]
+        lists = [items for items in found if isinstance(items, ListVec)]
+        if lists:
+            return ListVec(lists[0].offsets, ChoiceVec([items.flat for items in lists]), lists[0].valid)
+        return ChoiceVec(found) if found else NullVec(len(self))
 
     def _unread(self, element: spec.Element) -> tuple[IntArray | None, Source]:
         if element.name not in self.source.unread:
-            self.source.unread[element.name] = unread(self.source, element)
+            found = self.source.unread[element.name] = unread(self.source, element)
+            found[1].above = (self.source, element.name, found[0])
         return self.source.unread[element.name]
 
     def sibling(self, name: str, part: str) -> Vec | None:
-        """``id`` or ``extension`` of a primitive child, where the child may have no value; None if it is none."""
+        """``id`` or ``extension`` of a child that is a primitive in some row, where it may have no value.
+
+        None where the child is no single primitive.
+        """
         if spec.is_primitive(self.fhir_type):
             return None
         definition = spec.type_definition(self.fhir_type)
         elements = [definition.elements[name]] if name in definition.elements else definition.choices.get(name, ())
-        found = []
+        if not any(spec.is_primitive(e.type) and not e.is_list and e.name != "id" for e in elements):
+            return None
+        branches = []
         for element in elements:
-            if not spec.is_primitive(element.type) or element.is_list or element.name == "id":
-                return None
-            key = f"{element.name}.{part}"
-            if key not in self.source.unread:
-                self.source.unread[key] = sibling(self.source, element, part)
-            found.append(self._placed(self.source.unread[key]))
-        held = [vec for vec in found if vec.valid.any()]
-        return held[0] if held else found[0] if found else None
+            if spec.is_primitive(element.type):
+                key = f"{element.name}.{part}"
+                if key not in self.source.unread:
+                    self.source.unread[key] = sibling(self.source, element, part)
+                vec = self._placed(self.source.unread[key])
+            else:
+                child = self._single(element)
+                vec = child.property(part) if isinstance(child, ElementVec) else NullVec(len(self))
+            rows = np.flatnonzero(vec.valid)
+            branches.append((rows, vec.take(rows)))
+        return select(len(self), branches)
 
     def _placed(self, child: tuple[IntArray | None, Source]) -> Vec:
         """The rows of a child source that belong to these rows."""

@@ -23,6 +23,14 @@ def tuples(name: str, *values: int) -> dict[str, Any]:
     return {"type": "List", "element": rows}
 
 
+def decimals(*values: str) -> dict[str, Any]:
+    return {"type": "List", "element": [literal("Decimal", v) for v in values]}
+
+
+def piece(start: dict[str, Any], end: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "Slice", "source": NUMBERS, "startIndex": start, "endIndex": end}
+
+
 def one(evaluate: Evaluate, node: dict[str, Any], **sections: Any) -> Any:
     return evaluate({"V": node}, **sections).values("V")[0]
 
@@ -57,6 +65,16 @@ def one(evaluate: Evaluate, node: dict[str, Any], **sections: Any) -> Any:
             [{"a": 1, "b": 5}, {"a": 1, "b": 6}, {"a": 2, "b": 5}, {"a": 2, "b": 6}],
         ),
         ({"type": "Sum", "path": "a", "source": tuples("a", 1, 2, 4)}, 7),
+        ({"type": "First", "orderBy": "a", "source": tuples("a", 4, 1, 2)}, {"a": 1}),
+        ({"type": "Last", "orderBy": "a", "source": tuples("a", 4, 1, 2)}, {"a": 4}),
+        (piece(literal("Integer", 1), {"type": "Null"}), [1, 2]),
+        (piece({"type": "Null"}, literal("Integer", 2)), [3, 1]),
+        (piece(literal("Integer", -1), {"type": "Null"}), []),
+        (piece(literal("Integer", 0), literal("Integer", -1)), []),
+        (piece(literal("Integer", 2), literal("Integer", 1)), []),
+        # 0.00005 * 0.00005 is 0.0000000025: rounding at each step would lose it
+        ({"type": "Product", "source": decimals("0.00005", "0.00005", "10000.0")}, Decimal("0.000025")),
+        ({"type": "Product", "source": decimals("-0.5", "0.00000001")}, Decimal("-0.00000001")),
         (op("Union", tuples("a", 1), tuples("a", 2), tuples("a", 1, 3)), [{"a": 1}, {"a": 2}, {"a": 3}]),
     ],
 )  # fmt: skip
