@@ -20,7 +20,7 @@ _OUTCOMES |= {
     409: "Not now",
     413: "Body too large",
     415: "Body of another kind",
-    422: "The measure cannot be run",
+    422: "The measure cannot be run, or a transaction not stored whole",
 }
 _RESULT = {
     "_count": "resources on a page, at most 1000; 0 gives the total only",
@@ -98,7 +98,7 @@ def operation(served: Operation, body: bool = False) -> dict[str, Any]:
 def upload(media_types: list[str]) -> dict[str, Any]:
     """``POST $import`` with a body of one of these types."""
     body = {"required": True, "content": {one: {"schema": {"type": "string"}} for one in media_types}}
-    return route("$import", "Parameters", (400, 401, 403, 406, 409, 413, 415), requestBody=body, security=_SECURITY)
+    return route("$import", "Parameters", (400, 401, 403, 406, 409, 413, 415, 422), requestBody=body, security=_SECURITY)
 
 
 def openapi(app: FastAPI) -> dict[str, Any]:

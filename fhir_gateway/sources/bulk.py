@@ -110,8 +110,8 @@ class BulkExport:
         part: str = "",
     ) -> None:
         """`on_state` must make its argument durable before it returns."""
-        self.refused = False
-        """Whether the server said no to the kick-off."""
+        self.refused: int | None = None
+        """The status with which the server said no to the kick-off."""
         self._part = part
         self._session = session
         self._folder = folder
@@ -151,7 +151,7 @@ class BulkExport:
         if response.status_code in (404, 405, 501) and request.level != "group":
             raise ExportNotOffered(f"{without_query(url)}: answered {response.status_code}")
         if response.status_code != 202:
-            self.refused = True
+            self.refused = response.status_code
             raise refusal(response, "the kick-off with a list of patients" if request.patients else "the kick-off")
         location = response.headers.get("Content-Location")
         if not location:

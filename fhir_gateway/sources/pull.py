@@ -54,6 +54,8 @@ SEARCH_TYPES = (
     "ExplanationOfBenefit",
 )
 """What a search pull asks for when the caller names no types, as far as the CapabilityStatement lists it."""
+LIST_REFUSED = frozenset({400, 404, 405, 415, 422, 501})
+"""Answers to a kick-off with a list of patients by a server that takes none."""
 
 
 async def pull(
@@ -81,10 +83,11 @@ async def pull(
 
     ``mode`` None takes the best way that vendor and endpoint offer: the first of the profile's modes; search when the
     endpoint lists no export or answers the kick-off with 404, 405 or 501; search when the server gave an export up or
-    never finished it, if searches need no patient or a Group or ``patients`` say whom. ``resume`` goes on with earlier
-    exports; ``on_state`` is told each poll URL before its first poll and must store it. A file that cannot be had
-    fails the pull (`SourceError`; what arrived is kept for the next try with the same folder) unless
-    ``accept_partial``. Resources that were referred to and left out are fetched unless ``known`` says we have them.
+    never finished it or takes no list of patients for a Group over its limit, if searches need no patient or a Group or
+    ``patients`` say whom. ``resume`` goes on with earlier exports; ``on_state`` is told each poll URL before its first
+    poll and must store it. A file that cannot be had fails the pull (`SourceError`; what arrived is kept for the next
+    try with the same folder) unless ``accept_partial``. Resources that were referred to and left out are fetched unless
+    ``known`` says we have them.
     """
     began = time.monotonic()
     states = {resume.part: resume} if isinstance(resume, ExportState) else dict(resume or {})
@@ -138,16 +141,20 @@ async def _bulk(
     done: list[Export] = []
     failed: list[SourceError] = []
     issues: list[SourceIssue] = []
+    statuses: set[int | None] = set()
     for part in parts:
         export = BulkExport(source.session, part.folder(folder), on_state, accept_partial, part.name)
         try:
             done.append(await export.run(part.request, states.get(part.name)))
         except SourceError as error:
+            statuses.add(export.refused)
             if len(parts) == 1 or not (export.refused or isinstance(error, ExportFailed)):
                 raise
             failed.append(error)
             issues.append(SourceIssue("error", f"{part.name}: {error.message}"))
     if not done:
+        if not request.patients and all(part.request.patients for part in parts) and statuses <= LIST_REFUSED:
+            raise ExportFailed(f"the Group is larger than its vendor exports at once, and {failed[0].message}")
         raise failed[0]
     deletions: dict[str, tuple[str, ...]] = {}
     for one in done:

@@ -195,6 +195,22 @@ def test_groups_over_the_limit_are_exported_by_lists_of_patients(
     assert "patient" not in source.asked[0]
 
 
+def test_a_group_over_the_limit_is_crawled_where_no_list_is_taken(
+    source: MisbehavingSource, pulling: Pulling, quick: VendorProfile, tmp_path: Path
+) -> None:
+    source.group_members = [f"p{n}" for n in range(3)]
+    small = replace(quick, group_limit=2)
+    source.faults["kickoff"] = [Fault(405)] * 2
+    outcome = pulling(profile=small, group="big", types=("Patient",))
+    assert outcome.staged.kind == "search"
+    source.faults["kickoff"] = [Fault(400)] * 2
+    with pytest.raises(SourceError, match="larger than its vendor exports at once"):
+        pulling(profile=small, group="big", mode="bulk", folder=tmp_path / "b")
+    source.faults["kickoff"] = [Fault(403)] * 2
+    with pytest.raises(SourceError, match="scopes"):
+        pulling(profile=small, group="big", folder=tmp_path / "c")
+
+
 def test_a_list_of_patients_is_posted(source: MisbehavingSource, pulling: Pulling) -> None:
     pulling(group="g", patients=("p1", "p2"), types=("Patient", "Observation"), since="2025-01-01T00:00:00Z")
     assert source.asked[0] == {
