@@ -137,14 +137,15 @@ def _group(measure: Node, group: Node, number: int, name: str) -> GroupDefinitio
         raise UnsupportedElm(f"{where} is a composite: load it as a CompositePackage, with its components")
     if scoring not in _REQUIRED:
         raise MeasureError(f"{where}: scoring {scoring!r} is none of {', '.join(_REQUIRED)}")
-    notation = extension(group, "improvementNotation") or measure.get("improvementNotation")
+    notation = extension(group, "improvementNotation") or extension(measure, "improvementNotation")
+    notation = notation or measure.get("improvementNotation")
     unit = extension(group, "scoringUnit") or extension(measure, "scoringUnit")
     precision = extension(group, "scoringPrecision") or extension(measure, "scoringPrecision")
     populations = tuple(_population(p, n, where) for n, p in enumerate(group.get("population", ()), 1))
     definition = GroupDefinition(
         id=group_id,
         scoring=cast(Scoring, scoring),
-        basis=str(extension(group, "populationBasis") or extension(measure, "populationBasis") or "boolean"),
+        basis=_basis(group) or _basis(measure) or "boolean",
         improvement_notation=code_of(notation),
         scoring_unit=unit if isinstance(unit, Mapping) or unit is None else {"text": str(unit)},
         scoring_precision=int(precision) if precision is not None else None,
@@ -160,7 +161,7 @@ def _population(population: Node, number: int, where: str) -> PopulationDefiniti
     code = code_of(population.get("code"))
     if code is None:
         raise MeasureError(f"{where}: population {number} has no code of {POPULATION_SYSTEM}")
-    aggregate = extension(population, "aggregateMethod")
+    aggregate = code_of(extension(population, "aggregateMethod"))
     named = link_id(population, "group.population")
     return PopulationDefinition(
         id=str(population.get("id") or named or f"{code}-{number}"),
@@ -168,10 +169,18 @@ def _population(population: Node, number: int, where: str) -> PopulationDefiniti
         code=code,
         expression=expression_of(population, f"{where}: population {code}"),
         criteria_reference=extension(population, "criteriaReference"),
-        aggregate_method=str(aggregate).lower() if aggregate is not None else None,  # published ones say "Sum"
-        basis=extension(population, "populationBasis"),
+        aggregate_method=aggregate.lower() if aggregate is not None else None,  # published ones say "Sum"
+        basis=_basis(population),
         element=population,
     )
+
+
+def _basis(node: Node) -> str | None:
+    """The basis an element states: a code, or a DataRequirement of that type."""
+    value = extension(node, "populationBasis")
+    if isinstance(value, Mapping):
+        value = value.get("type")
+    return str(value) if value else None
 
 
 def _check(group: GroupDefinition, where: str) -> None:
