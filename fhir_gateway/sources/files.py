@@ -18,6 +18,7 @@ from pathlib import Path
 
 from fhir_gateway.errors import InputError, Location
 from fhir_gateway.sources.bundles import resources
+from fhir_gateway.sources.download import opened
 from fhir_gateway.sources.models import StagedFile, StagedPull
 from fhir_gateway.sources.remote import fetch, is_remote
 
@@ -26,7 +27,6 @@ SUFFIXES = (".ndjson", ".jsonl", ".json", ".ndjson.gz", ".jsonl.gz", ".json.gz")
 _ARCHIVE = ".zip"
 _LARGEST_MEMBER = 64 * 2**30
 """Bytes of one file in an archive, unpacked."""
-_GZIP = b"\x1f\x8b"
 _BYTE_ORDER_MARK = "\ufeff"
 
 
@@ -123,10 +123,8 @@ def _staged(path: Path, name: str, target: Path) -> StagedFile:
 
 def _first_line(path: Path) -> str | None:
     """First line that is not blank; None when there is none or the file is damaged."""
-    with path.open("rb") as file:
-        zipped = file.read(2) == _GZIP
     try:
-        with gzip.open(path) if zipped else path.open("rb") as lines:
+        with opened(path) as lines:
             line = next((line for line in lines if line.strip()), None)
     except (EOFError, gzip.BadGzipFile, zlib.error):
         return None
@@ -134,7 +132,6 @@ def _first_line(path: Path) -> str | None:
 
 
 def _text(path: Path) -> str:
-    content = path.read_bytes()
-    if content.startswith(_GZIP):
-        content = gzip.decompress(content)
+    with opened(path) as file:
+        content = file.read()
     return content.decode("utf-8", "surrogateescape").lstrip(_BYTE_ORDER_MARK)

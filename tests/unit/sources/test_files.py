@@ -48,7 +48,7 @@ def test_a_bundle_becomes_its_resources_with_their_text(
             "type": bundle_type,
             "entry": [
                 {"fullUrl": "urn:uuid:1", "resource": {**PATIENT, "name": [{"text": 'a "b" \\ é'}]}},
-                {"request": {"method": "DELETE", "url": "Patient/2"}},
+                {"request": {"method": "GET", "url": "Patient/2"}},
                 {"resource": {"resourceType": "OperationOutcome"}, "search": {"mode": "outcome"}},
                 {"search": {"mode": "match"}, "resource": {"resourceType": "Observation", "value": "@"}},
             ],
@@ -84,6 +84,14 @@ def test_other_json_files(tmp_path: Path, text: str, lines: list[object]) -> Non
     path.write_text(text)
     (found,) = contents(stage_files([path], "s", tmp_path / "split")).values()
     assert [json.loads(line) for line in found] == lines
+
+
+def test_a_file_that_deletes_is_refused_not_half_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    entries = [{"resource": PATIENT}, {"request": {"method": "DELETE", "url": "Patient/a"}}]
+    path.write_text(json.dumps({"resourceType": "Bundle", "type": "transaction", "entry": entries}))
+    with pytest.raises(InputError, match="import"):
+        stage_files([path], "s", tmp_path / "split")
 
 
 def test_what_is_wrong_with_a_bundle_is_left_to_validation(tmp_path: Path) -> None:
