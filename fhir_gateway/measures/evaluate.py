@@ -23,6 +23,7 @@ from fhir_gateway.measures.population import MemoryPopulation, Population
 from fhir_gateway.measures.populations import evaluate_group
 from fhir_gateway.measures.retrieves import coded_retrieves
 from fhir_gateway.measures.sharing import SharedBatch
+from fhir_gateway.measures.strata import expected_values
 from fhir_gateway.measures.supplemental import SupplementalDefinition, evaluate_supplemental
 
 #: Name of the parameter every measure has (Quality Measure IG, measurement period).
@@ -53,6 +54,8 @@ class Evaluator:
         self._types = {retrieve.resource_type for retrieve in coded_retrieves(package)}
         self.compiled = _compiled(package, self._functions)
         self._supplemental, notes = _supplemental(package, self.compiled, supplemental)
+        self._strata, unlisted = expected_values(package.definition.groups, package.value_sets)
+        notes = (*notes, *unlisted)
         self._notes = (CONTENT_ALONE, *notes) if package.profiles == "content" else notes
 
     def evaluate(self, population: Population, period: tuple[date, date], now: datetime) -> MeasureResult:
@@ -112,7 +115,7 @@ class Evaluator:
             known = len(evaluation.failures)
             failed = np.array(sorted(evaluation.failures), dtype=np.intp)
             groups = tuple(
-                evaluate_group(g, evaluation, len(evaluation.batch), failed, self._functions)
+                evaluate_group(g, evaluation, len(evaluation.batch), failed, self._functions, self._strata)
                 for g in self.package.definition.groups
             )
         return groups

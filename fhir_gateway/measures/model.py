@@ -68,7 +68,8 @@ class StratifierResult:
 
     ``components`` (id and CodeableConcept) is empty for a stratifier with an expression of its own, named by ``code``.
     ``values`` has one entry per stratum: a FHIR ``value[x]`` for the expression, or for each component. ``strata``
-    numbers the stratum of each case, by basis; -1 is none. ``criteria`` is true for the strata true and false.
+    numbers the stratum of each case, by basis; -1 is none. ``criteria`` is true for the strata true and false,
+    ``stated`` where the Measure says which values there are.
     """
 
     id: str
@@ -78,6 +79,7 @@ class StratifierResult:
     criteria: bool
     values: tuple[tuple[Mapping[str, Any], ...], ...]
     strata: Mapping[str, npt.NDArray[np.int32]]
+    stated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

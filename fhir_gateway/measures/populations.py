@@ -16,7 +16,7 @@ from fhir_gateway.measures.cases import CaseSpace, CriteriaEvaluation, boolean_s
 from fhir_gateway.measures.definition import GroupDefinition
 from fhir_gateway.measures.model import Cases, GroupResult, Mask, PopulationResult
 from fhir_gateway.measures.observations import observe
-from fhir_gateway.measures.strata import list_criteria, stratify
+from fhir_gateway.measures.strata import Expected, list_criteria, stratify
 
 
 def evaluate_group(
@@ -25,10 +25,12 @@ def evaluate_group(
     size: int,
     failed: npt.NDArray[np.intp],
     functions: frozenset[str] = frozenset(),
+    expected: Expected | None = None,
 ) -> GroupResult:
     """Evaluate one group for a batch of ``size`` members; members in ``failed`` (indices) count nowhere.
 
-    ``functions`` names the functions of the primary library, which strata may use for each episode.
+    ``functions`` names the functions of the primary library, which strata may use for each episode;
+    ``expected`` the values of value sets that strata name.
     """
     bases = {population.id: group.basis_of(population) for population in group.populations}
     listed = list_criteria(group, evaluation, functions)
@@ -76,7 +78,7 @@ def evaluate_group(
         scoring_unit=group.scoring_unit,
         scoring_precision=group.scoring_precision,
         cases=tuple(cases for space in spaces.values() for cases in _cases(space, effective, bases)),
-        stratifiers=tuple(stratify(s, evaluation, spaces, initial, functions) for s in group.stratifiers),
+        stratifiers=tuple(stratify(s, evaluation, spaces, initial, functions, expected) for s in group.stratifiers),
     )
 
 

@@ -66,7 +66,7 @@ def render_group(
     """One group over the members in ``mask`` (default: all), with subjects when ``lists`` are given.
 
     With ``membership`` only those strata are listed that somebody is in; without it also an empty ``true`` or
-    ``false`` of a criterion.
+    ``false`` of a criterion, and values that the Measure states.
     """
     extensions: list[Report] = [
         {"url": dialect.scoring, "valueCodeableConcept": concept(SCORING_SYSTEM, group.scoring)}
@@ -132,7 +132,7 @@ def _stratifier(
     found: Report = {"id": stratifier.id} | ({"extension": extensions} if extensions else {})
     if not stratifier.components:  # deqm-7: a code here, or components in each stratum
         found["code"] = [dict(stratifier.code)]
-    everything = stratifier.criteria and not membership
+    everything = (stratifier.criteria or stratifier.stated) and not membership
     strata = []
     for number, values in enumerate(stratifier.values):
         inside = restrict(group, stratifier, number)

@@ -326,6 +326,7 @@ def _stratifier_header(stratifier: StratifierResult) -> Json:
         "applies_to": stratifier.applies_to,
         CRITERIA: stratifier.criteria,
         VALUES: stratifier.values,
+        "stated": stratifier.stated,
     }
 
 

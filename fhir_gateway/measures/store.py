@@ -187,6 +187,7 @@ def _stratifier(folder: Path, prefix: str, header: dict[str, Any]) -> Stratifier
         criteria=header["criteria"],
         values=tuple(tuple(values) for values in header["values"]),
         strata=strata,
+        stated=header.get("stated", False),  # runs from before value sets of strata were read
     )
 
 

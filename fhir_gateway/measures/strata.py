@@ -2,24 +2,30 @@
 
 A stratifier with one expression of the group's basis type is a criterion: its strata are true and false, and null is
 false as in every criterion. Any other is a value: one stratum for each distinct value or combination of values, and
-``unknown`` for null. Cases outside the initial population are in no stratum.
+``unknown`` for null; the codes of a value set that the Measure states for the values are strata even when nobody has
+them. Cases outside the initial population are in no stratum.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pyarrow as pa
 
 from fhir_gateway.cql.values import BoolVec, ElementVec, ListVec, Vec
-from fhir_gateway.errors import MeasureError
+from fhir_gateway.errors import MeasureError, TerminologyError
 from fhir_gateway.measures.cases import CaseSpace, CriteriaEvaluation
 from fhir_gateway.measures.definition import GroupDefinition
-from fhir_gateway.measures.distinct import Numbers, Value, distinct, value_key
+from fhir_gateway.measures.distinct import Numbers, Value, concept, distinct, value_key
 from fhir_gateway.measures.model import Cases, GroupResult, Mask, Observations, PopulationResult, StratifierResult
 from fhir_gateway.measures.stratifiers import StratifierDefinition
+from fhir_gateway.terminology.value_sets import ValueSets
+
+#: By canonical of a value set the values it stands for, by their code.
+Expected = Mapping[str, Mapping[str, Value]]
 
 #: Value of a stratum whose expression gave null.
 UNKNOWN: Value = {
@@ -29,6 +35,22 @@ UNKNOWN: Value = {
 }
 #: Strata of every criteria-based stratifier, whether or not somebody is in them.
 CRITERIA: tuple[tuple[Value, ...], ...] = (({"valueBoolean": True},), ({"valueBoolean": False},))
+
+
+def expected_values(groups: Iterable[GroupDefinition], value_sets: ValueSets) -> tuple[Expected, tuple[str, ...]]:
+    """Values that the value sets of stratifiers stand for, and notes on value sets that are not here."""
+    found, notes = {}, []
+    for group in groups:
+        for stratifier in group.stratifiers:
+            for name in sorted({c.value_set for c in stratifier.components if c.value_set}):
+                try:
+                    codes = value_sets.resolve(name).codes
+                except TerminologyError as error:
+                    notes.append(f"strata of {stratifier.id} that nobody is in are not listed: {error.message}")
+                    continue
+                values = ((code, concept([{"system": system, "code": code}])) for system, code in sorted(codes))
+                found[name] = {code: value for code, value in values if value is not None}
+    return found, tuple(dict.fromkeys(notes))
 
 
 def list_criteria(group: GroupDefinition, evaluation: CriteriaEvaluation, functions: frozenset[str]) -> tuple[str, ...]:
@@ -56,8 +78,13 @@ def stratify(
     spaces: Mapping[str, CaseSpace],
     initial: Mapping[str, Mask],
     functions: frozenset[str],
+    expected: Expected | None = None,
 ) -> StratifierResult:
-    """Put each case of each basis into its stratum; ``initial`` says which cases are in an initial population."""
+    """Put each case of each basis into its stratum; ``initial`` says which cases are in an initial population.
+
+    ``expected`` holds the values of each value set that a component may name.
+    """
+    stated = [(expected or {}).get(component.value_set or "", {}) for component in stratifier.components]
     criteria = True
     combinations: dict[tuple[str, ...], tuple[Value, ...]] = {}
     found: dict[str, tuple[Numbers, list[tuple[Value, ...]]]] = {}
@@ -66,10 +93,13 @@ def stratify(
         mask = _criterion(stratifier, evaluation, space, functions)
         if mask is None:
             criteria = False
-            found[basis] = _combined(stratifier, evaluation, space, eligible, functions)
+            found[basis] = _combined(stratifier, evaluation, space, eligible, functions, stated)
         else:
             found[basis] = np.where(mask[eligible], 0, 1).astype(np.int32), list(CRITERIA)
         combinations |= {tuple(map(value_key, values)): values for values in found[basis][1]}
+    if not criteria:
+        everything = product(*(values.values() for values in stated))
+        combinations |= {tuple(map(value_key, values)): values for values in everything}
     order = list(combinations.values()) if criteria else sorted(combinations.values(), key=stratum_order)
     strata = {}
     for basis, space in spaces.items():
@@ -77,9 +107,15 @@ def stratify(
         assigned = np.full(len(space.member), -1, np.int32)
         assigned[np.flatnonzero(initial[basis])] = places(values, order)[numbers]
         strata[basis] = assigned
-    components = () if stratifier.single else tuple((c.id, c.code) for c in stratifier.components)
     return StratifierResult(
-        stratifier.id, stratifier.components[0].code, components, stratifier.applies_to, criteria, tuple(order), strata
+        id=stratifier.id,
+        code=stratifier.components[0].code,
+        components=() if stratifier.single else tuple((c.id, c.code) for c in stratifier.components),
+        applies_to=stratifier.applies_to,
+        criteria=criteria,
+        values=tuple(order),
+        strata=strata,
+        stated=all(stated),
     )
 
 
@@ -194,10 +230,11 @@ def _combined(
     space: CaseSpace,
     eligible: np.ndarray[tuple[int], np.dtype[np.intp]],
     functions: frozenset[str],
+    stated: Sequence[Mapping[str, Value]],
 ) -> tuple[Numbers, list[tuple[Value, ...]]]:
     """For each eligible case the number of its combination of values, and the combinations."""
     columns, values = [], []
-    for component in stratifier.components:
+    for component, codes in zip(stratifier.components, stated, strict=True):
         name = component.expression
         if name in functions:
             mask = np.zeros(len(space.member), np.bool_)
@@ -210,6 +247,8 @@ def _combined(
             raise MeasureError(f"stratifier {stratifier.id} gives a list, not a value")
         numbers, labels = distinct(vector)
         columns.append(numbers)
+        # values and codes may agree in the code alone (cqm-valueSet)
+        labels = [codes.get(str(label.get("valueString")), label) for label in labels]
         values.append([*labels, UNKNOWN])  # -1 is the last
     if not len(eligible):
         return np.zeros(0, np.int32), []

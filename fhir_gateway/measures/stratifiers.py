@@ -6,16 +6,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fhir_gateway.errors import MeasureError
-from fhir_gateway.measures.elements import Node, code_of, expression_of, extensions, link_id
+from fhir_gateway.measures.elements import Node, code_of, expression_of, extension, extensions, link_id
 
 
 @dataclass(frozen=True, slots=True)
 class StratifierComponent:
-    """One expression whose values make strata; ``code`` is the CodeableConcept reports name it by."""
+    """One expression whose values make strata; ``code`` is the CodeableConcept reports name it by.
+
+    ``value_set`` is the canonical of the values it can have: those that nobody has are strata as well.
+    """
 
     id: str
     code: Node
     expression: str
+    value_set: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,4 +63,6 @@ def read_stratifiers(group: Node, populations: tuple[str, ...], where: str) -> I
 def _component(element: Node, fallback: str, where: str) -> StratifierComponent:
     expression = expression_of(element, where)
     name = element.get("id") or link_id(element, "group.stratifier.component") or fallback
-    return StratifierComponent(str(name), element.get("code") or {"text": str(name)}, expression)
+    value_set = extension(element, "valueSet")
+    code = element.get("code") or {"text": str(name)}
+    return StratifierComponent(str(name), code, expression, None if value_set is None else str(value_set))

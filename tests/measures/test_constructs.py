@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 
 from fhir_gateway.errors import MeasureError, UnsupportedElm
-from fhir_gateway.measures import Evaluator, MeasurePackage, MeasureResult, MemoryPopulation
+from fhir_gateway.measures import Evaluator, MeasurePackage, MeasureResult, MemoryPopulation, ResultStore, reports
 from fhir_gateway.measures.definition import read_measure
 from fhir_gateway.measures.model import GroupResult
 from fhir_gateway.measures.strata import UNKNOWN, restrict
 from tests.measures.agreement import disagreement
-from tests.support.measures import BASE, NOW, PERIOD, concept, library, write
+from tests.support.measures import BASE, NOW, PERIOD, REPORTER, concept, library, write
 
 Json = dict[str, Any]
 SYSTEM, FHIR = "{urn:hl7-org:elm-types:r1}", "{http://hl7.org/fhir}"
@@ -95,6 +95,7 @@ DEFINITIONS = {
     "Has Medication": exists(every("MedicationRequest")),
     "Has Observation": exists(every("Observation")),
     "Measured": {"type": "Count", "source": every("Observation")},
+    "Age": {"type": "If", "condition": exists(every("Encounter")), "then": text("old"), "else": {"type": "Null"}},
 }
 FUNCTIONS = {
     "Amount": ("Observation", AMOUNT),
@@ -197,6 +198,8 @@ class Author:
         strata = [
             {"id": "criterion"} | self.criteria("Has Medication"),
             {"id": "value"} | self.criteria("Measured"),
+            {"id": "stated", "extension": [self.extension("valueSet", valueCanonical=f"{BASE}/ValueSet/ages")]}
+            | self.criteria("Age"),
             {"id": "pair", "component": [{"id": n} | self.criteria(n) for n in ("Has Done", "Has Medication")]},
         ]
         groups = [
@@ -266,7 +269,9 @@ def package(folder: Path, made: Json) -> MeasurePackage:
         head = {"name": name, "context": "Patient", "type": "FunctionDef", "operand": [operand]}
         elm["library"]["statements"]["def"].append(head | {"expression": body})
     written["content"][0]["data"] = base64.b64encode(json.dumps(elm).encode()).decode()
-    return MeasurePackage.load(write(folder, made, written))
+    ages = [{"system": f"{BASE}/CodeSystem/ages", "concept": [{"code": "old"}, {"code": "young"}]}]
+    value_set = {"resourceType": "ValueSet", "url": f"{BASE}/ValueSet/ages", "compose": {"include": ages}}
+    return MeasurePackage.load(write(folder, made, written, value_set))
 
 
 #: Doses are 0.01, 0.02 and 0.03 g, whichever patient comes first.
@@ -281,6 +286,11 @@ COUNTS = {
 STRATA = {
     "criterion": {("true",): [2, 1, 1, 0, 0], ("false",): [1, 1, 0, 1, 0]},
     "value": {("0",): [1, 0, 0, 0, 0], ("1",): [1, 1, 0, 1, 0], ("2",): [1, 1, 1, 0, 0]},
+    "stated": {
+        ("old",): [2, 2, 1, 1, 0],
+        ("young",): [0, 0, 0, 0, 0],
+        ("unknown",): [1, 0, 0, 0, 0],
+    },
     "pair": {("false", "false"): [1, 1, 0, 1, 0], ("true", "true"): [2, 1, 1, 0, 0]},
 }
 
@@ -289,12 +299,17 @@ def evaluated(made: MeasurePackage, batch_size: int | None) -> MeasureResult:
     return Evaluator(made).evaluate(MemoryPopulation(PATIENTS, batch_size=batch_size), PERIOD, NOW)
 
 
+def shown(value: Any) -> str:
+    if value == UNKNOWN:
+        return "unknown"
+    ((kind, content),) = value.items()
+    return str(content["coding"][0]["code"]) if kind == "valueCodeableConcept" else json.dumps(content)
+
+
 def strata(group: GroupResult) -> dict[str, dict[tuple[str, ...], list[int]]]:
     return {
         stratifier.id: {
-            tuple("unknown" if v == UNKNOWN else json.dumps(next(iter(v.values()))) for v in values): [
-                int(p.counts.sum()) for p in restrict(group, stratifier, place).populations
-            ]
+            tuple(map(shown, values)): [int(p.counts.sum()) for p in restrict(group, stratifier, place).populations]
             for place, values in enumerate(stratifier.values)
         }
         for stratifier in group.stratifiers
@@ -317,6 +332,12 @@ def test_every_construct_counts_as_worked_by_hand(tmp_path: Path, family: str, b
     assert observations is not None
     assert observations.unit == "g"
     assert disagreement(result) is None
+    (people,) = (g for g in reports.summary(result, REPORTER)["group"] if g["id"] == "people")
+    (stated,) = (s for s in people["stratifier"] if s["id"] == "stated")
+    counts = {s["value"]["coding"][0]["code"]: s["population"][0]["count"] for s in stated["stratum"]}
+    assert counts == {"old": 2, "young": 0, "unknown": 1}
+    store = ResultStore(tmp_path / "results")
+    assert reports.summary(store.load(store.save(result)), REPORTER) == reports.summary(result, REPORTER)
 
 
 @pytest.mark.parametrize("language", ["text/cql", "text/cql-expression"])
