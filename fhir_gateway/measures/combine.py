@@ -8,7 +8,7 @@ exclusions and exceptions; ``weighted`` has only the initial population.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from fhir_gateway.errors import MeasureError
 from fhir_gateway.measures.composite import CompositeGroup, CompositePackage, flipped
+from fhir_gateway.measures.elements import Node, link_id
 from fhir_gateway.measures.model import (
     Component,
     Composite,
@@ -54,9 +55,20 @@ def combine(package: CompositePackage, results: Mapping[str, MeasureResult]) -> 
         groups=tuple(_group(package, group, results, alive) for group in package.groups),
         supplemental=_supplemental(parts),
         failed=dict(sorted(failed.items())),
-        notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+        notes=tuple(dict.fromkeys([*(note for part in parts for note in part.notes), *_left_out(measure)])),
         seconds=sum(part.seconds for part in parts),
     )
+
+
+def _left_out(measure: Node) -> Iterator[str]:
+    """Notes on what a composite states itself and nothing here computes: it has no library of its own."""
+    for element in measure.get("supplementalData", ()):
+        name = element.get("id") or link_id(element, "supplementalData") or "without id"
+        yield f"supplemental data {name} of the composite is not computed, only that of its components"
+    for group in measure.get("group", ()):
+        for stratifier in group.get("stratifier", ()):
+            name = stratifier.get("id") or link_id(stratifier, "group.stratifier") or "without id"
+            yield f"stratifier {name} of the composite is not computed"
 
 
 def _group(

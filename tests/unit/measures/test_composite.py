@@ -184,3 +184,12 @@ def test_what_cannot_be_combined_is_refused() -> None:
     )
     with pytest.raises(UnsupportedElm, match="a cohort component"):
         CompositePackage.of(measure("linear"), [CONTROL, cohort])
+
+
+def test_what_a_composite_states_itself_is_noted() -> None:
+    made = measure("linear", supplementalData=[{"id": "sde-own"}], group=[{"id": "g", "stratifier": [{"id": "s-own"}]}])
+    result = CompositePackage.of(made, [CONTROL, POOR]).evaluate(MemoryPopulation([]), PERIOD, NOW)
+    assert result.notes == (
+        "supplemental data sde-own of the composite is not computed, only that of its components",
+        "stratifier s-own of the composite is not computed",
+    )
