@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fhir_gateway.cql.referenced import referenced_rows
+from fhir_gateway.cql.referenced import is_owned, referenced_rows
 from fhir_gateway.cql.values import ElementVec, IntArray, ListVec, Source
 from fhir_gateway.cql.values.base import offsets_of
 from fhir_gateway.r4 import spec
@@ -23,7 +23,7 @@ class Batch:
     ``read(resource_type, columns)`` returns an Arrow table with ``_source``, ``id``, ``_member`` and the columns or
     parts of columns asked for, as :meth:`fhir_gateway.lake.Lake.read` does; what nothing fills may be left out. Rows of
     other members are ignored; resources that belong to no patient (Medication, Organization ...) are every member's
-    whose own resources refer to them.
+    whose own resources refer to them, or to others of that kind that do.
     """
 
     def __init__(self, members: Any, read: Read) -> None:
@@ -39,7 +39,7 @@ class Batch:
         columns = element_paths(resource_type, names)
         table = self._read(resource_type, columns)
         order, member = self._placed(table)
-        if spec.patient_element(resource_type) is None and resource_type != "Patient":
+        if not is_owned(resource_type):
             rows, owners = referenced_rows(self.members, self._read, resource_type, table, names)
             pairs = np.unique(np.stack([np.concatenate([member, owners]), np.concatenate([order, rows])]), axis=1)
             member, order = pairs[0], pairs[1]

@@ -11,8 +11,7 @@ from typing import Any
 
 from fhir_gateway.cql import Batch, CompiledLibrary
 from fhir_gateway.cql.batch import ResourceTable
-from fhir_gateway.cql.referenced import referring_elements
-from fhir_gateway.r4 import spec
+from fhir_gateway.cql.referenced import Route, is_owned, routes
 
 
 class SharedBatch(Batch):
@@ -20,7 +19,7 @@ class SharedBatch(Batch):
 
     def __init__(self, batch: Batch, libraries: Sequence[CompiledLibrary]) -> None:
         """The members and tables of ``batch``."""
-        self._tables: dict[tuple[str, frozenset[tuple[str, tuple[str, ...]]], int], ResourceTable] = {}
+        self._tables: dict[tuple[str, tuple[Route, ...], int], ResourceTable] = {}
         self._rows: dict[tuple[str, tuple[str, ...]], Any] = {}
         self.batch = batch
         self._compilers = [library.compiler for library in libraries]
@@ -28,9 +27,9 @@ class SharedBatch(Batch):
 
     def table(self, resource_type: str, names: frozenset[str], offset_ms: int) -> ResourceTable:
         """The resources of one type; read when the first library asks for them."""
-        of_members = resource_type == "Patient" or spec.patient_element(resource_type) is not None
+        of_members = is_owned(resource_type)
         # whose record a resource without a patient is in depends on the references that a library names
-        through = frozenset() if of_members else frozenset(referring_elements(resource_type, names))
+        through = () if of_members else routes(resource_type, names)
         key = (resource_type, through, offset_ms)
         if key not in self._tables:
             every = self._names(resource_type) | names if of_members else names
