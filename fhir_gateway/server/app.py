@@ -20,6 +20,7 @@ from starlette.responses import Response
 from fhir_gateway.auth.routes import router as authorization_router
 from fhir_gateway.errors import GatewayError, InputError, NotFoundError
 from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs.push import tidy
 from fhir_gateway.r4.spec import resource_types
 from fhir_gateway.server import documentation, endpoints, imports
 from fhir_gateway.server.access import access_of
@@ -52,6 +53,7 @@ def create_app(gateway: Gateway) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await run_in_threadpool(tidy, gateway)
         yield
         await run_in_threadpool(trail.close)
 

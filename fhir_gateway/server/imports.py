@@ -31,7 +31,7 @@ from fhir_gateway.errors import InputError, Location
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.locks import hold
 from fhir_gateway.jobs.pull import PullReport
-from fhir_gateway.jobs.push import DRAFT, SENDER, push, tidy
+from fhir_gateway.jobs.push import DRAFT, SENDER, push
 from fhir_gateway.lake.lines import read_blocks
 from fhir_gateway.lake.quarantine import QuarantinedLine
 from fhir_gateway.lake.scan import Scanner
@@ -61,8 +61,7 @@ _NAME = "upload.ndjson"
 
 
 def router(gateway: Gateway) -> APIRouter:
-    """The operation's route, below the FHIR base; sees to what requests of an earlier process left behind."""
-    tidy(gateway)
+    """The operation's route, below the FHIR base."""
     routes = APIRouter(tags=["import"])
 
     @routes.post("/$import", **documentation.upload(["application/fhir+ndjson", FHIR_JSON]))
