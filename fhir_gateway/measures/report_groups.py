@@ -22,10 +22,10 @@ _NOTATION_SYSTEM = "http://terminology.hl7.org/CodeSystem/measure-improvement-no
 
 
 class SubjectLists:
-    """Contained Lists of individual reports; populations with the same subjects share one."""
+    """Contained Lists of individual reports, or of patients; populations with the same subjects share one."""
 
-    def __init__(self, dialect: Dialect, members: pa.Array, run: str) -> None:
-        """Lists of reports of ``members`` made in ``run``."""
+    def __init__(self, dialect: Dialect, members: pa.Array, run: str | None) -> None:
+        """Lists of reports of ``members`` made in ``run``; of the patients themselves without one."""
         self._dialect, self._members, self._run = dialect, members, run
         self._ids: dict[bytes, str] = {}
         self.contained: list[Report] = []
@@ -36,18 +36,17 @@ class SubjectLists:
         if key not in self._ids:
             self._ids[key] = f"list{len(self._ids) + 1}"
             names = self._members.filter(pa.array(subjects)).to_pylist()
-            found: Report = {
-                "resourceType": "List",
-                "id": self._ids[key],
-                "meta": {"profile": [self._dialect.individual_list]},
-                "status": "current",
-                "mode": "snapshot",
-            }
+            found: Report = {"resourceType": "List", "id": self._ids[key]}
+            if self._run is not None:
+                found["meta"] = {"profile": [self._dialect.individual_list]}
+            found |= {"status": "current", "mode": "snapshot"}
             if names:
-                entries = [{"item": {"reference": f"MeasureReport/{report_id(self._run, name)}"}} for name in names]
-                found["entry"] = entries
+                found["entry"] = [{"item": {"reference": self._item(name)}} for name in names]
             self.contained.append(found)
         return {"reference": f"#{self._ids[key]}"}
+
+    def _item(self, name: str) -> str:
+        return f"Patient/{name}" if self._run is None else f"MeasureReport/{report_id(self._run, name)}"
 
 
 def report_id(run: str, member: str) -> str:

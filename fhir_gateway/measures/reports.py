@@ -40,18 +40,21 @@ def summary(result: MeasureResult, reporter: Reference, mask: Mask | None = None
 
 
 def subject_list(
-    result: MeasureResult, reporter: Reference, mask: Mask | None = None, *, family: Family = "us"
+    result: MeasureResult, reporter: Reference, mask: Mask | None = None, *, family: Family = "us", stored: bool = True
 ) -> Report:
     """The summary, with a contained List of the individual reports behind each count.
 
-    Individual reports have the ids that :func:`individual` gives them.
+    Individual reports have the ids that :func:`individual` gives them. Those of a result that is not ``stored`` are
+    nowhere: the Lists name the patients then, as public FHIR servers do, and the report claims no DEQM profile.
     """
     dialect = DIALECTS[family]
     identity = f"{run_id(result, mask)}-subjects"
     report = _head(result, dialect.subject_list, "subject-list", identity, reporter, _issues(result, mask))
-    lists = SubjectLists(dialect, result.members, run_id(result))
+    lists = SubjectLists(dialect, result.members, run_id(result) if stored else None)
     report["group"] = [render_group(group, dialect, mask, lists) for group in result.groups]
     report["contained"].extend(lists.contained)
+    if not stored:
+        del report["meta"]
     return report
 
 

@@ -14,7 +14,6 @@ from zoneinfo import ZoneInfo
 
 import anyio.to_thread
 import orjson
-import pyarrow as pa
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -25,7 +24,6 @@ from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.publish import REPORTER
 from fhir_gateway.measures import reports
 from fhir_gateway.measures.evaluate import Evaluator
-from fhir_gateway.measures.model import MeasureResult
 from fhir_gateway.measures.package import MeasurePackage
 from fhir_gateway.measures.population import LakePopulation
 from fhir_gateway.measures.supplement import maps_of, supplemented
@@ -89,8 +87,9 @@ class EvaluateMeasureOperation:
             raise UnknownResource("there is no such Patient")
         if asked.report_type == "individual":
             return reports.individual(result, 0, reporter)
-        report = dict(reports.summary(result, reporter))
-        return _with_subject_lists(report, result) if asked.report_type == "subject-list" else report
+        if asked.report_type == "subject-list":
+            return reports.subject_list(result, reporter, stored=False)
+        return reports.summary(result, reporter)
 
     def _evaluator(self, measure: str, store: ResourceStore, on: date) -> Evaluator:
         """The compiled measure of a canonical or id, with terminology in force on a day; raises UnknownResource."""
@@ -175,23 +174,3 @@ def _providers(entry: Mapping[str, Any]) -> list[str]:
         for extension in entry.get("extension", ())
         if extension.get("url") == _ATTRIBUTED
     ]
-
-
-def _with_subject_lists(report: dict[str, Any], result: MeasureResult) -> dict[str, Any]:
-    """Turn a summary into a subject-list: each population refers to a contained List of its patients.
-
-    R4 wants a List of individual reports; an evaluation that is not stored has none, so the List names the patients
-    themselves, as the public FHIR servers do.
-    """
-    report["type"] = "subject-list"
-    contained = report.setdefault("contained", [])
-    for group_entry, group in zip(report.get("group", ()), result.groups, strict=True):
-        for entry, population in zip(group_entry.get("population", ()), group.populations, strict=True):
-            identity = f"{group.id}-{population.id}"[:64]
-            inside = result.members.filter(pa.array(population.counts > 0)).to_pylist()
-            listed: dict[str, Any] = {"resourceType": "List", "id": identity, "status": "current", "mode": "snapshot"}
-            if inside:
-                listed["entry"] = [{"item": {"reference": f"Patient/{member}"}} for member in inside]
-            contained.append(listed)
-            entry["subjectResults"] = {"reference": f"#{identity}"}
-    return report

@@ -215,3 +215,14 @@ def test_link_ids_stand_on_universal_reports() -> None:
         "denominator",
         "numerator",
     ]
+
+
+def test_lists_of_a_result_that_is_not_stored_name_patients() -> None:
+    report = reports.subject_list(made(THIRDS), REPORTER, stored=False)
+    assert report["type"] == "subject-list"
+    assert "meta" not in report
+    lists = {f"#{r['id']}": r for r in report["contained"] if r["resourceType"] == "List"}
+    assert all("meta" not in found for found in lists.values())
+    found = {p["id"]: lists[p["subjectResults"]["reference"]] for p in report["group"][0]["population"]}
+    assert [entry["item"]["reference"] for entry in found["numerator"]["entry"]] == ["Patient/a"]
+    assert len(found["denominator"]["entry"]) == 3
