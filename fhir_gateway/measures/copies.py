@@ -9,7 +9,6 @@ then name it. The lake keeps what was sent, and so does the JSON of each Encount
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -19,13 +18,12 @@ from numpy.typing import NDArray
 
 from fhir_gateway.cql import Batch
 from fhir_gateway.identity.encounters import PATHS, same_events
+from fhir_gateway.lake.claims import DIRECTORY_SCHEMA
 from fhir_gateway.r4 import spec
 
 #: ``once``: copies of one visit count once; ``all``: everything that was sent counts.
 Copies = Literal["once", "all"]
 Read = Callable[[str, Sequence[str]], pa.Table]
-#: Reads parts of columns of some members' rows, whether anything fills them or not.
-ReadOf = Callable[[str, Sequence[str], pa.Array], pa.Table]
 
 #: Elements of Encounter whose codes are joined: what a visit was may be known to one source in words of its own only.
 CODES = ("type", "reasonCode")
@@ -39,50 +37,62 @@ _REFERENCE = r"(?:^|/)Encounter/(?P<id>[A-Za-z0-9\-.]+)(?:/_history/[^/]+)?$"
 class EncounterCopies:
     """What is left out of one batch, found when the first table is read that it concerns."""
 
-    def __init__(self, read: Read, read_of: ReadOf, directory: Callable[[], pa.Table]) -> None:
+    def __init__(self, read: Read, directory: Callable[[], pa.Table]) -> None:
         """``read`` gives rows of the batch as they are, ``directory`` the organizations of the lake."""
         self._read = read
-        self._read_of = read_of
         self._directory = directory
+        self._known: tuple[pa.Array, pa.Array] | None = None
 
     @property
     def count(self) -> int:
         """How many Encounters are left out."""
-        return len(self._found[0])
+        return len(self._found()[0])
 
-    def apply(self, resource_type: str, rows: pa.Table) -> pa.Table:
-        """``rows`` of a type without copies, or with references to the Encounters that stand for them."""
-        if resource_type == "Encounter" and self.count:
+    def read(self, resource_type: str, columns: Sequence[str]) -> pa.Table:
+        """Rows of a type without copies, or with references to the Encounters that stand for them."""
+        if resource_type == "Encounter" and self._known is None:
+            rows = self._read(resource_type, [*columns, *PATHS])  # reading twice takes longer than reading more
+            self._found(rows)
+            wanted = {name.partition(".")[0] for name in columns}
+            unasked = {path.partition(".")[0] for path in PATHS} - wanted
+            rows = rows.drop_columns([name for name in unasked if name in rows.column_names])
+        else:
+            rows = self._read(resource_type, columns)
+        pointing = [name for name in _to_encounters(resource_type) if name in rows.column_names]
+        if (resource_type != "Encounter" and not pointing) or not self.count:
+            return rows
+        if resource_type == "Encounter":
             rows = self._without(rows)
-        for element in _to_encounters(resource_type):
-            if element in rows.column_names and self.count:
-                at = rows.schema.get_field_index(element)
-                rows = rows.set_column(at, element, self._pointed(rows["_source"], rows[element]))
+        for name in pointing:
+            at = rows.schema.get_field_index(name)
+            rows = rows.set_column(at, name, self._pointed(rows["_source"], rows[name]))
         return rows
 
-    @cached_property
-    def _found(self) -> tuple[pa.Array, pa.Array]:
+    def _found(self, rows: pa.Table | None = None) -> tuple[pa.Array, pa.Array]:
         """Keys (``source|id``) of the Encounters that are left out, and of those that stand for them."""
+        if self._known is None:
+            self._known = self._find(self._read("Encounter", PATHS) if rows is None else rows)
+        return self._known
+
+    def _find(self, rows: pa.Table) -> tuple[pa.Array, pa.Array]:
         none = pa.array([], pa.string())
-        rows = self._read("Encounter", ())
         if pc.count_distinct(rows["_source"]).as_py() < 2:
             return none, none
         sources = rows.select(["_member", "_source"]).group_by("_member").aggregate([("_source", "count_distinct")])
         members = sources.filter(pc.greater(sources["_source_count_distinct"], 1))["_member"].combine_chunks()
-        if not len(members):
-            return none, none
-        rows = self._read_of("Encounter", PATHS, members)
-        events = same_events(rows, self._directory())
+        rows = _looked_at(rows.filter(pc.is_in(rows["_member"], value_set=members)))
+        named = rows["serviceProvider"].combine_chunks().field("reference").null_count < rows.num_rows
+        events = same_events(rows, self._directory() if named else DIRECTORY_SCHEMA.empty_table())
         events = events.filter(pc.greater(events["copies"], 1))
-        keys, kept = _keys(events), events["stands"].combine_chunks()
-        number = events["event"].combine_chunks()
+        keys, kept = _keys(events), _whole(events["stands"])
+        number = _whole(events["event"])
         place = pc.index_in(number, value_set=number.filter(kept))
         others = pc.invert(kept)
         return keys.filter(others), keys.filter(kept).take(place.filter(others))
 
     def _without(self, rows: pa.Table) -> pa.Table:
         """The rows without copies, those that stay completed from them."""
-        others, kept = self._found
+        others, kept = self._found()
         keys = _keys(rows)
         copy = np.asarray(pc.index_in(others, value_set=keys).fill_null(-1)).astype(np.int64)
         stays = np.asarray(pc.index_in(kept, value_set=keys).fill_null(-1)).astype(np.int64)
@@ -104,7 +114,7 @@ class EncounterCopies:
         place = array.type.get_field_index("reference")
         if place < 0:
             return array
-        others, kept = self._found
+        others, kept = self._found()
         reference = pc.struct_field(array, place)
         target = pc.struct_field(pc.extract_regex(reference, pattern=_REFERENCE), "id")
         at = pc.index_in(pc.binary_join_element_wise(_whole(sources), target, "|"), value_set=others, skip_nulls=True)
@@ -120,13 +130,9 @@ class EncounterCopies:
 class WithoutCopies(Batch):
     """A batch in which one Encounter stands for its copies."""
 
-    def __init__(self, members: pa.Array, read: Read, copies: EncounterCopies) -> None:
-        """``read`` gives the rows as they are."""
-
-        def once(resource_type: str, columns: Sequence[str]) -> pa.Table:
-            return copies.apply(resource_type, read(resource_type, columns))
-
-        super().__init__(members, once)
+    def __init__(self, members: pa.Array, copies: EncounterCopies) -> None:
+        """The members, and what their rows are read through."""
+        super().__init__(members, copies.read)
         self.copies = copies
 
 
@@ -140,6 +146,24 @@ def _to_encounters(resource_type: str) -> list[str]:
     """Elements of a type that hold one reference, maybe to an Encounter."""
     elements = spec.type_definition(resource_type).elements.values()
     return [e.name for e in elements if e.type == "Reference" and "Encounter" in e.targets and not e.is_list]
+
+
+def _looked_at(rows: pa.Table) -> pa.Table:
+    """The keys of Encounters and what :func:`same_events` looks at, null where nothing fills it."""
+    made: dict[str, pa.Array] = {name: _whole(rows[name]) for name in ("_source", "id", "_member")}
+    parts: dict[str, dict[str, pa.Array]] = {}
+    for path in PATHS:
+        name, _, part = path.partition(".")
+        column = _whole(rows[name]) if name in rows.column_names else pa.nulls(rows.num_rows, pa.string())
+        if not part:
+            made[name] = column
+        elif pa.types.is_struct(column.type) and column.type.get_field_index(part) >= 0:
+            parts.setdefault(name, {})[part] = pc.struct_field(column, part)
+        else:
+            parts.setdefault(name, {})[part] = pa.nulls(rows.num_rows, pa.string())
+    for name, children in parts.items():
+        made[name] = pa.StructArray.from_arrays(list(children.values()), names=list(children))
+    return pa.table(made)
 
 
 def _keys(rows: pa.Table) -> pa.Array:

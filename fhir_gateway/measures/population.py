@@ -172,25 +172,25 @@ class LakePopulation:
     def batch(self, cut: Slice) -> Batch:
         """The batch of a slice."""
 
-        def read_of(
-            resource_type: str, columns: Sequence[str], members: pa.Array | None, sparse: bool = False
-        ) -> pa.Table:
+        def read(resource_type: str, columns: Sequence[str]) -> pa.Table:
             own = resource_type == "Patient" or spec.patient_element(resource_type) is not None
             tables = [
                 self._lake.read(
-                    resource_type, columns, bucket=bucket, version=self._version, members=members, sparse=sparse
+                    resource_type,
+                    columns,
+                    bucket=bucket,
+                    version=self._version,
+                    members=None if cut.whole else cut.members,
+                    sparse=True,
                 )
                 for bucket in (cut.buckets if own else (None,))
             ]
-            return tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
-
-        def read(resource_type: str, columns: Sequence[str]) -> pa.Table:
-            table = read_of(resource_type, columns, None if cut.whole else cut.members, sparse=True)
+            table = tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
             return self._maps.apply(table) if self._maps else table
 
         if self.copies == "all":
             return Batch(cut.members, read)
-        return WithoutCopies(cut.members, read, EncounterCopies(read, read_of, self._directory))
+        return WithoutCopies(cut.members, EncounterCopies(read, self._directory))
 
     def _directory(self) -> pa.Table:
         """The organizations of the lake: what they are known by outside it."""

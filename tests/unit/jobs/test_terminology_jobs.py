@@ -116,10 +116,13 @@ def test_a_terminology_lock_refuses_what_changed_in_the_store(gateway: Gateway, 
 def test_content_that_is_not_in_force_is_not_used(gateway: Gateway, package: Path) -> None:
     job.import_files(gateway, [package.parent / "aside"], (date(2020, 1, 1), date(2020, 12, 31)))
     package_of_2025 = MeasurePackage.load(package)
-    unpinned = [one for one in package_of_2025.references().value_sets if "|" not in one]
-    if unpinned:
-        with pytest.raises(TerminologyError, match="in force on 2025-01-01"):
-            supplemented(package_of_2025, gateway.terminology, YEAR[0])
+    assert not any("|" in one for one in package_of_2025.references().value_sets)  # a pinned version is always found
+    with pytest.raises(TerminologyError, match="in force on 2025-01-01"):
+        supplemented(package_of_2025, gateway.terminology, YEAR[0])
+    # the same content, in force in that year
+    for reference in package_of_2025.references().value_sets:
+        assert gateway.terminology.set_effective(reference, *YEAR)
+    supplemented(package_of_2025, gateway.terminology, YEAR[0]).preflight()
 
 
 def test_coverage_names_what_is_not_coded_and_concept_maps_cover_it(gateway: Gateway, tmp_path: Path) -> None:
