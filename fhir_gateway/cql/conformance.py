@@ -68,7 +68,7 @@ NOTES: dict[str, str] = {
     "Matches": "patterns are Python's, the whole text must match",
     "Precision": "trailing zeros of a decimal are not kept and do not count",
     "Property": "what is not a column is read from the resource's JSON",
-    "Retrieve": "by profile (`cql/profiles.py`), codes, dates, id; not `include`, `context` or in context Unfiltered",
+    "Retrieve": "by profile, code, date, id (ADR 0090, 0131, 0132); not `include`, `context` or in context Unfiltered",
     "SubsumedBy": "for code systems whose content is in the package; a patient with a code of another one fails",
     "Subsumes": "for code systems whose content is in the package; a patient with a code of another one fails",
     "TimezoneFrom": "the name of `TimezoneOffsetFrom` before CQL 1.3",

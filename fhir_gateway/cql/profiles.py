@@ -13,14 +13,16 @@ declared profiles are not looked at.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from fhir_gateway.cql.dispatch import unwrap
+from fhir_gateway.cql.folding import open_list
 from fhir_gateway.cql.operators.terminology import coded_mask
-from fhir_gateway.cql.values import BoolArray, BoolVec, ElementVec, ListVec, StrVec
+from fhir_gateway.cql.values import BoolArray, BoolVec, ChoiceVec, ElementVec, ListVec, StrVec, Vec
 from fhir_gateway.cql.values.base import gather
 
 #: ``declared``: QI-Core profiles in ``meta.profile`` first, content without. ``content``: content alone.
@@ -123,6 +125,12 @@ class ProfileFilter:
     policy: ProfilePolicy
 
     @property
+    def is_negation(self) -> bool:
+        """Whether it is of things not done."""
+        negation = NEGATIONS.get(self.resource_type)
+        return negation is not None and self.name == negation.profile
+
+    @property
     def elements(self) -> frozenset[str]:
         """Elements that decide."""
         touched = {"meta"} if self.policy == "declared" else set()
@@ -220,12 +228,44 @@ def _modified(every: ElementVec) -> BoolArray:
     return hit
 
 
+#: Says that nothing of a value set was done, instead of a code; below the root, so not in the columns.
+_NOT_DONE_VALUE_SET = "http://hl7.org/fhir/us/qicore/StructureDefinition/qicore-notDoneValueSet"
+
+
+def not_done_of(every: ElementVec, code_property: str, url: str, among: BoolArray) -> BoolArray:
+    """Resources of ``among`` that say without a code that nothing of the value set ``url`` was done."""
+    hit = np.zeros(len(every), dtype=bool)
+    rows = np.flatnonzero(among)
+    held = every.take(rows).property(code_property)
+    for option in held.options if isinstance(held, ChoiceVec) else (held,):
+        items = open_list(option)
+        concepts = items.flat
+        if not isinstance(concepts, ElementVec) or concepts.fhir_type != "CodeableConcept":
+            continue
+        uncoded = np.flatnonzero(concepts.valid & (open_list(concepts.property("coding")).lengths == 0))
+        if not len(uncoded):
+            continue
+        extensions = open_list(concepts.take(uncoded).property("extension"))
+        if isinstance(extensions.flat, ElementVec):
+            named = unwrap(extensions.flat.property("valueCanonical"))
+            said = _has(extensions.flat, "url", _NOT_DONE_VALUE_SET) & _texts(
+                named, lambda t: t.partition("|")[0] == url
+            )
+            hit[rows[items.parents[uncoded[extensions.parents[said]]]]] = True
+    return hit
+
+
 def _has(every: ElementVec, element: str, value: str | bool) -> BoolArray:
     """Resources whose element has the value."""
     vec = unwrap(every.property(element))
     if isinstance(vec, BoolVec):
         return vec.true
+    return _texts(vec, lambda text: text == value)
+
+
+def _texts(vec: Vec, wanted: Callable[[str], bool]) -> BoolArray:
+    """Rows with a text that is wanted; each distinct one is looked at once."""
     if isinstance(vec, StrVec) and len(vec.dictionary):
-        found = np.array([text == value for text in vec.dictionary.to_pylist()], dtype=bool)
+        found = np.array([wanted(text) for text in vec.dictionary.to_pylist()], dtype=bool)
         return np.asarray(vec.valid & gather(found, vec.codes), dtype=bool)
-    return np.zeros(len(every), dtype=bool)
+    return np.zeros(len(vec), dtype=bool)

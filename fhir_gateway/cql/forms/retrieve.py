@@ -15,7 +15,7 @@ from fhir_gateway.cql.elm import Elm
 from fhir_gateway.cql.forms.filters import item_filters
 from fhir_gateway.cql.frame import Env, Frame
 from fhir_gateway.cql.operators.terminology import Pairs, coded_mask, codes_of
-from fhir_gateway.cql.profiles import profile_filter
+from fhir_gateway.cql.profiles import not_done_of, profile_filter
 from fhir_gateway.cql.registry import form
 from fhir_gateway.cql.typespec import local_name
 from fhir_gateway.cql.values import BoolArray, ListVec, ValueSetVec, Vec
@@ -59,7 +59,7 @@ def retrieve(scope: Scope, elm: Elm) -> Node:
     key = (
         resource_type,
         profile,
-        code_property if of_table is not None else None,
+        (code_property, elm.get("codeComparator")) if of_table is not None else None,
         scope.library.label,
         scope.library.digest(elm.get("codes") or "") if of_table is not None else "",
     )
@@ -81,22 +81,28 @@ def retrieve(scope: Scope, elm: Elm) -> Node:
             there = first.valid
             return ListVec(np.concatenate([[0], np.cumsum(there)]).astype(np.int64), first.take(np.flatnonzero(there)))
         pairs: Pairs | None = None
+        refused: str | None = None  # the value set that may be named instead of a code
         if of_table is not None:
             wanted = evaluation.constant(of_table)
             if isinstance(wanted, ValueSetVec):
                 pairs = evaluation.compiled.compiler.value_sets.resolve(wanted.url, wanted.version).codes
+                if elm.get("codeComparator") == "~" and profile and profile.is_negation:
+                    refused = wanted.url
             else:
                 pairs = codes_of(wanted)
-        found: ListVec = table.retrieved((profile, code_property, pairs), lambda: matching(table, pairs))
+        same = (profile, code_property, pairs, refused)
+        found: ListVec = table.retrieved(same, lambda: matching(table, pairs, refused))
         return found
 
-    def matching(table: Any, pairs: Pairs | None) -> ListVec:
+    def matching(table: Any, pairs: Pairs | None, refused: str | None) -> ListVec:
         keep: BoolArray | None = None
         if pairs is not None:
             keep = coded_mask(table.every.property(str(code_property)), pairs)
         if profile:
             meant = profile.members(table.every)
             keep = meant if keep is None else keep & meant
+            if refused and keep is not None:
+                keep = keep | not_done_of(table.every, str(code_property), refused, meant & ~keep)
         found: ListVec = table.all() if keep is None else table.where(keep)
         return found
 

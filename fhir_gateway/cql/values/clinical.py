@@ -115,7 +115,7 @@ class CodeVec(TupleVec):
         return CodeVec({n: v.take(index) for n, v in self.fields.items()}, gather_valid(self._valid, index))
 
     @classmethod
-    def concat(cls, parts: Sequence[Any]) -> Vec:
+    def concat(cls, parts: Sequence[Any]) -> TupleVec:
         """Rows of all parts."""
         joined = _joined(parts)
         return cls.of(joined) if joined is not None else super().concat(parts)
@@ -136,7 +136,10 @@ class ConceptVec(TupleVec):
     @classmethod
     def of(cls, concept: ElementVec) -> ConceptVec:
         """FHIR CodeableConcept to System.Concept."""
-        made = {"codes": partial(_codes_of, concept), "display": partial(_primitive, concept, "text")}
+        made: dict[str, Callable[[], Vec]] = {
+            "codes": partial(_codes_of, concept),
+            "display": partial(_primitive, concept, "text"),
+        }
         return cls(Fields(made), concept.valid, element=concept)
 
     @property
@@ -156,7 +159,7 @@ class ConceptVec(TupleVec):
         return ConceptVec({n: v.take(index) for n, v in self.fields.items()}, gather_valid(self._valid, index))
 
     @classmethod
-    def concat(cls, parts: Sequence[Any]) -> Vec:
+    def concat(cls, parts: Sequence[Any]) -> TupleVec:
         """Rows of all parts."""
         joined = _joined(parts)
         return cls.of(joined) if joined is not None else super().concat(parts)

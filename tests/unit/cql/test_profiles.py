@@ -92,3 +92,42 @@ def test_a_profile_with_a_fixed_code_needs_no_code_filter() -> None:
 )
 def test_conditions_without_category_belong_to_both_profiles(name: str, found: set[str]) -> None:
     assert retrieved(QICORE + name, CONDITIONS) == found
+
+
+def test_what_was_not_done_can_be_named_by_value_set() -> None:
+    def refused(key: str, value_set: str, *codes: str) -> dict[str, Any]:
+        concept = {"extension": [{"url": QICORE + "notDoneValueSet", "valueCanonical": value_set}]}
+        coded = {"coding": [{"system": "s", "code": c} for c in codes]} if codes else {}
+        return order(key, doNotPerform=True, medicationCodeableConcept={**concept, **coded})
+
+    url = "http://example.org/ValueSet/x"
+    orders = [
+        refused("named", url),
+        refused("versioned", url + "|2"),
+        refused("another", url + "y"),
+        refused("coded-otherwise", url, "z"),
+        order("coded", doNotPerform=True, medicationCodeableConcept=code("a", "s")),
+        order("nothing", doNotPerform=True),
+        order(
+            "ordered",
+            medicationCodeableConcept={"extension": refused("", url)["medicationCodeableConcept"]["extension"]},
+        ),
+    ]
+    value_set = {
+        "resourceType": "ValueSet",
+        "url": url,
+        "compose": {"include": [{"system": "s", "concept": [{"code": "a"}]}]},
+    }
+    node = {
+        "type": "Retrieve",
+        "dataType": FHIR + "MedicationRequest",
+        "templateId": QICORE + "medicationnotrequested",
+        "codeProperty": "medication",
+        "codeComparator": "~",
+        "codes": {"type": "ValueSetRef", "name": "X"},
+    }
+    value_sets = {"def": [{"name": "X", "id": url}]}
+    compiled = compile_library([library({"V": node}, valueSets=value_sets)], ("Test", "1"), ValueSets([value_set]))
+    batch = next(iter(MemoryPopulation([("p", [{"resourceType": "Patient", "id": "p"}, *orders])]).batches()))
+    (found,) = compiled.evaluate(batch, {}, NOW).values("V")
+    assert {reference.partition("/")[2] for reference in found} == {"named", "versioned", "coded"}
