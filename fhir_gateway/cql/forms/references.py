@@ -122,12 +122,12 @@ def declared_code(library: Library, scope: Scope, elm: Elm, name: str) -> CodeVe
         raise scope.error(elm, f"code {name!r} of {library.label} has no code system")
     home = referenced_library(scope.compiler, library, reference)
     system = scope.declared(reference, home, home.code_systems, "code system")
-    texts = {
-        "code": declared["id"],
-        "system": system["id"],
-        "version": system.get("version"),
-        "display": declared.get("display"),
-    }
+    return _code(declared["id"], system, declared.get("display"))
+
+
+def _code(code: str, system: Elm, display: str | None) -> CodeVec:
+    """A code of a declared code system as a one-row vector."""
+    texts = {"code": code, "system": system["id"], "version": system.get("version"), "display": display}
     return CodeVec({k: StrVec.constant(text, 1) for k, text in texts.items()}, np.ones(1, dtype=bool))
 
 
@@ -144,13 +144,7 @@ def _code_literal(scope: Scope, elm: Elm) -> CodeVec:
     reference = elm["system"]
     home = library_of(scope, reference)
     system = scope.declared(reference, home, home.code_systems, "code system")
-    texts = {
-        "code": elm["code"],
-        "system": system["id"],
-        "version": system.get("version"),
-        "display": elm.get("display"),
-    }
-    return CodeVec({k: StrVec.constant(text, 1) for k, text in texts.items()}, np.ones(1, dtype=bool))
+    return _code(elm["code"], system, elm.get("display"))
 
 
 @form("Code")
