@@ -18,11 +18,13 @@ from typing import Any
 import duckdb
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fhir_gateway.errors import NotFoundError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.locks import hold
 from fhir_gateway.jobs.served import compare, read_former, write_present
+from fhir_gateway.lake.store import Lake
 from fhir_gateway.r4 import spec
 from fhir_gateway.sources.outcome import Progress, PullProgress
 
@@ -40,7 +42,6 @@ FROM (
   SELECT _member AS member, _source AS source, _raw AS raw,
     struct_pack(rank := coalesce(r.rank, 1000000), source := _source, id := id) AS place
   FROM patients LEFT JOIN ranks r ON r.source = _source
-  WHERE _member IN (SELECT id FROM members)
 ) GROUP BY member ORDER BY member
 """
 
@@ -74,12 +75,16 @@ def _publish(gateway: Gateway, progress: Progress | None) -> Published:
     if progress:
         progress(PullProgress("publish", "what changed"))
     lake, version = gateway.lake, gateway.lake.version
-    patients = lake.read("Patient", ["_raw"], version=version)
-    copies = {kind: lake.read(kind, ["_raw"], version=version) for kind in PUBLISHED}
+    patients = lake.read("Patient", ["_hash"], version=version)
+    copies = {kind: lake.read(kind, ["_hash"], version=version) for kind in PUBLISHED}
     ranks = pa.table({"source": [one.name for one in gateway.endpoints.all()]})
     ranks = ranks.append_column("rank", pa.array(range(ranks.num_rows), pa.int64()))
     former = read_former(gateway.engine)
-    difference = compare(patients, ranks, copies, former)
+    difference = compare(patients, ranks, copies, former, lambda kind: lake.read(kind, ["_raw"], version=version))
+    texts = {
+        kind: _texts(lake, version, kind, rows, difference.keys(kind))
+        for kind, rows in {"Patient": patients, **copies}.items()
+    }
     counts: dict[str, int] = {}
 
     def put(kind: str, resources: Iterator[dict[str, Any]]) -> None:
@@ -90,36 +95,41 @@ def _publish(gateway: Gateway, progress: Progress | None) -> Published:
     put("Organization", iter([reporter(gateway)]))
     own = counts.pop("Organization")
     references = References(gateway, patients, copies)
-    golden = _golden(patients, ranks, difference.keys("Patient"))
-    if progress:
-        progress(PullProgress("publish", "Patient", 0, golden.num_rows))
-    put("Patient", _patients(golden, references))
-    for kind, rows in copies.items():
-        keys = difference.keys(kind)
-        changed = (
-            rows.join(keys, ["_source", "id"], ["source", "id"], "left semi") if keys.num_rows else rows.slice(0, 0)
-        )
+    golden = _golden(texts["Patient"], ranks)
+    for kind in ("Patient", *PUBLISHED):
+        rows = golden if kind == "Patient" else texts[kind]
         if progress:
-            progress(PullProgress("publish", kind, 0, changed.num_rows))
-        put(kind, _copies(changed, references))
-    persons = set(patients["_member"].drop_null().unique().to_pylist())
+            progress(PullProgress("publish", kind, 0, rows.num_rows))
+        put(kind, _patients(rows, references) if kind == "Patient" else _copies(rows, references))
     gone = {(row["kind"], _served_as(row["source"], row["id"])) for row in difference.gone.to_pylist()}
     if not former.num_rows:  # served by an older gateway, which kept no digests
-        gone |= {("Patient", id) for id in set(gateway.resources.ids("Patient")) - persons}
+        gone |= {("Patient", id) for id in set(gateway.resources.ids("Patient")) - set(difference.persons.to_pylist())}
     for kind, resource_id in sorted(gone):
         with suppress(NotFoundError):
             gateway.resources.delete(kind, resource_id)
-    write_present(gateway.engine, version, difference.digests)
+    write_present(gateway.engine, version, difference.digests(texts))
     counts["Organization"] += own
-    return Published(len(persons), counts)
+    return Published(len(difference.persons), counts)
 
 
-def _golden(patients: pa.Table, ranks: pa.Table, members: pa.Table) -> pa.Table:
-    """The first copy of each of some persons, with the identifiers of all."""
+def _texts(lake: Lake, version: int, kind: str, rows: pa.Table, keys: pa.Table) -> pa.Table:
+    """The rows of a type that are to be served anew, with `_raw`; all copies of such a person."""
+    if not keys.num_rows:
+        return rows.slice(0, 0).append_column("_raw", pa.array([], pa.string()))
+    names = (["_member"], ["id"]) if kind == "Patient" else (["_source", "id"], ["source", "id"])
+    wanted = rows.join(keys, *names, "left semi")
+    members = pc.unique(wanted["_member"])
+    # of few members only these are read; who has no member is not found by one
+    few = not members.null_count and len(members) * 4 < rows.num_rows
+    texts = lake.read(kind, ["_raw"], version=version, members=members if few else None)
+    return texts.join(keys, *names, "left semi")
+
+
+def _golden(patients: pa.Table, ranks: pa.Table) -> pa.Table:
+    """The first copy of each person, with the identifiers of all."""
     with duckdb.connect() as connection:
         connection.register("patients", patients)
         connection.register("ranks", ranks)
-        connection.register("members", members)
         return connection.sql(_GOLDEN).to_arrow_table()
 
 

@@ -1,13 +1,14 @@
 """What changed since it was served last: a digest for each served resource, kept beside the resources themselves.
 
-Digests are made over whole columns, so that looking at everything costs little, and only what differs is written anew.
-What a resource becomes depends on its row, and on where its references lead; both count.
+Digests are made over whole columns of keys and of the hashes that the lake keeps of its texts, so that looking at
+everything costs little; texts are read of what differs only. What a resource becomes depends on its row, and on where
+its references lead; both count.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import duckdb
@@ -19,7 +20,15 @@ from sqlalchemy import Engine
 from fhir_gateway.db.engine import session
 from fhir_gateway.jobs.tables import JobPublication
 
-DIGESTS = pa.schema([("kind", pa.string()), ("source", pa.string()), ("id", pa.string()), ("digest", pa.uint64())])
+DIGESTS = pa.schema(
+    [
+        ("kind", pa.string()),
+        ("source", pa.string()),
+        ("id", pa.string()),
+        ("digest", pa.uint64()),
+        ("addressed", pa.bool_()),  # it has references by URL or UUID, which may lead elsewhere any time
+    ]
+)
 """A row per served resource; `source` is empty for persons, who may have several."""
 
 RENDERING = 1
@@ -30,35 +39,41 @@ _LINK = "patient"  # kind of the rows that say which person a source's patient w
 _PERSONS = """
 CREATE TABLE present AS
 SELECT 'Patient' AS kind, '' AS source, _member AS id,
-  hash($rendering, list(hash(_source, id, _raw) ORDER BY coalesce(rank, 1000000), _source, id)) AS digest
+  hash($rendering, list(hash(_source, id, _hash) ORDER BY coalesce(rank, 1000000), _source, id)) AS digest
 FROM patients LEFT JOIN ranks ON ranks.source = _source WHERE _member IS NOT NULL GROUP BY _member
 UNION ALL SELECT $link, _source, id, hash(_member) FROM patients
 """
 
-_COPIES = "INSERT INTO present SELECT $kind, _source, id, hash($rendering, _raw, _member) FROM rows"
+_COPIES = "INSERT INTO present SELECT $kind, _source, id, hash($rendering, _hash, _member) FROM rows"
 
+# With what has references by URL or UUID: those lead to what we have by now.
 _CHANGED = """
 CREATE TABLE changed AS
 SELECT n.kind, n.source, n.id FROM present n LEFT JOIN former f USING (kind, source, id)
-WHERE n.digest IS DISTINCT FROM f.digest
+WHERE n.digest IS DISTINCT FROM f.digest OR f.addressed
 """
 
-# Whose references may lead elsewhere although the row is as it was: those by URL or UUID lead to what we have by now,
-# those to a patient lead to who that is by now.
+# Whose references to a patient lead elsewhere although the row is as it was: to who that is by now.
 _LED_ELSEWHERE = """
 INSERT INTO changed
 WITH line AS ({lines}), mention AS (
-    SELECT source, id, sender, unnest(regexp_extract_all(_raw, 'Patient\\\\?/([A-Za-z0-9.-]+)', 1)) AS patient
-    FROM line WHERE EXISTS (FROM changed WHERE kind = $link)
+    SELECT source, id, sender, unnest(regexp_extract_all(_raw, 'Patient\\\\?/([A-Za-z0-9.-]+)', 1)) AS patient FROM line
 )
-SELECT $kind, source, id FROM (
-    SELECT source, id FROM line WHERE regexp_matches(_raw, '"reference"\\s*:\\s*"(https?:|urn:)')
-    UNION SELECT m.source, m.id FROM mention m
-    SEMI JOIN changed c ON c.kind = $link AND c.source = m.sender AND c.id = m.patient
-) led ANTI JOIN changed c ON c.kind = $kind AND c.source = led.source AND c.id = led.id
+SELECT DISTINCT $kind, m.source, m.id FROM mention m
+SEMI JOIN changed c ON c.kind = $link AND c.source = m.sender AND c.id = m.patient
+ANTI JOIN changed d ON d.kind = $kind AND d.source = m.source AND d.id = m.id
 """
 _PATIENT_LINES = "SELECT '' AS source, _member AS id, _source AS sender, _raw FROM rows"
 _COPY_LINES = "SELECT _source AS source, id, _source AS sender, _raw FROM rows"
+
+_ADDRESSED = """
+INSERT INTO addressed
+SELECT DISTINCT $kind, source, id FROM ({lines}) WHERE regexp_matches(_raw, '"reference"\\s*:\\s*"(https?:|urn:)')
+"""
+_DIGESTS = """
+SELECT kind, source, id, digest, a.id IS NOT NULL AS addressed
+FROM present p LEFT JOIN addressed a USING (kind, source, id)
+"""
 
 _GONE = (
     "SELECT kind, source, id FROM former ANTI JOIN present USING (kind, source, id) WHERE kind <> $link ORDER BY ALL"
@@ -67,20 +82,49 @@ _GONE = (
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Keys (kind, source, id) of what is to be served anew, keys of what is gone, and the digests to keep."""
+    """Keys (kind, source, id) of what is to be served anew, keys of what is gone, and digests of what is there."""
 
     changed: pa.Table
     gone: pa.Table
-    digests: pa.Table
+    present: pa.Table
 
     def keys(self, kind: str) -> pa.Table:
         """Sources and ids of a kind that are to be served anew."""
         return self.changed.filter(pc.equal(self.changed["kind"], kind)).select(["source", "id"])
 
+    @property
+    def persons(self) -> pa.Array:
+        """Ids of all who are served."""
+        return self.present.filter(pc.equal(self.present["kind"], "Patient"))["id"].combine_chunks()
 
-def compare(patients: pa.Table, ranks: pa.Table, copies: Mapping[str, pa.Table], former: pa.Table) -> Difference:
-    """Compare rows of the lake with what was served; all tables with `_raw`, `ranks` the order of sources."""
-    everything = {"Patient": patients, **copies}
+    def digests(self, texts: Mapping[str, pa.Table]) -> pa.Table:
+        """The digests to keep; `texts` are the rows, with `_raw`, of what is served anew."""
+        with duckdb.connect() as connection:
+            connection.register("present", self.present)
+            connection.execute("CREATE TABLE addressed (kind VARCHAR, source VARCHAR, id VARCHAR)")
+            for kind, rows in texts.items():
+                if rows.num_rows:
+                    connection.register("rows", rows)
+                    connection.execute(_ADDRESSED.format(lines=_lines(kind)), {"kind": kind})
+            return connection.sql(_DIGESTS).to_arrow_table().cast(DIGESTS)
+
+
+def _lines(kind: str) -> str:
+    return _PATIENT_LINES if kind == "Patient" else _COPY_LINES
+
+
+def compare(
+    patients: pa.Table,
+    ranks: pa.Table,
+    copies: Mapping[str, pa.Table],
+    former: pa.Table,
+    texts: Callable[[str], pa.Table],
+) -> Difference:
+    """Compare rows of the lake with what was served.
+
+    `patients` and `copies` have keys and `_hash`; `ranks` is the order of sources. `texts` reads all rows of a type
+    with `_raw`; it is asked only when a patient is somebody else than before.
+    """
     with duckdb.connect() as connection:
         connection.register("patients", patients)
         connection.register("ranks", ranks)
@@ -90,14 +134,14 @@ def compare(patients: pa.Table, ranks: pa.Table, copies: Mapping[str, pa.Table],
             connection.register("rows", rows)
             connection.execute(_COPIES, {"kind": kind, "rendering": RENDERING})
         connection.execute(_CHANGED)
-        for kind, rows in everything.items() if former.num_rows else ():
-            connection.register("rows", rows)
-            lines = _PATIENT_LINES if kind == "Patient" else _COPY_LINES
-            connection.execute(_LED_ELSEWHERE.format(lines=lines), {"kind": kind, "link": _LINK})
+        (moved,) = connection.execute("SELECT count(*) FROM changed WHERE kind = $link", {"link": _LINK}).fetchall()[0]
+        for kind in ("Patient", *copies) if former.num_rows and moved else ():
+            connection.register("rows", texts(kind))
+            connection.execute(_LED_ELSEWHERE.format(lines=_lines(kind)), {"kind": kind, "link": _LINK})
         changed = connection.sql("SELECT * FROM changed WHERE id IS NOT NULL ORDER BY ALL").to_arrow_table()
         gone = connection.sql(_GONE, params={"link": _LINK}).to_arrow_table()
-        digests = connection.sql("SELECT * FROM present").to_arrow_table().cast(DIGESTS)
-    return Difference(changed, gone, digests)
+        present = connection.sql("SELECT * FROM present").to_arrow_table()
+    return Difference(changed, gone, present)
 
 
 def read_former(engine: Engine) -> pa.Table:
