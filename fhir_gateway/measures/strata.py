@@ -39,7 +39,8 @@ CRITERIA: tuple[tuple[Value, ...], ...] = (({"valueBoolean": True},), ({"valueBo
 
 def expected_values(groups: Iterable[GroupDefinition], value_sets: ValueSets) -> tuple[Expected, tuple[str, ...]]:
     """Values that the value sets of stratifiers stand for, and notes on value sets that are not here."""
-    found, notes = {}, []
+    found: dict[str, Mapping[str, Value]] = {}
+    notes: list[str] = []
     for group in groups:
         for stratifier in group.stratifiers:
             for name in sorted({c.value_set for c in stratifier.components if c.value_set}):
@@ -48,8 +49,12 @@ def expected_values(groups: Iterable[GroupDefinition], value_sets: ValueSets) ->
                 except TerminologyError as error:
                     notes.append(f"strata of {stratifier.id} that nobody is in are not listed: {error.message}")
                     continue
-                values = ((code, concept([{"system": system, "code": code}])) for system, code in sorted(codes))
-                found[name] = {code: value for code, value in values if value is not None}
+                values: dict[str, Value] = {}
+                for system, code in sorted(codes):  # a code of two systems stands for the first where a text says it
+                    value = concept([{"system": system, "code": code}])
+                    if value is not None:
+                        values[f"{system}|{code}" if code in values else code] = value
+                found[name] = values
     return found, tuple(dict.fromkeys(notes))
 
 
