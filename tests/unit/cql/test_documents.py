@@ -88,3 +88,17 @@ def test_narrative_deep_extensions_and_contained_resources(values: dict[str, lis
     assert values["Narrative"] == [None, None, "generated", None]
     assert values["Deep"] == [None, None, Decimal(4), None]
     assert values["Contained"] == [None, None, "Home", None]
+
+
+def test_a_race_is_read_without_the_json(evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unwanted(*_: Any) -> Any:
+        raise AssertionError("the JSON was parsed")
+
+    monkeypatch.setattr("fhir_gateway.cql.values.documents.documents", unwanted)
+    race = [{"url": "http://example.org/race", "extension": [{"url": "text", "valueString": "x"}]}]
+    value = prop(first(prop(first(prop(PATIENT, "extension")), "extension")), "value", "value")
+    people = [person("a", extension=race), person("b", extension=[{"url": AGE, "valueDecimal": 1}]), person("c")]
+    definitions = {"Race": value, "Root": prop(first(prop(PATIENT, "extension")), "value", "value")}
+    run = evaluate(definitions, people)
+    assert run.values("Race") == ["x", None, None]
+    assert run.values("Root") == [None, Decimal(1), None]
