@@ -61,7 +61,7 @@ def profile(package: Path, lake: Path, period: dict[str, str]) -> tuple[Clock, f
     class Timed(LakePopulation):
         def batches(self) -> Any:
             for batch in super().batches():
-                yield Batch(batch.members, clock.around("reading", batch.read))
+                yield Batch(batch.members, clock.around("reading", batch.read), narrows=batch.narrows)
 
     days = date.fromisoformat(period["start"]), date.fromisoformat(period["end"])
     start = time.thread_time()

@@ -120,13 +120,13 @@ def evaluate(package_folder: Path, lake_folder: Path, period: tuple[str, str], m
     class Timed(LakePopulation):
         def batches(self) -> Iterator[Batch]:
             for batch in super().batches():
-                yield Batch(batch.members, timed(batch.read))
+                yield Batch(batch.members, timed(batch.read), narrows=batch.narrows)
 
     def timed(read: Any) -> Any:
-        def run(kind: str, columns: Sequence[str]) -> Any:
+        def run(*asked: Any) -> Any:
             cpu = time.process_time()
             try:
-                table = read(kind, columns)
+                table = read(*asked)
                 loading["rows"] += table.num_rows
                 return table
             finally:

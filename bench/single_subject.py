@@ -41,14 +41,14 @@ def measure_subjects(package: Path, lake_folder: Path, period: tuple[str, str], 
     class Timed(LakePopulation):
         def batches(self) -> Any:
             for batch in super().batches():
-                yield Batch(batch.members, timed(batch.read))
+                yield Batch(batch.members, timed(batch.read), narrows=batch.narrows)
 
     def timed(read: Any) -> Any:
-        def run(kind: str, columns: Sequence[str]) -> Any:
+        def run(*asked: Any) -> Any:
             nonlocal reading
             cpu = time.process_time()
             try:
-                return read(kind, columns)
+                return read(*asked)
             finally:
                 reading += time.process_time() - cpu
 

@@ -10,11 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fhir_gateway.cql.referenced import is_owned, referenced_rows
+from fhir_gateway.cql.sought import Coded
 from fhir_gateway.cql.values import ElementVec, IntArray, ListVec, Source
 from fhir_gateway.cql.values.base import offsets_of
 from fhir_gateway.r4 import spec
 
-Read = Callable[[str, Sequence[str]], Any]
+Read = Callable[..., Any]
 
 
 class Batch:
@@ -24,26 +25,36 @@ class Batch:
     parts of columns asked for, as :meth:`fhir_gateway.lake.Lake.read` does; what nothing fills may be left out. Rows of
     other members are ignored; resources that belong to no patient (Medication, Organization ...) are every member's
     whose own resources refer to them, or to others of that kind that do.
+
+    A reader that ``narrows`` also takes ``coded`` (paths to codes, and the codes wanted there) and may leave out
+    resources that have none of them.
     """
 
-    def __init__(self, members: Any, read: Read) -> None:
+    def __init__(self, members: Any, read: Read, *, narrows: bool = False) -> None:
         self.members = members
+        self.narrows = narrows
         self._read = read
 
     def __len__(self) -> int:
         """Number of members."""
         return len(self.members)
 
-    def table(self, resource_type: str, names: frozenset[str], offset_ms: int) -> ResourceTable:
-        """The resources of one type, with the columns behind the property ``names`` that expressions use."""
+    def table(
+        self, resource_type: str, names: frozenset[str], offset_ms: int, coded: Coded | None = None
+    ) -> ResourceTable:
+        """The resources of one type, with the columns behind the property ``names`` that expressions use.
+
+        With ``coded`` those without any of the codes may be missing.
+        """
         columns = element_paths(resource_type, names)
-        table = self._read(resource_type, columns)
+        coded = coded if self.narrows else None
+        table = self.read(resource_type, columns, coded)
         order, member = self._placed(table)
         if not is_owned(resource_type):
             rows, owners = referenced_rows(self.members, self._read, resource_type, table, names)
             pairs = np.unique(np.stack([np.concatenate([member, owners]), np.concatenate([order, rows])]), axis=1)
             member, order = pairs[0], pairs[1]
-        return ResourceTable(self, resource_type, table, columns, offset_ms, order, member)
+        return ResourceTable(self, resource_type, table, columns, offset_ms, order, member, coded)
 
     def _placed(self, table: Any) -> tuple[IntArray, IntArray]:
         """Rows of the members, in member order, and the position of their member."""
@@ -53,9 +64,11 @@ class Batch:
         order = order[np.searchsorted(member[order], 0) :]
         return order, member[order]
 
-    def read(self, resource_type: str, columns: Sequence[str]) -> Any:
-        """Read further columns (used when something turns up that no expression named)."""
-        return self._read(resource_type, list(columns))
+    def read(self, resource_type: str, columns: Sequence[str], coded: Coded | None = None) -> Any:
+        """Read columns of a type's resources, ``coded`` only by a reader that narrows."""
+        if coded is None:
+            return self._read(resource_type, list(columns))
+        return self._read(resource_type, list(columns), coded)
 
 
 class ResourceTable:
@@ -70,7 +83,10 @@ class ResourceTable:
         offset_ms: int,
         order: IntArray,
         member: IntArray,
+        coded: Coded | None = None,
     ) -> None:
+        #: the codes that the resources were narrowed by
+        self.coded = coded
         self.resource_type = resource_type
         in_place = len(order) == table.num_rows and not np.any(np.diff(order) != 1)
         self.member = member
@@ -83,7 +99,7 @@ class ResourceTable:
         def column(name: str, named: bool) -> Any:
             if (name, named) not in placed:
                 # parts that no expression named, or one compiled after the table was read: the same rows again
-                rows = table if named else batch.read(resource_type, [name])
+                rows = table if named else batch.read(resource_type, [name], coded)
                 placed[name, named] = _one_array(rows, name, None if in_place else order)
             return placed[name, named]
 

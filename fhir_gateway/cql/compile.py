@@ -6,7 +6,7 @@ node that the engine does not have raises :class:`UnsupportedElm` here, naming l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -102,11 +102,19 @@ class Compiler:
         self.required_value_sets: set[tuple[str, str | None]] = set()
         self.property_names: set[str] = set()
         self.elements_of: dict[str, set[str]] = {}  # of one resource type only: what its retrieves look at
+        #: by type and what tells them apart: element and codes of each retrieve, None for one without constant codes
+        self.retrieves: dict[str, dict[Hashable, tuple[str, Node] | None]] = {}
+        self.codes_of_retrieves: dict[int, frozenset[tuple[str, str]] | None] = {}
         self.zones = False  # some expression asks for the offset that a date-time was written with
         self._nodes: dict[tuple[str, str], Node] = {}
         self._definitions: dict[tuple[str, str], Node] = {}
         self._functions: dict[int, Function] = {}
         self._underway: set[Any] = set()
+
+    @property
+    def retrieve_count(self) -> int:
+        """How many different retrieves are compiled so far."""
+        return sum(map(len, self.retrieves.values()))
 
     def definition(self, library: Library, name: str) -> Node:
         """The compiled expression definition ``name``."""

@@ -12,6 +12,7 @@ import numpy as np
 from fhir_gateway.cql.batch import Batch, ResourceTable
 from fhir_gateway.cql.frame import Env, Frame, zeros
 from fhir_gateway.cql.isolation import DATA_ERRORS, isolate
+from fhir_gateway.cql.sought import sought
 from fhir_gateway.cql.values import (
     BoolArray,
     BoolVec,
@@ -61,6 +62,9 @@ class Failure:
 class Evaluation:
     """Definitions of a compiled library over one batch, each computed once."""
 
+    #: Whether to read only resources that some retrieve can find.
+    narrows = True
+
     def __init__(
         self, compiled: CompiledLibrary, batch: Batch, parameters: Mapping[str, object], now: datetime
     ) -> None:
@@ -80,6 +84,7 @@ class Evaluation:
         self._constants: dict[int, Vec] = {}
         self._definitions: dict[tuple[str, str], tuple[Frame, Vec]] = {}
         self._tables: dict[str, ResourceTable] = {}
+        self._retrieves_known = 0  # when the first table was read
         self.retrieves: dict[Any, ListVec] = {}
 
     # -- evaluation ------------------------------------------------------------------------------------------------
@@ -117,6 +122,7 @@ class Evaluation:
         found = self._definitions.get(key)
         if found is None:
             node = self.compiled.compiler.definition(library, name)
+            self._keep_up()
             outer, self.definition_name = self.definition_name, f"{library.name}.{name}"
             try:
                 if node.constant:
@@ -134,10 +140,23 @@ class Evaluation:
         if found is None:
             compiler = self.compiled.compiler
             names = frozenset(compiler.property_names | compiler.elements_of.get(resource_type, set()))
-            found = self.batch.table(resource_type, names, self.offset_ms)
+            coded = sought([self.compiled], resource_type) if self.narrows else None
+            found = self.batch.table(resource_type, names, self.offset_ms, coded)
+            self._retrieves_known = self._retrieves_known or compiler.retrieve_count
             found.source.zones |= compiler.zones
             self._tables[resource_type] = found
         return found
+
+    def _keep_up(self) -> bool:
+        """Begin anew when a definition compiled since may look for resources that were not read; says whether."""
+        late = self.compiled.compiler.retrieve_count != self._retrieves_known
+        if not late or all(table.coded is None for table in self._tables.values()):
+            return False
+        self.root = Frame(len(self.batch))
+        self._retrieves_known = 0
+        for known in (self._tables, self._definitions, self.retrieves):
+            known.clear()
+        return True
 
     def fail(self, frame: Frame, rows: BoolArray, node: Node, reason: str) -> None:
         """Record that the members behind ``rows`` cannot be evaluated."""
@@ -216,6 +235,8 @@ class Evaluation:
             raise MeasureError(f"library {library.label} has {len(matching)} functions {name!r} of {arity} operands")
         function = self.compiled.compiler.function(library, matching[0])
         assert function.body is not None  # noqa: S101 - narrows the type
+        if self._keep_up() and episodes is not None:
+            raise MeasureError(f"function {name!r} of {library.label} has to be compiled before there are episodes")
         if episodes is None:
             return self.value(function.body, self.root, Env())
         frame = self.root.child(episodes.member)

@@ -76,6 +76,8 @@ class Record:
 class ExplainingEvaluation(Evaluation):
     """An evaluation that keeps a :class:`Record` tree for each definition it computed."""
 
+    narrows = False  # one member's resources are few, and anything may be asked for
+
     def __init__(
         self, compiled: CompiledLibrary, batch: Batch, parameters: Mapping[str, object], now: datetime
     ) -> None:

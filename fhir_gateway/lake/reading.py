@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -17,24 +19,59 @@ class Only(NamedTuple):
     values: pa.Array
 
 
-def stored_rows(file: pq.ParquetFile, bucket: int, schema: pa.Schema, only: Only | None = None) -> pa.Table:
+class Footer(NamedTuple):
+    """What a file says of itself; files never change."""
+
+    metadata: pq.FileMetaData
+    schema: pa.Schema
+
+    def open(self, path: Path, numbered: Sequence[str] = ()) -> pq.ParquetFile:
+        """The file; ``numbered`` are Parquet columns of text to be read as numbers into a dictionary."""
+        return pq.ParquetFile(path, metadata=self.metadata, memory_map=True, read_dictionary=list(numbered))
+
+
+def footer(path: Path) -> Footer:
+    """The footer of a file, kept for the files that were read last: understanding it takes longer than a small read."""
+    return _kept(path) or _footer(path)
+
+
+def _footer(path: Path) -> Footer:
+    file = pq.ParquetFile(path, memory_map=True)
+    return Footer(file.metadata, file.schema_arrow)
+
+
+@lru_cache(maxsize=512)
+def _kept(path: Path) -> Footer | None:
+    """None for a long one. A part takes some 400 bytes: 200 MB at most for all, in practice a tenth of that."""
+    found = _footer(path)
+    return found if found.metadata.num_row_groups * found.metadata.num_columns <= 1024 else None
+
+
+def stored_rows(path: Path, bucket: int, schema: pa.Schema, only: Only | None = None) -> pa.Table:
     """A file's rows with exactly the columns of ``schema``: columns and nested fields that it lacks are null.
 
     ``_bucket`` is not in the file: it is the folder's.
     """
+    about = footer(path)
+    file = about.open(path)
     groups = list(range(file.num_row_groups))
     kept = None
     if only is not None:
-        groups = _groups_with(file, only)
+        groups = groups_with(about, only)
         found = file.read_row_groups(groups, columns=[only.column], use_threads=False)[only.column]
         kept = pc.indices_nonzero(pc.is_in(found, value_set=only.values))
     if kept is not None and len(kept) == 0:
         return schema.empty_table()
-    wanted = [file.schema.column(leaf).path for leaf in _leaves(file.schema_arrow, schema)]
+    wanted = [file.schema.column(leaf).path for leaf in leaves(about.schema, schema)]
     table = file.read_row_groups(groups, columns=wanted, use_threads=False)
     size = table.num_rows if wanted else sum(file.metadata.row_group(group).num_rows for group in groups)
     if kept is not None:
         table, size = table.take(kept), len(kept)
+    return laid_out(table, size, bucket, schema)
+
+
+def laid_out(table: pa.Table, size: int, bucket: int, schema: pa.Schema) -> pa.Table:
+    """``size`` rows of a file with exactly the columns of ``schema``."""
     there = set(table.column_names)
     columns = []
     for field in schema:
@@ -74,27 +111,27 @@ def _filled_type(wanted: pa.DataType, stored: Sequence[pa.DataType]) -> pa.DataT
     return pa.struct(fields or [wanted.field(0)])  # the element is there, if only with other parts
 
 
-def _groups_with(file: pq.ParquetFile, only: Only) -> list[int]:
+def groups_with(about: Footer, only: Only) -> list[int]:
     """Row groups that may hold such rows: those without statistics may."""
-    column = file.schema_arrow.names.index(only.column)  # our own columns are flat and come first
+    column = about.schema.names.index(only.column)  # our own columns are flat and come first
     bounds = pc.min_max(only.values)
     least, most = bounds["min"].as_py(), bounds["max"].as_py()
     found = []
-    for group in range(file.num_row_groups):
-        statistics = file.metadata.row_group(group).column(column).statistics
+    for group in range(about.metadata.num_row_groups):
+        statistics = about.metadata.row_group(group).column(column).statistics
         if statistics is None or not statistics.has_min_max or (statistics.min <= most and statistics.max >= least):
             found.append(group)
     return found
 
 
-def _leaves(stored: pa.Schema, wanted: pa.Schema) -> list[int]:
+def leaves(stored: pa.Schema, wanted: pa.Schema) -> list[int]:
     """Numbers of the Parquet columns behind the ``wanted`` columns that the file has."""
     chosen: list[int] = []
     first = 0
     for field in stored:
         if field.name in wanted.names:
             chosen += _leaves_below(field.type, wanted.field(field.name).type, first)
-        first += _leaf_count(field.type)
+        first += leaf_count(field.type)
     return chosen
 
 
@@ -108,13 +145,14 @@ def _leaves_below(stored: pa.DataType, wanted: pa.DataType, first: int) -> list[
     for field in stored:
         if wanted.get_field_index(field.name) >= 0:
             chosen += _leaves_below(field.type, wanted.field(field.name).type, at)
-        at += _leaf_count(field.type)
+        at += leaf_count(field.type)
     return chosen or [first]  # any leaf says where the element is there
 
 
-def _leaf_count(stored: pa.DataType) -> int:
+def leaf_count(stored: pa.DataType) -> int:
+    """How many Parquet columns a column is."""
     if pa.types.is_list(stored):
-        return _leaf_count(stored.value_type)
+        return leaf_count(stored.value_type)
     if pa.types.is_struct(stored):
-        return sum(_leaf_count(field.type) for field in stored)
+        return sum(leaf_count(field.type) for field in stored)
     return 1

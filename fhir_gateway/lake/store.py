@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -17,18 +18,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fhir_gateway.errors import ConfigurationError, InputError
+from fhir_gateway.lake.coded import Coded
 from fhir_gateway.lake.columns import belongs_to_patients, layout, table_schema
-from fhir_gateway.lake.commit import Commit
 from fhir_gateway.lake.links import bucket_of, read_links, update_links
 from fhir_gateway.lake.persons import PersonAssigner
 from fhir_gateway.lake.quarantine import QuarantinedLine, read_quarantine
 from fhir_gateway.lake.reading import Only
-from fhir_gateway.lake.replay import Edits, Replay
-from fhir_gateway.lake.staging import Progress
 from fhir_gateway.lake.tables import ResourceTable
 from fhir_gateway.lake.versions import LakeVersion, VersionLog, replace_file
 from fhir_gateway.r4 import spec
 from fhir_gateway.sources.models import Ledger, StagedPull
+
+if TYPE_CHECKING:  # and where it is used: the compiler of the walk takes a second and 110 MB, and readers need none
+    from fhir_gateway.lake.replay import Edits, Replay
+    from fhir_gateway.lake.staging import Progress
 
 #: Columns that every read gives.
 KEY_COLUMNS = ("_source", "id", "_member", "_bucket", "_last_updated")
@@ -114,6 +117,8 @@ class Lake:
         its own: what is refused again stays in quarantine under its file and line. A line is as old as its pull: what
         came or was deleted since is not overwritten, unless ``meta`` says that the line is newer.
         """
+        from fhir_gateway.lake.replay import Replay  # local: it brings the compiler
+
         with self._log.writing():
             version = next(iter(self._quarantines(pull_id)), None)  # one: a pull is one version, a replay stands for it
             if version is None or version.quarantine is None:
@@ -132,17 +137,31 @@ class Lake:
         replay: Replay | None = None,
     ) -> Ledger:
         """Make the next version; the caller holds the writer's place."""
+        from fhir_gateway.lake.commit import Commit  # local: it brings the compiler
+
         base = self._log.latest
         self._roll_back(base)
         scratch = self._log.folder / "scratch"
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
         with tempfile.TemporaryDirectory(dir=scratch, ignore_cleanup_errors=True) as folder:
+            opened = {**self._tables}  # a reader's own, until the version is there
             commit = Commit(
-                self.root, self._log, base, self.buckets, Path(folder), pull, persons, progress, deletions, replay
+                self.root,
+                self._log,
+                base,
+                self.buckets,
+                Path(folder),
+                pull,
+                persons,
+                progress,
+                deletions,
+                replay,
+                opened,
             )
             manifest = commit.run()
             self._log.add(manifest)
+            self._tables = opened
         return manifest.ledger
 
     def reassign(self, persons: PersonAssigner) -> int:
@@ -179,6 +198,7 @@ class Lake:
         version: int | None = None,
         members: pa.Array | None = None,
         *,
+        coded: Coded | None = None,
         sparse: bool = False,
     ) -> pa.Table:
         """Newest row of each resource, sorted by ``_member`` (nulls last), ``_source``, ``id``.
@@ -187,7 +207,9 @@ class Lake:
         in the layout of :func:`fhir_gateway.r4.spec.column_structure`, and ``_raw``, the exact JSON. What was never
         filled is null. Parts of elements are asked for by path (``code.coding.system``): the column then has only
         these. With ``bucket``, only that bucket's members, and with ``members`` only these; types that belong to no
-        patient come whole. ``sparse`` leaves out columns and parts of them that nothing read here fills.
+        patient come whole. ``coded`` names paths to codes (``code.coding.code``) and the codes that are wanted there:
+        every resource that has one of them is read, of the others any may be left out. ``sparse`` leaves out columns
+        and parts of them that nothing read here fills.
         """
         if resource_type not in spec.resource_types():
             raise InputError(f"{resource_type} is not an R4 resource type")
@@ -201,13 +223,13 @@ class Lake:
             members = None
         only = None if members is None else Only("_member", members)
         if not state.superseded:
-            parts = table.read(state.delta_version, schema, chosen, only, sparse=sparse)
+            parts = table.read(state.delta_version, schema, chosen, only, coded=coded, sparse=sparse)
             if len(parts) < 2:
                 return parts[0] if parts else schema.empty_table()  # a file is in reading order
             rows = pa.concat_tables(parts)
             return rows.take(_newest_in_order(rows, superseded=False))
-        if only is not None:  # what a member had may be another member's now
-            ids = table.read(state.delta_version, pa.schema([schema.field("id")]), chosen, only)
+        if only is not None or coded is not None:  # what was a member's or so coded may not be now
+            ids = table.read(state.delta_version, pa.schema([schema.field("id")]), chosen, only, coded=coded)
             only = Only("id", pc.unique(pa.concat_tables(ids)["id"])) if ids else None
             if only is None:
                 return schema.empty_table()

@@ -23,10 +23,13 @@ from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
+from fhir_gateway.lake.coded import Coded, coded_rows
 from fhir_gateway.lake.columns import OWN_COLUMNS, table_schema
-from fhir_gateway.lake.reading import Only, filled, stored_rows
+from fhir_gateway.lake.reading import Only, filled, footer, stored_rows
 
 NO_BUCKET = -1
+#: A file with fewer rows is read whole faster than its codes are looked at first.
+FEW_ROWS = 8192
 _BUCKET_FIELD = pa.field("_bucket", pa.int32())
 _CONFIGURATION = {
     "delta.dataSkippingNumIndexedCols": "0",  # readers choose files by bucket; statistics of 600 leaves serve nobody
@@ -83,21 +86,25 @@ class ResourceTable:
         buckets: Callable[[int], bool],
         only: Only | None = None,
         *,
+        coded: Coded | None = None,
         sparse: bool = False,
     ) -> list[pa.Table]:
         """Rows of the chosen buckets with exactly the columns of ``schema``, one table for each file that has any.
 
+        With ``coded`` only rows that have one of these codes, but all of small files.
+
         ``sparse`` leaves out the columns and parts that none of these files has. A file's rows come in reading order:
         by ``_member`` (nulls last), ``_source``, ``id``.
         """
-        chosen = [
-            (pq.ParquetFile(file.path, memory_map=True), file.bucket)
-            for file in self.files(version)
-            if buckets(file.bucket)
-        ]
+        chosen = [file for file in self.files(version) if buckets(file.bucket)]
         if sparse:
-            schema = filled(schema, [file.schema_arrow for file, _ in chosen])
-        parts = (stored_rows(file, bucket, schema, only) for file, bucket in chosen)
+            schema = filled(schema, [footer(file.path).schema for file in chosen])
+        parts = (
+            stored_rows(file.path, file.bucket, schema, only)
+            if coded is None or footer(file.path).metadata.num_rows < FEW_ROWS
+            else coded_rows(file.path, file.bucket, schema, only, coded)
+            for file in chosen
+        )
         return [part for part in parts if part.num_rows]
 
     def append(self, files: Iterable[StoredFile]) -> int:

@@ -17,13 +17,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fhir_gateway.cql import Batch
+from fhir_gateway.cql.sought import Coded
 from fhir_gateway.identity.encounters import PATHS, same_events
 from fhir_gateway.lake.claims import DIRECTORY_SCHEMA
 from fhir_gateway.r4 import spec
 
 #: ``once``: copies of one visit count once; ``all``: everything that was sent counts.
 Copies = Literal["once", "all"]
-Read = Callable[[str, Sequence[str]], pa.Table]
+Read = Callable[..., pa.Table]
 
 #: Elements of Encounter whose codes are joined: what a visit was may be known to one source in words of its own only.
 CODES = ("type", "reasonCode")
@@ -48,8 +49,14 @@ class EncounterCopies:
         """How many Encounters are left out."""
         return len(self._found()[0])
 
-    def read(self, resource_type: str, columns: Sequence[str]) -> pa.Table:
+    def read(self, resource_type: str, columns: Sequence[str], coded: Coded | None = None) -> pa.Table:
         """Rows of a type without copies, or with references to the Encounters that stand for them."""
+        narrowed = () if coded is None else (coded,)
+        if resource_type == "Encounter" and coded is not None:
+            if self._known is None:
+                self._known = _of_one_source(self._read(resource_type, ()))
+            if self._known is None or self.count:
+                narrowed = ()  # the one that stands for its copies has their codes
         if resource_type == "Encounter" and self._known is None:
             rows = self._read(resource_type, [*columns, *PATHS])  # reading twice takes longer than reading more
             self._found(rows)
@@ -57,7 +64,7 @@ class EncounterCopies:
             unasked = {path.partition(".")[0] for path in PATHS} - wanted
             rows = rows.drop_columns([name for name in unasked if name in rows.column_names])
         else:
-            rows = self._read(resource_type, columns)
+            rows = self._read(resource_type, columns, *narrowed)
         pointing = [name for name in _to_encounters(resource_type) if name in rows.column_names]
         if (resource_type != "Encounter" and not pointing) or not self.count:
             return rows
@@ -75,9 +82,9 @@ class EncounterCopies:
         return self._known
 
     def _find(self, rows: pa.Table) -> tuple[pa.Array, pa.Array]:
-        none = pa.array([], pa.string())
-        if pc.count_distinct(rows["_source"]).as_py() < 2:
-            return none, none
+        nothing = _of_one_source(rows)
+        if nothing is not None:
+            return nothing
         sources = rows.select(["_member", "_source"]).group_by("_member").aggregate([("_source", "count_distinct")])
         members = sources.filter(pc.greater(sources["_source_count_distinct"], 1))["_member"].combine_chunks()
         rows = _looked_at(rows.filter(pc.is_in(rows["_member"], value_set=members)))
@@ -132,8 +139,14 @@ class WithoutCopies(Batch):
 
     def __init__(self, members: pa.Array, copies: EncounterCopies) -> None:
         """The members, and what their rows are read through."""
-        super().__init__(members, copies.read)
+        super().__init__(members, copies.read, narrows=True)
         self.copies = copies
+
+
+def _of_one_source(rows: pa.Table) -> tuple[pa.Array, pa.Array] | None:
+    """No copies, if all rows are of one source; None when it has to be looked."""
+    none = pa.array([], pa.string())
+    return (none, none) if pc.count_distinct(rows["_source"]).as_py() < 2 else None
 
 
 def left_out(count: int) -> tuple[str, ...]:

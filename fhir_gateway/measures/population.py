@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fhir_gateway.cql import Batch
+from fhir_gateway.cql.sought import Coded
 from fhir_gateway.errors import InputError
 from fhir_gateway.lake.claims import ORGANIZATION_COLUMNS, PRACTITIONER_COLUMNS, ROLE_COLUMNS, providers
 from fhir_gateway.measures.copies import Copies, EncounterCopies, WithoutCopies
@@ -24,7 +25,7 @@ from fhir_gateway.r4 import spec
 from fhir_gateway.terminology.concept_maps import CodeMap
 
 Resource = Mapping[str, Any]
-Read = Callable[[str, Sequence[str]], pa.Table]
+Read = Callable[..., pa.Table]
 
 #: Columns every table read from a population has, besides those asked for.
 ROW_COLUMNS: Mapping[str, pa.DataType] = {
@@ -76,11 +77,13 @@ class ReadableLake(Protocol):
         version: int | None = None,
         members: pa.Array | None = None,
         *,
+        coded: Coded | None = None,
         sparse: bool = False,
     ) -> pa.Table:
         """Newest rows of a type; with ``members`` only theirs, and those that belong to no member.
 
-        ``sparse`` leaves out columns and parts that nothing fills.
+        With ``coded`` rows without any of these codes may be left out. ``sparse`` leaves out columns and parts that
+        nothing fills.
         """
 
 
@@ -172,7 +175,9 @@ class LakePopulation:
     def batch(self, cut: Slice) -> Batch:
         """The batch of a slice."""
 
-        def read(resource_type: str, columns: Sequence[str]) -> pa.Table:
+        def read(resource_type: str, columns: Sequence[str], coded: Coded | None = None) -> pa.Table:
+            if coded is not None and self._maps:
+                coded = {path: self._maps.with_sources(codes) for path, codes in coded.items()}
             own = resource_type == "Patient" or spec.patient_element(resource_type) is not None
             tables = [
                 self._lake.read(
@@ -181,6 +186,7 @@ class LakePopulation:
                     bucket=bucket,
                     version=self._version,
                     members=None if cut.whole else cut.members,
+                    coded=coded,
                     sparse=True,
                 )
                 for bucket in (cut.buckets if own else (None,))
@@ -189,7 +195,7 @@ class LakePopulation:
             return self._maps.apply(table) if self._maps else table
 
         if self.copies == "all":
-            return Batch(cut.members, read)
+            return Batch(cut.members, read, narrows=True)
         return WithoutCopies(cut.members, EncounterCopies(read, self._directory))
 
     def _directory(self) -> pa.Table:

@@ -6,12 +6,13 @@ retrieves, which are told apart by the codes themselves: value sets of the same 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from fhir_gateway.cql import Batch, CompiledLibrary
 from fhir_gateway.cql.batch import ResourceTable
-from fhir_gateway.cql.referenced import Route, is_owned, routes
+from fhir_gateway.cql.referenced import is_owned, routes
+from fhir_gateway.cql.sought import Coded, sought
 
 
 class SharedBatch(Batch):
@@ -19,21 +20,25 @@ class SharedBatch(Batch):
 
     def __init__(self, batch: Batch, libraries: Sequence[CompiledLibrary]) -> None:
         """The members and tables of ``batch``."""
-        self._tables: dict[tuple[str, tuple[Route, ...], int], ResourceTable] = {}
-        self._rows: dict[tuple[str, tuple[str, ...]], Any] = {}
+        self._tables: dict[Hashable, ResourceTable] = {}
+        self._rows: dict[Hashable, Any] = {}
         self.batch = batch
+        self._libraries = libraries
         self._compilers = [library.compiler for library in libraries]
-        super().__init__(batch.members, self._read_once)
+        super().__init__(batch.members, self._read_once, narrows=batch.narrows)
 
-    def table(self, resource_type: str, names: frozenset[str], offset_ms: int) -> ResourceTable:
-        """The resources of one type; read when the first library asks for them."""
+    def table(
+        self, resource_type: str, names: frozenset[str], offset_ms: int, coded: Coded | None = None
+    ) -> ResourceTable:
+        """The resources of one type that any library looks for; read when the first one asks for them."""
+        coded = sought(self._libraries, resource_type) if coded is not None and self.narrows else None
         of_members = is_owned(resource_type)
         # whose record a resource without a patient is in depends on the references that a library names
         through = () if of_members else routes(resource_type, names)
-        key = (resource_type, through, offset_ms)
+        key = (resource_type, through, offset_ms, _hashable(coded))
         if key not in self._tables:
             every = self._names(resource_type) | names if of_members else names
-            made = self._tables[key] = super().table(resource_type, every, offset_ms)
+            made = self._tables[key] = super().table(resource_type, every, offset_ms, coded)
             made.source.zones = any(compiler.zones for compiler in self._compilers)
         return self._tables[key]
 
@@ -41,8 +46,12 @@ class SharedBatch(Batch):
         named = (c.property_names | c.elements_of.get(resource_type, set()) for c in self._compilers)
         return frozenset().union(*named)
 
-    def _read_once(self, resource_type: str, columns: Sequence[str]) -> Any:
-        key = (resource_type, tuple(columns))
+    def _read_once(self, resource_type: str, columns: Sequence[str], coded: Coded | None = None) -> Any:
+        key = (resource_type, tuple(columns), _hashable(coded))
         if key not in self._rows:
-            self._rows[key] = self.batch.read(resource_type, columns)
+            self._rows[key] = self.batch.read(resource_type, columns, coded)
         return self._rows[key]
+
+
+def _hashable(coded: Coded | None) -> Hashable:
+    return None if coded is None else frozenset(coded.items())

@@ -63,6 +63,11 @@ class CodeMap:
                 rows = rows.set_column(number, field, pa.chunked_array(chunks, field.type))
         return rows
 
+    def with_sources(self, codes: frozenset[str]) -> frozenset[str]:
+        """Codes and those that may be mapped to one of them, whatever their systems are."""
+        mapped = self.table.filter(pc.is_in(self.table["to_code"], value_set=pa.array(codes, pa.string())))
+        return codes | frozenset(mapped["from_code"].to_pylist())
+
     def reading(self, read: Callable[..., pa.Table]) -> Callable[..., pa.Table]:
         """A reader of tables that maps what ``read`` gives."""
 

@@ -14,9 +14,10 @@ from fhir_gateway.cql.compile import Node, Scope, combine
 from fhir_gateway.cql.elm import Elm
 from fhir_gateway.cql.forms.filters import item_filters
 from fhir_gateway.cql.frame import Env, Frame
-from fhir_gateway.cql.operators.terminology import Pairs, coded_mask, codes_of
+from fhir_gateway.cql.operators.terminology import Pairs, coded_mask
 from fhir_gateway.cql.profiles import not_done_of, profile_filter
 from fhir_gateway.cql.registry import form
+from fhir_gateway.cql.sought import pairs_of
 from fhir_gateway.cql.typespec import local_name
 from fhir_gateway.cql.values import BoolArray, ListVec, ValueSetVec, Vec
 from fhir_gateway.r4 import spec
@@ -63,6 +64,9 @@ def retrieve(scope: Scope, elm: Elm) -> Node:
         scope.library.label,
         scope.library.digest(elm.get("codes") or "") if of_table is not None else "",
     )
+    by_name = elm.get("codeComparator") == "~" and profile is not None and profile.is_negation
+    sought = None if of_table is None or by_name else (str(code_property), of_table)
+    scope.compiler.retrieves.setdefault(resource_type, {})[key] = sought
 
     def run(evaluation: Any, frame: Frame, env: Env) -> Vec:
         if key not in evaluation.retrieves:
@@ -84,12 +88,9 @@ def retrieve(scope: Scope, elm: Elm) -> Node:
         refused: str | None = None  # the value set that may be named instead of a code
         if of_table is not None:
             wanted = evaluation.constant(of_table)
-            if isinstance(wanted, ValueSetVec):
-                pairs = evaluation.compiled.compiler.value_sets.resolve(wanted.url, wanted.version).codes
-                if elm.get("codeComparator") == "~" and profile and profile.is_negation:
-                    refused = wanted.url
-            else:
-                pairs = codes_of(wanted)
+            pairs = pairs_of(evaluation.compiled, wanted)
+            if by_name and isinstance(wanted, ValueSetVec):
+                refused = wanted.url
         same = (profile, code_property, pairs, refused)
         found: ListVec = table.retrieved(same, lambda: matching(table, pairs, refused))
         return found

@@ -167,6 +167,7 @@ class BucketedLake:
         version: int | None = None,
         members: pa.Array | None = None,
         *,
+        coded: Any = None,
         sparse: bool = False,
     ) -> pa.Table:
         assert version == 7
