@@ -59,7 +59,7 @@ class Crosswalk:
         """
         ids = patient_ids.combine_chunks() if isinstance(patient_ids, pa.ChunkedArray) else patient_ids
         with snapshot(self._engine) as connection:
-            stored = store.patients_of(connection, source, pc.unique(ids))
+            stored = store.assigned(connection, source, pc.unique(ids))
         found = stored["person"].combine_chunks().take(pc.index_in(ids, value_set=stored["id"].combine_chunks()))
         return pc.coalesce(found, _provisional(source, ids)) if found.null_count else found
 

@@ -24,7 +24,7 @@ from fhir_gateway.errors import LedgerError, Location
 from fhir_gateway.lake.deleting import doomed_rows
 from fhir_gateway.lake.links import Links, read_links, update_links
 from fhir_gateway.lake.persons import PersonAssigner
-from fhir_gateway.lake.placing import STORED_COLUMNS, Placement, place
+from fhir_gateway.lake.placing import STORED_COLUMNS, Placement, clear, place
 from fhir_gateway.lake.quarantine import QuarantineWriter
 from fhir_gateway.lake.replay import Replay
 from fhir_gateway.lake.staging import Progress, StagedLines, stage
@@ -44,7 +44,7 @@ class Commit:
     """The commit of ``pull`` on top of lake version ``base``; ``folder`` is scratch space on the lake's disk.
 
     ``deletions`` are the ids, by resource type, that the source says are gone; with ``replay`` the lines are refused
-    ones of before.
+    ones of before. ``opened`` are tables whose logs are read already; it gains those that the commit opens.
     """
 
     root: Path
@@ -57,10 +57,10 @@ class Commit:
     progress: Progress | None = None
     deletions: Mapping[str, Collection[str]] = field(default_factory=dict)
     replay: Replay | None = None
+    opened: dict[str, ResourceTable] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.version = self.base + 1
-        self._tables: dict[str, ResourceTable] = {}
         self.before: Mapping[str, TableState] = self.log.tables(self.base)
 
     def run(self) -> LakeVersion:
@@ -81,6 +81,7 @@ class Commit:
         finally:
             quarantine.close()
         placements = {name: self._place(name, lines) for name in sorted(lines.rows)}
+        clear(self.connection)
         doomed = {name: rows for name in sorted(self.deletions) if (rows := self._doomed(name, lines)) is not None}
         ledger = self._ledger(lines, placements, doomed)
         known = self.log.get(self.base).links if self.base else None
@@ -101,13 +102,14 @@ class Commit:
         )
 
     def _table(self, resource_type: str) -> ResourceTable:
-        return self._tables.setdefault(resource_type, ResourceTable(self.root, resource_type))
+        return self.opened.setdefault(resource_type, ResourceTable(self.root, resource_type))
 
     def _place(self, resource_type: str, lines: StagedLines) -> Placement:
         state = self.before.get(resource_type)
         old = None
         if state is not None:
-            old = self._table(resource_type).scan(state.delta_version, STORED_COLUMNS)
+            ids = lines.rows[resource_type].few_ids()
+            old = self._table(resource_type).scan(state.delta_version, STORED_COLUMNS, ids)
         arrived = self.replay.version if self.replay else self.version
         return place(self.connection, resource_type, self.pull.source, lines.rows[resource_type].heads(), old, arrived)
 

@@ -25,8 +25,9 @@ def doomed_rows(
     Ids that were never stored or are deleted already have no row. ``brought`` are the ids that the same pull brings:
     what a source sends is there, whatever its list of deletions says.
     """
-    connection.register("stored_rows", table.scan(version, _COLUMNS))
-    connection.register("asked", pa.table({"id": pa.array(sorted(set(ids)), pa.string())}))
+    asked = pa.array(sorted(set(ids)), pa.string())
+    connection.register("stored_rows", table.scan(version, _COLUMNS, asked))
+    connection.register("asked", pa.table({"id": asked}))
     connection.register("brought", pa.table({"id": brought}))
     found: pa.Table = connection.sql(
         """

@@ -17,8 +17,8 @@ class Placement:
     """Fate of the staged rows of one type.
 
     ``accepted`` is the name of a table in the connection with the rows to write: ``_order`` of the staged row, ``id``,
-    ``_patient``, ``_size`` of its text, and ``old_bucket`` and ``old_member`` of the row it replaces (both null when
-    there is none).
+    ``_patient``, ``_size`` of its text, ``old_bucket`` and ``old_member`` of the row it replaces (both null when there is
+    none), and its ``fate``.
     """
 
     stored: int
@@ -67,37 +67,40 @@ def place(
             "and f.updated is not distinct from b.updated and f.version is not distinct from b.version",
         )
     _load_old(connection, source, old)
+    accepted = f"accepted_{resource_type}"
     connection.execute(
         f"""
-        create or replace temp table decided as
-        select b._order, b.id, b._patient, b._size,
-            case when not o.deleted then o.bucket end as old_bucket,
-            case when not o.deleted then o.member end as old_member,
-            case when o.id is null or (o.deleted and o.seq <= $arrived) then 'stored'
-                 when o.deleted then 'unchanged'
-                 when coalesce(o.content = b.content, false)
-                      or coalesce(b.updated < o.updated, false)
-                      or (coalesce(b.updated = o.updated, true) and coalesce(b.version < o.version, false))
-                      or (coalesce(b.updated = o.updated, true) and coalesce(b.version = o.version, true)
-                          and o.seq > $arrived)
-                 then 'unchanged'
-                 else 'replaced' end as fate
-        from {best} b left join old o using (id)
-        """,  # noqa: S608 - one of two fixed table names
+        create or replace table {accepted} as
+        select * from (
+            select b._order, b.id, b._patient, b._size,
+                case when not o.deleted then o.bucket end as old_bucket,
+                case when not o.deleted then o.member end as old_member,
+                case when o.id is null or (o.deleted and o.seq <= $arrived) then 'stored'
+                     when o.deleted then 'unchanged'
+                     when coalesce(o.content = b.content, false)
+                          or coalesce(b.updated < o.updated, false)
+                          or (coalesce(b.updated = o.updated, true) and coalesce(b.version < o.version, false))
+                          or (coalesce(b.updated = o.updated, true) and coalesce(b.version = o.version, true)
+                              and o.seq > $arrived)
+                     then 'unchanged'
+                     else 'replaced' end as fate
+            from {best} b left join old o using (id)
+        ) where fate <> 'unchanged'
+        """,  # noqa: S608 - one of two fixed table names, and the name of an R4 type
         {"arrived": arrived},
     )
     stored, replaced = _row(
-        connection, "select count(*) filter (fate = 'stored'), count(*) filter (fate = 'replaced') from decided"
+        connection,
+        f"select count(*) filter (fate = 'stored'), count(*) filter (fate = 'replaced') from {accepted}",  # noqa: S608
     )
-    accepted = f"accepted_{resource_type}"
-    connection.execute(
-        f"create or replace table {accepted} as "  # noqa: S608 - the name of an R4 type
-        "select _order, id, _patient, _size, old_bucket, old_member from decided where fate <> 'unchanged'"
-    )
-    for name in ("fresh", "best", "old", "decided"):
-        connection.execute(f"drop table if exists {name}")
     replaced += repeated
     return Placement(stored, replaced, total - stored - replaced, accepted)
+
+
+def clear(connection: duckdb.DuckDBPyConnection) -> None:
+    """Drop what placing needed beside the accepted rows."""
+    for name in ("fresh", "best", "old"):
+        connection.execute(f"drop table if exists {name}")
 
 
 def _row(connection: duckdb.DuckDBPyConnection, query: str) -> tuple[int, ...]:

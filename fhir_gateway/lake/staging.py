@@ -67,6 +67,12 @@ class StagedRows:
         fields = [CHECKED.get_field_index(name) for name in _HEAD]
         return pa.RecordBatchReader.from_batches(schema, (b.select(_HEAD) for b in self._batches(fields)))
 
+    def few_ids(self) -> pa.ChunkedArray | None:
+        """The ids of all rows, when they are few enough to be held in memory beside the rest."""
+        if self._writer is not None:
+            return None
+        return pa.chunked_array([batch["id"] for batch in self._held], pa.string())
+
     def _batches(self, fields: list[int] | None) -> Iterator[pa.RecordBatch]:
         if self._writer is not None:
             # not mapped into memory: mapped pages count as ours until somebody else needs the memory

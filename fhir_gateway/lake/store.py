@@ -145,7 +145,6 @@ class Lake:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
         with tempfile.TemporaryDirectory(dir=scratch, ignore_cleanup_errors=True) as folder:
-            opened = {**self._tables}  # a reader's own, until the version is there
             commit = Commit(
                 self.root,
                 self._log,
@@ -157,11 +156,14 @@ class Lake:
                 progress,
                 deletions,
                 replay,
-                opened,
+                self._tables,
             )
-            manifest = commit.run()
-            self._log.add(manifest)
-            self._tables = opened
+            try:
+                manifest = commit.run()
+                self._log.add(manifest)
+            except BaseException:
+                self._tables = {}  # they know of files that no manifest names
+                raise
         return manifest.ledger
 
     def reassign(self, persons: PersonAssigner) -> int:
@@ -184,7 +186,8 @@ class Lake:
         for path in sorted(self.root.iterdir()):
             if path.name in spec.resource_types():
                 state = states.get(path.name)
-                ResourceTable(self.root, path.name).roll_back(state.delta_version if state else None)
+                if ResourceTable(self.root, path.name).roll_back(state.delta_version if state else None):
+                    self._tables.pop(path.name, None)
 
     def types(self, version: int | None = None) -> tuple[str, ...]:
         """Resource types with a table."""

@@ -11,12 +11,13 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
@@ -30,6 +31,7 @@ from fhir_gateway.lake.reading import Only, filled, footer, stored_rows
 NO_BUCKET = -1
 #: A file with fewer rows is read whole faster than its codes are looked at first.
 FEW_ROWS = 8192
+_FEW_IDS = 1 << 16  # ids that are worth looking for row group by row group
 _BUCKET_FIELD = pa.field("_bucket", pa.int32())
 _CONFIGURATION = {
     "delta.dataSkippingNumIndexedCols": "0",  # readers choose files by bucket; statistics of 600 leaves serve nobody
@@ -58,8 +60,10 @@ class ResourceTable:
     def files(self, version: int) -> tuple[StoredFile, ...]:
         """Files of a Delta version, sorted by bucket and name."""
         if version not in self._files:
-            self._delta = DeltaTable(str(self.path), version=version)
-            self._files[version] = self._listed(self._delta)
+            table = DeltaTable(str(self.path), version=version)
+            self._files[version] = self._listed(table)
+            if self._delta is None:
+                self._delta = table
         return self._files[version]
 
     def _listed(self, table: DeltaTable) -> tuple[StoredFile, ...]:
@@ -68,8 +72,17 @@ class ResourceTable:
         found = (StoredFile(self.path / path, int(b), rows or 0) for path, b, rows in zip(*columns, strict=True))
         return tuple(sorted(found, key=lambda f: (f.bucket, f.path)))
 
-    def scan(self, version: int, columns: Sequence[str]) -> pa.RecordBatchReader:
-        """Stream our own columns (and ``_bucket``) of all rows ever written up to a Delta version."""
+    def scan(
+        self, version: int, columns: Sequence[str], ids: pa.Array | pa.ChunkedArray | None = None
+    ) -> pa.RecordBatchReader:
+        """Stream our own columns (and ``_bucket``) of all rows ever written up to a Delta version.
+
+        With few ``ids`` only the rows of resources that have one of them; with many of them others too.
+        """
+        if ids is not None and len(ids) <= _FEW_IDS:
+            own = pa.schema([*OWN_COLUMNS, _BUCKET_FIELD])
+            schema = pa.schema([own.field(name) for name in columns])
+            return pa.RecordBatchReader.from_batches(schema, self._rows_of(version, schema, ids))
         fragments = ds.dataset(
             [str(file.path) for file in self.files(version)],
             schema=pa.schema([*OWN_COLUMNS, _BUCKET_FIELD]),
@@ -78,6 +91,24 @@ class ResourceTable:
             partitioning=ds.partitioning(pa.schema([_BUCKET_FIELD]), flavor="hive"),
         )
         return fragments.scanner(columns=list(columns)).to_reader()
+
+    def _rows_of(self, version: int, schema: pa.Schema, ids: pa.Array | pa.ChunkedArray) -> Iterator[pa.RecordBatch]:
+        """Rows of some resources; of a row group that has none only the ids are read."""
+        values = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
+        stored = [name for name in schema.names if name != _BUCKET_FIELD.name]
+        for listed in self.files(version):
+            with pq.ParquetFile(listed.path, read_dictionary=["_source", "_member"]) as file:
+                for group in range(file.num_row_groups):
+                    found = file.read_row_group(group, ["id"], use_threads=False)["id"]
+                    places = pc.indices_nonzero(pc.is_in(found, value_set=values))
+                    if not len(places):
+                        continue
+                    rows = file.read_row_group(group, stored, use_threads=False).take(places)
+                    if _BUCKET_FIELD.name in schema.names:
+                        rows = rows.append_column(
+                            _BUCKET_FIELD, pa.repeat(pa.scalar(listed.bucket, pa.int32()), len(places))
+                        )
+                    yield from rows.select(schema.names).cast(schema).to_batches()
 
     def read(
         self,
@@ -132,6 +163,8 @@ class ResourceTable:
         table.create_write_transaction(actions, "append", schema, ["_bucket"])
         table.update_incremental()
         version = int(table.version())
+        self._delta = table
+        self._files[version] = self._listed(table)
         _sync(self.path / "_delta_log" / f"{version:020d}.json")
         return version
 
@@ -141,9 +174,10 @@ class ResourceTable:
             self._delta.update_incremental()
             return self._delta
         try:
-            return DeltaTable(str(self.path))
+            self._delta = DeltaTable(str(self.path))
         except TableNotFoundError:
             return None
+        return self._delta
 
     def roll_back(self, version: int | None) -> bool:
         """Undo what came after ``version`` (None: the table must not exist); says whether there was anything."""
