@@ -20,12 +20,13 @@ import pyarrow.compute as pc
 from fhir_gateway.errors import ConfigurationError, InputError
 from fhir_gateway.lake.coded import Coded
 from fhir_gateway.lake.columns import belongs_to_patients, layout, table_schema
+from fhir_gateway.lake.kept import KeptTables
 from fhir_gateway.lake.links import bucket_of, read_links, update_links
 from fhir_gateway.lake.persons import PersonAssigner
 from fhir_gateway.lake.quarantine import QuarantinedLine, read_quarantine
 from fhir_gateway.lake.reading import Only
 from fhir_gateway.lake.tables import ResourceTable
-from fhir_gateway.lake.versions import LakeVersion, VersionLog, replace_file
+from fhir_gateway.lake.versions import LakeVersion, TableState, VersionLog, replace_file
 from fhir_gateway.r4 import spec
 from fhir_gateway.sources.models import Ledger, StagedPull
 
@@ -56,6 +57,7 @@ class Lake:
         self.buckets = buckets
         self._log = VersionLog(root / "_lake")
         self._tables: dict[str, ResourceTable] = {}
+        self._kept = KeptTables()
 
     @classmethod
     def open(cls, url: str | Path, buckets: int = 8) -> Lake:
@@ -220,10 +222,24 @@ class Lake:
         state = self._log.tables(self.version if version is None else version).get(resource_type)
         if state is None:
             return schema.empty_table()
+        if belongs_to_patients(resource_type):
+            return self._rows(resource_type, schema, state, bucket, members, coded, sparse)
+        key = (resource_type, state, tuple(columns or ()), sparse)
+        return self._kept.get(key, lambda: self._rows(resource_type, schema, state, None, None, None, sparse))
+
+    def _rows(
+        self,
+        resource_type: str,
+        schema: pa.Schema,
+        state: TableState,
+        bucket: int | None,
+        members: pa.Array | None,
+        coded: Coded | None,
+        sparse: bool,
+    ) -> pa.Table:
+        """The newest rows of a state of a table."""
         table = self._tables.setdefault(resource_type, ResourceTable(self.root, resource_type))
         chosen = _places(resource_type, bucket, members, self.buckets)
-        if not belongs_to_patients(resource_type):
-            members = None
         only = None if members is None else Only("_member", members)
         if not state.superseded:
             parts = table.read(state.delta_version, schema, chosen, only, coded=coded, sparse=sparse)
