@@ -97,8 +97,13 @@ def referenced_rows(
     """
     tables, links = {resource_type: table}, []
     found = {resource_type: [_owned(members, table)]}
-    for route in routes(resource_type, names):
-        referring = read(route.source, [".".join((*route.path, "reference"))])
+    through = routes(resource_type, names)
+    paths: dict[str, list[str]] = {}
+    for route in through:
+        paths.setdefault(route.source, []).append(".".join((*route.path, "reference")))
+    read_once = cache(lambda source: read(source, paths[source]))
+    for route in through:
+        referring = read_once(route.source)
         rows, targets = _resolved(referring, route, tables[route.target])
         if is_owned(route.source):
             owner = _positions(members, referring)[rows]
