@@ -28,7 +28,7 @@ from fhir_gateway.lake.placing import STORED_COLUMNS, Placement, clear, place
 from fhir_gateway.lake.quarantine import QuarantineWriter
 from fhir_gateway.lake.replay import Replay
 from fhir_gateway.lake.staging import Progress, StagedLines, stage
-from fhir_gateway.lake.tables import ResourceTable
+from fhir_gateway.lake.tables import FEW_IDS, ResourceTable
 from fhir_gateway.lake.typed import typed_rows
 from fhir_gateway.lake.versions import LakeVersion, TableState, VersionLog
 from fhir_gateway.lake.writing import Writing
@@ -106,10 +106,12 @@ class Commit:
 
     def _place(self, resource_type: str, lines: StagedLines) -> Placement:
         state = self.before.get(resource_type)
-        old = None
+        old: pa.RecordBatchReader | pa.Table | None = None
         if state is not None:
             ids = lines.rows[resource_type].few_ids()
             old = self._table(resource_type).scan(state.delta_version, STORED_COLUMNS, ids)
+            if ids is not None and len(ids) <= FEW_IDS:
+                old = old.read_all()
         arrived = self.replay.version if self.replay else self.version
         return place(self.connection, resource_type, self.pull.source, lines.rows[resource_type].heads(), old, arrived)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,7 @@ class Placement:
     """Fate of the staged rows of one type.
 
     ``accepted`` is the name of a table in the connection with the rows to write: ``_order`` of the staged row, ``id``,
-    ``_patient``, ``_size`` of its text, ``old_bucket`` and ``old_member`` of the row it replaces (both null when there is
+    ``_patient``, ``_size`` of its text, ``old_bucket`` and ``old_member`` of the row it replaces (null when there is
     none), and its ``fate``.
     """
 
@@ -31,19 +32,22 @@ class Placement:
 STORED_COLUMNS = ("_source", "id", "_member", "_last_updated", "_version", "_seq", "_deleted", "_hash", "_bucket")
 
 
+_NEWEST = "qualify 1 = row_number() over (partition by id order by _seq desc, _deleted)"
+
+
 def place(
     connection: duckdb.DuckDBPyConnection,
     resource_type: str,
     source: str,
     staged: pa.RecordBatchReader,
-    old: pa.RecordBatchReader | None,
+    old: pa.RecordBatchReader | pa.Table | None,
     arrived: int,
 ) -> Placement:
     """Compare rows staged from ``source`` with each other and with those stored (None: there are none).
 
-    ``old`` has the ``STORED_COLUMNS`` of all sources; several rows of an id are its history. ``arrived`` is the lake
-    version that the staged rows came with: that of the commit, or for replayed lines the earlier one that refused them.
-    What was written or deleted since has arrived later.
+    ``old`` has the ``STORED_COLUMNS`` of all sources, as a table where only rows of the staged ids are in it; several
+    rows of an id are its history. ``arrived`` is the lake version that the staged rows came with: that of the commit,
+    or for replayed lines the earlier one that refused them. What was written or deleted since has arrived later.
     """
     connection.register("staged", staged)
     connection.execute(
@@ -108,7 +112,7 @@ def _row(connection: duckdb.DuckDBPyConnection, query: str) -> tuple[int, ...]:
     return tuple(row)
 
 
-def _load_old(connection: duckdb.DuckDBPyConnection, source: str, old: pa.RecordBatchReader | None) -> None:
+def _load_old(connection: duckdb.DuckDBPyConnection, source: str, old: pa.RecordBatchReader | pa.Table | None) -> None:
     """Newest stored rows of the staged ids, tombstones among them, into the table ``old``."""
     if old is None:
         connection.execute(
@@ -117,14 +121,14 @@ def _load_old(connection: duckdb.DuckDBPyConnection, source: str, old: pa.Record
         )
         return
     connection.register("stored_rows", old)
+    several = "" if isinstance(old, pa.Table) and pc.count_distinct(old["id"]).as_py() == old.num_rows else _NEWEST
     connection.execute(
-        """
+        f"""
         create or replace temp table old as
         select id, _bucket as bucket, _member as member, _last_updated as updated, _version as version,
             _hash as content, _seq as seq, _deleted as deleted
-        from stored_rows where _source = $source and id in (select id from fresh)
-        qualify 1 = row_number() over (partition by id order by _seq desc, _deleted)
-        """,
+        from stored_rows where _source = $source and id in (select id from fresh) {several}
+        """,  # noqa: S608 - made of the constant above
         {"source": source},
     )
     connection.unregister("stored_rows")

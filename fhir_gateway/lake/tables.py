@@ -31,7 +31,8 @@ from fhir_gateway.lake.reading import Only, filled, footer, stored_rows
 NO_BUCKET = -1
 #: A file with fewer rows is read whole faster than its codes are looked at first.
 FEW_ROWS = 8192
-_FEW_IDS = 1 << 16  # ids that are worth looking for row group by row group
+FEW_IDS = 1 << 16
+"""Ids that are worth looking for row group by row group."""
 _BUCKET_FIELD = pa.field("_bucket", pa.int32())
 _CONFIGURATION = {
     "delta.dataSkippingNumIndexedCols": "0",  # readers choose files by bucket; statistics of 600 leaves serve nobody
@@ -79,7 +80,7 @@ class ResourceTable:
 
         With few ``ids`` only the rows of resources that have one of them; with many of them others too.
         """
-        if ids is not None and len(ids) <= _FEW_IDS:
+        if ids is not None and len(ids) <= FEW_IDS:
             own = pa.schema([*OWN_COLUMNS, _BUCKET_FIELD])
             schema = pa.schema([own.field(name) for name in columns])
             return pa.RecordBatchReader.from_batches(schema, self._rows_of(version, schema, ids))
