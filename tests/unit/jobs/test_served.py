@@ -95,6 +95,24 @@ def test_what_is_as_it_was_is_not_rendered(gateway: Gateway, tmp_path: Path, ren
     assert everything_anew(gateway) == {}
 
 
+def test_texts_are_read_of_what_changed_only(gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    take_in(gateway, tmp_path, "ehr", *(patient(f"p{n}", f"m{n}") for n in range(20)))
+    read: list[int] = []
+    whole = type(gateway.lake).read
+
+    def watched(*given: Any, **named: Any) -> Any:
+        rows = whole(*given, **named)
+        if "_raw" in rows.column_names:
+            read.append(rows.num_rows)
+        return rows
+
+    monkeypatch.setattr(type(gateway.lake), "read", watched)
+    take_in(gateway, tmp_path, "ehr", patient("p3", "m3", active=True, meta={"lastUpdated": "2025-01-01T00:00:00Z"}))
+    assert read == [1]
+    assert take_in(gateway, tmp_path, "ehr", patient("p3", "m3", active=True))["Patient"] == 0
+    assert read == [1]
+
+
 def test_a_person_who_becomes_another_takes_references_along(
     gateway: Gateway, tmp_path: Path, rendered: list[str]
 ) -> None:
