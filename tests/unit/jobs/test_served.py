@@ -107,9 +107,10 @@ def test_texts_are_read_of_what_changed_only(gateway: Gateway, tmp_path: Path, m
         return rows
 
     monkeypatch.setattr(type(gateway.lake), "read", watched)
-    take_in(gateway, tmp_path, "ehr", patient("p3", "m3", active=True, meta={"lastUpdated": "2025-01-01T00:00:00Z"}))
+    changed = patient("p3", "m3", active=True, meta={"lastUpdated": "2025-01-01T00:00:00Z"})
+    take_in(gateway, tmp_path, "ehr", changed)
     assert read == [1]
-    assert take_in(gateway, tmp_path, "ehr", patient("p3", "m3", active=True))["Patient"] == 0
+    take_in(gateway, tmp_path, "ehr", changed, patient("p4", "m4"))
     assert read == [1]
 
 
