@@ -319,3 +319,18 @@ def test_ingest_twice_is_ingest_once(tmp_path_factory: pytest.TempPathFactory, p
     assert ledger.balanced
     assert sum(entry.rows_stored for entry in ledger.entries) == 0
     assert lake.read("Patient", ["_raw", "_seq"]) == once
+
+
+@pytest.mark.parametrize("few", [0, 1 << 16])
+def test_stored_rows_are_found_alike_by_few_ids_and_by_many(
+    lake: Lake, people: People, make_pull: MakePull, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    for module in ("tables", "commit"):
+        monkeypatch.setattr(f"fhir_gateway.lake.{module}.FEW_IDS", few)
+    lake.commit(make_pull("p1", {"Patient": [at(1), at(1, "2"), at(1, "3")]}), people)
+    lake.commit(make_pull("p2", {"Patient": [at(3, active=True)]}), people)
+    ledger = lake.commit(make_pull("p3", {"Patient": [at(2), at(4, "2"), at(1, "3"), at(1, "4")]}), people, None, {})
+    assert counts(ledger) == (4, 1, 1, 2, 0)
+    lake.commit(make_pull("p4", {"Patient": []}), people, None, {"Patient": ["1", "absent"]})
+    assert set(raws(lake)) == {"2", "3", "4"}
+    assert counts(lake.commit(make_pull("p5", {"Patient": [at(5), at(5, "2")]}), people)) == (2, 1, 1, 0, 0)
