@@ -34,7 +34,6 @@ from fhir_gateway.jobs.pull import PullReport
 from fhir_gateway.jobs.push import DRAFT, SENDER, push
 from fhir_gateway.lake.lines import read_blocks
 from fhir_gateway.lake.quarantine import QuarantinedLine
-from fhir_gateway.lake.scan import Scanner
 from fhir_gateway.server import documentation
 from fhir_gateway.server.access import access_of
 from fhir_gateway.server.negotiation import JSON_FORMATS, require_json
@@ -175,6 +174,8 @@ def _may(token: AccessToken, kind: str, letters: str) -> bool:
 
 def _refusals(files: Sequence[StagedFile]) -> list[QuarantinedLine]:
     """The lines that a commit would refuse."""
+    from fhir_gateway.lake.scan import Scanner  # loads the compiled walk, which a server that only answers never needs
+
     scanner = Scanner()
     return [
         line
