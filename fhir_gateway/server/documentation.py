@@ -98,7 +98,9 @@ def operation(served: Operation, body: bool = False) -> dict[str, Any]:
 def upload(media_types: list[str]) -> dict[str, Any]:
     """``POST $import`` with a body of one of these types."""
     body = {"required": True, "content": {one: {"schema": {"type": "string"}} for one in media_types}}
-    return route("$import", "Parameters", (400, 401, 403, 406, 409, 413, 415, 422), requestBody=body, security=_SECURITY)
+    return route(
+        "$import", "Parameters", (400, 401, 403, 406, 409, 413, 415, 422), requestBody=body, security=_SECURITY
+    )
 
 
 def openapi(app: FastAPI) -> dict[str, Any]:
