@@ -103,8 +103,11 @@ def referenced_rows(
         paths.setdefault(route.source, []).append(".".join((*route.path, "reference")))
     read_once = cache(lambda source: read(source, paths[source]))
     for route in through:
+        aim = tables.get(route.target)
+        if aim is None or aim.num_rows == 0:  # nothing there that a reference could lead to
+            continue
         referring = read_once(route.source)
-        rows, targets = _resolved(referring, route, tables[route.target])
+        rows, targets = _resolved(referring, route, aim)
         if is_owned(route.source):
             owner = _positions(members, referring)[rows]
             found[route.target].append(_pairs(owner[owner >= 0], targets[owner >= 0], tables[route.target]))
