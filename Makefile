@@ -70,8 +70,9 @@ lock: install ## Write requirements.lock anew from pyproject.toml
 	@$(BIN)/uv pip compile --group third-party --universal --python-version 3.11 --upgrade --quiet \
 	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file tests/support/third-party.lock
 
-bench-measures: install ## Measure evaluation: patients per second and peak memory
-	@$(BIN)/python -m bench.measures $(ARGS)
+bench-measures: install ## Measure evaluation of six measures and of Synthea next to peers (ARGS=CMS122 for some)
+	@$(BIN)/python -m bench.measures $(or $(ARGS),CMS122 CMS165 CMS130 CMS125 CMS2FHIR CMS108)
+	@$(if $(ARGS),,$(BIN)/python -m bench.synthea)
 
 bench-ingest: install ## Measure ingest: resources per second and peak memory
 	@$(BIN)/python -m bench.ingest $(ARGS)

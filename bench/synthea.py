@@ -3,9 +3,9 @@
 ``python -m bench.synthea [--patients 50000] [--peer-patients 60] [--data ../shared/data]``
 
 The base population is taken in once, as any pull is. Its stored columns are then copied under new ids and members,
-bucket by bucket, into the lake that is measured: without the raw JSON, and without claims and explanations of benefit,
-which the measure never opens. Every copy is a person of its own; references keep their text. The base population is
-evaluated as well, and its counts times the copies must be those of the copies.
+bucket by bucket, into the lake that is measured: everything but the raw JSON. Every copy is a person of its own;
+references keep their text. The base population is evaluated as well, and its counts times the copies must be those of
+the copies.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ from fhir_gateway.sources.files import stage_files
 
 MEASURE = "CMS130FHIRColorectalCancerScrn"
 PERIOD = {"start": "2019-01-01", "end": "2019-12-31"}
-LEFT_OUT = ("Claim", "ExplanationOfBenefit")
 BUCKETS = 16
 _ROWS = 16_384
 
@@ -60,8 +59,6 @@ def replicate(base: Path, target: Path, copies: int) -> int:
     )
     states, written = {}, 0
     for resource_type in source.types():
-        if resource_type in LEFT_OUT:
-            continue
         table = ResourceTable(target, resource_type)
         rows = _stored(base, resource_type)
         writer = BucketWriter(table, 1)
