@@ -50,8 +50,11 @@ def distinct(vector: Vec) -> tuple[Numbers, list[Value]]:
     if not len(rows):
         return numbers, []
     known = _told_apart(vector.take(rows))
-    keys = dense(*known.key_columns())
-    _, first = np.unique(keys, return_index=True)
+    if _is_told_as_written(known):  # equal ones may be written differently, and each is told as its own
+        keys = first = np.arange(len(known))
+    else:
+        keys = dense(*known.key_columns())
+        _, first = np.unique(keys, return_index=True)
     values = fhir_values(known.take(first))
     places: dict[str, int] = {}
     kept: list[Value] = []
@@ -65,6 +68,17 @@ def distinct(vector: Vec) -> tuple[Numbers, list[Value]]:
             place[index] = places[text]
     numbers[rows] = place[keys]
     return numbers, kept
+
+
+def _is_told_as_written(vector: Vec) -> bool:
+    """Whether values are FHIR elements that are told as their JSON has them."""
+    if isinstance(vector, ElementVec):
+        return not _is_primitive(vector)
+    if isinstance(vector, ListVec):
+        return _is_told_as_written(vector.flat)
+    if isinstance(vector, TupleVec):
+        return any(_is_told_as_written(field) for field in vector.fields.values())
+    return isinstance(vector, ChoiceVec) and any(_is_told_as_written(option) for option in vector.options)
 
 
 def _told_apart(vector: Vec) -> Vec:
