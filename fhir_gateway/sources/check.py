@@ -16,7 +16,7 @@ import httpx
 import orjson
 
 from fhir_gateway.errors import GatewayError, SourceError
-from fhir_gateway.sources.connect import Source, forget_discovery, open_source
+from fhir_gateway.sources.connect import Source, open_source
 from fhir_gateway.sources.discovery import Capabilities
 from fhir_gateway.sources.endpoint import JWKS_PATH, LOOPBACK, Credential, Endpoint, SigningKey, without_query
 from fhir_gateway.sources.retry import Clock
@@ -51,7 +51,6 @@ async def check_endpoint(
 
     Later checks need earlier ones: the list ends with the first that fails for good.
     """
-    forget_discovery(endpoint.base_url)
     lines: list[CheckLine] = []
     profile = profile or vendor_profile(endpoint.vendor)
     try:

@@ -1,8 +1,7 @@
-"""Opening an endpoint: discovery (kept for a while), token source, session."""
+"""Opening an endpoint: discovery, token source, session."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -20,13 +19,8 @@ from fhir_gateway.sources.session import FHIR_JSON, SourceSession, new_client
 from fhir_gateway.sources.token import TokenSource
 from fhir_gateway.sources.vendors import VendorProfile, vendor_profile
 
-DISCOVERY_LIFE = 900.0
-"""Seconds a SMART configuration is believed without asking again."""
-
 _NO_DOCUMENT = frozenset({401, 403, 404, 405, 406, 410, 501})
 """Answers of servers that have no SMART configuration, or guard every path they do not know."""
-
-_discovered: dict[str, tuple[float, SmartConfiguration]] = {}
 
 
 @dataclass(slots=True)
@@ -126,28 +120,18 @@ async def _token_endpoint(source: Source) -> str:
     return found
 
 
-async def smart_configuration(session: SourceSession, *, fresh: bool = False) -> SmartConfiguration:
-    """The endpoint's SMART configuration, at most `DISCOVERY_LIFE` old.
+async def smart_configuration(session: SourceSession) -> SmartConfiguration:
+    """The endpoint's SMART configuration, asked for each time: what it says may have changed since the last pull.
 
     It lies under the FHIR base, not under the host's root (unlike RFC 8615). An endpoint may do without it when its
     token endpoint is known in another way.
     """
     base = session.endpoint.base_url
-    known = _discovered.get(base)
-    if known is not None and not fresh and time.monotonic() - known[0] < DISCOVERY_LIFE:
-        return known[1]
     url = f"{base}/.well-known/smart-configuration"
     response = await session.send("GET", url, headers={"Accept": "application/json"}, authorized=False)
     if response.status_code in _NO_DOCUMENT or (response.status_code != 200 and session.endpoint.token_endpoint):
         return SmartConfiguration(token_endpoint=None)
-    found = SmartConfiguration.parse(_document(response, "the SMART configuration"), base)
-    _discovered[base] = (time.monotonic(), found)
-    return found
-
-
-def forget_discovery(base_url: str) -> None:
-    """Ask the endpoint again next time, as after a refused token."""
-    _discovered.pop(base_url, None)
+    return SmartConfiguration.parse(_document(response, "the SMART configuration"), base)
 
 
 def _document(response: httpx.Response, what: str) -> dict[str, object]:

@@ -23,7 +23,6 @@ from fhir_gateway.jobs.durable import MOST_RECOVERIES, Worker
 from fhir_gateway.jobs.locks import hold
 from fhir_gateway.jobs.pull import begin_endpoint, begin_files, pull_endpoint, report, run
 from fhir_gateway.jobs.replay import replay
-from fhir_gateway.sources import connect
 from fhir_gateway.sources.endpoint import Endpoint
 from tests.support.databases import KINDS, control_plane
 from tests.support.misbehaving import Fault, MisbehavingSource, running
@@ -36,7 +35,6 @@ def source() -> Iterator[MisbehavingSource]:
     with running(app) as root:
         app.base = f"{root}/fhir"
         yield app
-        connect.forget_discovery(app.base)
 
 
 @pytest.fixture

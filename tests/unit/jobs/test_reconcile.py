@@ -13,7 +13,6 @@ from fhir_gateway.config import Settings
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.pull import pull_endpoint
 from fhir_gateway.jobs.since import BLIND_SPOTS, LAST, moment
-from fhir_gateway.sources import connect
 from fhir_gateway.sources.endpoint import Endpoint
 from tests.support.misbehaving import MisbehavingSource, patients, running
 
@@ -26,7 +25,6 @@ def source() -> Iterator[MisbehavingSource]:
     with running(app) as root:
         app.base = f"{root}/fhir"
         yield app
-        connect.forget_discovery(app.base)
 
 
 def gateway_of(folder: Path, source: MisbehavingSource, **settings: object) -> Gateway:

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from fhir_gateway.sources import connect
 from fhir_gateway.sources.endpoint import Endpoint, SigningKey, generate_key
 from fhir_gateway.sources.outcome import PullOutcome
 from fhir_gateway.sources.pull import pull
@@ -52,7 +51,6 @@ def source(signing_key: SigningKey) -> Iterator[MisbehavingSource]:
     with running(app) as root:
         app.base = f"{root}/fhir"
         yield app
-        connect.forget_discovery(app.base)
 
 
 @pytest.fixture

@@ -120,6 +120,13 @@ def test_a_file_that_never_comes_fails_the_pull_and_keeps_the_others(
     assert len(lines(outcome)) == 5
 
 
+def test_each_pull_asks_where_tokens_are_to_be_had(source: MisbehavingSource, pulling: Pulling, tmp_path: Path) -> None:
+    """An endpoint may have moved its token endpoint since the last pull of a server that runs for months."""
+    for number in (1, 2):
+        assert pulling(folder=tmp_path / str(number)).complete
+        assert len(source.requests("smart")) == number
+
+
 def test_loss_is_accepted_only_when_asked_for(source: MisbehavingSource, pulling: Pulling) -> None:
     source.faults["file"] = [Fault(403)]
     outcome = pulling(accept_partial=True)
