@@ -7,7 +7,6 @@ same inputs leaves the store as it was. Earlier versions stay readable.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,8 +24,9 @@ from fhir_gateway.db.engine import snapshot, table_of, transaction
 from fhir_gateway.db.resource_tables import ResourceRow, ResourceVersionRow, SearchIndexRow
 from fhir_gateway.db.search.criteria import Criterion, conditions, sort_value
 from fhir_gateway.db.search.dates import instant, microseconds
+from fhir_gateway.db.search.paging import beyond, decode, encode
 from fhir_gateway.db.search.parameters import index_entries
-from fhir_gateway.errors import AuthorizationError, InputError, Location, NotFoundError, ResourceError
+from fhir_gateway.errors import AuthorizationError, Location, NotFoundError, ResourceError
 from fhir_gateway.r4.spec import resource_types
 
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
@@ -213,7 +213,7 @@ class ResourceStore:
         order = sort_value(resource_type, name, resource, self._index) if name else resource.c.key
         statement = self._select(resource_type, order.label("sort_value")).where(*where)
         if after is not None:
-            statement = statement.where(_beyond(order, resource.c.key, _decode(after, sort, order), descending))
+            statement = statement.where(beyond(order, resource.c.key, decode(after, sort, order), descending))
         ends = (order.desc(), resource.c.key.desc()) if descending else (order, resource.c.key)
         with snapshot(self._engine) as connection:
             number = (
@@ -224,7 +224,7 @@ class ResourceStore:
         return Page(
             tuple(map(_stored, rows[:count])),
             number,
-            _encode(sort, last.sort_value, last.key) if last is not None else None,
+            encode(sort, last.sort_value, last.key) if last is not None else None,
         )
 
     def ids(self, resource_type: str, criteria: Sequence[Criterion] = ()) -> list[str]:
@@ -378,27 +378,3 @@ def _stamped(resource: Mapping[str, Any], version: int, now: int) -> bytes:
 
 def _stored(row: sa.Row[Any]) -> StoredResource:
     return StoredResource(row.type, row.id, row.version, instant(row.last_updated), row.deleted, bytes(row.body))
-
-
-def _beyond(
-    order: sa.ColumnElement[Any], key: sa.ColumnElement[int], after: tuple[Any, int], descending: bool
-) -> sa.ColumnElement[bool]:
-    value, last = after
-    if descending:
-        return sa.or_(order < value, sa.and_(order == value, key < last))
-    return sa.or_(order > value, sa.and_(order == value, key > last))
-
-
-def _encode(sort: str | None, value: int | str, key: int) -> str:
-    return base64.urlsafe_b64encode(orjson.dumps([sort, value, key])).decode()
-
-
-def _decode(after: str, sort: str | None, order: sa.ColumnElement[Any]) -> tuple[Any, int]:
-    kind = str if isinstance(order.type, sa.String) else int
-    try:
-        of_sort, value, key = orjson.loads(base64.urlsafe_b64decode(after))
-    except (ValueError, TypeError) as error:
-        raise InputError("the page token is damaged") from error
-    if of_sort != sort or not isinstance(key, int) or not isinstance(value, kind):
-        raise InputError("the page token belongs to another search")
-    return value, key

@@ -105,7 +105,7 @@ def _publish(gateway: Gateway, progress: Progress | None) -> Published:
     if not former.num_rows:  # served by an older gateway, which kept no digests
         gone |= {("Patient", id) for id in set(gateway.resources.ids("Patient")) - set(difference.persons.to_pylist())}
     for kind, resource_id in sorted(gone):
-        with suppress(NotFoundError):
+        with suppress(NotFoundError):  # somebody deleted it already
             gateway.resources.delete(kind, resource_id)
     write_present(gateway.engine, version, difference.digests(texts))
     counts["Organization"] += own
