@@ -14,7 +14,7 @@ from fhir_gateway.errors import InputError
 def beyond(
     order: sa.ColumnElement[Any], key: sa.ColumnElement[int], after: tuple[Any, int], descending: bool
 ) -> sa.ColumnElement[bool]:
-    """Condition on the rows that come behind ``after``, a value of ``order`` and the key that tells equal ones apart."""
+    """Condition on the rows that come behind ``after``, a value of ``order`` and the key that tells equals apart."""
     value, last = after
     if descending:
         return sa.or_(order < value, sa.and_(order == value, key < last))
