@@ -1,4 +1,4 @@
-"""Table of the control plane that belongs to jobs: what was served last."""
+"""Tables of the control plane that belong to jobs: what was served last, and what clients asked for."""
 
 from __future__ import annotations
 
@@ -13,3 +13,22 @@ class JobPublication(SQLModel, table=True):
     id: int = Field(primary_key=True)
     lake_version: int
     digests: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+
+
+class JobRequest(SQLModel, table=True):
+    """Table of what clients asked for asynchronously; times are epoch seconds, UTC."""
+
+    __tablename__ = "job_request"
+
+    id: str = Field(primary_key=True)
+    client_id: str = Field(index=True)
+    kind: str
+    url: str  # of the kick-off, as the manifest repeats it
+    payload: bytes = Field(sa_column=Column(LargeBinary, nullable=False))  # JSON
+    labels: str | None = None  # JSON list: the client's audience at the kick-off; null is no limit
+    separate_status: bool = False
+    state: str
+    progress: str | None = None
+    failure: str | None = None  # JSON
+    created: float
+    expires: float | None = Field(default=None, index=True)
