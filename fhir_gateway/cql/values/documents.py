@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from fhir_gateway.cql.values.base import IntArray, offsets_of
-from fhir_gateway.errors import UnsupportedElm
+from fhir_gateway.errors import Location, ResourceError, UnsupportedElm
 from fhir_gateway.r4 import spec
 
 if TYPE_CHECKING:
@@ -74,8 +74,8 @@ def contained(source: Source, element: spec.Element) -> list[tuple[IntArray | No
     for resource_type in types:
         of_type = [item if item and item.get("resourceType") == resource_type else None for item in flat]
         structure = spec.column_structure(resource_type)
-        array = pa.array([_conformed(item, structure) for item in of_type], spec.arrow_type(structure))
         path = f"{source.path}.{element.name}"
+        array = pa.array([_conformed(item, structure, path) for item in of_type], spec.arrow_type(structure))
         made = type(source)(resource_type, array, source.offset_ms, path=path, structure=structure)
         made.parsed, made.zones = of_type, source.zones
         if element.is_list:
@@ -113,8 +113,8 @@ def _made(
     offsets, flat = None, values
     if element.is_list:
         offsets, flat = _opened(values)
-    array = pa.array([_conformed(v, structure) for v in flat], spec.arrow_type(structure))
     path = f"{source.path}.{name or element.name}"
+    array = pa.array([_conformed(v, structure, path) for v in flat], spec.arrow_type(structure))
     made = type(source)(element.type, array, source.offset_ms, path=path, structure=structure)
     made.parsed, made.zones = flat, source.zones
     if element.is_list:
@@ -128,17 +128,23 @@ def _opened(values: list[Any]) -> tuple[IntArray, list[Any]]:
     return offsets, [item for items in values for item in items or ()]
 
 
-def _conformed(value: Any, structure: spec.Structure) -> Any:
-    """A JSON value as Arrow takes it: only the parts of the structure, decimals with 8 places."""
+def _conformed(value: Any, structure: spec.Structure, path: str) -> Any:
+    """A JSON value as Arrow takes it: only the parts of the structure, decimals with 8 places.
+
+    ResourceError for a number that no decimal holds: the lake refuses such resources, others may not have been checked.
+    """
     if value is None:
         return None
     if isinstance(structure, list):
-        return [_conformed(item, structure[0]) for item in value] if isinstance(value, Sequence) else None
+        return [_conformed(item, structure[0], path) for item in value] if isinstance(value, Sequence) else None
     if not isinstance(structure, str):
-        return {k: _conformed(value.get(k), s) for k, s in structure.items()} if isinstance(value, dict) else None
+        if not isinstance(value, dict):
+            return None
+        return {k: _conformed(value.get(k), s, f"{path}.{k}") for k, s in structure.items()}
     if structure.startswith("DECIMAL"):
         try:
             return Decimal(value).quantize(_STEP)
         except (InvalidOperation, TypeError, ValueError):
-            return None
+            where = Location(path=path, rule="decimal")
+            raise ResourceError("is no decimal of 28 digits, 8 of them after the point", location=where) from None
     return value

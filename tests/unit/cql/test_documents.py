@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fhir_gateway.errors import ResourceError
 from tests.unit.cql.conftest import FHIR, Evaluate, literal
 
 AGE = "http://example.org/age"
@@ -102,3 +103,9 @@ def test_a_race_is_read_without_the_json(evaluate: Evaluate, monkeypatch: pytest
     run = evaluate(definitions, people)
     assert run.values("Race") == ["x", None, None]
     assert run.values("Root") == [None, Decimal(1), None]
+
+
+def test_a_number_that_no_decimal_holds_is_named_and_not_null(evaluate: Evaluate) -> None:
+    wide = person("a", _birthDate={"extension": [{"url": AGE, "valueDecimal": 1e30}]})
+    with pytest.raises(ResourceError, match=r"Patient\.birthDate\.extension\.valueDecimal \[decimal\]"):
+        evaluate(DEFINITIONS, [wide]).values("Value")
