@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import pyarrow.compute as pc
 
@@ -74,31 +74,27 @@ class PullReport:
         return not any(issue.severity == "error" for issue in self.issues)
 
 
+class Selection(TypedDict, total=False):
+    """What to pull of an endpoint: everything, where nothing is said. ``since`` is an instant, or ``last``."""
+
+    types: tuple[str, ...]
+    since: str | None
+    group: str | None
+    patients: tuple[str, ...]
+    type_filters: tuple[str, ...]
+    mode: Mode | None
+
+
 def pull_endpoint(
     gateway: Gateway,
     name: str,
     *,
-    types: tuple[str, ...] = (),
-    since: str | None = None,
-    group: str | None = None,
-    patients: tuple[str, ...] = (),
-    type_filters: tuple[str, ...] = (),
-    mode: Mode | None = None,
     accept_partial: bool = False,
     progress: Progress | None = None,
+    **selection: Unpack[Selection],
 ) -> PullReport:
     """Pull a registered endpoint here and now, or go on with a pull of the same request that was interrupted."""
-    row = begin_endpoint(
-        gateway,
-        name,
-        types=types,
-        since=since,
-        group=group,
-        patients=patients,
-        type_filters=type_filters,
-        mode=mode,
-        accept_partial=accept_partial,
-    )
+    row = begin_endpoint(gateway, name, accept_partial=accept_partial, **selection)
     return run(gateway, row.id, progress=progress)
 
 
@@ -110,26 +106,17 @@ def pull_files(
 
 
 def begin_endpoint(
-    gateway: Gateway,
-    name: str,
-    *,
-    types: tuple[str, ...] = (),
-    since: str | None = None,
-    group: str | None = None,
-    patients: tuple[str, ...] = (),
-    type_filters: tuple[str, ...] = (),
-    mode: Mode | None = None,
-    accept_partial: bool = False,
+    gateway: Gateway, name: str, *, accept_partial: bool = False, **selection: Unpack[Selection]
 ) -> SourcePull:
     """The pull of the same request that was interrupted, else a new one, written down and not yet begun."""
     gateway.endpoints.get(name)
     request = {
-        "types": list(types),
-        "since": since,
-        "group": group,
-        "patients": list(patients),
-        "type_filters": list(type_filters),
-        "mode": mode,
+        "types": list(selection.get("types", ())),
+        "since": selection.get("since"),
+        "group": selection.get("group"),
+        "patients": list(selection.get("patients", ())),
+        "type_filters": list(selection.get("type_filters", ())),
+        "mode": selection.get("mode"),
     }
     row = gateway.pulls.unfinished(name, request)
     if row is None:
