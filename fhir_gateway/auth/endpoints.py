@@ -77,6 +77,8 @@ class BackendServicesGrant(ClientCredentialsGrant):  # type: ignore[misc]  # aut
         granted = scopes.grant(
             requested, client.scopes, self.server.supported_types, self.server.supported_interactions
         )
+        if len([one for one in granted if one.constraint is not None]) > scopes.MOST_RESTRICTIONS:
+            raise InvalidScopeError(description="There are too many scopes with search restrictions.")
         if not granted:
             _logger.warning("token refused: none of the scopes asked for can be granted (client %s)", client.client_id)
             raise InvalidScopeError(description="None of the requested scopes can be granted.")

@@ -47,7 +47,11 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class AccessToken:
-    """A token that was found valid: whose it is, what it allows, until when, and what its client may see."""
+    """A token that was found valid: whose it is, what it allows, until when, and what its client may see.
+
+    ``audience`` holds both halves of that: the client's registration, and the search restrictions of the scopes.
+    Reading through ``seen_by(token.audience)`` obeys both.
+    """
 
     client_id: str
     scopes: tuple[Scope, ...]
@@ -55,12 +59,16 @@ class AccessToken:
     audience: Audience = EVERYONE
     purpose: str | None = None
 
-    def allows(self, resource_type: str, interaction: str) -> bool:
+    def allows(self, resource_type: str, interaction: str, *, some: bool = False) -> bool:
         """True when a granted scope covers ``interaction`` (``c``, ``r``, ``u``, ``d`` or ``s``) on the type.
 
-        ``resource_type`` ``"*"`` asks for a grant on all types.
+        ``resource_type`` ``"*"`` asks for a grant on all types. A scope with a search restriction counts only when the
+        caller says that ``some`` resources will do, because it reads them through ``audience``.
         """
-        return any(scope.covers(resource_type, interaction) for scope in self.scopes)
+        return any(
+            scope.reaches(resource_type, interaction) if some else scope.covers(resource_type, interaction)
+            for scope in self.scopes
+        )
 
     def require(self, resource_type: str, interactions: str) -> None:
         """Raise AuthorizationError unless every one of ``interactions`` is allowed on the type."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -31,6 +32,7 @@ from fhir_gateway.auth.models import AccessToken, Client, Reply
 from fhir_gateway.auth.store import AuthStore
 from fhir_gateway.config import Settings
 from fhir_gateway.db.audience import EVERYONE, Audience
+from fhir_gateway.db.search.matching import evaluable
 from fhir_gateway.errors import AuthenticationError, InputError
 
 
@@ -150,13 +152,7 @@ class AuthorizationServer:
         client = self.store.client(issued.client_id)
         if client is None:
             raise AuthenticationError("the access token is not valid")
-        return AccessToken(
-            issued.client_id,
-            smart_scopes.parse_scopes(issued.scope),
-            datetime.fromtimestamp(issued.expires_at, UTC),
-            client.audience,
-            client.purpose,
-        )
+        return _access_token(client, smart_scopes.parse_scopes(issued.scope), issued.expires_at)
 
     @property
     def scopes_supported(self) -> tuple[str, ...]:
@@ -176,14 +172,25 @@ def challenge(error: Exception) -> str:
     return f'Bearer error="{code}"'
 
 
+def _access_token(client: Client, scopes: tuple[smart_scopes.Scope, ...], expires_at: int) -> AccessToken:
+    """What a valid token allows its client: the registration says whose data, the scopes say which."""
+    restricted = any(scope.constraint is not None for scope in scopes)
+    grants = tuple(scope.grant() for scope in scopes) if restricted else ()
+    audience = replace(client.audience, grants=grants, viewer=client.client_id)
+    expires = datetime.fromtimestamp(expires_at, UTC)
+    return AccessToken(client.client_id, scopes, expires, audience, client.purpose)
+
+
 def _registered_scopes(text: str) -> tuple[smart_scopes.Scope, ...]:
     scopes = []
     for word in text.split():
         scope = smart_scopes.parse_scope(word)
         if scope is None:
             raise InputError(f"{word} is not a system scope such as system/Patient.rs or system/*.read")
-        if scope.constraint is not None:
-            raise InputError(f"{word}: scopes with search restrictions cannot be enforced")
+        if scope.constraint is not None and not evaluable(scope.resource_type, scope.criteria):
+            raise InputError(f"{word}: this search restriction cannot be evaluated here")
+        if scope.constraint is not None and not set(scope.interactions) <= set("rs"):
+            raise InputError(f"{word}: search restrictions are for reading and searching (rs)")
         scopes.append(scope)
     if not scopes:
         raise InputError("a client needs at least one scope")

@@ -5,24 +5,36 @@ A list (Group), a contract (Measure) and what is reported under it carry ``meta.
 
 * what carries one of its labels;
 * persons on the active entries of the lists that carry one, their coverage and their individual reports;
-* directory and definitions (Organization, Practitioner, PractitionerRole, Library, Measure without a label): no PHI.
+* directory and definitions (Organization, Practitioner, PractitionerRole, Library, Measure without a label): no PHI;
+* what it wrote itself (label ``client:ID``). A list that a client wrote opens nothing: only its members would say so.
 
 Everything else does not exist for it. :data:`EVERYONE` is the audience without limits.
+
+Beside whose data somebody sees stands which resources: :class:`Grant` is what a scope says, with the search restriction
+that a resource must meet. The store applies both to every statement that reads, so that no door can forget either.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
 
+from fhir_gateway.db.search.criteria import Criterion
+from fhir_gateway.db.search.values import reference_parts
 from fhir_gateway.errors import InputError
 
+#: What a resource must meet: of each member, one alternative with all its criteria. Empty is no restriction.
+Restriction = tuple[tuple[tuple[Criterion, ...], ...], ...]
+#: Types of the operator's own business: a wildcard never means them, a scope must name them.
+BY_NAME = frozenset({"AuditEvent", "Endpoint"})
 #: Code system of the labels; defined in ``profiles/``.
 SYSTEM = "https://fhir-gateway.example/fhir/CodeSystem/audience"
 KINDS = ("contract", "organization")
+#: Label of what a client wrote; never granted.
+CLIENT = "client"
 #: Index parameter of the persons whose entry on a list is active; not a search parameter.
 ACTIVE_MEMBER = "Group.-active-member"
 
@@ -44,10 +56,31 @@ def labelled(resource: Mapping[str, Any], *labels: Mapping[str, str]) -> dict[st
 
 
 @dataclass(frozen=True, slots=True)
+class Grant:
+    """One granted scope: a type (or ``*``), interactions of ``cruds``, and the criteria that its resources meet."""
+
+    resource_type: str
+    interactions: str
+    criteria: tuple[Criterion, ...] = ()
+
+    def reaches(self, resource_type: str, interaction: str) -> bool:
+        """True when it is about ``interaction`` on resources of the type, or on some of them."""
+        named = self.resource_type == resource_type or (self.resource_type == "*" and resource_type not in BY_NAME)
+        return named and interaction in self.interactions
+
+
+@dataclass(frozen=True, slots=True)
 class Audience:
-    """The labels somebody may see; None is no limit."""
+    """Whose data somebody may see (``labels``; None is no limit), and which of it (``grants``; none is all).
+
+    ``reading`` are the interactions that a view is for: of ``r`` and ``s`` together, the stricter. ``viewer`` is who
+    looks, where that matters (somebody's own accesses in the audit trail, and what they wrote).
+    """
 
     labels: frozenset[str] | None = None
+    grants: tuple[Grant, ...] = ()
+    reading: str = "rs"
+    viewer: str | None = None
 
     @classmethod
     def of(cls, labels: Iterable[str]) -> Audience:
@@ -62,9 +95,42 @@ class Audience:
     @property
     def unlimited(self) -> bool:
         """True when nothing is hidden."""
+        return self.labels is None and not self.grants
+
+    @property
+    def everybody(self) -> bool:
+        """True when nobody's data is hidden as such, whatever the grants say."""
         return self.labels is None
 
-    def condition(self, resource_type: str, resource: sa.Table, index: sa.Table) -> sa.ColumnElement[bool] | None:
+    def to(self, reading: str) -> Audience:
+        """The same for one interaction, ``r`` or ``s``, whose grants may differ."""
+        return replace(self, reading=reading) if self.grants else self
+
+    def restriction(self, resource_type: str) -> Restriction:
+        """What the grants say of resources of a type.
+
+        Grants on one type are alternatives; one without criteria lifts the restriction. An interaction that no grant
+        is about says nothing: whether it is allowed at all is the door's to ask.
+        """
+        found: dict[tuple[tuple[Criterion, ...], ...], None] = {}
+        for letter in self.reading if self.grants else "":
+            here = tuple(grant.criteria for grant in self.grants if grant.reaches(resource_type, letter))
+            if here and all(here):
+                found[here] = None
+        return tuple(found)
+
+    @property
+    def _own_labels(self) -> list[str]:
+        own = [] if self.viewer is None else [f"{CLIENT}:{self.viewer}"]
+        return sorted(self.labels or ()) + own
+
+    def carries_label(self, resource: Mapping[str, Any]) -> bool:
+        """Whether a resource carries a label of a limited audience."""
+        own = self._own_labels
+        security = resource.get("meta", {}).get("security", ())
+        return any(one.get("system") == SYSTEM and one.get("code") in own for one in security)
+
+    def condition(self, resource_type: str, resource: sa.FromClause, index: sa.Table) -> sa.ColumnElement[bool] | None:
         """SQL condition that holds for the rows of a type that the audience sees; None when it sees all of them."""
         if self.labels is None or resource_type in _DIRECTORY:
             return None
@@ -72,7 +138,7 @@ class Audience:
             return self._on_a_list(index, resource.c.id)
         rows = index.alias("labels")
         security = (rows.c.key == resource.c.key, rows.c.parameter == f"{resource_type}._security")
-        own = sa.exists().where(*security, rows.c.system == SYSTEM, rows.c.value.in_(sorted(self.labels)))
+        own = sa.exists().where(*security, rows.c.system == SYSTEM, rows.c.value.in_(self._own_labels))
         if resource_type == "Measure":
             return sa.or_(own, sa.not_(sa.exists().where(*security, rows.c.system == SYSTEM)))
         named = _PERSON.get(resource_type)
@@ -100,6 +166,21 @@ class Audience:
             lists.c.value.in_(sorted(self.labels or ())),
         )
         return entry.c.parameter == ACTIVE_MEMBER, entry.c.system == "Patient", entry.c.key.in_(keys)
+
+
+def person_of(resource: Mapping[str, Any], base_url: str | None) -> str | None:
+    """Id of the person whose place on a list decides who sees a resource; None for a resource of nobody."""
+    if resource.get("resourceType") == "Patient":
+        return str(resource["id"])
+    named = _PERSON.get(resource.get("resourceType", ""))
+    reference = resource.get(named.partition(".")[2], {}).get("reference", "") if named else ""
+    target, value = reference_parts(str(reference), base_url)
+    return value if target == "Patient" else None
+
+
+def deciding(resource_type: str) -> list[str]:
+    """Index parameters that decide who sees a resource; kept of a deleted one, whose history is still somebody's."""
+    return [f"{resource_type}._security", *([_PERSON[resource_type]] if resource_type in _PERSON else [])]
 
 
 #: Sees everything.

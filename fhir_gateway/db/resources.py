@@ -24,6 +24,7 @@ from fhir_gateway.db.engine import snapshot, table_of, transaction
 from fhir_gateway.db.resource_tables import ResourceRow, ResourceVersionRow, SearchIndexRow
 from fhir_gateway.db.search.criteria import Criterion, conditions, sort_value
 from fhir_gateway.db.search.dates import instant, microseconds
+from fhir_gateway.db.search.matching import matches
 from fhir_gateway.db.search.paging import beyond, decode, encode
 from fhir_gateway.db.search.parameters import index_entries
 from fhir_gateway.errors import AuthorizationError, Location, NotFoundError, ResourceError
@@ -98,8 +99,10 @@ class ResourceStore:
         return ResourceStore(self._engine, self._base_url, self._clock, audience)
 
     def members(self) -> list[str] | None:
-        """Ids of the persons on the lists that the audience sees; None when it is not limited."""
-        if self.audience.unlimited:
+        """Ids of the persons that the audience sees (on its lists, and as its grants say); None when not limited."""
+        if self.audience.restriction("Patient"):
+            return self.ids("Patient")
+        if self.audience.everybody:
             return None
         with snapshot(self._engine) as connection:
             return list(connection.scalars(self.audience.members(self._index)))
@@ -186,7 +189,18 @@ class ResourceStore:
                 raise _not_found(resource_type)
             earlier = sa.select(version).where(version.c.type == resource_type, version.c.id == resource_id)
             rows = connection.execute(earlier.order_by(version.c.version.desc())).all()
-        return [_stored(row), *map(_stored, rows)]
+        versions = [_stored(row), *map(_stored, rows)]
+        if not self.audience.restriction(resource_type):
+            return versions
+        return [one for one in versions if not one.deleted and self.permits(one.json())]
+
+    def permits(self, resource: Mapping[str, Any]) -> bool:
+        """True when a resource meets what the grants of the audience say; for what is not read from here."""
+        now = self._clock()
+        return all(
+            any(matches(resource, criteria, self._base_url, now) for criteria in alternatives)
+            for alternatives in self.audience.restriction(resource["resourceType"])
+        )
 
     def search(
         self,
@@ -254,7 +268,14 @@ class ResourceStore:
 
     def _visible(self, resource_type: str) -> list[sa.ColumnElement[bool]]:
         condition = self.audience.condition(resource_type, self._resource, self._index)
-        return [] if condition is None else [condition]
+        found = [] if condition is None else [condition]
+        for alternatives in self.audience.restriction(resource_type):
+            met = [
+                sa.and_(*conditions(resource_type, one, self._resource, self._index, self._base_url, self._clock()))
+                for one in alternatives
+            ]
+            found.append(sa.or_(*met))
+        return found
 
     def _live(self, resource_type: str) -> sa.Select[Any]:
         return self._select(resource_type).where(self._resource.c.deleted.is_(False))

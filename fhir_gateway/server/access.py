@@ -25,16 +25,26 @@ def access_of(request: Request) -> Access:
     return access
 
 
-def admit(verifier: TokenVerifier, header: str | None, access: Access, resource_type: str, letters: str) -> AccessToken:
+def admit(
+    verifier: TokenVerifier,
+    header: str | None,
+    access: Access,
+    resource_type: str,
+    letters: str,
+    *,
+    some: bool = False,
+) -> AccessToken:
     """Return the caller's token if it covers every one of ``letters`` on the type.
 
+    Scopes with a search restriction count only for doors that say ``some``: those read and answer nothing but what
+    ``seen_by(token.audience)`` shows them. A door that computes from something else needs the type as a whole.
     Raises AuthenticationError without a valid token, InsufficientScope when its scopes are short.
     """
     if not header:
         raise MissingToken("a bearer token is needed")
     token = verifier.verify(header)
     access.client_id, access.purpose = token.client_id, token.purpose
-    missing = [letter for letter in letters if not token.allows(resource_type, letter)]
+    missing = [letter for letter in letters if not token.allows(resource_type, letter, some=some)]
     if missing:
         raise InsufficientScope(f"the token needs system/{resource_type}.{letters}")
     return token

@@ -47,8 +47,8 @@ class Interactions:
         header = request.headers.get("authorization")
 
         def work() -> StoredResource:
-            token = admit(self.verifier, header, access, resource_type, "r")
-            return self._catalog(resource_type, token).read(resource_type, resource_id)
+            token = admit(self.verifier, header, access, resource_type, "r", some=True)
+            return self._catalog(resource_type, token, "r").read(resource_type, resource_id)
 
         return _represent(request, await run_in_threadpool(work), subset)
 
@@ -60,10 +60,10 @@ class Interactions:
         header = request.headers.get("authorization")
 
         def work() -> StoredResource:
-            token = admit(self.verifier, header, access, resource_type, "r")
+            token = admit(self.verifier, header, access, resource_type, "r", some=True)
             if not (version.isascii() and version.isdigit() and len(version) < 10):
                 raise UnknownResource(f"there is no such version of a {resource_type}")
-            return self._catalog(resource_type, token).vread(resource_type, resource_id, int(version))
+            return self._catalog(resource_type, token, "r").vread(resource_type, resource_id, int(version))
 
         stored = await run_in_threadpool(work)
         if stored.deleted:
@@ -81,17 +81,17 @@ class Interactions:
         strict = preferences(request).strict
 
         def work() -> bytes:
-            token = admit(self.verifier, header, access, resource_type, "s")
+            token = admit(self.verifier, header, access, resource_type, "s", some=True)
             query = self.links.open(resource_type, pairs) or parse_query(resource_type, pairs, strict)
             return self._page(query, token, is_form)
 
         return Response(await run_in_threadpool(work), media_type=FHIR_JSON)
 
-    def _catalog(self, resource_type: str, token: AccessToken) -> Catalog:
-        return self.catalogs[resource_type].seen_by(token.audience)
+    def _catalog(self, resource_type: str, token: AccessToken, letter: str) -> Catalog:
+        return self.catalogs[resource_type].seen_by(token.audience.to(letter))
 
     def _page(self, query: Query, token: AccessToken, is_form: bool) -> bytes:
-        found = self._catalog(query.resource_type, token).search(query)
+        found = self._catalog(query.resource_type, token, "s").search(query)
         links = [("self", self_link(self.base_url, query, is_form))]
         if found.after is not None:
             links.append(("next", self.links.seal(query, found.after, found.total)))
@@ -111,8 +111,8 @@ class Interactions:
                         wanted[system, value] = None
         for one in found:
             wanted.pop((one.type, one.id), None)
-        allowed = [pair for pair in wanted if pair[0] in self.catalogs and token.allows(pair[0], "r")]
-        seen = self.store.seen_by(token.audience)
+        allowed = [pair for pair in wanted if pair[0] in self.catalogs and token.allows(pair[0], "r", some=True)]
+        seen = self.store.seen_by(token.audience.to("r"))
         return sorted(seen.read_many(allowed), key=lambda one: (one.type, one.id))
 
 

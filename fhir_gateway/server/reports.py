@@ -14,7 +14,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -99,7 +99,7 @@ class ReportCatalog:
     def __init__(self, store: ResourceStore, results: Callable[[], Results], render: Render) -> None:
         """``results`` is called when results are first needed: opening them makes their folder."""
         self._store = store  # of everything: summaries tell what an individual report is made of
-        self._seen = store
+        self._seen = self._persons = store
         self._results = results
         self._render = render
         self._runs: OrderedDict[str, Run] = OrderedDict()
@@ -109,10 +109,12 @@ class ReportCatalog:
         """The reports that the audience may see; runs in memory are shared."""
         view = copy(self)
         view._seen = self._store.seen_by(audience)
+        # Whose reports are seen is the registration's to say; which, the restrictions on MeasureReport.
+        view._persons = self._store.seen_by(Audience(audience.labels))
         return view
 
     def _sees(self, member: str) -> bool:
-        return self._seen.audience.unlimited or bool(self._seen.read_many([("Patient", member)]))
+        return self._persons.audience.unlimited or bool(self._persons.read_many([("Patient", member)]))
 
     def read(self, resource_type: str, resource_id: str) -> StoredResource:
         """A stored report, or the individual one of that id; raises UnknownResource."""
@@ -126,7 +128,10 @@ class ReportCatalog:
             run = self._run(run_id)
             if run is None or member not in run.index:
                 raise
-            return self._individual(summary, run, run.index[member])
+            report = self._individual(summary, run, run.index[member])
+            if not self._seen.permits(report.json()):
+                raise
+            return report
 
     def vread(self, resource_type: str, resource_id: str, version: int) -> StoredResource:
         """One version; an individual report has only that of its run."""
@@ -151,12 +156,12 @@ class ReportCatalog:
             if page.next is not None and not query.count_total:
                 return Found(page.resources, total, f"s:{page.next}")
             if page.next is not None:
-                beyond = sum(len(indices) for _, _, indices in self._matching(query, wanted)) if wanted else 0
+                beyond = sum(len(indices) for _, _, indices in self._permitted(query, wanted)) if wanted else 0
                 _refuse_mixed_sort(query, beyond)
                 return Found(page.resources, (total or 0) + beyond, f"s:{page.next}")
         if wanted is None:
             return Found(tuple(found), total, None)
-        matching = list(self._matching(query, wanted))
+        matching = list(self._permitted(query, wanted))
         beyond = sum(len(indices) for _, _, indices in matching)
         if found:
             _refuse_mixed_sort(query, beyond)
@@ -188,13 +193,29 @@ class ReportCatalog:
                 return reports, f"i:{summary.id}:{last}"
         return reports, None
 
+    def _permitted(self, query: Query, wanted: _Wanted | None) -> Iterator[tuple[StoredResource, Run, Indices]]:
+        """What matches, of what the restrictions of the caller's scopes leave."""
+        found = list(self._matching(query, wanted))
+        for alternatives in self._seen.audience.restriction(_TYPE):
+            left: dict[str, Indices] = {}
+            for criteria in alternatives:
+                narrowed = replace(query, criteria=(*query.criteria, *criteria))
+                for summary, _, indices in self._matching(narrowed, _wanted(narrowed)):
+                    left[summary.id] = np.union1d(left.get(summary.id, np.array([], np.intp)), indices)
+            found = [
+                (summary, run, both)
+                for summary, run, indices in found
+                if len(both := np.intersect1d(indices, left.get(summary.id, np.array([], np.intp))))
+            ]
+        yield from found
+
     def _matching(self, query: Query, wanted: _Wanted | None) -> Iterator[tuple[StoredResource, Run, Indices]]:
         """Runs whose summaries meet the shared criteria, with the members that meet the others."""
         if wanted is None:
             return
         shared: list[Criterion] = [*query.without(*_OWN), ("type", "summary")]
         summaries = self._store.search(_TYPE, shared, _MAX_RUNS, None, query.sort, total=False).resources
-        allowed = self._seen.members()
+        allowed = self._persons.members()
         visible = None if allowed is None else pa.array(allowed, pa.string())
         known = frozenset(self._results().runs())  # a contract's quality report is a summary without a run of its own
         for summary in summaries:

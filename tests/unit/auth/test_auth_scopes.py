@@ -28,6 +28,12 @@ from fhir_gateway.auth.scopes import INTERACTIONS, Scope, grant, is_scope_list, 
         ("user/*.rs", None),
         ("openid", None),
         ("system/Patient.rs?", None),
+        ("system/Patient.rs?name", None),
+        ("system/Patient.rs?name=", None),
+        ("system/Patient.rs?=x", None),
+        ("system/Patient.rs?name=x&", None),
+        ("system/Patient.rs?" + "&".join(["name=x"] * 11), None),
+        ("system/Patient.read?name=x", None),  # version 1 has no search restrictions
         ("system/Patient.rs\n", None),
     ],
 )
@@ -47,7 +53,37 @@ def test_grammar(text: str, scope: Scope | None) -> None:
         ("system/Patient.read", "system/Patient.r", "system/Patient.r"),  # version 1 cannot say it
         ("system/Patient.rs system/Nonsense.rs", "system/*.rs", "system/Patient.rs"),  # unknown type dropped
         ("system/Patient.rs system/Questionnaire.rs", "system/*.rs", "system/Patient.rs"),  # unsupported type dropped
-        ("system/Observation.rs?category=vital-signs", "system/*.rs", ""),  # cannot be enforced, so not broadened
+        ("system/Group.rs?identifier=a", "system/*.rs", "system/Group.rs?identifier=a"),
+        ("system/Group.rs?identifier=a", "system/Group.r", "system/Group.r?identifier=a"),
+        ("system/Group.rs", "system/Group.rs?identifier=a", "system/Group.rs?identifier=a"),  # narrowed
+        ("system/Group.read", "system/Group.rs?identifier=a", "system/Group.rs?identifier=a"),  # not in version 1
+        (
+            "system/*.rs",
+            "system/Group.rs?identifier=a system/Patient.r",
+            "system/Group.rs?identifier=a system/Patient.r",
+        ),
+        ("system/*.rs?_tag=a", "system/Patient.rs", "system/Patient.rs?_tag=a"),
+        ("system/*.rs?_tag=a", "system/*.rs", "system/*.rs?_tag=a"),
+        ("system/*.rs?identifier=a", "system/*.rs", ""),  # not a parameter of every type
+        (
+            "system/Group.rs?identifier=a,b",
+            "system/Group.rs?identifier=b",
+            "system/Group.rs?identifier=a,b&identifier=b",
+        ),
+        ("system/Group.rs?identifier=b", "system/Group.rs?identifier=a,b", "system/Group.rs?identifier=b"),
+        ("system/Group.rs?type:not=b", "system/Group.rs?type:not=a,b", "system/Group.rs?type:not=b&type:not=a,b"),
+        ("system/Group.rs?type=a", "system/Group.rs?identifier=b", "system/Group.rs?type=a&identifier=b"),
+        ("system/Group.rs?identifier=x%7Cb", "system/Group.rs?identifier=x|b", "system/Group.rs?identifier=x%7Cb"),
+        (
+            "system/Group.rs",
+            "system/Group.rs?identifier=a system/Group.rs?identifier=b",
+            "system/Group.rs?identifier=a system/Group.rs?identifier=b",
+        ),
+        ("system/Group.rs", "system/Group.rs?identifier=a system/*.rs", "system/Group.rs"),
+        ("system/Group.rs?nonsense=a", "system/*.rs", ""),  # cannot be evaluated, so not broadened
+        ("system/Group.rs?member.name=a", "system/*.rs", ""),
+        ("system/Group.rs?_has:Group:member:_id=a", "system/*.rs", ""),
+        ("system/MeasureReport.rs?date=soon", "system/*.rs", ""),
         ("openid launch/patient system/Patient.rs", "system/*.rs", "system/Patient.rs"),
         ("system/Patient.write", "system/*.cruds", ""),
         ("system/Encounter.rs", "system/Patient.rs", ""),
@@ -57,6 +93,23 @@ def test_grammar(text: str, scope: Scope | None) -> None:
 def test_granted_is_the_intersection(requested: str, registered: str, granted: str) -> None:
     result = grant(requested, parse_scopes(registered), ["Patient", "Encounter", "Observation", "Group"], "rs")
     assert " ".join(map(str, result)) == granted
+
+
+@pytest.mark.parametrize("operators", ["AuditEvent", "Endpoint"])
+def test_a_wildcard_never_means_the_operators_own_types(operators: str) -> None:
+    everything = parse_scopes("system/*.cruds")
+    assert grant(f"system/{operators}.rs", everything) == ()
+    assert not grant("system/*.rs", everything)[0].covers(operators, "r")
+    both = parse_scopes(f"system/*.rs system/{operators}.rs")
+    assert [str(one) for one in grant("system/*.rs", both)] == ["system/*.rs", f"system/{operators}.rs"]
+    assert [str(one) for one in grant(f"system/{operators}.rs", both)] == [f"system/{operators}.rs"]
+
+
+def test_restrictions_are_for_reading() -> None:
+    registered = parse_scopes("system/Group.cruds")
+    assert [str(one) for one in grant("system/Group.cruds?identifier=a", registered)] == [
+        "system/Group.rs?identifier=a"
+    ]
 
 
 def test_every_r4_type_is_supported_unless_told_otherwise() -> None:
@@ -70,11 +123,18 @@ def test_scope_list_syntax(text: str, well_formed: bool) -> None:
     assert is_scope_list(text) is well_formed
 
 
-_SCOPES = st.builds(
-    Scope,
+_LETTERS = st.sets(st.sampled_from(INTERACTIONS), min_size=1).map(
+    lambda ops: "".join(x for x in INTERACTIONS if x in ops)
+)
+_SCOPES = st.builds(Scope, st.sampled_from(["*", "Patient", "Encounter"]), _LETTERS, st.sampled_from([1, 2]))
+_TAGS = st.lists(
+    st.sets(st.sampled_from("abc"), min_size=1).map(lambda tags: "_tag=" + ",".join(sorted(tags))), max_size=2
+)
+_RESTRICTED = st.builds(
+    lambda kind, letters, tags: Scope(kind, letters, 2, "&".join(tags) or None),
     st.sampled_from(["*", "Patient", "Encounter"]),
-    st.sets(st.sampled_from(INTERACTIONS), min_size=1).map(lambda ops: "".join(x for x in INTERACTIONS if x in ops)),
-    st.sampled_from([1, 2]),
+    st.sampled_from(["r", "s", "rs"]),
+    _TAGS,
 )
 
 
@@ -95,3 +155,25 @@ def test_never_grants_more_than_was_registered_or_asked(requested: list[Scope], 
                 for scopes in (requested, registered, granted)
             ]
             assert covered[2] == (covered[0] and covered[1])
+
+
+def _reads(scopes: list[Scope] | tuple[Scope, ...], kind: str, letter: str, tag: str) -> bool:
+    """Whether a resource with one tag is read: directly from what the scopes say."""
+    return any(
+        scope.resource_type in ("*", kind)
+        and letter in scope.interactions
+        and all(tag in value.split(",") for _, value in scope.criteria)
+        for scope in scopes
+    )
+
+
+@given(st.lists(_RESTRICTED, max_size=4), st.lists(_RESTRICTED, max_size=4))
+def test_a_resource_is_read_when_both_what_was_asked_and_what_is_registered_say_so(
+    requested: list[Scope], registered: list[Scope]
+) -> None:
+    granted = grant(" ".join(map(str, requested)), registered)
+    for kind in ("Patient", "Encounter"):
+        for letter in "rs":
+            for tag in "abcd":
+                both = _reads(requested, kind, letter, tag) and _reads(registered, kind, letter, tag)
+                assert _reads(granted, kind, letter, tag) == both
