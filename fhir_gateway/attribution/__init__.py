@@ -1,8 +1,9 @@
 """Who is whose patient: member months, attribution methods, rosters as Da Vinci ATR Groups."""
 
-from fhir_gateway.attribution.atr import Roster, atr_group
+from fhir_gateway.attribution.atr import atr_group
 from fhir_gateway.attribution.eligibility import COVERAGE_COLUMNS, member_months
 from fhir_gateway.attribution.models import Attribution, AttributionTerms, Participant, shipped_terms
+from fhir_gateway.attribution.roster import Roster
 from fhir_gateway.attribution.service import LINE_COLUMNS, SELECTION_SCHEMA, attribute
 
 __all__ = [

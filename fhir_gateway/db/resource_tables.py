@@ -13,7 +13,10 @@ class ResourceRow(SQLModel, table=True):
     """The current version of a resource; ``key`` numbers resources in the order of their creation."""
 
     __tablename__ = "fhir_resource"
-    __table_args__ = (sa.UniqueConstraint("type", "id", name="uq_fhir_resource_type_id"),)
+    __table_args__ = (
+        sa.UniqueConstraint("type", "id", name="uq_fhir_resource_type_id"),
+        sa.Index("ix_fhir_resource_updated", "type", "last_updated", "id"),
+    )
 
     key: int = Field(sa_column=sa.Column(sa.BigInteger, primary_key=True, autoincrement=False))
     type: str = Field(sa_type=_TEXT)
@@ -25,10 +28,29 @@ class ResourceRow(SQLModel, table=True):
     body: bytes
 
 
+#: Types whose changes are noted for subscriptions.
+WATCHED = frozenset({"Group", "MeasureReport"})
+
+
+class ResourceChangeRow(SQLModel, table=True):
+    """A change that nobody has told subscribers of yet."""
+
+    __tablename__ = "fhir_change"
+
+    number: int | None = Field(
+        default=None,
+        sa_column=sa.Column(sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    )
+    type: str
+    id: str
+    version: int
+
+
 class ResourceVersionRow(SQLModel, table=True):
     """An earlier version of a resource."""
 
     __tablename__ = "fhir_resource_version"
+    __table_args__ = (sa.Index("ix_fhir_resource_version_updated", "type", "last_updated", "id"),)
 
     type: str = Field(primary_key=True)
     id: str = Field(primary_key=True)
@@ -68,3 +90,12 @@ class SearchIndexRow(SQLModel, table=True):
     text: str | None = None
     low: int | None = Field(default=None, sa_column=sa.Column(sa.BigInteger))
     high: int | None = Field(default=None, sa_column=sa.Column(sa.BigInteger))
+
+
+class SearchIndexState(SQLModel, table=True):
+    """What the search index was written by: when the definitions differ, it is written anew."""
+
+    __tablename__ = "fhir_search_state"
+
+    name: str = Field(primary_key=True)
+    digest: str

@@ -20,6 +20,8 @@ TABLE_MODULES: tuple[str, ...] = (
     "fhir_gateway.server.audit",
     "fhir_gateway.terminology.store",
     "fhir_gateway.jobs.tables",
+    "fhir_gateway.attribution.store",
+    "fhir_gateway.subscriptions.tables",
 )
 
 
