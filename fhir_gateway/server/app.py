@@ -34,6 +34,7 @@ from fhir_gateway.server.negotiation import require_json
 from fhir_gateway.server.problems import FHIR_JSON, MethodNotAllowed, UnsupportedType, error_response
 from fhir_gateway.server.registry import EVALUATE_MEASURE, SERVED
 from fhir_gateway.server.reports import ReportCatalog, individual_report
+from fhir_gateway.server.respond_async import RespondAsync
 from fhir_gateway.server.search import PageLinks
 
 #: Path of the FHIR base; its public address is ``Settings.public_url`` plus this.
@@ -50,11 +51,13 @@ def create_app(gateway: Gateway) -> FastAPI:
     catalogs["MeasureReport"] = ReportCatalog(gateway.resources, lambda: gateway.results, individual_report)
     links = PageLinks(base_url, gateway.secrets)
     interactions = Interactions(base_url, gateway.authorization, gateway.resources, catalogs, links)
+    respond_async = RespondAsync(gateway)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(tidy, gateway)
         yield
+        await run_in_threadpool(respond_async.close)
         await run_in_threadpool(trail.close)
 
     app = FastAPI(
@@ -71,6 +74,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     app.include_router(_open_documents(gateway, base_url))
     app.include_router(_operations(EvaluateMeasureOperation(gateway)), prefix=FHIR_PATH)
     app.include_router(imports.router(gateway), prefix=FHIR_PATH)
+    app.include_router(respond_async.router(), prefix=FHIR_PATH)
     app.include_router(_fhir(interactions), prefix=FHIR_PATH)
     app.include_router(endpoints.router(gateway))
     _answer_errors(app)

@@ -103,6 +103,44 @@ def upload(media_types: list[str]) -> dict[str, Any]:
     )
 
 
+def accepted(described: dict[str, Any]) -> dict[str, Any]:
+    """A route that may be asked to answer later (``Prefer: respond-async``)."""
+    headers = {"Content-Location": {"description": "where to poll", "schema": {"type": "string"}}}
+    answer = {"description": "Accepted: poll the Content-Location", "headers": headers}
+    later = {202: answer | {"content": _content("OperationOutcome")}}
+    later[429] = {"description": "Too much under way, see Retry-After", "content": _content("OperationOutcome")}
+    return described | {"responses": described["responses"] | later}
+
+
+def async_status() -> dict[str, Any]:
+    """The poll of an asynchronous request."""
+    described = route("Poll an asynchronous request", "Bundle", (401, 404), security=_SECURITY)
+    manifest = {"application/json": {"schema": {"type": "object", "title": "Manifest"}}}
+    described["responses"][200]["description"] = "The manifest of an export, or the answer of an operation"
+    described["responses"][200]["content"] |= manifest
+    described["responses"][202] = {"description": "Not yet: come back after Retry-After seconds"}
+    described["responses"]["default"] = {"description": "The work failed", "content": _content("OperationOutcome")}
+    return described
+
+
+def async_delete() -> dict[str, Any]:
+    """The end of an asynchronous request, asked for by its client."""
+    described = route("Cancel an asynchronous request, or say that its answer was read", "OperationOutcome", (401, 404))
+    described["responses"][202] = described["responses"].pop(200)
+    described["openapi_extra"]["security"] = _SECURITY
+    return described
+
+
+def async_file() -> dict[str, Any]:
+    """A file of an answer."""
+    described = route("A file of an answer, as NDJSON", "Resource", (401, 403, 404), security=_SECURITY)
+    ndjson = {"application/fhir+ndjson": {"schema": {"type": "string"}}}
+    described["responses"][200] = {"description": "Resources, one a line; gzipped on request", "content": ndjson}
+    described["responses"][206] = {"description": "A range of the file", "content": ndjson}
+    described["responses"][416] = {"description": "No such range"}
+    return described
+
+
 def openapi(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI document of the routes, with how to get in."""
     if app.openapi_schema is None:
