@@ -78,6 +78,18 @@ class Settings(BaseSettings):
         default=True, description="Whether `serve` works on jobs and goes on with those that were interrupted."
     )
     jobs_at_once: int = Field(default=2, ge=1, description="Jobs that one worker carries out at the same time.")
+    async_at_once: int = Field(
+        default=2, ge=1, description="Asynchronous requests of clients that one worker carries out at the same time."
+    )
+    async_per_client: int = Field(
+        default=3, ge=1, description="Asynchronous requests that one client may have under way; more are a 429."
+    )
+    async_kept_per_client: int = Field(
+        default=50, ge=1, description="Asynchronous requests of one client, answered ones too, that are kept."
+    )
+    async_keep_hours: int = Field(
+        default=24, ge=1, le=720, description="Hours after which the answer to an asynchronous request is deleted."
+    )
     import_max_bytes: int = Field(
         default=2**30, ge=1024, description="Largest body of `$import` in bytes, after decompression."
     )

@@ -21,6 +21,8 @@ from fhir_gateway.factory import Gateway
 APPLICATION = "fhir-gateway"
 QUEUE = "jobs"
 """Where jobs wait for a worker; a job that runs in the foreground never waits there."""
+QUEUES: Mapping[str, str] = {"request": "requests"}
+"""Queues of kinds that wait elsewhere: clients' requests and the operator's jobs do not hold each other up."""
 
 VERSION = "1"
 """Jobs of another version are not gone on with. Raise it when the steps of a job change their order or meaning."""
@@ -112,10 +114,11 @@ class JobBook:
         if found is not None and found.state in ("waiting", "running"):
             raise ConflictError(f"job {id} is {found.state} already")
         if found is not None:
-            self.again(id, QUEUE)
+            self.again(id, QUEUES.get(kind, QUEUE))
         else:
+            queue = QUEUES.get(kind, QUEUE)
             self._client.enqueue(
-                {"workflow_name": kind, "workflow_id": id, "queue_name": QUEUE, "app_version": VERSION}, **arguments
+                {"workflow_name": kind, "workflow_id": id, "queue_name": queue, "app_version": VERSION}, **arguments
             )
         return self.job(id)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
@@ -18,8 +19,8 @@ from dbos import DBOS, SetWorkflowID
 
 from fhir_gateway.errors import ConflictError, GatewayError
 from fhir_gateway.factory import Gateway
-from fhir_gateway.jobs import pull
-from fhir_gateway.jobs.book import APPLICATION, QUEUE, VERSION, Job, JobBook, JsonValues, open_database
+from fhir_gateway.jobs import pull, requests
+from fhir_gateway.jobs.book import APPLICATION, QUEUE, QUEUES, VERSION, Job, JobBook, JsonValues, open_database
 from fhir_gateway.jobs.calculations import CALCULATIONS
 from fhir_gateway.jobs.locks import hold
 from fhir_gateway.sources.outcome import Progress
@@ -27,7 +28,12 @@ from fhir_gateway.sources.outcome import Progress
 MOST_RECOVERIES = 5
 """A job at which more processes died than this is left alone: it may be what kills them."""
 
+REQUESTS = QUEUES[requests.JOB]
+
 _PATROL_SECONDS = 5.0
+_SWEEP_SECONDS = 60.0
+_REQUESTS_SECONDS = 0.25
+"""How often waiting requests are looked for: somebody polls for them."""
 
 _log = logging.getLogger("fhir_gateway.jobs")
 _working: Worker | None = None
@@ -73,10 +79,14 @@ class Worker:
                     "use_listen_notify": False,
                 }
             )
-            DBOS.listen_queues([QUEUE] if self._background else [])
+            DBOS.listen_queues([QUEUE, REQUESTS] if self._background else [])
             DBOS.launch()
             if self._background:
-                DBOS.register_queue(QUEUE, worker_concurrency=self.gateway.settings.jobs_at_once)
+                settings = self.gateway.settings
+                DBOS.register_queue(QUEUE, worker_concurrency=settings.jobs_at_once)
+                DBOS.register_queue(
+                    REQUESTS, worker_concurrency=settings.async_at_once, polling_interval_sec=_REQUESTS_SECONDS
+                )
                 self._patrol = threading.Thread(target=self._go_on, name="jobs-patrol", daemon=True)
                 self._patrol.start()
         except BaseException:
@@ -121,9 +131,11 @@ class Worker:
         taken = []
         for job in self.book.jobs(["running"], limit=1000):
             if job.recoveries >= MOST_RECOVERIES:
+                if job.kind == requests.JOB:
+                    requests.give_up(self.gateway, job.id)
                 continue
             try:
-                self._adopt(job, QUEUE)
+                self._adopt(job, QUEUES.get(job.kind, QUEUE))
             except ConflictError:
                 continue
             taken.append(job.id)
@@ -140,9 +152,13 @@ class Worker:
                 self.book.again(job.id, queue)
 
     def _go_on(self) -> None:
+        swept = 0.0
         while not self._leaving.is_set():
             try:
                 self.go_on()
+                if time.monotonic() - swept > _SWEEP_SECONDS:
+                    swept = time.monotonic()
+                    requests.RequestLog(self.gateway).sweep()
             except Exception:  # noqa: BLE001 - a database that is away for a while must not end the patrol
                 _log.exception("looking for jobs to go on with failed; trying again")
             self._leaving.wait(_PATROL_SECONDS)
@@ -180,6 +196,13 @@ def _pull(pull_id: str) -> dict[str, Any]:
             worker.gateway, pull_id, progress=worker.progress, step=_step, wait=worker.wait, check=worker.check
         )
     return {"lake_version": report.lake_version, "complete": report.complete}
+
+
+@DBOS.workflow(name=requests.JOB)
+def _request(request_id: str) -> str | None:
+    worker = _worker()
+    with worker._at_work():
+        return DBOS.run_step({"name": requests.JOB}, requests.carry_out, worker.gateway, request_id, worker.check)
 
 
 def _calculation(kind: str) -> None:

@@ -25,7 +25,7 @@ class JobRequest(SQLModel, table=True):
     kind: str
     url: str  # of the kick-off, as the manifest repeats it
     payload: bytes = Field(sa_column=Column(LargeBinary, nullable=False))  # JSON
-    labels: str | None = None  # JSON list: the client's audience at the kick-off; null is no limit
+    audience: bytes = Field(sa_column=Column(LargeBinary, nullable=False))  # JSON: what the client might see then
     separate_status: bool = False
     state: str
     progress: str | None = None

@@ -61,6 +61,8 @@ class Preferences:
 
     strict: bool = False
     respond_async: bool = False
+    lenient: bool = False
+    separate_export_status: bool = False
 
 
 def preferences(request: Request) -> Preferences:
@@ -71,7 +73,10 @@ def preferences(request: Request) -> Preferences:
             match = _PREFERENCE.match(part)
             if match:
                 found.setdefault(match[1].lower(), (match[2] or "").lower())
-    return Preferences(found.get("handling") == "strict", "respond-async" in found)
+    handling = found.get("handling")
+    return Preferences(
+        handling == "strict", "respond-async" in found, handling == "lenient", "separate-export-status" in found
+    )
 
 
 async def read_body(request: Request, limit: int) -> bytes:

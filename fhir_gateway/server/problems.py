@@ -107,7 +107,10 @@ def error_response(error: GatewayError, request_id: str | None = None) -> Respon
     if request_id and status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         message += f" (request {request_id})"
     body = outcome(issue("error", error.issue_type, message, error.location.path))
-    return Response(orjson.dumps(body), status, challenge(error), FHIR_JSON)
+    headers = challenge(error)
+    if (wait := getattr(error, "retry_after", None)) is not None:
+        headers["Retry-After"] = str(wait)
+    return Response(orjson.dumps(body), status, headers, FHIR_JSON)
 
 
 def internal_error(request_id: str | None) -> Response:

@@ -19,7 +19,7 @@ def upgrade() -> None:
         sa.Column("kind", sa.String(), nullable=False),
         sa.Column("url", sa.String(), nullable=False),
         sa.Column("payload", sa.LargeBinary(), nullable=False),
-        sa.Column("labels", sa.String(), nullable=True),
+        sa.Column("audience", sa.LargeBinary(), nullable=False),
         sa.Column("separate_status", sa.Boolean(), nullable=False),
         sa.Column("state", sa.String(), nullable=False),
         sa.Column("progress", sa.String(), nullable=True),
