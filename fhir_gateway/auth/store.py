@@ -11,6 +11,7 @@ import json
 import threading
 import time
 
+import sqlalchemy as sa
 from sqlalchemy import BigInteger, Column, Engine, RowMapping, Text, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Field, SQLModel
@@ -38,6 +39,22 @@ class ClientRow(SQLModel, table=True):
     created_at: int = Field(sa_column=Column(BigInteger, nullable=False))
     grants: str | None = Field(default=None, sa_column=Column(Text, nullable=True))  # JSON list; null: everything
     purpose: str | None = Field(default=None, max_length=40)
+    pending: bool = Field(default=False, sa_column_kwargs={"server_default": sa.false()})  # until an operator approves
+    origin: str | None = Field(default=None, max_length=100)  # of a self-registered client: the invitation it used
+    requested: str | None = Field(default=None, sa_column=Column(Text, nullable=True))  # scopes it asked for
+    contacts: str | None = Field(default=None, sa_column=Column(Text, nullable=True))  # JSON list
+
+
+class InvitationRow(SQLModel, table=True):
+    """An initial access token (RFC 7591): whoever holds it may register, so many times, until it ends."""
+
+    __tablename__ = "auth_invitation"
+
+    name: str = Field(primary_key=True, max_length=64)
+    token_hash: str = Field(max_length=64, unique=True)
+    created_at: int = Field(sa_column=Column(BigInteger, nullable=False))
+    expires_at: int = Field(sa_column=Column(BigInteger, nullable=False))
+    uses_left: int
 
 
 class AssertionRow(SQLModel, table=True):

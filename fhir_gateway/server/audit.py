@@ -1,9 +1,12 @@
 """The audit trail: one row for every request to the FHIR face, written before the answer leaves.
 
-A row says who (client), why (the purpose it is registered for), what (interaction, type, id, names of the parameters),
-when, and how it ended. It never holds parameter values, bodies or tokens. Rows are only ever added. Requests that end
-at the same moment share one commit, so that the trail costs a busy server one write for many answers; when the trail
-cannot be written, nothing is served.
+A row says who (client, from which address), why (the purpose it is registered for), what (interaction, type, id,
+version, names of the parameters), whose data the answer held (ids of persons), when, and how it ended; of a refused
+token request, which check failed. It never holds parameter values, bodies or tokens.
+
+Rows are only ever added: the database itself refuses to change them, and to delete them before six years are over
+(docs/adr/0153). Requests that end at the same moment share one commit, so that the trail costs a busy server one write
+for many answers; when the trail cannot be written, nothing is served.
 """
 
 from __future__ import annotations
@@ -11,14 +14,18 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
-from sqlalchemy import Column, DateTime, Engine, Integer, String, Table, insert
+from sqlalchemy import Column, DateTime, Engine, Integer, String, Table, Text, insert
 from sqlmodel import SQLModel
 
 from fhir_gateway.db.engine import transaction
 
+#: Persons that one row names, as many as a page of a search holds.
+MOST_PERSONS = 1000
+EVERYONE_IN_REACH = "*"
 #: Append-only. Mirrors AuditEvent: recorded, agent (client), type/subtype (interaction), entity, outcome.
 audit_events = Table(
     "audit_event",
@@ -26,13 +33,17 @@ audit_events = Table(
     Column("id", Integer, primary_key=True, autoincrement=True),
     Column("recorded", DateTime(timezone=True), nullable=False, index=True),
     Column("request_id", String(64), nullable=False),
-    Column("client_id", String(255)),
+    Column("client_id", String(255), index=True),
     Column("interaction", String(64), nullable=False),
     Column("resource_type", String(64)),
     Column("resource_id", String(64)),
     Column("parameters", String(1024), nullable=False),
     Column("status", Integer, nullable=False),
     Column("purpose", String(40)),
+    Column("resource_version", Integer),
+    Column("persons", Text),
+    Column("reason", String(255)),
+    Column("address", String(64)),
 )
 
 
@@ -49,6 +60,26 @@ class Access:
     parameters: str = ""
     status: int = 0
     purpose: str | None = None
+    resource_version: int | None = None
+    persons: str | None = None  # ",p1,p2," in order; EVERYONE_IN_REACH beyond what a row may hold
+    reason: str | None = None
+    address: str | None = None
+
+    def disclose(self, persons: Iterable[str]) -> None:
+        """Note whose data the answer holds, beside those noted before.
+
+        Beyond :data:`MOST_PERSONS` the row says that everybody was concerned whom the client may see.
+        """
+        before = (self.persons or "").strip(",").split(",")
+        found = dict.fromkeys(one for one in (*before, *persons) if one)
+        if EVERYONE_IN_REACH in found or len(found) > MOST_PERSONS:
+            self.persons = EVERYONE_IN_REACH
+        elif found:
+            self.persons = f",{','.join(found)},"
+
+    def disclose_everyone(self) -> None:
+        """Note that the answer may hold the data of everybody whom the client may see."""
+        self.persons = EVERYONE_IN_REACH
 
     def named(self, names: list[str]) -> None:
         """Note the names of the parameters (values are not noted)."""
