@@ -13,20 +13,19 @@ down_revision = "0010"
 branch_labels = None
 depends_on = None
 
-_REFUSED = "audit_event is append-only"
 _SQLITE = (
     f"CREATE TRIGGER audit_event_unchanged BEFORE UPDATE ON audit_event BEGIN SELECT RAISE(ABORT, '{_REFUSED}'); END",
     "CREATE TRIGGER audit_event_kept BEFORE DELETE ON audit_event WHEN OLD.recorded > datetime('now', '-6 years') "
-    f"BEGIN SELECT RAISE(ABORT, '{_REFUSED}'); END",
+    "BEGIN SELECT RAISE(ABORT, 'audit_event is append-only'); END",
     # INSERT OR REPLACE would delete without the trigger above
     "CREATE TRIGGER audit_event_not_replaced BEFORE INSERT ON audit_event "
     "WHEN EXISTS (SELECT 1 FROM audit_event WHERE id = NEW.id) "
-    f"BEGIN SELECT RAISE(ABORT, '{_REFUSED}'); END",
+    "BEGIN SELECT RAISE(ABORT, 'audit_event is append-only'); END",
 )
 _POSTGRESQL = (
     "CREATE OR REPLACE FUNCTION audit_event_refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
     "IF TG_OP = 'DELETE' AND OLD.recorded <= now() - interval '6 years' THEN RETURN OLD; END IF; "
-    f"RAISE EXCEPTION '{_REFUSED}'; END $$",
+    "RAISE EXCEPTION 'audit_event is append-only'; END $$",
     "CREATE TRIGGER audit_event_kept BEFORE UPDATE OR DELETE ON audit_event "
     "FOR EACH ROW EXECUTE FUNCTION audit_event_refuse()",
     "CREATE TRIGGER audit_event_not_emptied BEFORE TRUNCATE ON audit_event "
