@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,18 +74,27 @@ class Story:
 
 
 @pytest.fixture
-async def story(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Story]:
+def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
+    """A gateway with a worker beside it; a worker is not started on an event loop."""
     monkeypatch.setattr(requests, "KINDS", {"test": f"{__name__}:work", "export": f"{__name__}:work"})
     BEGIN.clear()
     key = SecretStr(Fernet.generate_key().decode())
-    settings = Settings(
-        data_dir=tmp_path / "data",
-        encryption_key=key,
-        public_url=PUBLIC_URL,
-        async_per_client=2,
-        async_kept_per_client=3,
+    gateway = Gateway(
+        Settings(
+            data_dir=tmp_path / "data",
+            encryption_key=key,
+            public_url=PUBLIC_URL,
+            async_per_client=2,
+            async_kept_per_client=3,
+        )
     )
-    gateway = Gateway(settings)
+    with Worker(gateway, background=True):
+        yield gateway
+        BEGIN.set()
+
+
+@pytest.fixture
+async def story(gateway: Gateway) -> AsyncIterator[Story]:
     app = create_app(gateway)
     accepting = RespondAsync(gateway)
 
@@ -103,9 +112,7 @@ async def story(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     async with client_for(app) as http:
         for name in ("one", "two"):
             headers[name] = await authorize(http, name, register(gateway, name, "system/*.rs"), "system/*.rs")
-        with Worker(gateway, background=True):
-            yield Story(gateway, http, headers)
-            BEGIN.set()
+        yield Story(gateway, http, headers)
     accepting.close()
 
 
