@@ -14,7 +14,8 @@ branch_labels = None
 depends_on = None
 
 _SQLITE = (
-    f"CREATE TRIGGER audit_event_unchanged BEFORE UPDATE ON audit_event BEGIN SELECT RAISE(ABORT, '{_REFUSED}'); END",
+    "CREATE TRIGGER audit_event_unchanged BEFORE UPDATE ON audit_event "
+    "BEGIN SELECT RAISE(ABORT, 'audit_event is append-only'); END",
     "CREATE TRIGGER audit_event_kept BEFORE DELETE ON audit_event WHEN OLD.recorded > datetime('now', '-6 years') "
     "BEGIN SELECT RAISE(ABORT, 'audit_event is append-only'); END",
     # INSERT OR REPLACE would delete without the trigger above
