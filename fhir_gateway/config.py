@@ -93,6 +93,15 @@ class Settings(BaseSettings):
     import_max_bytes: int = Field(
         default=2**30, ge=1024, description="Largest body of `$import` in bytes, after decompression."
     )
+    deqm_family: Literal["us", "uv"] = Field(
+        default="us",
+        description="Family of DEQM shapes for operations whose parameters do not tell: US 5.0.0 or UV 1.0.0.",
+    )
+    operation_members: int = Field(
+        default=1000,
+        ge=1,
+        description="Members that an operation evaluates while its client waits; for more it answers 202 and goes on.",
+    )
     reporter_name: str = Field(default="FHIR Gateway", description="Name of the organization that reports.")
 
     @field_validator("time_zone")

@@ -17,11 +17,13 @@ from fhir_gateway.errors import ConfigurationError, Location
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from fhir_gateway.attribution.store import DecisionStore
     from fhir_gateway.auth.service import AuthorizationServer
     from fhir_gateway.db.resources import ResourceStore
     from fhir_gateway.db.secrets import SecretBox
     from fhir_gateway.identity.crosswalk import Crosswalk
     from fhir_gateway.lake.store import Lake
+    from fhir_gateway.measures.catalog import MeasureCatalog
     from fhir_gateway.measures.store import ResultStore
     from fhir_gateway.sources.pulls import PullLog
     from fhir_gateway.sources.store import EndpointStore
@@ -107,6 +109,13 @@ class Gateway:
         return ResourceStore(self.engine, f"{self.settings.public_url.rstrip('/')}/fhir")
 
     @cached_property
+    def decisions(self) -> DecisionStore:
+        """What people decided about attribution lists."""
+        from fhir_gateway.attribution.store import DecisionStore
+
+        return DecisionStore(self.engine)
+
+    @cached_property
     def authorization(self) -> AuthorizationServer:
         """Issues and verifies access tokens for clients of ours."""
         from fhir_gateway.auth.service import AuthorizationServer
@@ -119,6 +128,13 @@ class Gateway:
         from fhir_gateway.measures.store import ResultStore
 
         return ResultStore(self.data_folder / "results")
+
+    @cached_property
+    def measures(self) -> MeasureCatalog:
+        """The installed measures, compiled when they are asked for."""
+        from fhir_gateway.measures.catalog import MeasureCatalog
+
+        return MeasureCatalog(self.measure_packages, lambda: self.terminology, self.settings.profiles)
 
     @cached_property
     def data_folder(self) -> Path:
@@ -158,7 +174,10 @@ class Gateway:
 
     def measure_packages(self) -> list[Path]:
         """All packages of the measures folder, by name."""
-        return sorted(path.parent for path in self.measures_folder.glob("*/measure*.json"))
+        found = (
+            path for pattern in ("measure*.json", "bundle*.json*") for path in self.measures_folder.glob(f"*/{pattern}")
+        )
+        return sorted({path.parent for path in found})
 
     def public_jwks(self) -> dict[str, Any]:
         """The JWK Set of the keys we sign with towards sources."""

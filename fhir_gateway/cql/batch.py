@@ -103,6 +103,7 @@ class ResourceTable:
                 placed[name, named] = _one_array(rows, name, None if in_place else order)
             return placed[name, named]
 
+        self._column = column
         self.source = Source(
             resource_type,
             None,
@@ -124,6 +125,11 @@ class ResourceTable:
         if found is None:
             found = self._retrieved[key] = read()
         return found
+
+    def keys(self, rows: IntArray) -> tuple[Any, Any]:
+        """Source and id of rows, as Arrow arrays."""
+        at = pa.array(rows)
+        return self._column("_source", True).take(at), self._column("id", True).take(at)
 
     def all(self) -> ListVec:
         """All resources of each member."""

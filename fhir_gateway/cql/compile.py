@@ -14,7 +14,7 @@ from fhir_gateway.cql import schema
 from fhir_gateway.cql.elm import Elm, Library, LibrarySet, nodes_of
 from fhir_gateway.cql.frame import Env, Frame
 from fhir_gateway.cql.registry import FORMS, OPERATORS
-from fhir_gateway.cql.values import Vec
+from fhir_gateway.cql.values import ListVec, Vec
 from fhir_gateway.errors import MeasureError, UnsupportedElm
 from fhir_gateway.terminology import ValueSets
 
@@ -105,6 +105,8 @@ class Compiler:
         #: by type and what tells them apart: element and codes of each retrieve, None for one without constant codes
         self.retrieves: dict[str, dict[Hashable, tuple[str, Node] | None]] = {}
         self.codes_of_retrieves: dict[int, frozenset[tuple[str, str]] | None] = {}
+        #: by the id of a retrieve's node: the resources of each member in an evaluation, before filters by row
+        self.retrieved: dict[int, Callable[[Any], ListVec]] = {}
         self.zones = False  # some expression asks for the offset that a date-time was written with
         self._nodes: dict[tuple[str, str], Node] = {}
         self._definitions: dict[tuple[str, str], Node] = {}

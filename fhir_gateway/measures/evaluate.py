@@ -58,6 +58,11 @@ class Evaluator:
         notes = (*notes, *unlisted)
         self._notes = (CONTENT_ALONE, *notes) if package.profiles == "content" else notes
 
+    @property
+    def supplemental(self) -> tuple[SupplementalDefinition, ...]:
+        """Supplemental data and risk adjustment variables that are evaluated."""
+        return self._supplemental
+
     def evaluate(self, population: Population, period: tuple[date, date], now: datetime) -> MeasureResult:
         """Evaluate the measure for each batch of ``population`` and put the results together.
 

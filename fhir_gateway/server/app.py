@@ -22,17 +22,16 @@ from fhir_gateway.errors import GatewayError, InputError, NotFoundError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.push import tidy
 from fhir_gateway.r4.spec import resource_types
-from fhir_gateway.server import documentation, endpoints, imports
+from fhir_gateway.server import documentation, endpoints, imports, measure_operations
 from fhir_gateway.server.access import access_of
 from fhir_gateway.server.audit import AuditTrail
 from fhir_gateway.server.capability import capability_statement
 from fhir_gateway.server.catalog import Catalog, StoredCatalog
-from fhir_gateway.server.evaluate_measure import EvaluateMeasureOperation
 from fhir_gateway.server.interactions import Interactions
 from fhir_gateway.server.middleware import RequestFrame
 from fhir_gateway.server.negotiation import require_json
 from fhir_gateway.server.problems import FHIR_JSON, MethodNotAllowed, UnsupportedType, error_response
-from fhir_gateway.server.registry import EVALUATE_MEASURE, SERVED
+from fhir_gateway.server.registry import SERVED
 from fhir_gateway.server.reports import ReportCatalog, individual_report
 from fhir_gateway.server.respond_async import RespondAsync
 from fhir_gateway.server.search import PageLinks
@@ -72,7 +71,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     app.state.audit = trail
     app.include_router(authorization_router(gateway.authorization, fhir_path=FHIR_PATH))
     app.include_router(_open_documents(gateway, base_url))
-    app.include_router(_operations(EvaluateMeasureOperation(gateway)), prefix=FHIR_PATH)
+    app.include_router(measure_operations.router(gateway), prefix=FHIR_PATH)
     app.include_router(imports.router(gateway), prefix=FHIR_PATH)
     app.include_router(respond_async.router(), prefix=FHIR_PATH)
     app.include_router(_fhir(interactions), prefix=FHIR_PATH)
@@ -104,29 +103,6 @@ def _open_documents(gateway: Gateway, base_url: str) -> APIRouter:
     @routes.get("/health", summary="Liveness")
     async def health() -> Response:
         return Response(b'{"status":"ok"}', media_type="application/json")
-
-    return routes
-
-
-def _operations(evaluate_measure: EvaluateMeasureOperation) -> APIRouter:
-    routes = APIRouter(tags=["Measure"])
-    described = documentation.operation(EVALUATE_MEASURE)
-
-    @routes.get("/Measure/$evaluate-measure", **described)
-    async def on_type(request: Request) -> Response:
-        return await evaluate_measure.handle(request, None)
-
-    @routes.post("/Measure/$evaluate-measure", **documentation.operation(EVALUATE_MEASURE, body=True))
-    async def on_type_with_body(request: Request) -> Response:
-        return await evaluate_measure.handle(request, None)
-
-    @routes.get("/Measure/{id}/$evaluate-measure", **described)
-    async def on_instance(request: Request, id: str) -> Response:
-        return await evaluate_measure.handle(request, id)
-
-    @routes.post("/Measure/{id}/$evaluate-measure", **documentation.operation(EVALUATE_MEASURE, body=True))
-    async def on_instance_with_body(request: Request, id: str) -> Response:
-        return await evaluate_measure.handle(request, id)
 
     return routes
 

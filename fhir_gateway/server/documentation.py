@@ -92,7 +92,7 @@ def operation(served: Operation, body: bool = False) -> dict[str, Any]:
     extra: dict[str, Any] = {"parameters": [_query(*one) for one in served.parameters], "security": _SECURITY}
     if body:
         extra["requestBody"] = {"content": _content("Parameters"), "required": False}
-    return route(f"${served.code}", "MeasureReport", (*_ALL, 413, 415, 422), **extra)
+    return route(f"${served.code}", served.returns, (*_ALL, 413, 415, 422), **extra)
 
 
 def upload(media_types: list[str]) -> dict[str, Any]:

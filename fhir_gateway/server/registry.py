@@ -61,6 +61,7 @@ class Operation:
     definition: str
     parameters: tuple[tuple[str, str], ...]  # name, description
     documentation: str
+    returns: str = "MeasureReport"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +97,110 @@ EVALUATE_MEASURE = Operation(
     "(summary report). Runs while the client waits.",
 )
 
+_PERIOD = (
+    ("periodStart", "first day, month or year of the measurement period"),
+    ("periodEnd", "last day, month or year of the measurement period"),
+)
+_MEASURES = (
+    ("measureId", "id of a Measure; repeatable; on the type level only, like the other names of measures"),
+    ("measureIdentifier", "business identifier of a Measure, value or system|value; repeatable"),
+    ("measureUrl", "canonical of a Measure, url or url|version; repeatable"),
+    ("measure", "canonical or id of a Measure; repeatable"),
+)
+_WHOM = (
+    ("subject", "Patient/id, Group/id, or a provider, whose patients are meant; everyone without it"),
+    ("subjectGroup", "a Group resource of Patients, in a Parameters body"),
+)
+_UV = (
+    ("provider", "UV: who reports; without a subject its patients are meant"),
+    ("providerResource", "UV: who reports, as a resource in a Parameters body"),
+    ("location", "UV: reference to a Location, noted in the reports; repeatable"),
+)
+_PROGRAM = (
+    ("programIdentifier", "identifier of a contract, or a program that Measures name: its measures"),
+    ("programUrl", "url of a contract: its measures"),
+)
+EVALUATE = Operation(
+    "evaluate",
+    "http://hl7.org/fhir/us/davinci-deqm/OperationDefinition/evaluate",
+    (
+        *_PERIOD,
+        *_MEASURES,
+        *_PROGRAM,
+        ("reportType", "subject, subject-list or population; UV: individual, subject-list or summary"),
+        *_WHOM,
+        ("practitioner", "only patients whose attribution list entry names this practitioner"),
+        ("reporter", "reference to who reports"),
+        *_UV,
+    ),
+    "Evaluates measures now (DEQM US 5.0.0 and UV 1.0.0): a Bundle for each subject with its individual reports and "
+    "the resources they are about, or one Bundle of the reports over all of them.",
+    "Parameters",
+)
+CARE_GAPS = Operation(
+    "care-gaps",
+    "http://hl7.org/fhir/us/davinci-deqm/OperationDefinition/care-gaps",
+    (
+        *_PERIOD,
+        *_MEASURES,
+        *_PROGRAM,
+        ("program", "as programIdentifier (DEQM 3)"),
+        ("topic", "code or system|code of Measure.topic; repeatable"),
+        ("status", "open-gap, closed-gap, prospective-gap, not-applicable; repeatable"),
+        *_WHOM,
+        ("practitioner", "patients of this practitioner"),
+        ("organization", "patients of this organization, which reports"),
+        ("organizationResource", "an Organization resource that reports, in a Parameters body"),
+        ("isDocument", "false for Bundles without a Composition"),
+        *_UV,
+    ),
+    "Gaps in care (DEQM US 5.0.0, UV 1.0.0, and the parameters of 3.0.0): a Bundle for each subject that has one of "
+    "the statuses, with its reports, a DetectedIssue for each group, and of open gaps the criteria that are not met.",
+    "Parameters",
+)
+COLLECT_DATA = Operation(
+    "collect-data",
+    "http://hl7.org/fhir/us/davinci-deqm/OperationDefinition/collect-data",
+    (
+        *_PERIOD,
+        *_MEASURES,
+        *_WHOM,
+        ("practitioner", "only patients whose attribution list entry names this practitioner"),
+        ("organization", "who reports; without a subject its patients are meant"),
+        ("organizationResource", "an Organization resource that reports, in a Parameters body"),
+        *_UV,
+    ),
+    "The data of interest of measures: a Bundle for each subject with a data exchange report for each measure and the "
+    "resources that the measures' data requirements select.",
+    "Parameters",
+)
+SUBMIT_DATA = Operation(
+    "submit-data",
+    "http://hl7.org/fhir/us/davinci-deqm/OperationDefinition/submit-data",
+    (
+        ("bundle", "a transaction or batch Bundle with data exchange reports and their data; repeatable"),
+        ("measureReport", "the data exchange report (DEQM 3)"),
+        ("resource", "a resource of its data (DEQM 3); repeatable"),
+    ),
+    "Takes in data exchange reports and their data as $import does; answers with a response Bundle for each Bundle.",
+    "Parameters",
+)
+DATA_REQUIREMENTS = Operation(
+    "data-requirements",
+    "http://hl7.org/fhir/OperationDefinition/Measure-data-requirements",
+    (*_PERIOD, *_MEASURES),
+    "What a measure needs: a module definition with its data requirements, parameters and what it depends on, computed "
+    "from its compiled logic.",
+    "Library",
+)
+MEASURE_OPERATIONS = (EVALUATE_MEASURE, EVALUATE, CARE_GAPS, COLLECT_DATA, SUBMIT_DATA, DATA_REQUIREMENTS)
+
 _TYPES = (
     ServedType("Coverage", "Coverage of members, as pulled, with the person as beneficiary."),
     ServedType("Group", "Attribution lists: one ATR Group for each contract.", (ATR + "atr-group",)),
     ServedType("Library", "Logic of the measures: CQL with its compiled ELM."),
     ServedType(
-        "Measure", "Measures that can be evaluated, and contracts.", (VBPR + "vbp-measure",), (EVALUATE_MEASURE,)
+        "Measure", "Measures that can be evaluated, and contracts.", (VBPR + "vbp-measure",), MEASURE_OPERATIONS
     ),
     ServedType(
         "MeasureReport",

@@ -68,10 +68,14 @@ def retrieve(scope: Scope, elm: Elm) -> Node:
     sought = None if of_table is None or by_name else (str(code_property), of_table)
     scope.compiler.retrieves.setdefault(resource_type, {})[key] = sought
 
-    def run(evaluation: Any, frame: Frame, env: Env) -> Vec:
+    def everything(evaluation: Any) -> ListVec:
         if key not in evaluation.retrieves:
             evaluation.retrieves[key] = read(evaluation)
         found: ListVec = evaluation.retrieves[key]
+        return found
+
+    def run(evaluation: Any, frame: Frame, env: Env) -> Vec:
+        found = everything(evaluation)
         rows = frame.rows_in(evaluation.root)
         found = found if rows is None else found.take(rows)
         for item in filters:
@@ -109,4 +113,5 @@ def retrieve(scope: Scope, elm: Elm) -> Node:
 
     free, _ = combine([part for item in filters for part in item.nodes])
     node = Node(scope.library, elm, run, free, patient=True)
+    scope.compiler.retrieved[id(node)] = everything
     return node

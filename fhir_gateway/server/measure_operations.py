@@ -1,0 +1,18 @@
+"""The operations on Measure, each a module of its own."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from fhir_gateway.factory import Gateway
+from fhir_gateway.server import evaluate, evaluate_measure
+from fhir_gateway.server.operations import Operations
+
+
+def router(gateway: Gateway) -> APIRouter:
+    """Routes of all of them, below the FHIR base."""
+    operations = Operations(gateway)
+    routes = APIRouter()
+    for operation in (evaluate_measure, evaluate):
+        routes.include_router(operation.router(operations))
+    return routes
