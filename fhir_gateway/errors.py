@@ -14,6 +14,7 @@
     ├── AuthenticationError          401 login       exit 3   who are you
     ├── AuthorizationError           403 forbidden   exit 3   you may not
     ├── NotFoundError                404 not-found   exit 4
+    │   └── DeletedError             410 deleted     exit 4   it was here
     ├── ConflictError                409 conflict    exit 5
     ├── SourceError                  502 transient   exit 6   a remote endpoint failed or broke its own protocol
     │   └── SourceAuthError          502 login       exit 6   the remote refused our credentials; says which check
@@ -125,6 +126,12 @@ class NotFoundError(GatewayError):
     """No such thing, or none that the caller may see."""
 
     code, status, issue_type, exit_code = "not-found", 404, "not-found", 4
+
+
+class DeletedError(NotFoundError):
+    """It was here and was deleted; its versions may still be."""
+
+    code, status, issue_type = "deleted", 410, "deleted"
 
 
 class ConflictError(GatewayError):

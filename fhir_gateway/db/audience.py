@@ -16,7 +16,7 @@ that a resource must meet. The store applies both to every statement that reads,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -124,12 +124,6 @@ class Audience:
         own = [] if self.viewer is None else [f"{CLIENT}:{self.viewer}"]
         return sorted(self.labels or ()) + own
 
-    def carries_label(self, resource: Mapping[str, Any]) -> bool:
-        """Whether a resource carries a label of a limited audience."""
-        own = self._own_labels
-        security = resource.get("meta", {}).get("security", ())
-        return any(one.get("system") == SYSTEM and one.get("code") in own for one in security)
-
     def condition(self, resource_type: str, resource: sa.FromClause, index: sa.Table) -> sa.ColumnElement[bool] | None:
         """SQL condition that holds for the rows of a type that the audience sees; None when it sees all of them."""
         if self.labels is None or resource_type in _DIRECTORY:
@@ -148,10 +142,30 @@ class Audience:
         person = (about.c.key == resource.c.key, about.c.parameter == named, about.c.system == "Patient")
         return sa.or_(own, sa.exists().where(*person, self._on_a_list(index, about.c.value)))
 
-    def members(self, index: sa.Table) -> sa.Select[Any]:
-        """Ids of the persons on the lists that a limited audience sees."""
+    def members(self, index: sa.Table, among: Collection[str] | None = None) -> sa.Select[Any]:
+        """Ids of the persons on the lists that a limited audience sees; of those ``among`` some, when given."""
         entry = index.alias("entry")
-        return sa.select(entry.c.value).where(*self._listed(index, entry)).distinct()
+        chosen = sa.select(entry.c.value).where(*self._listed(index, entry)).distinct()
+        return chosen if among is None else chosen.where(entry.c.value.in_(among))
+
+    def person(self, resource: Mapping[str, Any], base_url: str | None) -> str | None:
+        """Id of the person whose place on a list decides who sees a resource; None for a resource of nobody."""
+        if resource["resourceType"] == "Patient":
+            return str(resource["id"])
+        named = _PERSON.get(resource["resourceType"])
+        if named is None:
+            return None
+        target, value = reference_parts(str(resource.get(named.partition(".")[2], {}).get("reference", "")), base_url)
+        return value if target == "Patient" else None
+
+    def shows(self, resource: Mapping[str, Any], listed: bool) -> bool:
+        """What :meth:`condition` says, of a resource in memory; ``listed``: its person is on a list that this sees."""
+        kind = resource["resourceType"]
+        if self.labels is None or kind in _DIRECTORY:
+            return True
+        security = [one for one in resource.get("meta", {}).get("security", ()) if one.get("system") == SYSTEM]
+        own = kind != "Patient" and any(one.get("code") in self._own_labels for one in security)
+        return own or (kind == "Measure" and not security) or (listed and (kind == "Patient" or kind in _PERSON))
 
     def _on_a_list(self, index: sa.Table, person: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
         entry = index.alias("entry")
@@ -166,16 +180,6 @@ class Audience:
             lists.c.value.in_(sorted(self.labels or ())),
         )
         return entry.c.parameter == ACTIVE_MEMBER, entry.c.system == "Patient", entry.c.key.in_(keys)
-
-
-def person_of(resource: Mapping[str, Any], base_url: str | None) -> str | None:
-    """Id of the person whose place on a list decides who sees a resource; None for a resource of nobody."""
-    if resource.get("resourceType") == "Patient":
-        return str(resource["id"])
-    named = _PERSON.get(resource.get("resourceType", ""))
-    reference = resource.get(named.partition(".")[2], {}).get("reference", "") if named else ""
-    target, value = reference_parts(str(reference), base_url)
-    return value if target == "Patient" else None
 
 
 def deciding(resource_type: str) -> list[str]:

@@ -7,58 +7,29 @@ same inputs leaves the store as it was. Earlier versions stay readable.
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice
 from typing import Any
 
-import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from fhir_gateway.db.audience import EVERYONE, Audience
 from fhir_gateway.db.engine import snapshot, table_of, transaction
+from fhir_gateway.db.history import Versions, versions
 from fhir_gateway.db.resource_tables import ResourceRow, ResourceVersionRow, SearchIndexRow
-from fhir_gateway.db.search.criteria import Criterion, conditions, sort_value
-from fhir_gateway.db.search.dates import instant, microseconds
+from fhir_gateway.db.search.criteria import Criterion, Reach, sort_value
+from fhir_gateway.db.search.dates import microseconds
 from fhir_gateway.db.search.matching import matches
 from fhir_gateway.db.search.paging import beyond, decode, encode
-from fhir_gateway.db.search.parameters import index_entries
-from fhir_gateway.errors import AuthorizationError, Location, NotFoundError, ResourceError
-from fhir_gateway.r4.spec import resource_types
+from fhir_gateway.db.writing import PutOutcome, StoredResource, Writing, slices, stored
+from fhir_gateway.errors import AuthorizationError, DeletedError, NotFoundError
 
-_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
-_CHUNK = 5_000  # resources looked up and written at a time; keeps memory level for any number of resources
+__all__ = ["Page", "PutOutcome", "ResourceStore", "StoredResource", "Versions"]
+
 _LOCK = "fhir_resource"
-
-
-@dataclass(frozen=True, slots=True)
-class StoredResource:
-    """One version of a resource; ``body`` is empty when that version is a deletion."""
-
-    type: str
-    id: str
-    version: int
-    last_updated: str  # FHIR instant
-    deleted: bool
-    body: bytes
-
-    def json(self) -> dict[str, Any]:
-        """Return the body parsed."""
-        parsed: dict[str, Any] = orjson.loads(self.body)
-        return parsed
-
-
-@dataclass(frozen=True, slots=True)
-class PutOutcome:
-    """How many resources a put created, updated, or found as they already were."""
-
-    created: int
-    updated: int
-    unchanged: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +53,7 @@ class ResourceStore:
         base_url: str | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         audience: Audience = EVERYONE,
+        searchable: Callable[[str], bool] = lambda _: True,
     ) -> None:
         self._engine = engine
         self.audience = audience
@@ -90,13 +62,17 @@ class ResourceStore:
         self._resource = table_of(ResourceRow)
         self._version = table_of(ResourceVersionRow)
         self._index = table_of(SearchIndexRow)
-        self._insert_entries = _positional_insert(engine, self._index)
+        self._searchable = searchable
+        self._reach = Reach(self._resource, self._index, self._base_url, self._visible, searchable)
 
-    def seen_by(self, audience: Audience) -> ResourceStore:
-        """The same resources as ``audience`` may read them: what it may not see does not exist, nor does writing."""
-        if audience.unlimited:
+    def seen_by(self, audience: Audience, searchable: Callable[[str], bool] | None = None) -> ResourceStore:
+        """The same resources as ``audience`` may read them: what it may not see does not exist, nor does writing.
+
+        ``searchable`` says into which types a search may follow a chain.
+        """
+        if audience.unlimited and searchable is None:
             return self
-        return ResourceStore(self._engine, self._base_url, self._clock, audience)
+        return ResourceStore(self._engine, self._base_url, self._clock, audience, searchable or self._searchable)
 
     def members(self) -> list[str] | None:
         """Ids of the persons that the audience sees (on its lists, and as its grants say); None when not limited."""
@@ -120,45 +96,47 @@ class ResourceStore:
         """
         if not self.audience.unlimited:
             raise AuthorizationError("resources are not written through what a limited audience sees")
-        created = updated = unchanged = 0
-        now = microseconds(self._clock()) // 1000 * 1000
-        with transaction(self._engine, lock=_LOCK) as connection:
-            next_key = 1 + (connection.scalar(sa.select(sa.func.max(self._resource.c.key))) or 0)
-            iterator = iter(resources)
-            while chunk := list(islice(iterator, _CHUNK)):
-                made, changed, same = self._put_chunk(connection, chunk, next_key, now)
-                created, updated, unchanged, next_key = (
-                    created + made,
-                    updated + changed,
-                    unchanged + same,
-                    next_key + made,
-                )
-        return PutOutcome(created, updated, unchanged)
+        with self.writing() as changes:
+            return changes.put_many(resources)
 
     def delete(self, resource_type: str, resource_id: str) -> None:
         """Delete a resource; its versions stay. Raises NotFoundError when there is none."""
         if not self.audience.unlimited:
             raise AuthorizationError("resources are not deleted through what a limited audience sees")
+        with self.writing() as changes:
+            if changes.delete(resource_type, resource_id) is None:
+                raise _not_found(resource_type)
+
+    @contextmanager
+    def writing(self) -> Iterator[Writing]:
+        """Changes that belong together: all are kept, or none when something fails inside. One writer at a time.
+
+        The caller asks who may change what, by :meth:`matches_in` and :meth:`shows` of a view.
+        """
         now = microseconds(self._clock()) // 1000 * 1000
         with transaction(self._engine, lock=_LOCK) as connection:
-            row = connection.execute(self._select(resource_type).where(self._resource.c.id == resource_id)).first()
-            if row is None or row.deleted:
-                raise _not_found(resource_type)
-            self._keep(connection, [row])
-            connection.execute(
-                sa.update(self._resource)
-                .where(self._resource.c.key == row.key)
-                .values(version=row.version + 1, last_updated=now, deleted=True, digest=b"", body=b"")
-            )
-            connection.execute(sa.delete(self._index).where(self._index.c.key == row.key))
+            yield Writing(self._engine, connection, self._base_url, now)
+
+    def shows(self, changes: Writing, resource_type: str, resource_id: str) -> bool:
+        """True when a live resource of this id is visible here, in the middle of these changes."""
+        chosen = self._live(resource_type).where(self._resource.c.id == resource_id)
+        return changes.connection.execute(chosen).first() is not None
+
+    def matches_in(self, changes: Writing, resource_type: str, criteria: Sequence[Criterion]) -> list[StoredResource]:
+        """At most two visible resources that meet the criteria, in the middle of these changes."""
+        where = self._reach.conditions(resource_type, criteria, self._resource, self._clock())
+        chosen = self._live(resource_type).where(*where).order_by(self._resource.c.key).limit(2)
+        return [stored(row) for row in changes.connection.execute(chosen)]
 
     def read(self, resource_type: str, resource_id: str) -> StoredResource:
-        """Return the current version; raises NotFoundError, also for a deleted resource."""
+        """Return the current version; raises NotFoundError, and DeletedError for a deleted resource."""
         with snapshot(self._engine) as connection:
             row = connection.execute(self._select(resource_type).where(self._resource.c.id == resource_id)).first()
-        if row is None or row.deleted:
+        if row is None:
             raise _not_found(resource_type)
-        return _stored(row)
+        if row.deleted:
+            raise DeletedError(f"this {resource_type} was deleted")
+        return stored(row)
 
     def read_many(self, references: Iterable[tuple[str, str]]) -> list[StoredResource]:
         """Return the resources of (type, id) pairs that exist, in no given order."""
@@ -167,32 +145,88 @@ class ResourceStore:
             by_type.setdefault(resource_type, []).append(resource_id)
         with snapshot(self._engine) as connection:
             return [
-                _stored(row)
+                stored(row)
                 for resource_type, ids in by_type.items()
-                for some in _slices(list(dict.fromkeys(ids)))
+                for some in slices(list(dict.fromkeys(ids)))
                 for row in connection.execute(self._live(resource_type).where(self._resource.c.id.in_(some)))
             ]
 
     def vread(self, resource_type: str, resource_id: str, version: int) -> StoredResource:
         """Return one version; a deletion has ``deleted`` set. Raises NotFoundError when there was no such version."""
-        for stored in self.history(resource_type, resource_id):
-            if stored.version == version:
-                return stored
-        raise _not_found(resource_type)
+        earlier = self._version
+        with snapshot(self._engine) as connection:
+            row = connection.execute(self._select(resource_type).where(self._resource.c.id == resource_id)).first()
+            if row is not None and row.version != version:
+                chosen = sa.select(earlier).where(earlier.c.type == resource_type, earlier.c.id == resource_id)
+                row = connection.execute(chosen.where(earlier.c.version == version)).first()
+                if row is not None and not self._showing(connection, [stored(row)]):
+                    row = None
+        if row is None:
+            raise _not_found(resource_type)
+        return stored(row)
 
     def history(self, resource_type: str, resource_id: str) -> list[StoredResource]:
         """Return all versions, newest first; raises NotFoundError when there never was such a resource."""
-        version = self._version
+        found: list[StoredResource] = []
+        page = self.versions([resource_type], resource_id=resource_id)
+        while page.next is not None:
+            found += page.resources
+            page = self.versions([resource_type], resource_id=resource_id, after=page.next)
+        return [*found, *page.resources]
+
+    def versions(
+        self,
+        resource_types: Sequence[str],
+        resource_id: str | None = None,
+        since: int | None = None,
+        at: tuple[int, int] | None = None,
+        count: int = 100,
+        after: str | None = None,
+    ) -> Versions:
+        """One page of the versions of a resource, or of all resources of some types, newest first.
+
+        ``since`` (microseconds) leaves out what is older; ``at`` (a range) what was not in force at any time of it.
+        Of an earlier version is seen what the audience would see if it were the present one.
+        Raises NotFoundError for a single resource that never was.
+        """
         with snapshot(self._engine) as connection:
-            row = connection.execute(self._select(resource_type).where(self._resource.c.id == resource_id)).first()
-            if row is None:
-                raise _not_found(resource_type)
-            earlier = sa.select(version).where(version.c.type == resource_type, version.c.id == resource_id)
-            rows = connection.execute(earlier.order_by(version.c.version.desc())).all()
-        versions = [_stored(row), *map(_stored, rows)]
-        if not self.audience.restriction(resource_type):
-            return versions
-        return [one for one in versions if not one.deleted and self.permits(one.json())]
+            if resource_id is not None:
+                known = self._select(resource_types[0]).where(self._resource.c.id == resource_id)
+                if connection.execute(known).first() is None:
+                    raise _not_found(resource_types[0])
+            return versions(
+                connection,
+                {one: self._visible(one) for one in resource_types},
+                lambda rows: self._showing(connection, rows),
+                resource_id,
+                since,
+                at,
+                count,
+                after,
+            )
+
+    def _showing(self, connection: Connection, earlier: Sequence[StoredResource]) -> list[StoredResource]:
+        """Of earlier versions of visible resources those that the audience would see now."""
+        if self.audience.unlimited:
+            return list(earlier)
+        bodies = {id(one): one.json() for one in earlier if not one.deleted}
+        persons = {key: self.audience.person(body, self._base_url) for key, body in bodies.items()}
+        listed = self._listed(connection, {person for person in persons.values() if person is not None})
+        return [
+            one
+            for one in earlier
+            if one.deleted
+            or (self.audience.shows(bodies[id(one)], persons[id(one)] in listed) and self.permits(bodies[id(one)]))
+        ]
+
+    def _listed(self, connection: Connection, persons: set[str]) -> set[str]:
+        if self.audience.everybody or not persons:
+            return set()
+        return {
+            person
+            for some in slices(sorted(persons))
+            for person in connection.scalars(self.audience.members(self._index, some))
+        }
 
     def permits(self, resource: Mapping[str, Any]) -> bool:
         """True when a resource meets what the grants of the audience say; for what is not read from here."""
@@ -213,38 +247,45 @@ class ResourceStore:
     ) -> Page:
         """Return one page of the resources that meet all criteria.
 
-        ``criteria`` are (name with modifier, value) pairs as in a query string; ``sort`` is ``_id``,
-        ``_lastUpdated`` or a date or string parameter, descending with a leading ``-``; by default resources come in
-        the order of their creation. ``after`` is ``Page.next`` of the page before: pages neither repeat nor lose a
-        resource that stays as it is while the client pages. ``count`` 0 gives the total only.
+        ``criteria`` are (name with modifier, value) pairs as in a query string; ``sort`` is a list, by comma, of
+        ``_id``, ``_lastUpdated`` and search parameters, each descending with a leading ``-``; by default resources
+        come in the order of their creation. ``after`` is ``Page.next`` of the page before: pages neither repeat nor
+        lose a resource that stays as it is while the client pages. ``count`` 0 gives the total only.
         Raises InputError for a parameter, modifier or value that is not supported.
         """
         resource = self._resource
-        where = conditions(resource_type, criteria, resource, self._index, self._base_url, self._clock())
+        where = self._reach.conditions(resource_type, criteria, resource, self._clock())
         where += [resource.c.type == resource_type, resource.c.deleted.is_(False), *self._visible(resource_type)]
-        descending = bool(sort and sort.startswith("-"))
-        name = (sort or "").lstrip("-")
-        order = sort_value(resource_type, name, resource, self._index) if name else resource.c.key
-        statement = self._select(resource_type, order.label("sort_value")).where(*where)
+        names = [name for name in (sort or "").split(",") if name] or [""]
+        orders = [
+            (
+                sort_value(resource_type, name.lstrip("-"), resource, self._index) if name else resource.c.key,
+                name.startswith("-"),
+            )
+            for name in names
+        ]
+        labels = [order.label(f"sort_{number}") for number, (order, _) in enumerate(orders)]
+        statement = self._select(resource_type, *labels).where(*where)
         if after is not None:
-            statement = statement.where(beyond(order, resource.c.key, decode(after, sort, order), descending))
-        ends = (order.desc(), resource.c.key.desc()) if descending else (order, resource.c.key)
+            values, key = decode(after, sort, [order for order, _ in orders])
+            statement = statement.where(beyond(orders, resource.c.key, values, key))
+        ends = [order.desc() if descending else order.asc() for order, descending in orders]
+        ends.append(resource.c.key.desc() if orders[0][1] else resource.c.key.asc())
         with snapshot(self._engine) as connection:
             number = (
                 connection.scalar(sa.select(sa.func.count()).select_from(resource).where(*where)) if total else None
             )
             rows = connection.execute(statement.order_by(*ends).limit(count + 1)).all() if count else []
         last = rows[count - 1] if len(rows) > count else None
-        return Page(
-            tuple(map(_stored, rows[:count])),
-            number,
-            encode(sort, last.sort_value, last.key) if last is not None else None,
-        )
+        following = None
+        if last is not None:
+            following = encode(sort, [getattr(last, label.name) for label in labels], last.key)
+        return Page(tuple(map(stored, rows[:count])), number, following)
 
     def ids(self, resource_type: str, criteria: Sequence[Criterion] = ()) -> list[str]:
         """Return the ids of all resources that meet the criteria, in the order of their creation."""
         resource = self._resource
-        where = conditions(resource_type, criteria, resource, self._index, self._base_url, self._clock())
+        where = self._reach.conditions(resource_type, criteria, resource, self._clock())
         where += self._visible(resource_type)
         chosen = sa.select(resource.c.id).where(resource.c.type == resource_type, resource.c.deleted.is_(False), *where)
         with snapshot(self._engine) as connection:
@@ -266,136 +307,19 @@ class ResourceStore:
         visible = self._visible(resource_type)
         return sa.select(self._resource, *more).where(self._resource.c.type == resource_type, *visible)
 
-    def _visible(self, resource_type: str) -> list[sa.ColumnElement[bool]]:
-        condition = self.audience.condition(resource_type, self._resource, self._index)
+    def _visible(self, resource_type: str, rows: sa.FromClause | None = None) -> list[sa.ColumnElement[bool]]:
+        """Conditions on ``rows`` (the resources, or an alias) of a type that the audience sees."""
+        rows = self._resource if rows is None else rows
+        condition = self.audience.condition(resource_type, rows, self._index)
         found = [] if condition is None else [condition]
         for alternatives in self.audience.restriction(resource_type):
-            met = [
-                sa.and_(*conditions(resource_type, one, self._resource, self._index, self._base_url, self._clock()))
-                for one in alternatives
-            ]
+            met = [sa.and_(*self._reach.conditions(resource_type, one, rows, self._clock())) for one in alternatives]
             found.append(sa.or_(*met))
         return found
 
     def _live(self, resource_type: str) -> sa.Select[Any]:
         return self._select(resource_type).where(self._resource.c.deleted.is_(False))
 
-    def _put_chunk(
-        self, connection: Connection, chunk: list[Mapping[str, Any]], next_key: int, now: int
-    ) -> tuple[int, int, int]:
-        wanted = {(_checked(one), one["id"]): one for one in chunk}
-        stored = self._current(connection, wanted)
-        created: list[dict[str, Any]] = []
-        updated: list[dict[str, Any]] = []
-        replaced: list[sa.Row[Any]] = []
-        entries: list[tuple[Any, ...]] = []
-        for identity, resource in wanted.items():
-            digest, row = _digest(resource), stored.get(identity)
-            if row is not None and not row.deleted and row.digest == digest:
-                continue
-            version = row.version + 1 if row is not None else 1
-            key = row.key if row is not None else next_key + len(created)
-            values = {
-                "version": version,
-                "last_updated": now,
-                "deleted": False,
-                "digest": digest,
-                "body": _stamped(resource, version, now),
-            }
-            if row is None:
-                created.append({"key": key, "type": identity[0], "id": identity[1]} | values)
-            else:
-                updated.append({"of_key": key} | values)
-                replaced.append(row)
-            entries.extend(self._entries(key, resource))
-        self._keep(connection, replaced)
-        if created:
-            connection.execute(sa.insert(self._resource), created)
-        if updated:
-            of_key: sa.BindParameter[int] = sa.bindparam("of_key")
-            connection.execute(sa.delete(self._index).where(self._index.c.key == of_key), updated)
-            settable: dict[str, sa.BindParameter[object]] = {
-                name: sa.bindparam(name) for name in ("version", "last_updated", "deleted", "digest", "body")
-            }
-            connection.execute(
-                sa.update(self._resource).where(self._resource.c.key == of_key).values(settable), updated
-            )
-        if entries:
-            connection.exec_driver_sql(self._insert_entries, entries)
-        return len(created), len(updated), len(chunk) - len(created) - len(updated)
-
-    def _current(
-        self, connection: Connection, wanted: Mapping[tuple[str, str], object]
-    ) -> dict[tuple[str, str], sa.Row[Any]]:
-        found: dict[tuple[str, str], sa.Row[Any]] = {}
-        by_type: dict[str, list[str]] = {}
-        for resource_type, resource_id in wanted:
-            by_type.setdefault(resource_type, []).append(resource_id)
-        for resource_type, ids in by_type.items():
-            for some in _slices(ids):
-                for row in connection.execute(self._select(resource_type).where(self._resource.c.id.in_(some))):
-                    found[resource_type, row.id] = row
-        return found
-
-    def _entries(self, key: int, resource: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
-        try:
-            for parameter, entry in index_entries(resource, self._base_url):
-                yield key, parameter, *entry
-        except ValueError as error:
-            raise ResourceError(
-                f"an indexed date is malformed ({error})", location=Location(path=resource["resourceType"])
-            ) from error
-
-    def _keep(self, connection: Connection, rows: Sequence[sa.Row[Any]]) -> None:
-        names = [column.name for column in self._version.columns]
-        if rows:
-            connection.execute(sa.insert(self._version), [{name: getattr(row, name) for name in names} for row in rows])
-
-
-def _slices(ids: list[str], size: int = 1000) -> Iterator[list[str]]:
-    """Cut a list into pieces that fit one statement's parameters."""
-    return (ids[start : start + size] for start in range(0, len(ids), size))
-
-
-def _positional_insert(engine: Engine, table: sa.Table) -> str:
-    """Return an INSERT for the driver itself: a resource has ten entries, and naming each value doubles their cost."""
-    quote = engine.dialect.identifier_preparer.quote
-    names = [quote(column.name) for column in table.columns if not column.primary_key]
-    mark = "?" if engine.dialect.paramstyle == "qmark" else "%s"
-    values = ", ".join([mark] * len(names))
-    return f"INSERT INTO {quote(table.name)} ({', '.join(names)}) VALUES ({values})"  # noqa: S608  # our own names
-
 
 def _not_found(resource_type: str) -> NotFoundError:
     return NotFoundError(f"no such {resource_type}")
-
-
-def _checked(resource: Mapping[str, Any]) -> str:
-    resource_type, resource_id = resource.get("resourceType"), resource.get("id")
-    if not isinstance(resource_type, str) or resource_type not in _types():
-        raise ResourceError("not a resource type of R4", location=Location(path="resourceType"))
-    if not isinstance(resource_id, str) or not _ID.fullmatch(resource_id):
-        raise ResourceError("not a FHIR id", location=Location(path=f"{resource_type}.id"))
-    return resource_type
-
-
-def _types() -> frozenset[str]:
-    return frozenset(resource_types())
-
-
-def _digest(resource: Mapping[str, Any]) -> bytes:
-    body = dict(resource)
-    meta = {name: value for name, value in body.pop("meta", {}).items() if name not in ("versionId", "lastUpdated")}
-    if meta:
-        body["meta"] = meta
-    return hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).digest()
-
-
-def _stamped(resource: Mapping[str, Any], version: int, now: int) -> bytes:
-    meta = resource.get("meta", {}) | {"versionId": str(version), "lastUpdated": instant(now)}
-    head = {"resourceType": resource["resourceType"], "id": resource["id"], "meta": meta}
-    return orjson.dumps(head | {name: value for name, value in resource.items() if name not in head})
-
-
-def _stored(row: sa.Row[Any]) -> StoredResource:
-    return StoredResource(row.type, row.id, row.version, instant(row.last_updated), row.deleted, bytes(row.body))

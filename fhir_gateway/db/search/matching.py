@@ -21,7 +21,7 @@ from fhir_gateway.errors import InputError
 
 _PREFIX = re.compile(r"(eq|ne|gt|lt|ge|le|sa|eb|ap)?(.+)", re.DOTALL)
 _COMMA, _BAR = re.compile(r"(?<!\\),"), re.compile(r"(?<!\\)\|")
-_KINDS = ("token", "reference", "string", "date", "uri")
+_KINDS = ("token", "reference", "string", "date", "uri", "canonical")
 Test = Callable[[Entry], bool]
 
 
@@ -51,7 +51,7 @@ def _meets(resource: Mapping[str, Any], name: str, value: str, base_url: str | N
     code, _, modifier = name.partition(":")
     alternatives = [part for part in _COMMA.split(value) if part]
     if code == "_id":
-        return resource.get("id") in map(_unescape, alternatives)
+        return resource["id"] in map(_unescape, alternatives)
     if code == "_lastUpdated":
         low, _ = parse_range(resource["meta"]["lastUpdated"])
         return any(_date(one, now)((None, None, None, low, low + 1000)) for one in alternatives)
@@ -88,6 +88,8 @@ def _test(parameter: SearchParameter, modifier: str, text: str, base_url: str | 
     if parameter.kind == "date":
         return _date(text, now)
     url, *version = [_unescape(part) for part in _BAR.split(text, maxsplit=1)]
+    if modifier == "below":
+        return lambda entry: (entry[1] or "").startswith(url)
     return lambda entry: entry[1] == url and (not version or not version[0] or entry[0] == version[0])
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from fhir_gateway.db.search import values
 from fhir_gateway.db.search.values import Entry, Kind
+from fhir_gateway.r4.spec import type_definition
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Elements:
 
     roots: frozenset[str]
     find: Callable[[Mapping[str, Any]], Iterator[Any]]
+    paths: tuple[str, ...] = ()  # dotted, where that is all there is to say
 
     def __call__(self, resource: Mapping[str, Any]) -> Iterator[Any]:
         """Yield the elements of a resource."""
@@ -38,11 +40,22 @@ class SearchParameter:
     """A search parameter of one resource type."""
 
     name: str
-    kind: Kind
+    kind: Kind  # canonical: R4 calls it a reference too, by url and not by id
     elements: Elements
     system: str | None = None  # of the codes, when the element is a plain code
     target: str | None = None  # only references to this type count
     same_as: str | None = None  # another name of the same parameter: nothing is indexed twice
+
+    @property
+    def declared(self) -> str:
+        """The type that R4 gives the parameter."""
+        return "reference" if self.kind == "canonical" else self.kind
+
+    def targets(self, resource_type: str) -> frozenset[str]:
+        """Types that the references point to; empty when they may point to any type."""
+        if self.target is not None:
+            return frozenset({self.target})
+        return frozenset().union(*(_targets(resource_type, one) for one in self.elements.paths))
 
     def entries(self, resource: Mapping[str, Any], base_url: str | None) -> Iterator[Entry]:
         """Yield the index entries of a resource; raises ValueError when an element is malformed."""
@@ -57,6 +70,8 @@ class SearchParameter:
                 yield from values.strings(element)
             elif self.kind == "date":
                 yield from values.dates(element)
+            elif self.kind == "composite":
+                yield from values.composites(element, base_url)
             else:
                 yield from values.uris(element)
 
@@ -71,7 +86,15 @@ def path(*paths: str) -> Elements:
             if child is not None:
                 yield from _descend(child, rest)
 
-    return Elements(frozenset(first for first, _ in split), elements)
+    return Elements(frozenset(first for first, _ in split), elements, paths)
+
+
+def _targets(resource_type: str, dotted: str) -> frozenset[str]:
+    """Target types of the Reference or canonical at a path."""
+    *above, last = dotted.split(".")
+    for name in above:
+        resource_type = type_definition(resource_type).elements[name].type
+    return frozenset(type_definition(resource_type).elements[last].targets)
 
 
 def _descend(node: Any, steps: tuple[str, ...]) -> Iterator[Any]:
@@ -118,6 +141,17 @@ def _uri(name: str, *paths: str) -> SearchParameter:
     return SearchParameter(name, "uri", path(*paths or (name,)))
 
 
+def _related(name: str) -> SearchParameter:
+    """A parameter of canonicals in ``relatedArtifact`` of the type that has the parameter's name."""
+
+    def elements(resource: Mapping[str, Any]) -> Iterator[Any]:
+        for one in resource["relatedArtifact"]:
+            if one.get("type") == name and "resource" in one:
+                yield one["resource"]
+
+    return SearchParameter(name, "canonical", Elements(frozenset({"relatedArtifact"}), elements))
+
+
 _EVERY_TYPE = (
     _uri("_profile", "meta.profile"),
     _token("_tag", "meta.tag"),
@@ -140,11 +174,22 @@ _CANONICAL = (
     _token("identifier"),
     _date("date"),
     _date("effective", "effectivePeriod"),
+    _string("publisher"),
+    _token("jurisdiction"),
+    _token("topic"),
+    _token("context", "useContext.valueCodeableConcept"),
+    _token("context-type", "useContext.code"),
+    *map(_related, ("composed-of", "depends-on", "derived-from", "predecessor", "successor")),
 )
+
+_ADDRESS = _string("address")  # US Core asks for it where a patient looks for a place
 
 _CATEGORY_PARAMETER = SearchParameter("category", "token", extension(_CATEGORY, "valueCodeableConcept"))
 _SUBJECT_PARAMETER = SearchParameter(
-    "subject-organization", "reference", extension(_SUBJECT_ORGANIZATION, "valueReference", at="subject")
+    "subject-organization",
+    "reference",
+    extension(_SUBJECT_ORGANIZATION, "valueReference", at="subject"),
+    target="Organization",
 )
 
 _BY_TYPE: Mapping[str, tuple[SearchParameter, ...]] = {
@@ -154,6 +199,10 @@ _BY_TYPE: Mapping[str, tuple[SearchParameter, ...]] = {
         _reference("patient", "beneficiary", target="Patient"),
         _reference("payor"),
         _reference("subscriber"),
+        _reference("policy-holder", "policyHolder"),
+        _string("dependent"),
+        _token("class-type", "class.type"),
+        _string("class-value", "class.value"),  # the plan identifier of an ATR Coverage
         _token("status", system="http://hl7.org/fhir/fm-status"),
         _token("type"),
     ),
@@ -165,14 +214,28 @@ _BY_TYPE: Mapping[str, tuple[SearchParameter, ...]] = {
         _reference("member", "member.entity"),
         _token("characteristic", "characteristic.code"),
         _token("value", "characteristic.valueCodeableConcept", "characteristic.valueBoolean"),
+        SearchParameter("characteristic-value", "composite", path("characteristic")),
+        _token("exclude", "characteristic.exclude"),
         _reference("characteristic-reference", "characteristic.valueReference"),  # ATR contracts; not in base R4
         _reference("managing-entity", "managingEntity"),
         _string("name"),  # not in base R4; US clients of ATR ask for it
     ),
     "Library": (*_CANONICAL, _token("type"), _token("content-type", "content.contentType")),
+    "Location": (
+        _token("identifier"),
+        _string("name", "name", "alias"),
+        _ADDRESS,
+        _string("address-city", "address.city"),
+        _string("address-state", "address.state"),
+        _string("address-postalcode", "address.postalCode"),
+        _token("status", system="http://hl7.org/fhir/location-status"),
+        _token("type"),
+        _reference("organization", "managingOrganization"),
+        _reference("partof", "partOf"),
+    ),
     "Measure": _CANONICAL,
     "MeasureReport": (
-        _uri("measure"),
+        SearchParameter("measure", "canonical", path("measure"), target="Measure"),
         _reference("subject"),
         _reference("patient", "subject", target="Patient"),
         _date("date"),
@@ -190,15 +253,24 @@ _BY_TYPE: Mapping[str, tuple[SearchParameter, ...]] = {
             "measurereport-subject-organization",
             "reference",
             _SUBJECT_PARAMETER.elements,
+            target="Organization",
             same_as="subject-organization",
         ),
         SearchParameter("evaluatedResource", "reference", path("evaluatedResource"), same_as="evaluated-resource"),
     ),
-    "Organization": (_token("identifier"), _string("name", "name", "alias"), _token("type"), _token("active")),
+    "Organization": (
+        _token("identifier"),
+        _string("name", "name", "alias"),
+        _ADDRESS,
+        _token("type"),
+        _token("active"),
+        _reference("partof", "partOf"),
+    ),
     "Patient": (
         _token("identifier"),
         *_PERSON_NAME,
         _date("birthdate", "birthDate"),
+        _date("death-date", "deceasedDateTime"),
         _token("gender", system="http://hl7.org/fhir/administrative-gender"),
         _token("active"),
         _reference("general-practitioner", "generalPractitioner"),
@@ -209,8 +281,22 @@ _BY_TYPE: Mapping[str, tuple[SearchParameter, ...]] = {
         _token("identifier"),
         _reference("practitioner"),
         _reference("organization"),
+        _reference("location"),
         _token("specialty"),
         _token("role", "code"),
+        _token("active"),
+    ),
+    "Provenance": (
+        _reference("target"),
+        _reference("patient", "target", target="Patient"),
+        _date("recorded"),
+        _token("agent-type", "agent.type"),
+    ),
+    "RelatedPerson": (
+        _token("identifier"),
+        _string("name"),
+        _reference("patient"),
+        _token("relationship"),
         _token("active"),
     ),
 }

@@ -7,9 +7,10 @@ kind       system                      value                         text / low,
 =========  ==========================  ============================  ================
 token      system, None without one    code or identifier value
 reference  target type, if known       id, or absolute reference
-uri        version of a canonical      url
+uri        version of a canonical      url                           (canonical: the same)
 string                                 folded text                   exact text
 date                                                                 range in microseconds
+composite  system of the code          code ``$`` what it has
 =========  ==========================  ============================  ================
 """
 
@@ -22,8 +23,11 @@ from typing import Any, Literal
 
 from fhir_gateway.db.search.dates import BEGINNING, END_OF_TIME, parse_range
 
-Kind = Literal["token", "reference", "uri", "string", "date"]
+Kind = Literal["token", "reference", "uri", "canonical", "string", "date", "composite"]
 Entry = tuple[str | None, str | None, str | None, int | None, int | None]
+
+#: Longest value that is indexed, in characters: PostgreSQL refuses index entries over 2,704 bytes.
+LONGEST = 600
 
 _REFERENCE = re.compile(r"(?P<type>[A-Z][A-Za-z]+)/(?P<id>[A-Za-z0-9\-.]{1,64})(/_history/[A-Za-z0-9\-.]{1,64})?")
 
@@ -102,3 +106,19 @@ def dates(element: Any) -> Iterator[Entry]:
     else:
         return
     yield None, None, None, low, high
+
+
+def composites(element: Any, base_url: str | None) -> Iterator[Entry]:
+    """Yield the entries of ``Group.characteristic``: each code with the value beside it, joined by ``$``."""
+    having: list[str] = []
+    if isinstance(element.get("valueReference"), dict):
+        having = [
+            f"{target}/{value}" if target and "/" not in str(value) else str(value)
+            for target, value, *_ in references(element["valueReference"], base_url)
+        ]
+    for name in ("valueCodeableConcept", "valueBoolean"):
+        if name in element:
+            having += [str(value) for _, value, *_ in tokens(element[name])]
+    for system, code, *_ in tokens(element.get("code")):
+        for value in having:
+            yield system, f"{code}${value}", None, None, None

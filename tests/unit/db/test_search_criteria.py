@@ -211,6 +211,34 @@ CASES = [
     ("Patient", "general-practitioner=Practitioner/doc", "bob"),
     ("PractitionerRole", "practitioner=doc&organization=north", "role"),
     ("Coverage", "patient=anna&payor=Organization/payer", "cov"),
+    # composite (§3.1.1.4.13), one kind of it
+    ("Group", "characteristic-value=attributed-to$Practitioner/doc", "panel"),
+    ("Group", "characteristic-value=urn:atr|attributed-to$Practitioner/doc", "panel"),
+    ("Group", "characteristic-value=urn:else|attributed-to$Practitioner/doc", ""),
+    ("Group", "characteristic-value=attributed-to$Practitioner/other", ""),
+    ("Group", f"characteristic-value=attributed-to${BASE}/Practitioner/doc", "panel"),
+    # chains (§3.1.1.4.4)
+    ("MeasureReport", "subject:Patient.family=müller", "individual"),
+    ("MeasureReport", "patient.identifier=1EG4", "individual"),
+    ("MeasureReport", "patient.gender:not=female", ""),
+    ("MeasureReport", "subject.identifier=1EG4,C-1", "individual cohort"),
+    ("MeasureReport", "subject:Group.managing-entity.name=north", "cohort"),
+    ("MeasureReport", "subject:Group.member:Patient.given=zoe", "cohort"),
+    ("MeasureReport", "subject-organization.name=north", "performance"),
+    ("MeasureReport", "measure.title=diabetes", "individual cohort"),
+    ("MeasureReport", "measure.version=9", ""),
+    ("MeasureReport", "measure:below=http://m.example/Measure/", "individual performance cohort"),
+    ("Measure", "url:below=http://m.example", "a1c"),
+    ("Coverage", "beneficiary.name=mull&payor:Organization.name=x", ""),
+    ("Coverage", "beneficiary:Patient._id=anna", "cov"),
+    ("Coverage", "beneficiary:Patient._has:MeasureReport:patient:status=complete", "cov"),
+    # reverse chains (§3.1.1.4.5)
+    ("Patient", "_has:Coverage:beneficiary:status=active", "anna"),
+    ("Patient", "_has:Group:member:identifier=C-1", "anna bob"),
+    ("Patient", "_has:Group:member:name=other", ""),
+    ("Patient", "_has:MeasureReport:subject:measure.title=diabetes", "anna"),
+    ("Organization", "_has:Group:managing-entity:_has:MeasureReport:subject:status=complete", "north"),
+    ("Group", "_has:MeasureReport:subject:date=2025-02-01T09:30:00Z", "panel"),
     # uri and canonical
     ("MeasureReport", "measure=http://m.example/Measure/a1c", "individual cohort"),
     ("MeasureReport", "measure=http://m.example/Measure/a1c|2.1.0", "individual"),
@@ -280,6 +308,11 @@ def test_the_database_does_not_matter(engine: Engine) -> None:
         for resource_type, query, _ in CASES
     }
     assert found == {(resource_type, query): expected for resource_type, query, expected in CASES}
+    assert [one.id for one in store.search("MeasureReport", sort="status,-date").resources] == [
+        "cohort",
+        "individual",
+        "performance",
+    ]
     for sort in ("birthdate", "-birthdate", "family", "-family"):
         names = [one.id for one in store.search("Patient", sort=sort).resources]
         expected = {"birthdate": ["cy", "bob", "anna"], "family": ["cy", "bob", "anna"]}[sort.lstrip("-")]
@@ -290,12 +323,22 @@ def test_the_database_does_not_matter(engine: Engine) -> None:
     ("query", "message"),
     [
         ("nonsense=1", "no search parameter nonsense"),
-        ("name.given=a", "no search parameter name.given"),
-        ("_has:Observation:patient:code=1", "no search parameter _has"),
+        ("name.given=a", "name is no reference"),
+        ("general-practitioner.shoe-size=a", "nothing that general-practitioner refers to"),
+        ("general-practitioner:Patient.name=a", "general-practitioner does not refer to that type"),
+        ("general-practitioner:Nobody.name=a", "general-practitioner does not refer to that type"),
+        ("organization.partof.partof.partof.name=a", "may lead over 3 references"),
+        ("_has:Observation:patient:code=1", "Observation has no search parameter patient"),
+        ("_has:Coverage:status:status=1", "status of Coverage is no reference"),
+        ("_has:Coverage:beneficiary=1", "reverse chaining is"),
+        ("_has:Nobody:beneficiary:status=1", "reverse chaining is"),
+        ("identifier=" + "x," * 1001, "more than 1000 alternatives"),
+        ("identifier=" + ",".join(f"urn:{n}|x" for n in range(101)), "more than 100 systems"),
+        ("birthdate=" + "1950," * 101, "more than 100"),
+        ("identifier=a\x00", "NUL"),
         ("gender:above=female", "no modifier :above"),
         ("name:text=a", "no modifier :text"),
         ("birthdate:exact=1950", "no modifier :exact"),
-        ("general-practitioner:Practitioner.name=a", "no modifier"),
         ("_id:not=a", "no modifier :not"),
         ("gender:missing=maybe", "true or false"),
         ("birthdate=yesterday", "needs a date"),
