@@ -6,6 +6,7 @@ import logging
 import secrets
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from authlib.oauth2.rfc6749 import AuthorizationServer as AuthlibServer
@@ -22,7 +23,7 @@ from authlib.oauth2.rfc7009 import RevocationEndpoint
 from authlib.oauth2.rfc7662 import IntrospectionEndpoint
 
 from fhir_gateway.auth import scopes
-from fhir_gateway.auth.assertions import refuse
+from fhir_gateway.auth.assertions import Refused, refuse
 from fhir_gateway.auth.models import ASSERTION_TYPE, Client, IssuedToken, Reply
 from fhir_gateway.auth.store import AuthStore
 
@@ -72,7 +73,7 @@ class BackendServicesGrant(ClientCredentialsGrant):  # type: ignore[misc]  # aut
         client: Client = self.request.client
         requested = self.request.payload.scope
         if not scopes.is_scope_list(requested):
-            _logger.warning("token refused: the scope parameter is malformed (client %s)", client.client_id)
+            _logger.warning("token refused: scope: the scope parameter is malformed (client %s)", client.client_id)
             raise InvalidScopeError()
         granted = scopes.grant(
             requested, client.scopes, self.server.supported_types, self.server.supported_interactions
@@ -80,7 +81,7 @@ class BackendServicesGrant(ClientCredentialsGrant):  # type: ignore[misc]  # aut
         if len([one for one in granted if one.constraint is not None]) > scopes.MOST_RESTRICTIONS:
             raise InvalidScopeError(description="There are too many scopes with search restrictions.")
         if not granted:
-            _logger.warning("token refused: none of the scopes asked for can be granted (client %s)", client.client_id)
+            _logger.warning("token refused: scope: nothing of it can be granted (client %s)", client.client_id)
             raise InvalidScopeError(description="None of the requested scopes can be granted.")
         self.request.payload.data["scope"] = " ".join(map(str, granted))
 
@@ -153,14 +154,16 @@ class OAuthServer(AuthlibServer):  # type: ignore[misc]  # authlib has no types
         except OAuth2Error as error:
             reply: Reply = self.handle_error_response(None, error)
             return reply
-        answered: Reply = self.create_token_response(Request(fields))
-        return answered
+        request = Request(fields)
+        return _of(request, self.create_token_response(request))
 
     def about_token(self, endpoint: str, fields: Mapping[str, str], authorization: str | None) -> Reply:
         """Answer ``introspection`` or ``revocation``."""
-        reply: Reply = self.create_endpoint_response(endpoint, Request(fields, authorization))
+        request = Request(fields, authorization)
+        reply = _of(request, self.create_endpoint_response(endpoint, request))
         if reply.body.get("error") == InvalidClientError.error:
-            return Reply(401, reply.body, {**reply.headers, "WWW-Authenticate": 'Bearer error="invalid_token"'})
+            challenge = {**reply.headers, "WWW-Authenticate": 'Bearer error="invalid_token"'}
+            return replace(reply, status=401, headers=challenge)
         return reply
 
     def query_client(self, client_id: str) -> Client | None:
@@ -185,6 +188,14 @@ class OAuthServer(AuthlibServer):  # type: ignore[misc]  # authlib has no types
         """Turn authlib's triple into a reply."""
         return Reply(status, body, dict(headers))
 
+    def handle_error_response(self, request: Request | None, error: OAuth2Error) -> Reply:
+        """The error as its reply, with the check that failed beside it for the audit trail."""
+        reply: Reply = super().handle_error_response(request, error)
+        if isinstance(error, Refused):
+            return replace(reply, client_id=error.client_id, check=error.check, reason=error.reason)
+        reason = error.description or "nobody authenticated"
+        return replace(reply, check=_CHECKS.get(error.error, "request"), reason=reason)
+
     def _new_token(self, *, scope: str, **_: Any) -> dict[str, Any]:
         return {
             "access_token": secrets.token_urlsafe(32),
@@ -192,6 +203,16 @@ class OAuthServer(AuthlibServer):  # type: ignore[misc]  # authlib has no types
             "expires_in": self._lifetime,
             "scope": scope,
         }
+
+
+#: What a refusal that is no failed authentication is counted as.
+_CHECKS = {"invalid_scope": "scope", "unsupported_grant_type": "grant_type", "invalid_client": "client"}
+
+
+def _of(request: Request, reply: Reply) -> Reply:
+    """The reply, with whose request it answers."""
+    client: Client | None = request.client
+    return reply if client is None or reply.client_id is not None else replace(reply, client_id=client.client_id)
 
 
 class _UnsupportedGrantType(OAuth2Error):  # type: ignore[misc]  # authlib has no types
@@ -221,7 +242,7 @@ def bearer_client(store: AuthStore, authorization: str | None) -> Client | None:
         return None
     issued = store.token(token)
     if issued is None or issued.is_expired() or issued.is_revoked():
-        raise refuse("the bearer token is not active")
+        raise refuse("token", "the bearer token is not active")
     return store.client(issued.client_id)
 
 

@@ -23,8 +23,10 @@ _INTERACTION_NAMES = {"c": "create", "r": "read", "u": "update", "d": "delete", 
 class Client:
     """A registered backend client: its public keys (inline or by URL), the most it may be granted, what it may see.
 
-    ``purpose`` is why it reads (a code of the HL7 v3 PurposeOfUse value set); it stands in every audit entry. The
-    ``check_*`` methods are what authlib asks of a client.
+    ``purpose`` is why it reads (a code of the HL7 v3 PurposeOfUse value set); it stands in every audit entry. One
+    without keys gets its tokens from an outside issuer. A ``pending`` one registered itself (by the ``origin`` that let
+    it, asking for the scopes ``requested``) and may nothing until an operator approves. The ``check_*`` methods are
+    what authlib asks of a client.
     """
 
     client_id: str
@@ -35,6 +37,10 @@ class Client:
     disabled: bool = False
     audience: Audience = EVERYONE
     purpose: str | None = None
+    pending: bool = False
+    origin: str | None = None
+    requested: str | None = None
+    contacts: tuple[str, ...] = ()
 
     def check_endpoint_auth_method(self, method: str, endpoint: str) -> bool:
         """Signed assertions authenticate everywhere; a bearer token only where tokens are asked about."""
@@ -111,8 +117,15 @@ class IssuedToken:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Answer of an OAuth endpoint: status, JSON body, headers."""
+    """Answer of an OAuth endpoint: status, JSON body, headers; and what only the operator is told.
+
+    ``client_id`` is whose request it was, where that is known; ``check`` is the word for the check that failed, and
+    ``reason`` says it in a sentence.
+    """
 
     status: int
     body: Mapping[str, Any]
     headers: Mapping[str, str] = field(default_factory=dict)
+    client_id: str | None = None
+    check: str | None = None
+    reason: str | None = None

@@ -49,17 +49,17 @@ def router(server: AuthorizationServer, *, auth_path: str = "/auth", fhir_path: 
     @routes.post(f"{auth_path}/token", openapi_extra=_form("grant_type", "scope", *_ASSERTION), summary="Get a token")
     async def token(request: Request) -> JSONResponse:
         """SMART Backend Services: client credentials grant with a signed client assertion."""
-        return await _answer(request, lambda fields, _: server.token(fields))
+        return await _answer(request, "token", lambda fields, _: server.token(fields))
 
     @routes.post(f"{auth_path}/introspect", openapi_extra=_form("token"), summary="Introspect a token")
     async def introspect(request: Request) -> JSONResponse:
         """RFC 7662, for the caller's own tokens; authenticate by bearer token or client assertion."""
-        return await _answer(request, server.introspect)
+        return await _answer(request, "introspect", server.introspect)
 
     @routes.post(f"{auth_path}/revoke", openapi_extra=_form("token"), summary="Revoke a token")
     async def revoke(request: Request) -> JSONResponse:
         """RFC 7009, for the caller's own tokens; authenticate by bearer token or client assertion."""
-        return await _answer(request, server.revoke)
+        return await _answer(request, "revoke", server.revoke)
 
     if fhir_path is not None:
         document = smart_configuration(server)
@@ -93,14 +93,27 @@ def _form(*fields: str) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {_FORM: {"schema": schema}}}}
 
 
-async def _answer(request: Request, call: Callable[[dict[str, str], str | None], Reply]) -> JSONResponse:
+async def _answer(request: Request, endpoint: str, call: Callable[[dict[str, str], str | None], Reply]) -> JSONResponse:
     fields = await _fields(request)
     if isinstance(fields, str):
-        reply = Reply(400, {"error": "invalid_request", "error_description": fields}, _NO_STORE)
+        body = {"error": "invalid_request", "error_description": fields}
+        reply = Reply(400, body, _NO_STORE, check="request", reason=fields)
     else:
         reply = await run_in_threadpool(call, fields, request.headers.get("authorization"))
+    _audit(request, endpoint, [] if isinstance(fields, str) else list(fields), reply)
     headers = {name: value for name, value in reply.headers.items() if name.lower() != "content-type"}
     return JSONResponse(dict(reply.body), reply.status, headers)
+
+
+def _audit(request: Request, endpoint: str, names: list[str], reply: Reply) -> None:
+    """Complete the entry of the audit trail, where the application around these routes keeps one."""
+    access = getattr(request.state, "access", None)
+    if access is None:
+        return
+    access.interaction, access.client_id = endpoint, reply.client_id
+    access.named(names)
+    if reply.check is not None:
+        access.reason = f"{reply.check}: {reply.reason}"[:255]
 
 
 async def _fields(request: Request) -> dict[str, str] | str:

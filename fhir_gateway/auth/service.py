@@ -16,6 +16,8 @@ loop run them in a thread.
 from __future__ import annotations
 
 import re
+import threading
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -57,6 +59,8 @@ class AuthorizationServer:
         self.token_url = f"{auth_url.rstrip('/')}/token"
         self.introspection_url = f"{auth_url.rstrip('/')}/introspect"
         self.revocation_url = f"{auth_url.rstrip('/')}/revoke"
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._counting = threading.Lock()
         self._types = None if supported_types is None else frozenset(supported_types)
         self._interactions = supported_interactions
         self._oauth = OAuthServer(self.store, token_lifetime_seconds, self._types, supported_interactions)
@@ -122,19 +126,29 @@ class AuthorizationServer:
 
     def disable_client(self, client_id: str) -> None:
         """Refuse a client from now on; its tokens end at once. NotFoundError for an unknown one."""
-        self.store.disable_client(client_id)
+        self.store.change_client(client_id, {"disabled": True})
 
     def token(self, fields: Mapping[str, str]) -> Reply:
         """Answer a token request; every refusal is a Reply too."""
-        return self._oauth.token(fields)
+        return self._counted("token", self._oauth.token(fields))
 
     def introspect(self, fields: Mapping[str, str], authorization: str | None) -> Reply:
         """Answer an introspection request of a client that authenticates by bearer token or assertion."""
-        return self._oauth.about_token("introspection", fields, authorization)
+        return self._counted("introspect", self._oauth.about_token("introspection", fields, authorization))
 
     def revoke(self, fields: Mapping[str, str], authorization: str | None) -> Reply:
         """Answer a revocation request of a client that authenticates by bearer token or assertion."""
-        return self._oauth.about_token("revocation", fields, authorization)
+        return self._counted("revoke", self._oauth.about_token("revocation", fields, authorization))
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Answers of this process by endpoint and check that failed (``ok``: none), for metrics."""
+        with self._counting:
+            return dict(self._counts)
+
+    def _counted(self, endpoint: str, reply: Reply) -> Reply:
+        with self._counting:
+            self._counts[endpoint, reply.check or "ok"] += 1
+        return reply
 
     def verify(self, authorization: str | None) -> AccessToken:
         """The valid token of an ``Authorization`` header; AuthenticationError when missing, unknown, expired, revoked.

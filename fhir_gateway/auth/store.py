@@ -10,6 +10,7 @@ import hashlib
 import json
 import threading
 import time
+from collections.abc import Mapping
 
 import sqlalchemy as sa
 from sqlalchemy import BigInteger, Column, Engine, RowMapping, Text, delete, insert, select, update
@@ -81,6 +82,7 @@ class TokenRow(SQLModel, table=True):
 
 
 _CLIENT = table_of(ClientRow)
+_INVITATION = table_of(InvitationRow)
 _ASSERTION = table_of(AssertionRow)
 _TOKEN = table_of(TokenRow)
 
@@ -100,7 +102,7 @@ class AuthStore:
 
     def create_tables(self) -> None:
         """Create the tables in a database that has no migrations (in memory: sandbox, tests)."""
-        SQLModel.metadata.create_all(self._engine, tables=[_CLIENT, _ASSERTION, _TOKEN])
+        SQLModel.metadata.create_all(self._engine, tables=[_CLIENT, _INVITATION, _ASSERTION, _TOKEN])
 
     def add_client(self, client: Client) -> None:
         """Register ``client``; ConflictError when its id is taken."""
@@ -114,6 +116,10 @@ class AuthStore:
             "created_at": int(time.time()),
             "grants": None if client.audience.labels is None else json.dumps(sorted(client.audience.labels)),
             "purpose": client.purpose,
+            "pending": client.pending,
+            "origin": client.origin,
+            "requested": client.requested,
+            "contacts": json.dumps(client.contacts) if client.contacts else None,
         }
         try:
             with transaction(self._engine) as connection:
@@ -128,21 +134,65 @@ class AuthStore:
         client = None if row is None else _client(row)
         return None if client is None or client.disabled else client
 
+    def any_client(self, client_id: str) -> Client:
+        """The client with that id, also a disabled one; raises NotFoundError."""
+        with snapshot(self._engine) as connection:
+            row = connection.execute(select(_CLIENT).where(_CLIENT.c.client_id == client_id)).mappings().first()
+        if row is None:
+            raise NotFoundError(f"there is no client {client_id}")
+        return _client(row)
+
+    def change_client(self, client_id: str, values: Mapping[str, object]) -> None:
+        """Set columns of a client and end its tokens, which say what was true before; raises NotFoundError."""
+        with transaction(self._engine) as connection:
+            changed = connection.execute(update(_CLIENT).where(_CLIENT.c.client_id == client_id).values(values))
+            if not changed.rowcount:
+                raise NotFoundError(f"there is no client {client_id}")
+            connection.execute(update(_TOKEN).where(_TOKEN.c.client_id == client_id).values(revoked=True))
+
+    def pending_clients(self) -> int:
+        """How many registrations wait for approval."""
+        waiting = select(sa.func.count()).select_from(_CLIENT).where(_CLIENT.c.pending, sa.not_(_CLIENT.c.disabled))
+        with snapshot(self._engine) as connection:
+            return int(connection.scalar(waiting) or 0)
+
     def clients(self) -> list[Client]:
         """All clients, by id, disabled ones included."""
         with snapshot(self._engine) as connection:
             rows = connection.execute(select(_CLIENT).order_by(_CLIENT.c.client_id)).mappings().all()
         return [_client(row) for row in rows]
 
-    def disable_client(self, client_id: str) -> None:
-        """Refuse the client from now on and revoke its tokens."""
+    def invite(self, name: str, token: str, expires_at: int, uses: int) -> None:
+        """Record an initial access token (as a digest); ConflictError when the name is taken."""
+        row = {
+            "name": name,
+            "token_hash": digest(token),
+            "created_at": int(time.time()),
+            "expires_at": expires_at,
+            "uses_left": uses,
+        }
+        try:
+            with transaction(self._engine) as connection:
+                connection.execute(insert(_INVITATION).values(row))
+        except IntegrityError as error:
+            raise ConflictError(f"there is an invitation {name} already") from error
+
+    def use_invitation(self, token: str, now: int) -> str | None:
+        """Use up one registration of an initial access token and return its name; None for one that is not good.
+
+        The update itself decides, so that of two processes only as many register as were allowed.
+        """
+        good = (
+            _INVITATION.c.token_hash == digest(token),
+            _INVITATION.c.expires_at > now,
+            _INVITATION.c.uses_left > 0,
+        )
         with transaction(self._engine) as connection:
-            changed = connection.execute(
-                update(_CLIENT).where(_CLIENT.c.client_id == client_id).values(disabled=True)
+            used = connection.execute(
+                update(_INVITATION).where(*good).values(uses_left=_INVITATION.c.uses_left - 1)
             ).rowcount
-            if not changed:
-                raise NotFoundError(f"there is no client {client_id}")
-            connection.execute(update(_TOKEN).where(_TOKEN.c.client_id == client_id).values(revoked=True))
+            name = select(_INVITATION.c.name).where(_INVITATION.c.token_hash == digest(token))
+            return str(connection.scalar(name)) if used else None
 
     def use_assertion(self, client_id: str, jti: str, expires_at: int) -> bool:
         """Record an assertion as used; False when it was used before.
@@ -208,4 +258,8 @@ def _client(row: RowMapping) -> Client:
         disabled=row["disabled"],
         audience=EVERYONE if row["grants"] is None else Audience.of(json.loads(row["grants"])),
         purpose=row["purpose"],
+        pending=row["pending"],
+        origin=row["origin"],
+        requested=row["requested"],
+        contacts=tuple(json.loads(row["contacts"] or "[]")),
     )

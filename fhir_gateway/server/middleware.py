@@ -51,8 +51,9 @@ class RequestFrame:
             return
         offered = Headers(scope=scope).get("x-request-id", "")
         access = Access(offered if _REQUEST_ID.fullmatch(offered) else uuid.uuid4().hex)
+        access.address = str(scope["client"][0])[:64] if scope.get("client") else None
         scope.setdefault("state", {})["access"] = access
-        audited = scope["path"].startswith((self._base_path + "/", "/admin/"))
+        audited = scope["path"].startswith((self._base_path + "/", "/admin/", "/auth/"))
         started = time.perf_counter()
         answering = False
 

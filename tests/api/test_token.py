@@ -154,10 +154,14 @@ def _forged(alg: str, payload: dict[str, Any] | None = None, **header: Any) -> C
     return build
 
 
-def _hmac(partner: Partner) -> str:
+def _hmac_of_public_key(partner: Partner) -> str:
+    return _hmac(partner, json.dumps(public_key_set(partner.key)["keys"][0]))
+
+
+def _hmac(partner: Partner, secret: str = "s" * 64) -> str:
     now = int(time.time())
     claims = {"iss": "partner", "sub": "partner", "aud": partner.token_url, "exp": now + 60, "jti": "h"}
-    key = OctKey.import_key("a secret that is long enough for HS256 to be content with")
+    key = OctKey.import_key(secret)
     return jwt.encode({"alg": "HS256", "kid": "ES384-1", "typ": "JWT"}, claims, key, algorithms=["HS256"])
 
 
@@ -165,67 +169,76 @@ def _unsigned(partner: Partner) -> str:
     return _forged("none")(partner).rsplit(".", 1)[0] + "."
 
 
-BROKEN_CLAIMS = {
-    "wrong aud": {"aud": "https://gateway.example/auth/token/"},
-    "aud is the FHIR base": {"aud": "https://gateway.example/fhir"},
-    "aud missing": {"aud": None},
-    "expired": {"exp": -61},
-    "exp too far": {"exp": 361},
-    "exp missing": {"exp": None},
-    "exp no number": {"exp": "soon"},
-    "exp not finite": {"exp": float("nan")},
-    "not yet valid": {"nbf": 120},
-    "jti missing": {"jti": None},
-    "jti no text": {"jti": 7},
-    "jti empty": {"jti": ""},
-    "iss != sub": {"sub": "somebody"},
-    "sub missing": {"sub": None},
-    "iss missing": {"iss": None},
-    "unknown client": {"iss": "stranger", "sub": "stranger"},
-    "iss with NUL": {"iss": "part\x00ner", "sub": "part\x00ner"},
+BROKEN_CLAIMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "wrong aud": ("aud", {"aud": "https://gateway.example/auth/token/"}),
+    "aud is the FHIR base": ("aud", {"aud": "https://gateway.example/fhir"}),
+    "aud missing": ("aud", {"aud": None}),
+    "expired": ("exp", {"exp": -61}),
+    "exp too far": ("exp", {"exp": 361}),
+    "exp missing": ("exp", {"exp": None}),
+    "exp no number": ("exp", {"exp": "soon"}),
+    "exp not finite": ("exp", {"exp": float("nan")}),
+    "not yet valid": ("nbf", {"nbf": 120}),
+    "jti missing": ("jti", {"jti": None}),
+    "jti no text": ("jti", {"jti": 7}),
+    "jti empty": ("jti", {"jti": ""}),
+    "iss != sub": ("sub", {"sub": "somebody"}),
+    "sub missing": ("sub", {"sub": None}),
+    "iss missing": ("iss", {"iss": None}),
+    "unknown client": ("client", {"iss": "stranger", "sub": "stranger"}),
+    "iss with NUL": ("iss", {"iss": "part\x00ner", "sub": "part\x00ner"}),
 }
 
 
-@pytest.mark.parametrize("claims", BROKEN_CLAIMS.values(), ids=BROKEN_CLAIMS.keys())
-async def test_wrong_claims_are_an_invalid_client(claims: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("check", "claims"), BROKEN_CLAIMS.values(), ids=BROKEN_CLAIMS.keys())
+async def test_wrong_claims_are_an_invalid_client(check: str, claims: dict[str, Any]) -> None:
     with time_machine.travel(NOON, tick=False):
         relative = {
             name: int(time.time()) + value if name in ("exp", "nbf") and isinstance(value, int) else value
             for name, value in claims.items()
         }
-        async with gateway() as (_, partner):
+        async with gateway() as (server, partner):
             _refused(await partner.request(claims=relative), "invalid_client")
+            assert server.counts() == {("token", check): 1}
 
 
-BROKEN_ASSERTIONS: dict[str, Callable[[Partner], str]] = {
-    "no JWT": lambda _: "nonsense",
-    "not base64": lambda _: "a.b.c",
-    "not ASCII": lambda _: "é.é.é",
-    "alg none": _unsigned,
-    "alg HS256": _hmac,
-    "alg RS256": _forged("RS256"),
-    "alg of another kind of key": _forged("RS384"),
-    "unknown kid": _forged("ES384", kid="other"),
-    "kid missing": _forged("ES384", kid=None),
-    "typ missing": _forged("ES384", typ=None),
-    "typ not JWT": _forged("ES384", typ="at+jwt"),
-    "jku with inline keys": _forged("ES384", jku="https://attacker.example/jwks"),
-    "header changed after signing": _forged("ES384", extra="1"),
-    "signature missing": lambda partner: partner.assertion().rsplit(".", 1)[0] + ".",
-    "payload changed after signing": lambda partner: ".".join(
-        [*partner.assertion(jti="a").split(".")[:2], partner.assertion(jti="b").split(".")[2]]
+BROKEN_ASSERTIONS: dict[str, tuple[str, Callable[[Partner], str]]] = {
+    "no JWT": ("jwt", lambda _: "nonsense"),
+    "not base64": ("jwt", lambda _: "a.b.c"),
+    "not ASCII": ("jwt", lambda _: "é.é.é"),
+    "alg none": ("alg", _unsigned),
+    "alg HS256": ("alg", _hmac),
+    "alg RS256": ("alg", _forged("RS256")),
+    "alg of another kind of key": ("key", _forged("RS384")),
+    "unknown kid": ("key", _forged("ES384", kid="other")),
+    "kid missing": ("kid", _forged("ES384", kid=None)),
+    "typ missing": ("typ", _forged("ES384", typ=None)),
+    "typ not JWT": ("typ", _forged("ES384", typ="at+jwt")),
+    "jku with inline keys": ("jku", _forged("ES384", jku="https://attacker.example/jwks")),
+    "header changed after signing": ("signature", _forged("ES384", extra="1")),
+    "signature missing": ("signature", lambda partner: partner.assertion().rsplit(".", 1)[0] + "."),
+    "payload changed after signing": (
+        "signature",
+        lambda partner: ".".join(
+            [*partner.assertion(jti="a").split(".")[:2], partner.assertion(jti="b").split(".")[2]]
+        ),
     ),
-    "signed by another key": lambda partner: Partner(
-        partner.http, partner.token_url, generate_key("ES384", "ES384-1"), "ES384"
-    ).assertion(),
-    "payload no object": lambda _: "eyJhbGciOiJFUzM4NCIsImtpZCI6IkVTMzg0LTEiLCJ0eXAiOiJKV1QifQ.W10.AAAA",
+    "signed by another key": (
+        "signature",
+        lambda partner: Partner(partner.http, partner.token_url, generate_key("ES384", "ES384-1"), "ES384").assertion(),
+    ),
+    "alg HS256 with the public key as secret": ("alg", _hmac_of_public_key),
+    "critical extensions": ("crit", _forged("ES384", crit=["exp"], exp=1)),
+    "kid of the other kind of key": ("key", _forged("ES384", kid="RS384-1")),
+    "payload no object": ("jwt", lambda _: "eyJhbGciOiJFUzM4NCIsImtpZCI6IkVTMzg0LTEiLCJ0eXAiOiJKV1QifQ.W10.AAAA"),
 }
 
 
-@pytest.mark.parametrize("build", BROKEN_ASSERTIONS.values(), ids=BROKEN_ASSERTIONS.keys())
-async def test_broken_assertions_are_an_invalid_client(build: Callable[[Partner], str]) -> None:
-    async with gateway() as (_, partner):
+@pytest.mark.parametrize(("check", "build"), BROKEN_ASSERTIONS.values(), ids=BROKEN_ASSERTIONS.keys())
+async def test_broken_assertions_are_an_invalid_client(check: str, build: Callable[[Partner], str]) -> None:
+    async with gateway() as (server, partner):
         _refused(await partner.request(assertion=build(partner)), "invalid_client")
+        assert server.counts() == {("token", check): 1}
 
 
 def _refused(response: httpx.Response, error: str) -> None:
@@ -240,12 +253,13 @@ def _refused(response: httpx.Response, error: str) -> None:
 
 
 async def test_an_assertion_is_good_once_and_a_failed_one_burns_nothing() -> None:
-    async with gateway() as (_, partner):
+    async with gateway() as (server, partner):
         assertion = partner.assertion(jti="first")
         stolen = Partner(partner.http, partner.token_url, generate_key("ES384", "ES384-1"), "ES384")
         _refused(await partner.request(assertion=stolen.assertion(jti="first")), "invalid_client")
         assert (await partner.request(assertion=assertion)).status_code == 200
         _refused(await partner.request(assertion=assertion), "invalid_client")
+        assert server.counts() == {("token", "ok"): 1, ("token", "signature"): 1, ("token", "replay"): 1}
 
 
 async def test_the_failed_check_is_logged_without_the_assertion(caplog: pytest.LogCaptureFixture) -> None:
@@ -271,11 +285,13 @@ async def test_the_failed_check_is_logged_without_the_assertion(caplog: pytest.L
         ({"client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:saml2-bearer"}, "invalid_request"),
         ({"client_assertion": None}, "invalid_request"),
         ({"client_id": "somebody"}, "invalid_client"),
+        ({"client_secret": "x", "client_id": "partner", "client_assertion": "a.b.c"}, "invalid_client"),
         ({"scope": 'system/Patient.rs "quoted"'}, "invalid_scope"),
         ({"scope": "system/Nonsense.rs"}, "invalid_scope"),
         ({"scope": "system/Encounter.rs"}, "invalid_scope"),  # this server does not have it
         ({"scope": "system/Patient.cud"}, "invalid_scope"),
-        ({"scope": "system/Observation.rs?category=laboratory"}, "invalid_scope"),
+        ({"scope": "system/Observation.rs?nonsense=laboratory"}, "invalid_scope"),  # cannot be enforced
+        ({"scope": " ".join(f"system/Group.rs?identifier={n}" for n in range(51))}, "invalid_scope"),  # too many
         ({"scope": "user/Patient.rs"}, "invalid_scope"),
     ],
 )
