@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from copy import copy
 from datetime import date, datetime
 from datetime import time as clock
 from importlib.metadata import version
@@ -11,12 +12,14 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fhir_gateway.cql import Batch, CompiledLibrary, Evaluation, compile_library
+from fhir_gateway.cql.evaluation import Failure
 from fhir_gateway.errors import GatewayError, InputError
 from fhir_gateway.measures.copies import Copies, WithoutCopies
 from fhir_gateway.measures.elm_references import references, section
-from fhir_gateway.measures.merge import merge_parts
+from fhir_gateway.measures.merge import merge_parts, odd_ones
 from fhir_gateway.measures.model import GroupResult, MeasureResult, PartResult, RunHeader
 from fhir_gateway.measures.package import MeasurePackage
 from fhir_gateway.measures.population import MemoryPopulation, Population
@@ -57,6 +60,13 @@ class Evaluator:
         self._strata, unlisted = expected_values(package.definition.groups, package.value_sets)
         notes = (*notes, *unlisted)
         self._notes = (CONTENT_ALONE, *notes) if package.profiles == "content" else notes
+        self.withdrawn: Mapping[str, Failure] = {}
+
+    def without(self, members: Mapping[str, Failure]) -> Evaluator:
+        """The same measure, for which these members fail: what only the whole population shows (ADR 0137)."""
+        other = copy(self)
+        other.withdrawn = {**self.withdrawn, **members}
+        return other
 
     @property
     def supplemental(self) -> tuple[SupplementalDefinition, ...]:
@@ -114,6 +124,11 @@ class Evaluator:
 
     def groups(self, evaluation: Evaluation) -> tuple[GroupResult, ...]:
         """The measure's groups out of an evaluation of its library; members that fail count nowhere."""
+        if self.withdrawn:
+            found = pc.index_in(pa.array(self.withdrawn, pa.string()), evaluation.batch.members)
+            for index, failure in zip(found.to_pylist(), self.withdrawn.values(), strict=True):  # failures are few
+                if index is not None:
+                    evaluation.failures.setdefault(index, failure)
         known = -1
         groups: tuple[GroupResult, ...] = ()
         while known != len(evaluation.failures):  # an observation may fail members that the criteria did not
@@ -156,8 +171,22 @@ def evaluate_together(
             found.append(part)
     if not all(parts):  # nobody: the same groups, with zeros
         parts = [[part] for part in evaluate_batch(evaluators, nobody(), period, now)]
-    headers = [evaluator.header(population.lake_version, period, now, population.copies) for evaluator in evaluators]
-    return [merge_parts(header, found) for header, found in zip(headers, parts, strict=True)]
+    pairs = zip(evaluators, parts, strict=True)
+    return [put_together(evaluator, found, population, period, now) for evaluator, found in pairs]
+
+
+def put_together(
+    evaluator: Evaluator,
+    parts: Sequence[PartResult],
+    population: Population,
+    period: tuple[date, date],
+    now: datetime,
+) -> MeasureResult:
+    """One result of the batches of ``population``; they are evaluated again without members who turn out odd."""
+    odd = odd_ones(parts)
+    if odd:
+        return evaluator.without(odd).evaluate(population, period, now)
+    return merge_parts(evaluator.header(population.lake_version, period, now, population.copies), parts)
 
 
 def evaluate_batch(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from itertools import accumulate
 
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from fhir_gateway.cql.evaluation import Failure
 from fhir_gateway.measures.copies import left_out
 from fhir_gateway.measures.distinct import Numbers, Value, value_key
 from fhir_gateway.measures.model import (
@@ -24,7 +26,7 @@ from fhir_gateway.measures.model import (
     SupplementalResult,
     narrow,
 )
-from fhir_gateway.measures.observed_units import common_unit, in_unit
+from fhir_gateway.measures.observed_units import common_unit, in_unit, odd_members, odd_units
 from fhir_gateway.measures.strata import CRITERIA, places, stratum_order
 from fhir_gateway.measures.supplemental import unsupplied_notes
 
@@ -47,6 +49,27 @@ def merge_parts(header: RunHeader, parts: Sequence[PartResult]) -> MeasureResult
         ),
         seconds=sum(part.seconds for part in parts),
     )
+
+
+def odd_ones(parts: Sequence[PartResult]) -> dict[str, Failure]:
+    """Members whose observations are in units that do not convert to that of most; see :func:`odd_units`."""
+    found: dict[str, Failure] = {}
+    for populations in zip(*(_observing(part) for part in parts), strict=True):
+        values: Counter[str | None] = Counter()
+        for _, _, observations in populations:
+            values.update(observations.counted_units)
+        odd = odd_units(values)
+        if odd:
+            units = ((members.take(pa.array(seen.member)), seen.unit_of_each) for _, members, seen in populations)
+            found |= odd_members(populations[0][0], units, odd)
+    return found
+
+
+def _observing(part: PartResult) -> Iterator[tuple[str, pa.Array, Observations]]:
+    for group in part.groups:
+        for population in group.populations:
+            if population.observations is not None:
+                yield population.id, part.members, population.observations
 
 
 def merge_groups(parts: Sequence[Sequence[GroupResult]], sizes: Sequence[int]) -> tuple[GroupResult, ...]:
@@ -141,7 +164,7 @@ def _observations(
     unit = common_unit(name, units)
     value = pa.concat_arrays([observations.value for observations in found])
     if len(units) > 1:
-        value = in_unit(value, pa.concat_arrays([_units(observations) for observations in found]), unit)
+        value = in_unit(value, pa.concat_arrays([observations.unit_of_each for observations in found]), unit)
     return replace(
         found[0],
         member=_shifted([observations.member for observations in found], starts),
@@ -150,13 +173,6 @@ def _observations(
         unit=unit,
         units=None,
     )
-
-
-def _units(observations: Observations) -> pa.Array:
-    """The unit of each value."""
-    if observations.units is not None:
-        return observations.units
-    return pa.repeat(pa.scalar(observations.unit, pa.string()), len(observations.value))
 
 
 def _cases(found: Sequence[Cases], starts: Sequence[int]) -> Cases:

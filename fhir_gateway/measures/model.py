@@ -42,9 +42,19 @@ class Observations:
     @property
     def found_units(self) -> set[str | None]:
         """Units of the values; nothing when there are none."""
+        return set(self.counted_units)
+
+    @property
+    def counted_units(self) -> dict[str | None, int]:
+        """How many values are in each unit."""
         if self.units is not None:
-            return set(self.units.unique().to_pylist())
-        return {self.unit} if len(self.value) else set()
+            return {one["values"]: one["counts"] for one in self.units.value_counts().to_pylist()}
+        return {self.unit: len(self.value)} if len(self.value) else {}
+
+    @property
+    def unit_of_each(self) -> pa.Array:
+        """The unit of each value, a string or null."""
+        return pa.repeat(pa.scalar(self.unit, pa.string()), len(self.value)) if self.units is None else self.units
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,17 +2,20 @@
 
 Which one must not depend on how the population is cut into batches. It is the unit of the score where a
 continuous-variable measure states one in UCUM; else the first by name that all others convert to, which is known only
-when all batches are there: until then each value keeps the unit it came with, and is converted once.
+when all batches are there: until then each value keeps the unit it came with, and is converted once. Where values do
+not all convert to one unit, the members whose values are the odd ones fail; the others are evaluated (ADR 0137).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from fhir_gateway.cql.evaluation import Failure
 from fhir_gateway.cql.units import common_scale, conversion, converted
 from fhir_gateway.cql.values import DecVec, StrVec
 from fhir_gateway.errors import MeasureError
@@ -39,6 +42,26 @@ def common_unit(name: str, units: Collection[str | None]) -> str | None:
     if ordered:
         raise MeasureError(f"observation {name} gave quantities in {len(ordered)} units that do not convert to one")
     return None
+
+
+def odd_units(values: Mapping[str | None, int]) -> frozenset[str | None]:
+    """Units that do not convert to the one in which most values can be told; ``values`` counts those of each unit."""
+    ordered = sorted(values, key=lambda unit: unit or "")
+    told = {target: sum(values[unit] for unit in ordered if converts(unit, target)) for target in ordered}
+    target = max(ordered, key=told.__getitem__, default=None)  # of equals the first by name
+    return frozenset(unit for unit in ordered if not converts(unit, target))
+
+
+def odd_members(
+    name: str, units: Iterable[tuple[pa.Array, pa.Array]], odd: frozenset[str | None]
+) -> dict[str, Failure]:
+    """Members with values of an observation in ``odd`` units; ``units`` are pairs of member ids and units of values."""
+    failure = Failure("measure-observation", name, "its unit does not convert to that of the other members' values")
+    found: dict[str, Failure] = {}
+    for members, unit in units:
+        rows = pc.is_in(unit, pa.array(sorted(odd, key=str), pa.string()))
+        found |= dict.fromkeys(members.filter(rows).to_pylist(), failure)
+    return found
 
 
 def converts(unit: str | None, target: str | None) -> bool:

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from fhir_gateway.cql.evaluation import Failure
 from fhir_gateway.cql.profiles import ProfilePolicy
 from fhir_gateway.errors import ConfigurationError, GatewayError, Location
 from fhir_gateway.lake.store import Lake
@@ -43,7 +44,7 @@ class Recipe:
     """All that another process needs to evaluate a slice of a lake: where things are, and what must be found there.
 
     ``packages`` are paths with the hash of their content and how profiles are read; ``supplements``, of each package
-    or of none, what the gateway's terminology adds to it.
+    or of none, what the gateway's terminology adds to it; ``withdrawn`` likewise, the members each is without.
     """
 
     lake: str
@@ -54,6 +55,7 @@ class Recipe:
     now: datetime
     supplements: tuple[Supplement | None, ...] = ()
     copies: Copies = "once"
+    withdrawn: tuple[Mapping[str, Failure], ...] = ()
 
 
 def processes_for(batches: int, measures: int, cores: int | None = None, memory: int | None = None) -> int:
@@ -127,6 +129,9 @@ class _Worker:
         supplements = recipe.supplements or (None,) * len(recipe.packages)
         packages = zip(recipe.packages, supplements, strict=True)
         self.evaluators = [_evaluator(*package, supplement) for package, supplement in packages]
+        if recipe.withdrawn:
+            without = zip(self.evaluators, recipe.withdrawn, strict=True)
+            self.evaluators = [evaluator.without(members) for evaluator, members in without]
         lake = Lake.open(recipe.lake, recipe.buckets)
         maps = maps_of(evaluator.package for evaluator in self.evaluators)
         self.population = LakePopulation(lake, version=recipe.version, maps=maps, copies=recipe.copies)

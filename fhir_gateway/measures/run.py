@@ -39,7 +39,8 @@ def evaluate_lake(
     """Evaluate measures over everybody in ``lake`` and save the results; the ids of their runs, in the same order.
 
     ``processes`` is by default what :func:`processes_for` says; it changes nothing in the results. When a batch fails,
-    nothing is stored. ``copies`` of one visit by several sources count once, or all of them.
+    nothing is stored. ``copies`` of one visit by several sources count once, or all of them. A measure is evaluated
+    again where only the whole population shows which members have to fail (:func:`Evaluator.without`).
     """
     maps = maps_of(evaluator.package for evaluator in evaluators)
     population = LakePopulation(lake, version=version, batch_members=batch_members, maps=maps, copies=copies)
@@ -66,7 +67,24 @@ def evaluate_lake(
             done += len(found[0].members)
             if tell:
                 tell(done, total)
-        return tuple(writer.finish() for writer in writers)
+        runs: list[str] = []
+        for evaluator, writer in zip(evaluators, writers, strict=True):
+            odd = writer.odd_ones()
+            if odd:
+                runs += evaluate_lake(
+                    [evaluator.without(odd)],
+                    lake,
+                    period,
+                    now,
+                    store,
+                    version=population.lake_version,
+                    processes=processes,
+                    batch_members=batch_members,
+                    copies=copies,
+                )
+            else:
+                runs.append(writer.finish())
+        return tuple(runs)
 
 
 def _evaluate_here(
@@ -94,5 +112,13 @@ def recipe_of(
     assert version is not None  # noqa: S101 - of a lake
     supplements = tuple(evaluator.package.supplement for evaluator in evaluators)
     return Recipe(
-        str(lake.root.resolve()), lake.buckets, version, tuple(packages), period, now, supplements, population.copies
+        str(lake.root.resolve()),
+        lake.buckets,
+        version,
+        tuple(packages),
+        period,
+        now,
+        supplements,
+        population.copies,
+        tuple(evaluator.withdrawn for evaluator in evaluators),
     )

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +21,10 @@ from typing import Any, Self
 import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from fhir_gateway.cql.evaluation import Failure
 from fhir_gateway.measures.copies import left_out
 from fhir_gateway.measures.merge import Strata, merge_strata
 from fhir_gateway.measures.model import (
@@ -35,7 +37,7 @@ from fhir_gateway.measures.model import (
     StratifierResult,
     narrow,
 )
-from fhir_gateway.measures.observed_units import common_unit, in_unit
+from fhir_gateway.measures.observed_units import common_unit, in_unit, odd_members, odd_units
 from fhir_gateway.measures.supplemental import unsupplied_notes
 
 HEADER = "header.json"
@@ -73,7 +75,7 @@ class RunWriter:
         self._spool = (self._partial / "spool").open("wb+")
         self._tables: dict[str, _Kept] = {}
         self._groups: list[Json] = []
-        self._units: dict[str, set[str | None]] = {}
+        self._units: dict[str, Counter[str | None]] = {}
         self._unit: dict[str, str | None] = {}  # of each observation, when all parts are there
         self._strata: dict[str, list[tuple[bool, Strata]]] = {}
         self._supplemental: dict[str, tuple[int, Json]] = {}
@@ -119,6 +121,28 @@ class RunWriter:
         self._copies += part.copies
         self._starts[MEMBERS] = self._starts.get(MEMBERS, 0) + len(part.members)
         self._parts += 1
+
+    def odd_ones(self) -> dict[str, Failure]:
+        """Members who must fail before the run can be finished; see :func:`fhir_gateway.measures.merge.odd_ones`."""
+        found: dict[str, Failure] = {}
+        for name, values in self._units.items():
+            odd = odd_units(values)
+            if odd:
+                number, place = name.split("-")[1:]
+                population = _nested(self._groups, number)["populations"][int(place)]["id"]
+                found |= odd_members(population, self._observed(name), odd)
+        return found
+
+    def _observed(self, name: str) -> Iterator[tuple[pa.Array, pa.Array]]:
+        """Member ids and units of the values of an observation, part by part."""
+        parts = {part: (start, length) for part, start, length in self._tables[name].parts}
+        before = 0
+        for part, start, length in self._tables[MEMBERS].parts:
+            members = self._part(start, length)["member"].combine_chunks()
+            table = self._part(*parts[part])
+            index = pc.subtract(table["member"].combine_chunks(), before)
+            yield members.take(index), table[UNIT].combine_chunks().cast(pa.string())
+            before += len(members)
 
     def finish(self) -> str:
         """Make the run visible and return its id; a run that is already there stays as it is."""
@@ -167,10 +191,9 @@ class RunWriter:
             return
         basis = population.basis or group.basis
         start = self._starts.get(MEMBERS if basis == "boolean" else f"{number}.{basis}", 0)
-        units = pa.repeat(pa.scalar(found.unit, pa.string()), len(found.value)) if found.units is None else found.units
         columns = {"member": self._shifted(found.member), "case": pa.array(found.case + start), "value": found.value}
-        self._keep(name, columns | {UNIT: units.dictionary_encode()})
-        self._units.setdefault(name, set()).update(found.found_units)
+        self._keep(name, columns | {UNIT: found.unit_of_each.dictionary_encode()})
+        self._units.setdefault(name, Counter()).update(found.counted_units)
 
     def _shifted(self, member: np.ndarray[Any, Any]) -> pa.Array:
         return pa.array(member + np.int32(self._starts.get(MEMBERS, 0)), pa.int32())
@@ -237,7 +260,7 @@ class RunWriter:
         for place, population in enumerate(group["populations"]):
             if population["observations"] is not None:
                 name = f"observations-{number}-{place}"
-                self._unit[name] = common_unit(population["id"], self._units.get(name, set()))
+                self._unit[name] = common_unit(population["id"], self._units.get(name, ()))
                 population["observations"][UNIT] = self._unit[name]
         for place, component in enumerate(group["composite"]["components"] if group["composite"] else ()):
             self._settle_units(f"{number}_{place}", component["group"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +21,7 @@ OBSERVED = {"type": "If", "condition": FAILS, "then": ONE, "else": ONE}
 
 def evaluated(folder: Path, statements: dict[str, Any], made: dict[str, Any]) -> MeasureResult:
     """Three members: one with an encounter, one with two, one with none; ``Observed`` becomes a function."""
-    package = library("Main", statements)
-    elm = json.loads(base64.b64decode(package["content"][0]["data"]))
-    for definition in elm["library"]["statements"]["def"]:
-        if definition["name"] == "Observed":
-            definition |= {"type": "FunctionDef", "operand": []}
-    package["content"][0]["data"] = base64.b64encode(json.dumps(elm).encode()).decode()
-    write(folder, made, package)
+    write(folder, made, library("Main", statements, functions={"Observed"} & set(statements)))
     groups = [(member, resources(member, count)) for member, count in (("one", 1), ("two", 2), ("none", 0))]
     return Evaluator(MeasurePackage.load(folder)).evaluate(MemoryPopulation(groups), PERIOD, NOW)
 

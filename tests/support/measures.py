@@ -120,8 +120,9 @@ def library(
     version: str | None = "1",
     includes: Iterable[tuple[str, str | None]] = (),
     value_sets: Mapping[str, str] | None = None,
+    functions: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """A Library with ELM: definitions in the context Patient, written out as ELM expressions."""
+    """A Library with ELM: definitions in the context Patient, written out; ``functions`` of them take no operands."""
     identity = {"id": name} | ({"version": version} if version else {})
     elm: dict[str, Any] = {
         "identifier": identity,
@@ -141,6 +142,9 @@ def library(
             ]
         },
     }
+    for name_of_function in functions:
+        definition = next(d for d in elm["statements"]["def"] if d["name"] == name_of_function)
+        definition |= {"type": "FunctionDef", "operand": []}
     data = base64.b64encode(json.dumps({"library": elm}).encode()).decode()
     return {
         "resourceType": "Library",

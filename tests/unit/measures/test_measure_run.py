@@ -19,7 +19,8 @@ from fhir_gateway.measures.processes import evaluate_slices, free_memory, proces
 from fhir_gateway.measures.run import evaluate_lake, recipe_of
 from fhir_gateway.sources.models import StagedFile, StagedPull
 from tests.support.lake_pulls import People
-from tests.support.measures import MEASURES, NAMES, NOW, PERIOD, groups_of
+from tests.support.measures import MEASURES, NAMES, NOW, PERIOD, groups_of, library, measure, true, write
+from tests.support.measures import population as stated
 
 COPIES = 2
 #: Less than a bucket has.
@@ -95,6 +96,46 @@ def test_saved_parts_are_what_is_evaluated_in_memory(tmp_path: Path, lake: Lake,
 def test_processes_change_nothing(tmp_path: Path, lake: Lake, evaluators: list[Evaluator]) -> None:
     assert run(evaluators[:2], lake, tmp_path / "one") == run(evaluators[:2], lake, tmp_path / "two", processes=2)
     assert saved(tmp_path / "one") == saved(tmp_path / "two")
+
+
+DAY = {"type": "Quantity", "value": 1, "unit": "d"}
+MILLIGRAM = {"type": "Quantity", "value": 1000, "unit": "mg"}
+VISITED = {"type": "Exists", "operand": {"type": "Retrieve", "dataType": "{http://hl7.org/fhir}Encounter"}}
+OBSERVED = {"type": "If", "condition": VISITED, "then": DAY, "else": MILLIGRAM}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_members_whose_observation_is_in_an_odd_unit_fail_and_the_others_are_evaluated(
+    tmp_path: Path, lake: Lake, processes: int
+) -> None:
+    made = measure(
+        "continuous-variable",
+        [
+            stated("initial-population", "All"),
+            stated("measure-population", "All"),
+            stated("measure-observation", "Observed", aggregateMethod="sum", criteriaReference="measure-population"),
+        ],
+    )
+    write(
+        tmp_path,
+        made,
+        library("Main", {"All": true(), "Observed": OBSERVED}, functions=["Observed"]),
+    )
+    evaluator = Evaluator(MeasurePackage.load(tmp_path))
+    cut = LakePopulation(lake, batch_members=SIZE)
+    whole = evaluator.evaluate(cut, PERIOD, NOW)
+    assert 0 < len(whole.failed) < len(whole.members) / 2
+    group = whole.groups[0]
+    assert group.score() == len(whole.members) - len(whole.failed)
+    assert group.count("initial-population") == len(whole.members) - len(whole.failed)
+    assert {r.split(": ")[1] for r in whole.failed.values()} == {
+        "its unit does not convert to that of the other members' values"
+    }
+    (first,) = run([evaluator], lake, tmp_path / "results", processes=processes)
+    assert ResultStore(tmp_path / "results").load(first).failed == whole.failed
+    again = Evaluator(MeasurePackage.load(tmp_path)).evaluate(LakePopulation(lake, batch_members=5), PERIOD, NOW)
+    assert again.failed == whole.failed
+    assert again.groups[0].score() == group.score()
 
 
 def test_errors_of_a_process_arrive(lake: Lake, evaluators: list[Evaluator]) -> None:

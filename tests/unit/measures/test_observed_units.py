@@ -81,7 +81,7 @@ def test_all_values_are_in_one_unit_however_the_population_is_cut(cuts: list[int
     assert stored.score() == merged.score()
 
 
-def test_units_that_do_not_convert_are_refused_by_name() -> None:
+def test_merging_refuses_units_that_do_not_convert() -> None:
     found = batches([("1", "mg"), ("1", "d")], [1])
     with pytest.raises(MeasureError, match="observation measure-observation gave quantities in 2 units"):
         merge_groups([[group] for group in found], [1, 1])
