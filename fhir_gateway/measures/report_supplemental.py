@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from fhir_gateway.measures.model import Mask, MeasureResult, SupplementalResult
+from fhir_gateway.measures.texts import Texts, concatenated, escaped, flat, joined, text
 
 Report = dict[str, Any]
 
 _SUPPLEMENTAL = "http://hl7.org/fhir/5.0/StructureDefinition/extension-MeasureReport.supplementalData"
+#: How texts of values begin that are references, and where they lead.
+_REFERENCE = '{"valueReference":'
+_REFERENCED = r'"reference":"(?P<reference>(?:[^"\\]|\\.)*)"'
+_FRAME = ("before", "after", "opening", "closing")
 _CRITERIA = "http://hl7.org/fhir/StructureDefinition/cqf-criteriaReference"
 _MEASURE_INFO = "http://hl7.org/fhir/StructureDefinition/cqf-measureInfo"
 
@@ -37,6 +44,61 @@ def individual_supplemental(
     return contained, extensions
 
 
+@dataclass(frozen=True)
+class SupplementalTexts:
+    """For each member the contained Observations and the extensions as JSON, with commas between; None: nobody's."""
+
+    contained: Texts | None
+    extensions: Texts | None
+
+
+def supplemental_texts(result: MeasureResult, indices: npt.NDArray[np.intp]) -> SupplementalTexts:
+    """What :func:`individual_supplemental` gives, for many members at once."""
+    tables = []
+    for element in _in_report(result, "individual"):
+        value = element.value.cast(pa.string())
+        is_reference = pc.starts_with(value, _REFERENCE)
+        reference = pc.struct_field(pc.extract_regex(value, _REFERENCED), "reference")
+        skeleton = text(_observation(result, 0, dict(element.code)))
+        before, after = skeleton.split('"id":"sde0"')
+        mark = text(_extension(element, "#")).rsplit('"#"', 1)
+        columns = {"member": pa.array(element.member), "is_reference": is_reference, "reference": reference}
+        rows = len(element.member)
+        columns |= {"value": pc.utf8_slice_codeunits(value, 1)}
+        columns |= {name: pa.repeat(one, rows) for name, one in zip(_FRAME, (before, after[:-1], *mark), strict=True)}
+        tables.append(pa.table(columns))
+    if not tables:
+        return SupplementalTexts(None, None)
+    table = pa.concat_tables(tables)
+    # members in order, and elements in order within a member
+    table = table.take(pa.array(np.argsort(table["member"].to_numpy(), kind="stable"))).combine_chunks()
+    member = table["member"].to_numpy()
+    told = ~np.asarray(table["is_reference"].to_numpy(zero_copy_only=False), np.bool_)
+    size = len(result.members)
+    before_member = np.concatenate([[0], np.cumsum(told)])[np.searchsorted(member, np.arange(size + 1))]
+    number = pa.array(np.cumsum(told) - before_member[member]).cast(pa.string())
+    column = {name: flat(table[name]) for name in table.column_names}
+    subject = escaped(result.members).take(pa.array(member))
+    observations = concatenated(
+        column["before"],
+        '"id":"sde',
+        number,
+        '"',
+        column["after"],
+        ',"subject":{"reference":"Patient/',
+        subject,
+        '"},',
+        column["value"],
+    )
+    target = pc.if_else(column["is_reference"], column["reference"], pc.binary_join_element_wise("#sde", number, ""))
+    extensions = concatenated(column["opening"], '"', target, '"', column["closing"])
+    chosen = pa.array(indices)
+    return SupplementalTexts(
+        joined(member[told], observations.filter(pa.array(told)), size).take(chosen),
+        joined(member, extensions, size).take(chosen),
+    )
+
+
 def summary_supplemental(result: MeasureResult, mask: Mask | None) -> tuple[list[Report], list[Report]]:
     """One contained Observation for each distinct value: its code is the value, its valueInteger the subjects.
 
@@ -51,8 +113,8 @@ def summary_supplemental(result: MeasureResult, mask: Mask | None) -> tuple[list
         texts = texts.dictionary_decode() if pa.types.is_dictionary(texts.type) else texts
         told = pc.invert(pc.starts_with(texts, '{"valueReference"'))
         pairs = zip(texts.filter(told).to_pylist(), counts.field("counts").filter(told).to_pylist(), strict=True)
-        for text, count in sorted(pairs):
-            observation = _observation(result, len(contained) + 1, _coded(orjson.loads(text)))
+        for told_as, count in sorted(pairs):
+            observation = _observation(result, len(contained) + 1, _coded(orjson.loads(told_as)))
             contained.append(observation | {"valueInteger": count})
             extensions.append(_extension(element, f"#{observation['id']}"))
     return contained, extensions

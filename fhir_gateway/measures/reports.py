@@ -84,6 +84,11 @@ def individual(result: MeasureResult, member_index: int, reporter: Reference, *,
     return report
 
 
+def individual_head(result: MeasureResult, reporter: Reference, family: Family) -> Report:
+    """What the individual reports of a run have in common: all but subject, groups and what the member's data say."""
+    return _head(result, DIALECTS[family].individual, "individual", "", reporter, [])
+
+
 def in_initial_population(result: MeasureResult, member_index: int) -> bool:
     """Whether a member is in an initial population of any group."""
     return any(

@@ -15,32 +15,18 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import fields
 from datetime import date, datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from fhir_gateway.errors import NotFoundError
-from fhir_gateway.measures.model import (
-    Cases,
-    Component,
-    Composite,
-    GroupResult,
-    MeasureResult,
-    Observations,
-    PartResult,
-    PopulationResult,
-    RunHeader,
-    StratifierResult,
-    SupplementalResult,
-)
-from fhir_gateway.measures.saving import HEADER, MEMBERS, RunWriter
+from fhir_gateway.measures.loading import slices
+from fhir_gateway.measures.model import MeasureResult, PartResult, RunHeader
+from fhir_gateway.measures.saving import HEADER, RunWriter
 
 #: Layout of the files below; a change gives runs a new folder, so that those of another layout are computed again.
 _LAYOUT = "layout-2"
@@ -79,18 +65,16 @@ class ResultStore:
 
     def load(self, run: str) -> MeasureResult:
         """Read a run; NotFoundError when there is none of that id."""
-        header = self._stated(run)
-        folder = self._folder / run
-        members = pq.ParquetFile(folder / f"{MEMBERS}.parquet")
-        return MeasureResult(
-            **_run_header(header),
-            members=_array(members.read(["member"])["member"]),
-            groups=tuple(_group(folder, str(number), group, members) for number, group in enumerate(header["groups"])),
-            supplemental=tuple(_supplemental(folder, n, found) for n, found in enumerate(header["supplemental"])),
-            failed=header["failed"],
-            notes=tuple(header["notes"]),
-            seconds=header["seconds"],
-        )
+        (loaded,) = self.slices(run, None)
+        return loaded
+
+    def slices(self, run: str, size: int | None, *, raw: bool = True) -> Iterator[MeasureResult]:
+        """A run as results of at most ``size`` members, read as they are asked for; NotFoundError when it is not there.
+
+        Without ``raw`` the raw counts are not read.
+        """
+        stated = self._stated(run)
+        return slices(self._folder / run, stated, _run_header(stated), size, raw=raw)
 
     def runs(self) -> tuple[str, ...]:
         """Ids of all complete runs, sorted."""
@@ -122,98 +106,3 @@ def _run_header(stated: dict[str, Any]) -> dict[str, Any]:
         "period": (first, last),
         "evaluated_at": evaluated_at,
     }
-
-
-def _group(folder: Path, number: str, header: dict[str, Any], members: pq.ParquetFile) -> GroupResult:
-    populations = []
-    for place, population in enumerate(header["populations"]):
-        observations = None
-        if population["observations"] is not None:
-            table = pq.read_table(folder / f"observations-{number}-{place}.parquet")
-            observations = Observations(
-                member=_numbers(table["member"], np.int32),
-                case=_numbers(table["case"], np.int64),
-                value=_array(table["value"]),
-                **population["observations"],
-            )
-        counts, raw = (_column(members, f"{number}.{place}.{kind}") for kind in ("counts", "raw"))
-        populations.append(
-            PopulationResult(population["id"], population["code"], counts, raw, observations, population["basis"])
-        )
-    cases = []
-    for place, basis in enumerate(header["cases"]):
-        table = pq.read_table(folder / f"cases-{number}-{place}.parquet")
-        masks = {
-            name.removeprefix("in."): _numbers(table[name], np.bool_)
-            for name in table.column_names
-            if name.startswith("in.")
-        }
-        cases.append(Cases(basis, _numbers(table["member"], np.int32), _array(table["reference"]), masks))
-    kept = {name: header[name] for name in ("id", "code", "scoring", "improvement_notation", "basis")}
-    return GroupResult(
-        **kept,
-        populations=tuple(populations),
-        scoring_unit=header["scoring_unit"],
-        scoring_precision=header["scoring_precision"],
-        cases=tuple(cases),
-        stratifiers=tuple(_stratifier(folder, f"strata-{number}-{n}-", s) for n, s in enumerate(header["stratifiers"])),
-        composite=_composite(folder, number, header["composite"], members) if header["composite"] else None,
-    )
-
-
-def _composite(folder: Path, number: str, header: dict[str, Any], members: pq.ParquetFile) -> Composite:
-    components = [
-        Component(
-            canonical=component["canonical"],
-            group=_group(folder, f"{number}_{place}", component["group"], members),
-            weight=Decimal(component["weight"]),
-            flipped=component["flipped"],
-        )
-        for place, component in enumerate(header["components"])
-    ]
-    return Composite(header["method"], tuple(components))
-
-
-def _stratifier(folder: Path, prefix: str, header: dict[str, Any]) -> StratifierResult:
-    strata = {
-        path.stem.removeprefix(prefix): _numbers(pq.read_table(path)["stratum"], np.int32)
-        for path in sorted(folder.glob(f"{prefix}*.parquet"))
-    }
-    return StratifierResult(
-        id=header["id"],
-        code=header["code"],
-        components=tuple((name, code) for name, code in header["components"]),
-        applies_to=tuple(header["applies_to"]),
-        criteria=header["criteria"],
-        values=tuple(tuple(values) for values in header["values"]),
-        strata=strata,
-        stated=header.get("stated", False),  # runs from before value sets of strata were read
-    )
-
-
-def _supplemental(folder: Path, number: int, header: dict[str, Any]) -> SupplementalResult:
-    table = pq.read_table(folder / f"supplemental-{number}.parquet")
-    return SupplementalResult(
-        id=header["id"],
-        usage=header["usage"],
-        code=header["code"],
-        report_types=tuple(header["report_types"]),
-        member=_numbers(table["member"], np.int32),
-        value=_array(table["value"].unify_dictionaries()),
-    )
-
-
-def _column(file: pq.ParquetFile, name: str) -> Any:
-    """One column of a file, as wide as it is stored."""
-    return _array(file.read([name])[name]).to_numpy(zero_copy_only=False)
-
-
-def _array(column: pa.ChunkedArray) -> pa.Array:
-    combined = column.combine_chunks()
-    if isinstance(combined, pa.ChunkedArray):
-        return pa.concat_arrays(combined.chunks) if combined.num_chunks else pa.array([], combined.type)
-    return combined
-
-
-def _numbers(column: pa.ChunkedArray, dtype: Any) -> Any:
-    return _array(column).to_numpy(zero_copy_only=False).astype(dtype)
