@@ -110,6 +110,13 @@ def request_of(given: Given, asked: Asked, packages: Iterable[MeasurePackage], *
     )
 
 
+def provider_of(request: MeasureRequest) -> tuple[str, str] | None:
+    """Whose patients are meant: the practitioner's; when nobody is named otherwise, those of the one who reports."""
+    if request.provider is None and request.subject is None and request.group is None:
+        return request.reporter
+    return request.provider
+
+
 def answered(asked: Asked, request: MeasureRequest, answer: Answer) -> Mapping[str, Any]:
     """The Parameters of a request, made while the client waits."""
     asking = Asking(asked.gateway, request, asked.token.audience)

@@ -42,7 +42,8 @@ def read(asked: Asked) -> MeasureRequest:
     """The request of a call; InputError or NotFoundError."""
     given = Given(asked.pairs, _KNOWN, deqm.REFUSED)
     request = deqm.request_of(given, asked, deqm.measures_of(given, asked))
-    return replace(request, report_type=_report_type(given.text("reportType"), request))
+    provider = request.provider if "reporter" in given.names else deqm.provider_of(request)
+    return replace(request, provider=provider, report_type=_report_type(given.text("reportType"), request))
 
 
 def _report_type(text: str | None, request: MeasureRequest) -> str:
