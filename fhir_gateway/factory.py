@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from fhir_gateway.attribution.store import DecisionStore
     from fhir_gateway.auth.service import AuthorizationServer
+    from fhir_gateway.conformance.definitions import Definitions
+    from fhir_gateway.conformance.validator import Validator
     from fhir_gateway.db.resources import ResourceStore
     from fhir_gateway.db.secrets import SecretBox
     from fhir_gateway.identity.crosswalk import Crosswalk
@@ -102,6 +104,20 @@ class Gateway:
         return TerminologyStore(self.engine)
 
     @cached_property
+    def definitions(self) -> Definitions:
+        """Definitions that we ship, and those of the installed guides."""
+        from fhir_gateway.conformance.definitions import Definitions
+
+        return Definitions.of(self.profiles_folder, self.guides_folder)
+
+    @cached_property
+    def validator(self) -> Validator:
+        """Checks resources by base R4 and by profiles."""
+        from fhir_gateway.conformance.validator import Validator
+
+        return Validator(self.definitions)
+
+    @cached_property
     def resources(self) -> ResourceStore:
         """The FHIR resources we serve."""
         from fhir_gateway.db.resources import ResourceStore
@@ -166,6 +182,18 @@ class Gateway:
     def measures_folder(self) -> Path:
         """``measures`` in the data folder when there is one, else the packages that come with the checkout."""
         return self._content_folder("measures")
+
+    @property
+    def guides_folder(self) -> Path:
+        """Where installed implementation guides lie; absent until one is."""
+        return self.settings.data_dir.resolve() / "guides"
+
+    @cached_property
+    def profiles_folder(self) -> Path:
+        """The definitions that we ship: inside the installed package, or those of the checkout."""
+        package = Path(__file__).resolve().parent
+        shipped = package / "profiles"
+        return shipped if shipped.is_dir() else package.parent / "profiles"
 
     @cached_property
     def contracts_folder(self) -> Path:

@@ -1,7 +1,7 @@
 """Member entries of attribution lists, and what becomes of them from one version of a list to the next.
 
 An entry is identified by patient and attributed provider. ``changeType`` compares it with the previous version of the
-list: ``new``, ``changed`` (coverage, period or activity differ), ``nochange``, ``dropped`` (kept with ``inactive`` true).
+list: ``new``, ``changed`` (coverage, period or activity differ), ``nochange``, ``dropped`` (kept, ``inactive`` true).
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from typing import Literal
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 #: One row per entry of a roster. ``member`` is the person where he is known here, ``named`` how the roster calls him
 #: (a member number or reference). Days are ISO; an open end is null.
@@ -34,24 +35,27 @@ FINDINGS: tuple[Finding, ...] = (
 
 _COMPARED = """
 WITH mine AS (SELECT DISTINCT * FROM ours), other AS (SELECT DISTINCT * FROM theirs),
-matched AS (
-  SELECT t.named, t.member, t.tin AS their_tin, t.npi AS their_npi, t.start AS their_start, t."end" AS their_end,
-    o.tin AS our_tin, o.npi AS our_npi, o.start AS our_start, o."end" AS our_end,
-    (t.tin IS NULL AND t.npi IS NULL) OR coalesce(t.tin = o.tin, FALSE) OR coalesce(t.npi = o.npi, FALSE) AS provider,
-    (t.start IS NULL OR t.start = o.start) AND (t."end" IS NULL AND t.start IS NULL OR t."end" IS NOT DISTINCT FROM o."end")
-      AS period
+pairs AS (
+  SELECT t.named, t.member, t.tin AS their_tin, t.npi AS their_npi, t.start AS their_start, t.end AS their_end,
+    o.tin AS our_tin, o.npi AS our_npi, o.start AS our_start, o.end AS our_end,
+    (t.tin IS NULL AND t.npi IS NULL) OR coalesce(t.tin = o.tin, FALSE) OR coalesce(t.npi = o.npi, FALSE) AS agreed,
+    t.start IS NULL OR (t.start = o.start AND t.end IS NOT DISTINCT FROM o.end) AS dated
   FROM other t JOIN mine o USING (member)
-  QUALIFY row_number() OVER (PARTITION BY t.member, t.tin, t.npi, t.start, t."end" ORDER BY provider DESC, period DESC) = 1
+),
+best AS (
+  SELECT * FROM pairs QUALIFY row_number() OVER (
+    PARTITION BY member, their_tin, their_npi, their_start, their_end ORDER BY agreed DESC, dated DESC, our_tin, our_npi
+  ) = 1
 )
-SELECT CASE WHEN NOT provider THEN 'different-provider' WHEN NOT period THEN 'different-period' ELSE 'same' END AS finding,
+SELECT CASE WHEN NOT agreed THEN 'different-provider' WHEN NOT dated THEN 'different-period' ELSE 'same' END AS finding,
   named, member, their_tin, their_npi, their_start, their_end, our_tin, our_npi, our_start, our_end
-FROM matched
+FROM best
 UNION ALL
-SELECT CASE WHEN t.member IS NULL THEN 'unknown-member' ELSE 'only-theirs' END, t.named, t.member, t.tin, t.npi, t.start,
-  t."end", NULL, NULL, NULL, NULL
+SELECT CASE WHEN t.member IS NULL THEN 'unknown-member' ELSE 'only-theirs' END, t.named, t.member,
+  t.tin, t.npi, t.start, t.end, NULL, NULL, NULL, NULL
 FROM other t WHERE t.member IS NULL OR t.member NOT IN (SELECT member FROM mine)
 UNION ALL
-SELECT 'only-ours', o.named, o.member, NULL, NULL, NULL, NULL, o.tin, o.npi, o.start, o."end"
+SELECT 'only-ours', o.named, o.member, NULL, NULL, NULL, NULL, o.tin, o.npi, o.start, o.end
 FROM mine o ANTI JOIN (SELECT member FROM other WHERE member IS NOT NULL) USING (member)
 ORDER BY ALL
 """
@@ -77,7 +81,7 @@ class Reconciliation:
 
     def differences(self, findings: Collection[str] = FINDINGS[1:]) -> pa.Table:
         """The rows of these findings."""
-        return self.table.filter(pa.compute.is_in(self.table["finding"], value_set=pa.array(findings)))
+        return self.table.filter(pc.is_in(self.table["finding"], value_set=pa.array(findings, pa.string())))
 
 
 def reconcile(theirs: pa.Table, ours: pa.Table) -> Reconciliation:

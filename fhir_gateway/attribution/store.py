@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -50,9 +51,9 @@ class DecisionStore:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def standing(self, contract: str) -> list[Decision]:
-        """Decisions that were not withdrawn, in the order they were made."""
-        return self._select(_TABLE.c.contract == contract, _TABLE.c.withdrawn_at.is_(None))
+    def standing(self, contract: str, connection: Connection | None = None) -> list[Decision]:
+        """Decisions that were not withdrawn, in the order they were made, as the caller's transaction sees them."""
+        return self._select(_TABLE.c.contract == contract, _TABLE.c.withdrawn_at.is_(None), connection=connection)
 
     def all(self, contract: str) -> list[Decision]:
         """Every decision about a contract's lists, withdrawn ones too, in the order they were made."""
@@ -83,9 +84,9 @@ class DecisionStore:
             raise ConflictError("this decision was withdrawn before")
         return decision
 
-    def _select(self, *where: sa.ColumnElement[bool]) -> list[Decision]:
-        with snapshot(self._engine) as connection:
-            rows: Sequence[Any] = connection.execute(sa.select(_TABLE).where(*where).order_by(_TABLE.c.number)).all()
+    def _select(self, *where: sa.ColumnElement[bool], connection: Connection | None = None) -> list[Decision]:
+        with nullcontext(connection) if connection is not None else snapshot(self._engine) as reading:
+            rows: Sequence[Any] = reading.execute(sa.select(_TABLE).where(*where).order_by(_TABLE.c.number)).all()
         return [_decision(row._asdict()) for row in rows]
 
 

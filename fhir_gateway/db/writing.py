@@ -15,7 +15,13 @@ from sqlalchemy.engine import Connection, Engine
 
 from fhir_gateway.db.audience import deciding
 from fhir_gateway.db.engine import table_of
-from fhir_gateway.db.resource_tables import ResourceRow, ResourceVersionRow, SearchIndexRow
+from fhir_gateway.db.resource_tables import (
+    WATCHED,
+    ResourceChangeRow,
+    ResourceRow,
+    ResourceVersionRow,
+    SearchIndexRow,
+)
 from fhir_gateway.db.search.dates import instant
 from fhir_gateway.db.search.parameters import index_entries
 from fhir_gateway.db.search.values import LONGEST
@@ -171,7 +177,17 @@ class Writing:
                 sa.update(self._resource).where(self._resource.c.key == of_key).values(settable), updated
             )
         self._insert(entries)
+        self._note(
+            [*created, *({"type": row.type, "id": row.id} | one for row, one in zip(replaced, updated, strict=True))]
+        )
         return len(created), len(updated), len(chunk) - len(created) - len(updated)
+
+    def _note(self, changes: Iterable[Mapping[str, Any]]) -> None:
+        """Note changes of watched types for who subscribed, in the transaction that makes them: none is lost."""
+        names = ("type", "id", "version")
+        noted = [{name: one[name] for name in names} for one in changes if one["type"] in WATCHED]
+        if noted:
+            self.connection.execute(sa.insert(table_of(ResourceChangeRow)), noted)
 
     def _present(self, wanted: Mapping[tuple[str, str], object]) -> dict[tuple[str, str], sa.Row[Any]]:
         found: dict[tuple[str, str], sa.Row[Any]] = {}

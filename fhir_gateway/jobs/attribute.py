@@ -1,7 +1,8 @@
 """Attribute everybody in the lake under a contract, keep the evidence, and serve the roster as an ATR Group.
 
 Where the contract is with several practices (TINs), each practice has a list of its own beside the contract's, so that
-it can be shown its patients and nobody else's.
+it can be shown its patients and nobody else's. What people decided about the lists (:mod:`fhir_gateway.jobs.lists`) is
+applied over what attribution finds; lists, settlements and reports are about the same members.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fhir_gateway.attribution import COVERAGE_COLUMNS, LINE_COLUMNS, Attribution, atr_group
+from fhir_gateway.attribution import COVERAGE_COLUMNS, LINE_COLUMNS, Attribution, atr_group, decisions
 from fhir_gateway.attribution import attribute as attribute_members
+from fhir_gateway.attribution.decisions import Decision
+from fhir_gateway.attribution.entries import Key, same
 from fhir_gateway.contracts import COST_COLUMNS, Contract
 from fhir_gateway.db.audience import label, labelled
 from fhir_gateway.errors import ContractError
@@ -46,7 +49,8 @@ FROM patients WHERE deceasedDateTime IS NOT NULL AND _member IS NOT NULL GROUP B
 class AttributionReport:
     """Attribution under a contract: the evidence, what it was computed from, and the roster served.
 
-    ``lines`` has the columns that attribution and settlement look at.
+    ``lines`` has the columns that attribution and settlement look at. ``decisions`` is a digest of the decisions that
+    were applied, empty when there are none.
     """
 
     contract: Contract
@@ -55,6 +59,7 @@ class AttributionReport:
     coverage: pa.Table
     lake_version: int
     group: Mapping[str, Any]
+    decisions: str = ""
 
     @property
     def members(self) -> pa.Array:
@@ -97,8 +102,8 @@ def attribute(
         members=lake.members(version=version),
         deaths=deaths,
     )
-    group = _serve(gateway, contract, attribution, version, instant(gateway, now))
-    return AttributionReport(contract, attribution, lines, coverage, version, group)
+    attribution, group, digest = _serve(gateway, contract, attribution, lines, version, instant(gateway, now))
+    return AttributionReport(contract, attribution, lines, coverage, version, group, digest)
 
 
 def organizations(gateway: Gateway, version: int) -> dict[str, str]:
@@ -107,39 +112,90 @@ def organizations(gateway: Gateway, version: int) -> dict[str, str]:
 
 
 def _serve(
-    gateway: Gateway, contract: Contract, attribution: Attribution, version: int, now: datetime
-) -> Mapping[str, Any]:
-    key = hashlib.sha256(f"{contract.digest} {version}".encode()).hexdigest()[:16]
-    folder = gateway.data_folder / "attributions" / contract.id / key
+    gateway: Gateway, contract: Contract, attribution: Attribution, lines: pa.Table, version: int, now: datetime
+) -> tuple[Attribution, Mapping[str, Any], str]:
+    """The attribution as decided, the list that is served, and the digest of the decisions."""
     tins = contract.provider.tins
     practices = tins if len(tins) > 1 else ()
     lists: dict[str, str | None] = {contract.id: None} | {_practice_list(contract.id, tin): tin for tin in practices}
-    previous = {one.id: one.json() for one in gateway.resources.read_many([("Group", name) for name in lists])}
-    if folder.exists() and all("security" in previous.get(name, {}).get("meta", {}) for name in lists):
-        return previous[contract.id]
     roster = replace(
         contract.roster(organizations(gateway, version), _served(gateway, version, "Practitioner", ("npi",))),
         coverage_reference=lambda source, resource_id: f"Coverage/{published_id(source, resource_id)}",
     )
-    groups = []
-    for name, tin in lists.items():
-        group = atr_group(
-            attribution,
-            contract.provider.entity,
-            roster if tin is None else replace(roster, tins=(tin,), npis=(), name=f"{roster.name}, TIN {tin}"),
-            group_id=name,
-            last_updated=now,
-            status=contract.attribution.list_status,
-            previous=previous.get(name),
-            tin=tin,
-        )
-        audience = [label("contract", contract.id)]
-        if tin is not None or len(tins) == 1:
-            audience.append(label("organization", tin or tins[0]))
-        groups.append(labelled(group, *audience))
-    gateway.resources.put_many(groups)
-    _keep(folder, attribution, {"contract": contract.digest, "lake_version": version, "computed": now.isoformat()})
-    return gateway.resources.read("Group", contract.id).json()
+    found = decisions.listed(attribution, contract.provider.entity, roster)
+    persons = {one.patient for one in gateway.decisions.standing(contract.id) if one.patient}
+    surviving = {person: gateway.persons.surviving(person) for person in persons}
+    with (
+        gateway.resources.writing() as writing
+    ):  # nobody decides anything between what is read here and what is written
+        standing = gateway.decisions.standing(contract.id, writing.connection)
+        stored = {name: writing.current("Group", name) for name in lists}
+        previous = {name: one.json() for name, one in stored.items() if one is not None and not one.deleted}
+        decided, final = _decide(contract, found, standing, lists, previous, surviving)
+        groups = []
+        for name, tin in lists.items():
+            group = atr_group(
+                attribution,
+                contract.provider.entity,
+                roster if tin is None else replace(roster, tins=(tin,), npis=(), name=f"{roster.name}, TIN {tin}"),
+                group_id=name,
+                last_updated=now,
+                status="final" if name in final else contract.attribution.list_status,
+                previous=previous.get(name),
+                tin=tin,
+                decided=decided,
+            )
+            audience = [label("contract", contract.id)]
+            if tin is not None or len(tins) == 1:
+                audience.append(label("organization", tin or tins[0]))
+            group = labelled(group, *audience)
+            if name not in previous or not same(group, previous[name]):
+                groups.append(group)
+        writing.put_many(groups)
+    aligned = decisions.aligned(attribution, contract.provider.entity, decided)
+    digest = decisions.digest(standing)
+    key = hashlib.sha256(f"{contract.digest} {version} {digest}".rstrip().encode()).hexdigest()[:16]
+    header = {"contract": contract.digest, "lake_version": version, "computed": now.isoformat(), "decisions": digest}
+    _keep(attributions_folder(gateway, contract.id) / key, aligned, _services(contract, lines), header)
+    return aligned, gateway.resources.read("Group", contract.id).json(), digest
+
+
+def _decide(
+    contract: Contract,
+    found: Mapping[Key, decisions.Listed],
+    standing: list[Decision],
+    lists: Mapping[str, str | None],
+    previous: Mapping[str, Mapping[str, Any]],
+    surviving: Mapping[str, str],
+) -> tuple[decisions.Decided, set[str]]:
+    """The contract's entries after decisions, and the lists that were confirmed."""
+    served = {name: (tin, previous[name]) for name, tin in lists.items() if name in previous}
+    entries, final = decisions.confirmed(standing, found, served)
+    if contract.id in final:
+        return decisions.Decided(entries), final
+    start, end = contract.dates
+    return decisions.apply(
+        entries,
+        standing,
+        {"start": start.isoformat(), "end": end.isoformat()},
+        surviving=lambda person: surviving.get(person, person),
+        final={tin for name, tin in lists.items() if name in final},
+    ), final
+
+
+def attributions_folder(gateway: Gateway, contract_id: str) -> Path:
+    """Where the evidence of a contract's attributions is kept."""
+    return gateway.data_folder / "attributions" / contract_id
+
+
+def _services(contract: Contract, lines: pa.Table) -> pa.Table:
+    """Which practice and clinician of the contract saw which member, by any claim line."""
+    numbers = [
+        pc.is_in(lines[name], value_set=pa.array(getattr(contract.provider, f"{name}s"), pa.string()))
+        for name in ("tin", "npi")
+    ]
+    seen = lines.filter(pc.or_(*numbers)).select(["_member", "tin", "npi"]).rename_columns(["member", "tin", "npi"])
+    return seen.group_by(["member", "tin", "npi"]).aggregate([]).sort_by([("member", "ascending")])
 
 
 def _practice_list(contract_id: str, tin: str) -> str:
@@ -162,12 +218,15 @@ def _served(gateway: Gateway, version: int, kind: str, numbers: tuple[str, ...])
     return found
 
 
-def _keep(folder: Path, attribution: Attribution, header: Mapping[str, Any]) -> None:
+def _keep(folder: Path, attribution: Attribution, services: pa.Table, header: Mapping[str, Any]) -> None:
     """Keep the evidence, whole or not at all."""
+    if folder.exists():
+        return
     folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder.parent))
     pq.write_table(attribution.table, partial / "members.parquet")
     pq.write_table(attribution.candidates, partial / "candidates.parquet")
+    pq.write_table(services, partial / "services.parquet")
     (partial / "header.json").write_bytes(orjson.dumps(header, option=orjson.OPT_INDENT_2))
     if not folder.exists():
         os.rename(partial, folder)

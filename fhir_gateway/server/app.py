@@ -22,7 +22,7 @@ from fhir_gateway.errors import GatewayError, InputError, NotFoundError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.push import tidy
 from fhir_gateway.r4.spec import resource_types
-from fhir_gateway.server import documentation, endpoints, imports, measure_operations
+from fhir_gateway.server import attribution_lists, documentation, endpoints, imports, measure_operations
 from fhir_gateway.server.access import access_of
 from fhir_gateway.server.audit import AuditTrail
 from fhir_gateway.server.capability import capability_statement
@@ -72,6 +72,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     app.include_router(authorization_router(gateway.authorization, fhir_path=FHIR_PATH))
     app.include_router(_open_documents(gateway, base_url))
     app.include_router(measure_operations.router(gateway), prefix=FHIR_PATH)
+    app.include_router(attribution_lists.router(gateway), prefix=FHIR_PATH)
     app.include_router(imports.router(gateway), prefix=FHIR_PATH)
     app.include_router(respond_async.router(), prefix=FHIR_PATH)
     app.include_router(_fhir(interactions), prefix=FHIR_PATH)

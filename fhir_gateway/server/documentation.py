@@ -18,6 +18,7 @@ _OUTCOMES = {400: "Wrong request", 401: "No valid token", 403: "Scopes are short
 _OUTCOMES |= {
     406: "Not JSON",
     409: "Not now",
+    412: "Not the version that If-Match names",
     413: "Body too large",
     415: "Body of another kind",
     422: "The measure cannot be run, or a transaction not stored whole",
@@ -93,6 +94,20 @@ def operation(served: Operation, body: bool = False) -> dict[str, Any]:
     if body:
         extra["requestBody"] = {"content": _content("Parameters"), "required": False}
     return route(f"${served.code}", served.returns, (*_ALL, 413, 415, 422), **extra)
+
+
+def posted(served: Operation, status: int = 200) -> dict[str, Any]:
+    """An operation whose parameters come in a Parameters body only."""
+    described = "; ".join(f"{name}: {text}" for name, text in served.parameters)
+    body = {"content": _content("Parameters"), "required": bool(served.parameters), "description": described}
+    extra = route(
+        f"${served.code}",
+        served.returns,
+        (*_ALL, 409, 412, 413, 415, 422),
+        requestBody=body,
+        security=_SECURITY,
+    )
+    return extra | {"responses": {status: extra["responses"].pop(200), **extra["responses"]}, "status_code": status}
 
 
 def upload(media_types: list[str]) -> dict[str, Any]:

@@ -16,7 +16,8 @@ ATR = "http://hl7.org/fhir/us/davinci-atr/StructureDefinition/"
 DEQM = "http://hl7.org/fhir/us/davinci-deqm/StructureDefinition/"
 VBPR = "http://hl7.org/fhir/us/davinci-vbpr/StructureDefinition/"
 
-_OURS = "https://fhir-gateway.example/fhir/SearchParameter/"  # defined in profiles/
+_BASE = "https://fhir-gateway.example/fhir/"  # what lies below it is defined in profiles/
+_OURS = _BASE + "SearchParameter/"
 #: Definitions of parameters that R4 does not have; R4's own are named by their rule.
 _DEFINITIONS: Mapping[tuple[str, str], str] = {
     ("Group", "characteristic-reference"): _OURS + "group-characteristic-reference",
@@ -39,11 +40,20 @@ _SHARED: Mapping[tuple[str, str], str] = {
 }
 
 
+#: Types of definitions, all of them our own; R4 defines these parameters once for all of them.
+DEFINITIONS = frozenset(
+    "CapabilityStatement CodeSystem OperationDefinition SearchParameter StructureDefinition ValueSet".split()
+)
+_CONFORMANCE = frozenset({"date", "identifier", "name", "publisher", "status", "title", "url", "version"})
+
+
 def definition(resource_type: str, name: str) -> str:
     """Canonical of a search parameter's definition."""
     own = _DEFINITIONS.get((resource_type, name))
     if own:
         return own
+    if resource_type in DEFINITIONS and name in _CONFORMANCE:
+        return f"http://hl7.org/fhir/SearchParameter/conformance-{name}"
     if name.startswith("_"):
         return f"http://hl7.org/fhir/SearchParameter/Resource-{name[1:]}"
     return "http://hl7.org/fhir/SearchParameter/" + _SHARED.get((resource_type, name), f"{resource_type}-{name}")
@@ -195,9 +205,73 @@ DATA_REQUIREMENTS = Operation(
 )
 MEASURE_OPERATIONS = (EVALUATE_MEASURE, EVALUATE, CARE_GAPS, COLLECT_DATA, SUBMIT_DATA, DATA_REQUIREMENTS)
 
+_ATR_OPERATIONS = "http://hl7.org/fhir/us/davinci-atr/OperationDefinition/"
+MEMBER_ADD = Operation(
+    "member-add",
+    _ATR_OPERATIONS + "member-add",
+    (
+        ("memberId", "member number; with providerNpi"),
+        ("providerNpi", "NPI of the provider that the member is attributed to"),
+        ("patientReference", "reference to the member; with providerReference"),
+        ("providerReference", "reference to a Practitioner, PractitionerRole or Organization"),
+        ("attributionPeriod", "from when to when; without it the contract's period"),
+    ),
+    "Puts a member on a list that is draft or open; kept as a decision that outlives the next attribution.",
+    "OperationOutcome",
+)
+MEMBER_REMOVE = Operation(
+    "member-remove",
+    _ATR_OPERATIONS + "member-remove",
+    (
+        ("memberId", "member number; alone or with providerNpi"),
+        ("providerNpi", "only the entry with this provider"),
+        ("patientReference", "reference to the member; alone or with providerReference"),
+        ("providerReference", "only the entry with this provider"),
+        ("coverageReference", "only the entry by this coverage; with patientReference and providerReference"),
+    ),
+    "Takes a member off a list that is draft or open; kept as a decision that outlives the next attribution.",
+    "OperationOutcome",
+)
+CONFIRM_ATTRIBUTION_LIST = Operation(
+    "confirm-attribution-list",
+    _ATR_OPERATIONS + "confirm-attribution-list",
+    (),
+    "Makes a list final: its inactive entries leave it, and it changes no more.",
+    "OperationOutcome",
+)
+ATTRIBUTION_STATUS = Operation(
+    "attribution-status",
+    _ATR_OPERATIONS + "attribution-status",
+    (("memberId", "member number, or"), ("patientReference", "reference to the member")),
+    "What a list says of one member: his entries, Patient, Coverage and providers in a collection.",
+    "Bundle",
+)
+VALIDATE = Operation(
+    "validate",
+    "http://hl7.org/fhir/OperationDefinition/Resource-validate",
+    (("mode", "create, update or delete: whether that would be accepted"), ("profile", "canonical; repeatable")),
+    "Whether a resource is valid by R4, by the profiles it declares and by those asked for; what could not be checked "
+    "is told as information.",
+    "OperationOutcome",
+)
+IMPORT = Operation(
+    "import",
+    _BASE + "OperationDefinition/import",
+    (),
+    "Takes in NDJSON or a Bundle of what a sender knows.",
+    "Parameters",
+)
+#: Operations of the whole system, and those of every type.
+SYSTEM_OPERATIONS = (IMPORT,)
+TYPE_OPERATIONS = (VALIDATE,)
+
+ATTRIBUTION_OPERATIONS = (MEMBER_ADD, MEMBER_REMOVE, CONFIRM_ATTRIBUTION_LIST, ATTRIBUTION_STATUS)
+
 _TYPES = (
     ServedType("Coverage", "Coverage of members, as pulled, with the person as beneficiary."),
-    ServedType("Group", "Attribution lists: one ATR Group for each contract.", (ATR + "atr-group",)),
+    ServedType(
+        "Group", "Attribution lists: one ATR Group for each contract.", (ATR + "atr-group",), ATTRIBUTION_OPERATIONS
+    ),
     ServedType("Library", "Logic of the measures: CQL with its compiled ELM."),
     ServedType(
         "Measure", "Measures that can be evaluated, and contracts.", (VBPR + "vbp-measure",), MEASURE_OPERATIONS
@@ -210,12 +284,25 @@ _TYPES = (
             DEQM + "summary-measurereport-deqm",
             VBPR + "vbp-performance-measurereport",
             VBPR + "vbp-quality-measurereport",
+            _BASE + "StructureDefinition/recomputable-measurereport",
         ),
     ),
     ServedType("Organization", "Payers and provider organizations."),
     ServedType("Patient", "Persons: one for all Patient resources that describe the same human."),
     ServedType("Practitioner", "Practitioners that members are attributed to."),
     ServedType("PractitionerRole", "Roles of practitioners in organizations."),
+    ServedType("Provenance", "Decisions about attribution lists: who changed them, when and why."),
+    ServedType("CapabilityStatement", "What this server does, as /metadata says it."),
+    *(
+        ServedType(name, f"{what} that this server defines; those of guides are named by canonical.")
+        for name, what in (
+            ("CodeSystem", "Code systems"),
+            ("OperationDefinition", "Operations"),
+            ("SearchParameter", "Search parameters"),
+            ("StructureDefinition", "Profiles and extensions"),
+            ("ValueSet", "Value sets"),
+        )
+    ),
 )
 
 SERVED: Mapping[str, ServedType] = MappingProxyType({served.name: served for served in _TYPES})
