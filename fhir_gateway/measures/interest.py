@@ -21,8 +21,7 @@ from fhir_gateway.cql.frame import Env
 from fhir_gateway.cql.typespec import local_name
 from fhir_gateway.cql.values import ElementVec, ListVec, Vec
 from fhir_gateway.measures.elm_references import references
-from fhir_gateway.measures.evaluate import Evaluator, nobody
-from fhir_gateway.measures.merge import merge_parts
+from fhir_gateway.measures.evaluate import Evaluator, nobody, put_together
 from fhir_gateway.measures.model import MeasureResult, PartResult
 from fhir_gateway.measures.population import Population
 from fhir_gateway.measures.sharing import SharedBatch
@@ -73,8 +72,8 @@ def evaluate_with_interest(
             tables.append(_interest(evaluator, number, shared, period, now))
     if not all(parts):
         parts = [[evaluator.evaluate_batch(nobody(), period, now)] for evaluator in evaluators]
-    headers = [evaluator.header(population.lake_version, period, now, population.copies) for evaluator in evaluators]
-    results = [merge_parts(header, found) for header, found in zip(headers, parts, strict=True)]
+    pairs = zip(evaluators, parts, strict=True)
+    results = [put_together(evaluator, found, population, period, now) for evaluator, found in pairs]
     return results, pa.concat_tables(tables)
 
 
