@@ -14,6 +14,7 @@ from fhir_gateway.cli import (
     client,
     endpoint,
     explain,
+    guide,
     jobs,
     ledger,
     measure,
@@ -43,6 +44,7 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(persons.app, name="persons")
 app.add_typer(terminology.app, name="terminology")
 app.add_typer(measure.app, name="measure")
+app.add_typer(guide.app, name="guide")
 app.command("pull")(pull.pull)
 app.command("ledger")(ledger.ledger)
 app.command("status")(status.status)

@@ -38,7 +38,10 @@ CLIENT = "client"
 #: Index parameter of the persons whose entry on a list is active; not a search parameter.
 ACTIVE_MEMBER = "Group.-active-member"
 
-_DIRECTORY = frozenset({"Library", "Organization", "Practitioner", "PractitionerRole"})
+_DIRECTORY = frozenset(
+    "CapabilityStatement CodeSystem Library OperationDefinition Organization Practitioner PractitionerRole "
+    "SearchParameter StructureDefinition ValueSet".split()
+)
 #: Where a resource names the person it is about.
 _PERSON = {"Coverage": "Coverage.beneficiary", "MeasureReport": "MeasureReport.subject"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fhir_gateway import __name__ as package
-from fhir_gateway.server.registry import SERVED, ServedType, definition
+from fhir_gateway.server.registry import SERVED, SYSTEM_OPERATIONS, TYPE_OPERATIONS, Operation, ServedType, definition
 
 #: When the statement's own content last changed (R4 requires a date; the time of the request would defeat caching).
 PUBLISHED = "2026-11-22"
@@ -35,6 +35,7 @@ def capability_statement(base_url: str, version: str, token_url: str) -> dict[st
                 "mode": "server",
                 "security": _security(token_url),
                 "resource": [_resource(served) for _, served in sorted(SERVED.items())],
+                "operation": [_operation(one) for one in SYSTEM_OPERATIONS],
             }
         ],
     }
@@ -69,9 +70,9 @@ def _resource(served: ServedType) -> dict[str, Any]:
         entry["searchInclude"] = includes
     if served.profiles:
         entry["supportedProfile"] = list(served.profiles)
-    if served.operations:
-        entry["operation"] = [
-            {"name": one.code, "definition": one.definition, "documentation": one.documentation}
-            for one in served.operations
-        ]
+    entry["operation"] = [_operation(one) for one in (*served.operations, *TYPE_OPERATIONS)]
     return entry
+
+
+def _operation(one: Operation) -> dict[str, Any]:
+    return {"name": one.code, "definition": one.definition, "documentation": one.documentation}

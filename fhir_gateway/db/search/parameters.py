@@ -182,6 +182,17 @@ _CANONICAL = (
     *map(_related, ("composed-of", "depends-on", "derived-from", "predecessor", "successor")),
 )
 
+#: Of definitions (profiles, value sets and so on), which R4 defines once for all of them.
+_DEFINITION = (
+    _uri("url"),
+    _token("version"),
+    _string("name"),
+    _string("title"),
+    _token("status", system="http://hl7.org/fhir/publication-status"),
+    _date("date"),
+    _string("publisher"),
+)
+
 _ADDRESS = _string("address")  # US Core asks for it where a patient looks for a place
 
 _CATEGORY_PARAMETER = SearchParameter("category", "token", extension(_CATEGORY, "valueCodeableConcept"))
@@ -193,6 +204,8 @@ _SUBJECT_PARAMETER = SearchParameter(
 )
 
 _BY_TYPE: Mapping[str, tuple[SearchParameter, ...]] = {
+    "CapabilityStatement": (*_DEFINITION, _token("fhirversion", "fhirVersion"), _token("mode", "rest.mode")),
+    "CodeSystem": (*_DEFINITION, _token("identifier"), _token("code", "concept.code"), _uri("system", "url")),
     "Coverage": (
         _token("identifier"),
         _reference("beneficiary"),
@@ -258,6 +271,14 @@ _BY_TYPE: Mapping[str, tuple[SearchParameter, ...]] = {
         ),
         SearchParameter("evaluatedResource", "reference", path("evaluatedResource"), same_as="evaluated-resource"),
     ),
+    "OperationDefinition": (
+        *_DEFINITION,
+        _token("code"),
+        _token("kind", system="http://hl7.org/fhir/operation-kind"),
+        _token("system"),
+        _token("type"),
+        _token("instance"),
+    ),
     "Organization": (
         _token("identifier"),
         _string("name", "name", "alias"),
@@ -299,6 +320,16 @@ _BY_TYPE: Mapping[str, tuple[SearchParameter, ...]] = {
         _token("relationship"),
         _token("active"),
     ),
+    "SearchParameter": (*_DEFINITION, _token("code"), _token("base"), _token("type")),
+    "StructureDefinition": (
+        *_DEFINITION,
+        _uri("type"),
+        SearchParameter("base", "canonical", path("baseDefinition")),
+        _token("derivation"),
+        _token("kind"),
+        _token("abstract"),
+    ),
+    "ValueSet": (*_DEFINITION, _token("identifier"), _uri("reference", "compose.include.system")),
 }
 
 
