@@ -43,7 +43,7 @@ _DIRECTORY = frozenset(
     "SearchParameter StructureDefinition ValueSet".split()
 )
 #: Where a resource names the person it is about.
-_PERSON = {"Coverage": "Coverage.beneficiary", "MeasureReport": "MeasureReport.subject"}
+ABOUT = {"Coverage": "Coverage.beneficiary", "MeasureReport": "MeasureReport.subject"}
 
 
 def label(kind: str, value: str) -> dict[str, str]:
@@ -138,7 +138,7 @@ class Audience:
         own = sa.exists().where(*security, rows.c.system == SYSTEM, rows.c.value.in_(self._own_labels))
         if resource_type == "Measure":
             return sa.or_(own, sa.not_(sa.exists().where(*security, rows.c.system == SYSTEM)))
-        named = _PERSON.get(resource_type)
+        named = ABOUT.get(resource_type)
         if named is None:
             return own
         about = index.alias("about")
@@ -155,7 +155,7 @@ class Audience:
         """Id of the person whose place on a list decides who sees a resource; None for a resource of nobody."""
         if resource["resourceType"] == "Patient":
             return str(resource["id"])
-        named = _PERSON.get(resource["resourceType"])
+        named = ABOUT.get(resource["resourceType"])
         if named is None:
             return None
         target, value = reference_parts(str(resource.get(named.partition(".")[2], {}).get("reference", "")), base_url)
@@ -168,7 +168,7 @@ class Audience:
             return True
         security = [one for one in resource.get("meta", {}).get("security", ()) if one.get("system") == SYSTEM]
         own = kind != "Patient" and any(one.get("code") in self._own_labels for one in security)
-        return own or (kind == "Measure" and not security) or (listed and (kind == "Patient" or kind in _PERSON))
+        return own or (kind == "Measure" and not security) or (listed and (kind == "Patient" or kind in ABOUT))
 
     def _on_a_list(self, index: sa.Table, person: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
         entry = index.alias("entry")
@@ -187,7 +187,7 @@ class Audience:
 
 def deciding(resource_type: str) -> list[str]:
     """Index parameters that decide who sees a resource; kept of a deleted one, whose history is still somebody's."""
-    return [f"{resource_type}._security", *([_PERSON[resource_type]] if resource_type in _PERSON else [])]
+    return [f"{resource_type}._security", *([ABOUT[resource_type]] if resource_type in ABOUT else [])]
 
 
 #: Sees everything.

@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from fhir_gateway.db.audience import EVERYONE, Audience
 from fhir_gateway.db.engine import snapshot, table_of, transaction
+from fhir_gateway.db.freezing import Frozen, freeze
 from fhir_gateway.db.history import Versions, versions
 from fhir_gateway.db.resource_tables import ResourceRow, ResourceVersionRow, SearchIndexRow
 from fhir_gateway.db.search.criteria import Criterion, Reach, sort_value
@@ -113,9 +114,30 @@ class ResourceStore:
 
         The caller asks who may change what, by :meth:`matches_in` and :meth:`shows` of a view.
         """
-        now = microseconds(self._clock()) // 1000 * 1000
         with transaction(self._engine, lock=_LOCK) as connection:
+            # asked when it is our turn: who froze a moment before has an earlier one
+            now = microseconds(self._clock()) // 1000 * 1000
             yield Writing(self._engine, connection, self._base_url, now)
+
+    @contextmanager
+    def frozen(self) -> Iterator[Frozen]:
+        """One state of everything, for statements of :meth:`selecting` of any view; nothing else may be open."""
+        with freeze(self._engine, self._clock, _LOCK) as found:
+            yield found
+
+    def selecting(
+        self, resource_type: str, alternatives: Sequence[Sequence[Criterion]] = (), *, deleted: bool = False
+    ) -> sa.Select[Any]:
+        """Statement of the visible resources of a type that meet the criteria of any alternative, if there are some.
+
+        With ``deleted`` those that are gone, as far as is known that they were visible. Raises InputError.
+        """
+        where = [self._resource.c.deleted.is_(deleted)]
+        if alternatives:
+            now = self._clock()
+            met = [self._reach.conditions(resource_type, one, self._resource, now) for one in alternatives]
+            where.append(sa.or_(*(sa.and_(sa.true(), *one) for one in met)))
+        return self._select(resource_type).where(*where)
 
     def shows(self, changes: Writing, resource_type: str, resource_id: str) -> bool:
         """True when a live resource of this id is visible here, in the middle of these changes."""
