@@ -75,6 +75,10 @@ class ClaimsTerms(Terms):
         default="line", description="Day that decides whether a line belongs to the period."
     )
     paid_through: date = Field(description="Last payment date of the run-out; later versions of a claim do not count.")
+    precedence: tuple[str, ...] = Field(
+        default=(),
+        description="Sources, the best first: in whose words a claim counts that several sent; of others, the latest.",
+    )
     types: tuple[Literal["inpatient", "outpatient", "professional", "pharmacy", "oral", "vision"], ...] = (
         "inpatient",
         "outpatient",

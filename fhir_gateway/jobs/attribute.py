@@ -88,7 +88,7 @@ def attribute(
     if progress:
         progress(PullProgress("attribute", contract.title))
     columns = sorted({*LINE_COLUMNS, *COST_COLUMNS})
-    lines = kept_claim_lines(gateway, version, contract.claims.paid_through, columns)
+    lines = kept_claim_lines(gateway, version, contract.claims.paid_through, columns, contract.claims.precedence)
     coverage = lake.read("Coverage", COVERAGE_COLUMNS, version=version)
     with duckdb.connect() as connection:
         connection.register("patients", lake.read("Patient", ["deceasedDateTime"], version=version))

@@ -10,6 +10,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from datetime import date
 from functools import cache
@@ -17,28 +18,53 @@ from importlib.resources import files
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fhir_gateway.factory import Gateway
 from fhir_gateway.lake.claims import EOB_COLUMNS, LINE_SCHEMA, claim_lines, directory
 
 
-def kept_claim_lines(gateway: Gateway, version: int, paid_through: date | None, columns: Sequence[str]) -> pa.Table:
+def kept_claim_lines(
+    gateway: Gateway, version: int, paid_through: date | None, columns: Sequence[str], precedence: Sequence[str] = ()
+) -> pa.Table:
     """Columns of the claim lines of members (:data:`LINE_SCHEMA`) at a lake version, as of a payment date.
 
-    Lines are grouped by bucket and sorted within. Those of nobody known are left out. What an earlier version of the
-    lake or of this program derived is deleted.
+    Of a claim that several sources sent the first of ``precedence`` is believed. Lines are grouped by bucket and sorted
+    within. Those of nobody known are left out. What an earlier version of the lake or of this program derived is
+    deleted.
     """
-    folder = gateway.data_folder / "claim-lines" / f"{version}-{_derivation()}"
-    path = folder / f"{paid_through or 'all'}.parquet"
+    path = _path(gateway, version, paid_through, precedence)
+    folder = path.parent
     try:
         return pq.read_table(path, columns=list(columns), memory_map=True)
     except FileNotFoundError:
-        _derive(gateway, version, paid_through, path)
+        _derive(gateway, version, paid_through, precedence, path)
     for other in folder.parent.iterdir():
         if other != folder:
             shutil.rmtree(other, ignore_errors=True)  # somebody may be deleting it too
     return pq.read_table(path, columns=list(columns), memory_map=True)
+
+
+def copies_set_aside(
+    gateway: Gateway, version: int, paid_through: date | None, precedence: Sequence[str], members: pa.Array
+) -> dict[tuple[str, str], int]:
+    """How many EOBs of a source stand aside, for members, for those of another source that sent the same claims."""
+    kept_claim_lines(gateway, version, paid_through, ["version_status"], precedence)
+    found = pq.read_table(
+        _path(gateway, version, paid_through, precedence),
+        columns=["_member", "source", "eob", "claim_group"],
+        filters=pc.field("version_status") == "copy",
+    )
+    found = found.filter(pc.is_in(found["_member"], value_set=members)).drop_columns("_member")
+    pairs = found.group_by(["source", "eob", "claim_group"]).aggregate([]).to_pylist()
+    return dict(sorted(Counter((one["source"], one["claim_group"].partition("/")[0]) for one in pairs).items()))
+
+
+def _path(gateway: Gateway, version: int, paid_through: date | None, precedence: Sequence[str]) -> Path:
+    order = f"-{hashlib.sha256(' '.join(precedence).encode()).hexdigest()[:12]}" if precedence else ""
+    folder = gateway.data_folder / "claim-lines" / f"{version}-{_derivation()}"
+    return folder / f"{paid_through or 'all'}{order}.parquet"
 
 
 @cache
@@ -49,7 +75,7 @@ def _derivation() -> str:
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
 
 
-def _derive(gateway: Gateway, version: int, paid_through: date | None, path: Path) -> None:
+def _derive(gateway: Gateway, version: int, paid_through: date | None, precedence: Sequence[str], path: Path) -> None:
     """Write the lines, whole or not at all; of two that do so at once the last one wins, with the same lines."""
     lake = gateway.lake
     providers = directory(lake, version)
@@ -64,6 +90,7 @@ def _derive(gateway: Gateway, version: int, paid_through: date | None, path: Pat
                     providers,
                     lake.read("Claim", ("provider",), bucket=bucket, version=version),
                     paid_through,
+                    precedence,
                 )
                 writer.write_table(lines)
                 del lines  # before the next bucket is read

@@ -18,6 +18,7 @@ from fhir_gateway.db.audience import label, labelled
 from fhir_gateway.errors import ContractError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.attribute import AttributionReport, attribute, organizations
+from fhir_gateway.jobs.claim_lines import copies_set_aside
 from fhir_gateway.jobs.clock import instant
 from fhir_gateway.jobs.evaluate import evaluate
 from fhir_gateway.jobs.publish import REPORTER
@@ -54,6 +55,10 @@ def settle(
         progress(PullProgress("settle", contract.title))
     members = attributed.members
     stamps = {"lake_version": str(attributed.lake_version)}
+    terms = contract.claims
+    aside = copies_set_aside(gateway, attributed.lake_version, terms.paid_through, terms.precedence, members)
+    for (source, taken), count in aside.items():
+        stamps[f"claims.copies.{source}.set_aside_for.{taken}"] = str(count)
     for name, result in results.items():
         stamps[f"measure.{name}.package"] = result.package_hash
         stamps[f"measure.{name}.terminology"] = result.terminology_hash

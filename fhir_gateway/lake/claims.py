@@ -14,7 +14,19 @@ Versions of a claim. EOBs of one member and source belong to one *claim group* w
 * the newest other version decides: it alone counts when it is ``active`` and not reversed; when it is ``cancelled`` or
   reversed the claim is void.
 
-All rows stay in the table: ``counts`` says which to add up, ``version_status`` why.
+Copies of a claim. What several sources of one member say of the same claim counts once, in the words of one of them;
+those of the others have the status ``copy`` and the ``claim_group`` of the one that stands. It is the same claim when
+
+* a unique claim id, or a claim group identifier, is the same number in the same system; or
+* the unique claim id is the same number, whatever its system, the insurer is the same by an identifier (its own, or its
+  NPI or tax number), and the first day of service, where both say it, is the same.
+
+Anything else is another claim: two payers each pay their part. Whose words count: the first source of ``precedence``
+that sent it, else the one that knows the latest version, then the most versions, then the first by name. Versions are
+judged within that source alone, so the money is what that source says.
+
+All rows stay in the table: ``counts`` says which to add up, ``version_status`` why, and ``copies`` how many other
+sources sent the claim.
 """
 
 from __future__ import annotations
@@ -28,6 +40,7 @@ from typing import Any, Protocol
 import duckdb
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -54,6 +67,7 @@ LINE_SCHEMA = pa.schema(
         ("version", pa.int32()),
         ("version_status", pa.string()),
         ("counts", pa.bool_()),
+        ("copies", pa.int32()),
         ("line", pa.int64()),
         ("service_from", pa.date32()),
         ("service_thru", pa.date32()),
@@ -128,7 +142,11 @@ class ClaimSource(Protocol):
 
 
 def claims(
-    lake: ClaimSource, bucket: int | None = None, version: int | None = None, paid_through: date | None = None
+    lake: ClaimSource,
+    bucket: int | None = None,
+    version: int | None = None,
+    paid_through: date | None = None,
+    precedence: Sequence[str] = (),
 ) -> pa.Table:
     """Claim lines of a lake (of one member bucket, as of a version and a payment date), providers resolved."""
     return claim_lines(
@@ -136,6 +154,7 @@ def claims(
         directory(lake, version=version),
         lake.read("Claim", ("provider",), bucket=bucket, version=version),
         paid_through,
+        precedence,
     )
 
 
@@ -177,6 +196,7 @@ def claim_lines(
     directory: pa.Table | None = None,
     submitted_claims: pa.Table | None = None,
     paid_through: date | None = None,
+    precedence: Sequence[str] = (),
 ) -> pa.Table:
     """One row per claim line (:data:`LINE_SCHEMA`), sorted by member, source, EOB and line.
 
@@ -184,7 +204,8 @@ def claim_lines(
     :func:`providers`; ``submitted_claims`` are Claim rows with ``provider``, used where an EOB names no billing
     organization. EOBs paid after ``paid_through`` are as if unknown, so the version that counted then counts. An
     amount the payer gives only for the whole claim stands on its first line (``amount_level`` ``header``). Allowed,
-    where not given, is paid plus patient share. ``payment_date`` falls back to ``created``.
+    where not given, is paid plus patient share. ``payment_date`` falls back to ``created``. ``precedence`` names
+    sources, the best first, for claims that several sent.
     """
     if paid_through is not None:
         with _connect(eobs=eobs) as connection:
@@ -210,6 +231,9 @@ def claim_lines(
             )
         else:
             connection.execute("CREATE TABLE submitters (_source VARCHAR, claim VARCHAR, organization VARCHAR)")
+        connection.register(
+            "precedence", pa.table({"source": pa.array(precedence, pa.string()), "rank": range(len(precedence))})
+        )
         connection.execute(_sections()["lines"])
         connection.register("grouping", _claim_groups(connection, eobs.num_rows))
         connection.execute(_sections()["versions"])
@@ -217,11 +241,25 @@ def claim_lines(
 
 
 def _claim_groups(connection: duckdb.DuckDBPyConnection, count: int) -> pa.Table:
-    """Connected components of EOBs that are versions of one claim: rid -> component, and who supersedes whom."""
+    """Of each EOB (rid) the ``component`` of versions at its source, and the ``claim`` of all sources it is of."""
     connection.execute(_sections()["links"])
+    connection.execute(_sections()["copies"])
+    versions = _ends(connection, "links")
+    component = _components(versions, count)
+    copies = _ends(connection, "same_claim")
+    claim = _components(np.concatenate([versions, copies], axis=1), count) if copies.shape[1] else component
+    return pa.table({"rid": np.arange(count, dtype=np.int64), "component": component, "claim": claim})
+
+
+def _ends(connection: duckdb.DuckDBPyConnection, table: str) -> NDArray[np.int64]:
+    found: dict[str, Any] = connection.sql(f"SELECT a, b FROM {table}").fetchnumpy()  # noqa: S608  # our own name
+    return np.stack([found["a"], found["b"]]).astype(np.int64)
+
+
+def _components(ends: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Connected components of a graph of ``count`` nodes, numbered."""
     if count == 0:  # a graph needs a node
-        return pa.table({"rid": pa.array([], pa.int64()), "component": pa.array([], pa.int64())})
-    links: dict[str, Any] = connection.sql("SELECT a, b FROM links").fetchnumpy()
-    graph = coo_array((np.ones(len(links["a"]), dtype=np.int8), (links["a"], links["b"])), shape=(count, count))
+        return np.empty(0, dtype=np.int64)
+    graph = coo_array((np.ones(ends.shape[1], dtype=np.int8), (ends[0], ends[1])), shape=(count, count))
     _, labels = connected_components(graph, directed=False)
-    return pa.table({"rid": np.arange(count, dtype=np.int64), "component": labels.astype(np.int64)})
+    return np.asarray(labels, dtype=np.int64)

@@ -176,19 +176,59 @@ SELECT a, b FROM supersedes
 UNION ALL
 SELECT rid, min(rid) OVER (PARTITION BY _source, _member, is_claim, system, value) FROM identifiers
 
--- section: versions
-CREATE TABLE versions AS
+-- section: copies
+CREATE TABLE adjudicated AS
 WITH net AS (
   SELECT rid, coalesce(nullif(sum(paid), 0), nullif(sum(allowed), 0), sum(submitted), 0) AS net
   FROM amounts GROUP BY rid
-), base AS (
-  SELECT e.rid, g.component, e._source, e.id, e.created, e._last_updated, coalesce(n.net, 0) AS net,
+)
+SELECT *, status IN ('active', 'cancelled') AS is_judged
+FROM (
+  SELECT e.rid, e._source, e._member, e.id, e.created, e._last_updated, coalesce(n.net, 0) AS net,
     CASE WHEN coalesce(e.use, 'claim') <> 'claim' THEN 'not-a-claim'
       WHEN coalesce(e.outcome, 'complete') IN ('error', 'queued') THEN 'not-adjudicated'
       ELSE e.status END AS status
-  FROM eobs e JOIN grouping g USING (rid) LEFT JOIN net n USING (rid)
+  FROM eobs e LEFT JOIN net n USING (rid)
+);
+
+-- a and b are what two sources say of one claim
+CREATE TABLE same_claim AS
+WITH named AS (
+  SELECT i.* FROM identifiers i JOIN adjudicated k USING (rid) WHERE k.is_judged AND k._member IS NOT NULL
+), insurers AS (
+  SELECT rid, unnest([
+    CASE e.insurer.identifier.system WHEN npi_system() THEN 'npi' WHEN tin_system() THEN 'tin'
+      ELSE e.insurer.identifier.system END || '|' || e.insurer.identifier.value,
+    'npi|' || d.npi, 'tin|' || d.tin]) AS insurer, first_day(e.billablePeriod.start) AS day
+  FROM eobs e LEFT JOIN directory d ON d.source = e._source AND d.reference = typed_reference(e.insurer.reference)
+), numbered AS (
+  SELECT n.rid, n._source, n._member, n.value, s.insurer, s.day FROM named n JOIN insurers s USING (rid) WHERE n.is_claim
+)
+SELECT a.rid AS a, b.rid AS b FROM named a JOIN named b ON a._member = b._member AND a._source < b._source
+  AND a.system = b.system AND a.value = b.value AND a.is_claim = b.is_claim
+UNION
+SELECT a.rid, b.rid FROM numbered a JOIN numbered b ON a._member = b._member AND a._source < b._source
+  AND a.insurer = b.insurer AND a.value = b.value AND (a.day = b.day) IS NOT FALSE
+
+-- section: versions
+CREATE TABLE standing AS -- whose words count of a claim that several sources sent
+WITH senders AS (
+  SELECT g.claim, k._source, max(first_day(k.created)) AS newest, count(*) AS versions
+  FROM adjudicated k JOIN grouping g USING (rid) WHERE k.is_judged GROUP BY ALL
+)
+SELECT claim, _source AS source, count(*) OVER (PARTITION BY claim) - 1 AS copies
+FROM senders LEFT JOIN precedence p ON p.source = _source
+QUALIFY row_number() OVER (PARTITION BY claim
+  ORDER BY coalesce(p.rank, 1000000), newest DESC NULLS LAST, versions DESC, _source) = 1;
+
+CREATE TABLE versions AS
+WITH placed AS (
+  SELECT k.*, g.component, g.claim, s.copies, k.is_judged AND k._source <> s.source AS is_copy
+  FROM adjudicated k JOIN grouping g USING (rid) LEFT JOIN standing s USING (claim)
+), base AS (
+  SELECT * FROM placed WHERE is_copy IS NOT TRUE
 ), known AS (
-  SELECT * FROM base WHERE status IN ('active', 'cancelled')
+  SELECT * FROM base WHERE is_judged
 ), explicit AS ( -- reversals that name what they reverse
   SELECT r.rid AS reversal, min(v.rid) AS original
   FROM known r JOIN supersedes s ON s.a = r.rid JOIN known v ON v.rid = s.b
@@ -212,7 +252,7 @@ WITH net AS (
     row_number() OVER (PARTITION BY component ORDER BY s.rid IS NULL, created, _last_updated, id) AS version,
     first_value(b._source || '/' || b.id)
       OVER (PARTITION BY component ORDER BY created, _last_updated, id) AS claim_group,
-    b.status IN ('active', 'cancelled') AND b.net >= 0 AS decides
+    b.is_judged AND b.net >= 0 AS decides
   FROM base b LEFT JOIN roles r USING (rid) LEFT JOIN succeeded s USING (rid)
 ), judged AS (
   SELECT *, max(version) FILTER (decides) OVER (PARTITION BY component) AS decider FROM ordered
@@ -222,8 +262,12 @@ SELECT rid, claim_group, version, CASE
     WHEN role IS NOT NULL THEN role
     WHEN net < 0 THEN 'adjustment'
     WHEN version = decider THEN 'active'
-    ELSE 'superseded' END AS version_status
+    ELSE 'superseded' END AS version_status, CASE WHEN is_judged THEN coalesce(copies, 0) ELSE 0 END AS copies
 FROM judged
+UNION ALL
+SELECT c.rid, o.claim_group, row_number() OVER (PARTITION BY c.component ORDER BY created, _last_updated, id), 'copy', 0
+FROM placed c JOIN (SELECT claim, min(claim_group) AS claim_group FROM judged WHERE is_judged GROUP BY claim) o USING (claim)
+WHERE c.is_copy
 
 -- section: output
 WITH info AS (
@@ -267,7 +311,7 @@ WITH info AS (
     AND d.reference = CASE WHEN h.billing LIKE 'Organization/%' THEN h.billing ELSE s.organization END
 )
 SELECT h._member, h._source AS source, h.id AS eob, v.claim_group, v.version, v.version_status,
-  v.version_status IN ('active', 'adjustment') AS counts, l.line,
+  v.version_status IN ('active', 'adjustment') AS counts, v.copies, l.line,
   coalesce(l.service_from, h.claim_from) AS service_from,
   coalesce(l.service_thru, l.service_from, h.claim_thru) AS service_thru, h.claim_from, h.claim_thru,
   CASE WHEN list_has_any(h.types, ['pharmacy', 'pde']) THEN 'pharmacy'

@@ -6,11 +6,12 @@ from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from fhir_gateway.config import Settings
 from fhir_gateway.factory import Gateway
-from fhir_gateway.jobs.claim_lines import kept_claim_lines
+from fhir_gateway.jobs.claim_lines import copies_set_aside, kept_claim_lines
 from fhir_gateway.jobs.pull import pull_files
 from fhir_gateway.lake.claims import LINE_SCHEMA, claims
 from fhir_gateway.sandbox.population import generate
@@ -56,3 +57,23 @@ def test_a_new_lake_version_replaces_what_was_kept(gateway: Gateway, tmp_path: P
 def test_only_the_columns_asked_for_are_read(gateway: Gateway) -> None:
     lines = kept_claim_lines(gateway, gateway.lake.version, None, ["_member", "paid"])
     assert lines.schema.equals(pa.schema([LINE_SCHEMA.field("_member"), LINE_SCHEMA.field("paid")]))
+
+
+def test_the_same_claims_from_a_second_source_cost_nothing_more(tmp_path: Path) -> None:
+    generate(tmp_path / "all", patients=40, seed=5, year=2025)
+    gateway = Gateway(Settings(data_dir=tmp_path / "gateway", lake_buckets=2))
+    pull_files(gateway, [tmp_path / "all" / "payer"], "payer")
+
+    def total(precedence: tuple[str, ...] = ()) -> pa.Scalar:
+        lines = kept_claim_lines(gateway, gateway.lake.version, None, ["counts", "paid"], precedence)
+        return pc.sum(lines.filter(lines["counts"])["paid"])
+
+    alone, eobs = total(), gateway.lake.read("ExplanationOfBenefit").num_rows
+    assert alone.as_py() > 0
+    pull_files(gateway, [tmp_path / "all" / "payer"], "hub")
+    version, members = gateway.lake.version, gateway.lake.members()
+    for precedence, order in (((), ("payer", "hub")), (("payer",), ("hub", "payer")), (("hub",), ("payer", "hub"))):
+        assert total(precedence) == alone
+        assert copies_set_aside(gateway, version, None, precedence, members) == {order: eobs}
+    assert copies_set_aside(gateway, version, None, (), members.slice(0, 0)) == {}
+    assert len(_kept(gateway)) == 3

@@ -339,6 +339,127 @@ def test_as_of_a_payment_date_the_earlier_version_counts() -> None:
     assert (line["eob"], line["counts"], line["paid"]) == ("a", True, 100)
 
 
+def by_source(
+    sent: dict[str, list[dict[str, Any]]], organizations: dict[str, list[dict[str, Any]]] | None = None, **options: Any
+) -> list[dict[str, Any]]:
+    """Lines of what several sources sent; of each ``organizations`` say who its insurers are."""
+
+    def of(source: str, table: pa.Table) -> pa.Table:
+        return table.set_column(1, "_source", pa.repeat(source, table.num_rows))
+
+    eobs = [of(source, rows("ExplanationOfBenefit", those, claims.EOB_COLUMNS)) for source, those in sent.items()]
+    named = [
+        of(source, rows("Organization", those, claims.ORGANIZATION_COLUMNS))
+        for source, those in (organizations or {"payer": []}).items()
+    ]
+    directory = claims.providers(
+        rows("Practitioner", [], claims.PRACTITIONER_COLUMNS),
+        rows("PractitionerRole", [], claims.ROLE_COLUMNS),
+        pa.concat_tables(named),
+    )
+    return claims.claim_lines(pa.concat_tables(eobs), directory, **options).to_pylist()
+
+
+def told(found: list[dict[str, Any]]) -> dict[str, str]:
+    return {f"{line['source']}/{line['eob']}": line["version_status"] for line in found}
+
+
+def net(found: list[dict[str, Any]]) -> Decimal:
+    return sum((line["paid"] for line in found if line["counts"]), Decimal(0))
+
+
+def claim_id(value: str, system: str = "https://p/claim") -> list[dict[str, Any]]:
+    return [{"type": coded(f"{C4BB}C4BBIdentifierType", "uc"), "system": system, "value": value}]
+
+
+def test_a_claim_that_two_sources_sent_counts_once() -> None:
+    sent = {"payer": [eob("e1", 100)], "hub": [eob("x7", 100, identifier=claim_id("e1")), eob("x8", 40)]}
+    found = by_source(sent)
+    assert told(found) == {"hub/x7": "active", "payer/e1": "copy", "hub/x8": "active"}
+    assert net(found) == 140
+    groups = {line["eob"]: (line["claim_group"], line["copies"], line["counts"]) for line in found}
+    assert groups == {"x7": ("hub/x7", 1, True), "e1": ("hub/x7", 0, False), "x8": ("hub/x8", 0, True)}
+    preferred = by_source(sent, precedence=["payer", "nobody"])
+    assert told(preferred) == {"hub/x7": "copy", "payer/e1": "active", "hub/x8": "active"}
+    assert {line["claim_group"] for line in preferred} == {"payer/e1", "hub/x8"}
+
+
+def test_who_knows_the_latest_version_is_believed_unless_another_is_preferred() -> None:
+    first = eob("a", 100)
+    voided = eob("b", 100, status="cancelled", created="2024-06-01", **related("a"))
+    sent = {"hub": [first], "payer": [first, voided]}
+    assert told(by_source(sent)) == {"hub/a": "copy", "payer/a": "superseded", "payer/b": "cancelled"}
+    assert net(by_source(sent)) == 0
+    assert net(by_source(sent, precedence=["hub"])) == 100
+    assert net(by_source(sent, paid_through=date(2024, 5, 22))) == 0, "both were paid, as far as their dates say"
+    later = voided | {"payment": {"date": "2024-07-01"}}
+    assert net(by_source({"hub": [first], "payer": [first, later]}, paid_through=date(2024, 6, 30))) == 100
+
+
+#: Who else sent the claim of ``payer``, and whether that is the same claim.
+OTHERS: dict[str, tuple[dict[str, Any], bool]] = {
+    "the same number of the same system": ({}, True),
+    "another system": ({"identifier": claim_id("a", "https://other/claim")}, False),
+    "another system, the same insurer by its number": (
+        {"identifier": claim_id("a", "https://hub/claim"), "insurer": {"reference": "Organization/known"}},
+        True,
+    ),
+    "another system, the same insurer by an identifier": (
+        {"identifier": claim_id("a", "https://hub/claim"), "insurer": {"identifier": {"system": TIN, "value": "77"}}},
+        True,
+    ),
+    "the same insurer, but another day": (
+        {"identifier": claim_id("a", "https://hub/claim"), "insurer": {"reference": "Organization/known"},
+         "billablePeriod": {"start": "2024-05-06"}},
+        False,
+    ),
+    "another insurer": (
+        {"identifier": claim_id("a", "https://hub/claim"), "insurer": {"reference": "Organization/other"}},
+        False,
+    ),
+    "another member": ({"patient": {"reference": "Patient/p2"}}, False),
+    "a filler": ({"identifier": claim_id("00000")}, False),
+    "entered in error": ({"status": "entered-in-error"}, False),
+    "an estimate": ({"use": "predetermination"}, False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_which_claims_of_two_sources_are_the_same(name: str) -> None:
+    change, same = OTHERS[name]
+    known = {"id": "payer", "identifier": [{"system": TIN, "value": "77"}]}
+    organizations = {
+        "payer": [known],
+        "hub": [known | {"id": "known"}, {"id": "other", "identifier": [{"system": TIN, "value": "78"}]}],
+    }
+    mine = eob("a", 100, identifier=claim_id("00000")) if name == "a filler" else eob("a", 100)
+    found = by_source(
+        {"payer": [mine], "hub": [eob("z", 100, **({"identifier": claim_id("a")} | change))]}, organizations
+    )
+    assert ("copy" in told(found).values()) == same
+    counting = [line for line in found if line["counts"]]
+    assert len(counting) == (1 if same or change.get("status") or change.get("use") else 2)
+
+
+@pytest.mark.parametrize("precedence", [["payer"], ["hub"]])
+@pytest.mark.parametrize("name", HISTORIES)
+def test_the_net_of_a_history_holds_when_two_sources_sent_it(name: str, precedence: list[str]) -> None:
+    """Copies of adjusted, reversed and cancelled claims: the money is that of one of them, never of both."""
+    versions, statuses, expected = HISTORIES[name]
+    found = by_source({"payer": versions, "hub": versions}, precedence=precedence)
+    assert net(found) == expected
+    assert {line["eob"]: line["version_status"] for line in found if line["source"] == precedence[0]} == statuses
+    others = {line["version_status"] for line in found if line["source"] != precedence[0]}
+    assert others <= {"copy", "entered-in-error", "not-a-claim", "not-adjudicated"}
+
+
+def test_versions_that_one_source_joins_are_one_claim_for_the_others() -> None:
+    """The hub says that b follows a; whoever stands, what the other said of either is not added."""
+    sent = {"payer": [eob("a", 100), eob("b", 80)], "hub": [eob("a", 100), eob("b", 80, **related("a"))]}
+    assert net(by_source(sent, precedence=["hub"])) == 80
+    assert net(by_source(sent, precedence=["payer"])) == 180
+
+
 def test_no_claims_at_all() -> None:
     assert lines() == []
 
