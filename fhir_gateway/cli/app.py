@@ -21,6 +21,7 @@ from fhir_gateway.cli import (
     persons,
     pull,
     quarantine,
+    roster,
     serve,
     status,
     terminology,
@@ -41,6 +42,7 @@ app.add_typer(endpoint.app, name="endpoint")
 app.add_typer(client.app, name="client")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(roster.app, name="roster")
 app.add_typer(persons.app, name="persons")
 app.add_typer(terminology.app, name="terminology")
 app.add_typer(measure.app, name="measure")

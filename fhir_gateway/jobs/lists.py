@@ -7,20 +7,23 @@ transaction with all lists of the contract that it concerns: the contract's own 
 from __future__ import annotations
 
 import secrets
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from fhir_gateway.attribution import entries
 from fhir_gateway.attribution.decisions import Act, Decision
 from fhir_gateway.attribution.entries import Entry, Key
-from fhir_gateway.attribution.provenance import provenance
+from fhir_gateway.attribution.provenance import provenance, withdrawal
 from fhir_gateway.db.audience import SYSTEM, Audience, labelled
 from fhir_gateway.db.resources import StoredResource
 from fhir_gateway.db.writing import Writing
 from fhir_gateway.errors import ConflictError, NotFoundError
 from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs.attribute import attribute
 from fhir_gateway.jobs.list_parties import (
     Identifier,
     Provider,
@@ -206,6 +209,22 @@ def confirm(gateway: Gateway, list_id: str, caller: Caller) -> Changed:
     return _change(gateway, lists, touched, caller, change, closing=True)
 
 
+def withdraw(gateway: Gateway, decision_id: str, by: str, why: str | None = None) -> Decision:
+    """Undo a decision, and attribute its contract anew without it.
+
+    Raises NotFoundError; ConflictError when it was withdrawn before, or is about a list that no contract makes.
+    """
+    decision = gateway.decisions.get(decision_id)
+    contract = _contract_file(gateway, decision.contract)
+    if contract is None:
+        raise ConflictError("no contract in the contracts folder makes this list: undo the change by its opposite")
+    taken = gateway.decisions.withdraw(decision_id, by, _now(), why)
+    stored = gateway.resources.read("Provenance", decision_id).json()
+    gateway.resources.put(withdrawal(taken, stored))
+    attribute(gateway, str(contract))
+    return taken
+
+
 def status(gateway: Gateway, list_id: str, named: Named, caller: Caller) -> dict[str, Any]:
     """A collection of what a list says of one member: the list with his entries only, and what they refer to."""
     seen = gateway.resources.seen_by(caller.audience)
@@ -256,6 +275,14 @@ def _contract(group: Mapping[str, Any]) -> str | None:
     """The contract that a list carries as its label."""
     codes = [one["code"] for one in _labels(group)]
     return next((code.removeprefix("contract:") for code in codes if code.startswith("contract:")), None)
+
+
+def _contract_file(gateway: Gateway, contract_id: str) -> Path | None:
+    """The terms of a contract in the contracts folder."""
+    for path in sorted(gateway.contracts_folder.glob("*.toml")):
+        if tomllib.loads(path.read_text(encoding="utf-8")).get("id") == contract_id:
+            return path
+    return None
 
 
 def _labels(group: Mapping[str, Any]) -> list[dict[str, str]]:

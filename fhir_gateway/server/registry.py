@@ -88,7 +88,7 @@ class ServedType:
         found = {"_id": "token", "_lastUpdated": "date"}
         for parameter in search_parameters(self.name).values():
             if parameter.same_as is None:
-                found[parameter.name] = parameter.kind
+                found[parameter.name] = parameter.declared
         return iter(sorted(found.items()))
 
 
@@ -265,7 +265,19 @@ IMPORT = Operation(
 SYSTEM_OPERATIONS = (IMPORT,)
 TYPE_OPERATIONS = (VALIDATE,)
 
-ATTRIBUTION_OPERATIONS = (MEMBER_ADD, MEMBER_REMOVE, CONFIRM_ATTRIBUTION_LIST, ATTRIBUTION_STATUS)
+RECONCILE = Operation(
+    "reconcile",
+    _BASE + "OperationDefinition/reconcile",
+    (
+        ("roster", "the payer's roster as a Group resource, members by reference or by identifier, or"),
+        ("csv", "the roster as CSV text, or"),
+        ("source", "the source that sent it as a Group"),
+        ("group", "id of the Group at the source, where it sent several"),
+    ),
+    "Compares a list with the payer's roster: who is on both, on one, with another provider or period.",
+    "Parameters",
+)
+ATTRIBUTION_OPERATIONS = (MEMBER_ADD, MEMBER_REMOVE, CONFIRM_ATTRIBUTION_LIST, ATTRIBUTION_STATUS, RECONCILE)
 
 _TYPES = (
     ServedType("Coverage", "Coverage of members, as pulled, with the person as beneficiary."),
