@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fhir_gateway.errors import ConfigurationError, Location
@@ -20,6 +20,26 @@ from fhir_gateway.errors import ConfigurationError, Location
 _PREFIX = "FHIR_GATEWAY_"
 #: Names the file with settings; itself no setting.
 ENV_FILE = f"{_PREFIX}ENV_FILE"
+
+
+#: Signature algorithms that a token of an outside issuer may have.
+Signature = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512"]
+
+
+class Issuer(BaseModel):
+    """An outside issuer of access tokens (JWTs as in RFC 9068), and how its tokens name our clients."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    url: str = Field(description="What `iss` says, exactly.")
+    jwks_url: str = Field(description="Where its public keys are.")
+    token_url: str = Field(description="Where clients get tokens; told by discovery when we issue none.")
+    audience: str = Field(description="What `aud` must name.")
+    client_claim: str = Field(default="client_id", description="Claim that names the registered client.")
+    algorithms: tuple[Signature, ...] = Field(default=("RS256", "ES256", "RS384", "ES384", "PS256"), min_length=1)
+    typ: Literal["at+jwt", "jwt"] = Field(
+        default="at+jwt", description="Type in the header; `jwt` for issuers that say no better."
+    )
 
 
 class Settings(BaseSettings):
@@ -65,6 +85,25 @@ class Settings(BaseSettings):
     )
     time_zone: str = Field(default="UTC", description="IANA zone of evaluations whose request names none.")
     token_lifetime_seconds: int = Field(default=300, ge=30, le=300, description="Life of access tokens we issue.")
+    issue_tokens: bool = Field(
+        default=True, description="Whether we issue access tokens ourselves; without, `issuers` has to name who does."
+    )
+    issuers: tuple[Issuer, ...] = Field(
+        default=(), description="Outside issuers whose access tokens are taken: a JSON list (see authorization.md)."
+    )
+    registration: Literal["off", "invited", "open"] = Field(
+        default="off",
+        description="Whether clients may register themselves (RFC 7591), for an operator to approve: not at all, with an "
+        "initial access token, or anyone.",
+    )
+    registration_private_jwks: bool = Field(
+        default=False, description="Whether the JWKS URL of a self-registered client may be at a private address."
+    )
+    audit_keep_years: int | None = Field(
+        default=None,
+        ge=6,
+        description="Years after which audit entries are deleted, at least 6 (45 CFR 164.316); default: never.",
+    )
     pull_overlap_minutes: int = Field(
         default=10, ge=0, le=10_080, description="How far before its watermark an incremental pull asks again."
     )
@@ -93,6 +132,11 @@ class Settings(BaseSettings):
     import_max_bytes: int = Field(
         default=2**30, ge=1024, description="Largest body of `$import` in bytes, after decompression."
     )
+    validate_pushed: Literal["off", "record", "refuse"] = Field(
+        default="off",
+        description="What `$import` does about resources that break profiles they declare: nothing, tell and record it, "
+        "or refuse the whole body when a rule of severity error is broken. Judged one by one: some milliseconds each.",
+    )
     deqm_family: Literal["us", "uv"] = Field(
         default="us",
         description="Family of DEQM shapes for operations whose parameters do not tell: US 5.0.0 or UV 1.0.0.",
@@ -112,6 +156,14 @@ class Settings(BaseSettings):
         except (ZoneInfoNotFoundError, ValueError, OSError):  # unknown, no such kind of name, or a folder of zones
             raise ValueError("not an IANA time zone that this machine knows") from None
         return value
+
+    @model_validator(mode="after")
+    def _someone_issues_tokens(self) -> Self:
+        if not self.issue_tokens and not self.issuers:
+            raise ValueError("issue_tokens is off and issuers names nobody: no client could get a token")
+        if len({one.url for one in self.issuers}) != len(self.issuers):
+            raise ValueError("issuers names one issuer twice")
+        return self
 
     @classmethod
     def read(cls, **given: Any) -> Self:

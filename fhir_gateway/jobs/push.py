@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from fhir_gateway.jobs.locks import hold
 from fhir_gateway.jobs.pull import UNFINISHED, PullReport, held, run
 from fhir_gateway.jobs.staged import keep, kept
 from fhir_gateway.sources.models import StagedPull
-from fhir_gateway.sources.outcome import PullOutcome
+from fhir_gateway.sources.outcome import PullOutcome, SourceIssue
 
 SENDER = "push-"
 """What names of sources begin with that senders are: no endpoint that we pull from can be taken for one."""
@@ -27,9 +27,13 @@ _log = logging.getLogger("fhir_gateway.jobs")
 
 
 def push(
-    gateway: Gateway, staged: StagedPull, drafts: Path, deletions: Mapping[str, tuple[str, ...]] | None = None
+    gateway: Gateway,
+    staged: StagedPull,
+    drafts: Path,
+    deletions: Mapping[str, tuple[str, ...]] | None = None,
+    issues: Iterable[SourceIssue] = (),
 ) -> PullReport:
-    """Take in what lies in ``drafts``, which becomes the pull's folder.
+    """Take in what lies in ``drafts``, which becomes the pull's folder; ``issues`` are kept with the pull.
 
     A body that was the sender's latest changes nothing when it comes again; one that others came after is taken in
     anew. ConflictError while something else of that sender is under way.
@@ -37,7 +41,7 @@ def push(
     with held(gateway, staged.source):
         named = replace(staged, id=_pull_id(gateway, staged))
         size = sum(file.path.stat().st_size for file in named.files)
-        keep(drafts, PullOutcome(named, deletions=deletions or {}, bytes=size))
+        keep(drafts, PullOutcome(named, tuple(issues), deletions or {}, bytes=size))
         folder = gateway.staging_folder / named.id
         shutil.rmtree(folder, ignore_errors=True)
         drafts.rename(folder)

@@ -20,21 +20,31 @@ from starlette.responses import Response
 from fhir_gateway.auth.routes import router as authorization_router
 from fhir_gateway.errors import GatewayError, InputError, NotFoundError
 from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs.definitions import publish_definitions
 from fhir_gateway.jobs.push import tidy
 from fhir_gateway.r4.spec import resource_types
-from fhir_gateway.server import attribution_lists, documentation, endpoints, imports, measure_operations
+from fhir_gateway.server import (
+    attribution_lists,
+    documentation,
+    endpoints,
+    imports,
+    measure_operations,
+    rest,
+    roster_reconciliation,
+    validate,
+)
 from fhir_gateway.server.access import access_of
 from fhir_gateway.server.audit import AuditTrail
 from fhir_gateway.server.capability import capability_statement
 from fhir_gateway.server.catalog import Catalog, StoredCatalog
 from fhir_gateway.server.interactions import Interactions
+from fhir_gateway.server.links import PageLinks
 from fhir_gateway.server.middleware import RequestFrame
 from fhir_gateway.server.negotiation import require_json
 from fhir_gateway.server.problems import FHIR_JSON, MethodNotAllowed, UnsupportedType, error_response
 from fhir_gateway.server.registry import SERVED
 from fhir_gateway.server.reports import ReportCatalog, individual_report
 from fhir_gateway.server.respond_async import RespondAsync
-from fhir_gateway.server.search import PageLinks
 
 #: Path of the FHIR base; its public address is ``Settings.public_url`` plus this.
 FHIR_PATH = "/fhir"
@@ -51,10 +61,12 @@ def create_app(gateway: Gateway) -> FastAPI:
     links = PageLinks(base_url, gateway.secrets)
     interactions = Interactions(base_url, gateway.authorization, gateway.resources, catalogs, links)
     respond_async = RespondAsync(gateway)
+    statement = capability_statement(base_url, version("fhir-gateway"), gateway.authorization.discovered_token_url)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(tidy, gateway)
+        await run_in_threadpool(publish_definitions, gateway, [statement])
         yield
         await run_in_threadpool(respond_async.close)
         await run_in_threadpool(trail.close)
@@ -70,12 +82,14 @@ def create_app(gateway: Gateway) -> FastAPI:
     app.openapi = partial(documentation.openapi, app)  # type: ignore[method-assign]  # FastAPI's documented hook
     app.state.audit = trail
     app.include_router(authorization_router(gateway.authorization, fhir_path=FHIR_PATH))
-    app.include_router(_open_documents(gateway, base_url))
+    app.include_router(_open_documents(gateway, statement))
     app.include_router(measure_operations.router(gateway), prefix=FHIR_PATH)
     app.include_router(attribution_lists.router(gateway), prefix=FHIR_PATH)
+    app.include_router(roster_reconciliation.router(gateway), prefix=FHIR_PATH)
     app.include_router(imports.router(gateway), prefix=FHIR_PATH)
+    app.include_router(validate.router(gateway, catalogs), prefix=FHIR_PATH)
     app.include_router(respond_async.router(), prefix=FHIR_PATH)
-    app.include_router(_fhir(interactions), prefix=FHIR_PATH)
+    app.include_router(rest.router(interactions), prefix=FHIR_PATH)
     app.include_router(endpoints.router(gateway))
     _answer_errors(app)
     app.add_middleware(
@@ -84,16 +98,16 @@ def create_app(gateway: Gateway) -> FastAPI:
     return app
 
 
-def _open_documents(gateway: Gateway, base_url: str) -> APIRouter:
+def _open_documents(gateway: Gateway, statement: dict[str, Any]) -> APIRouter:
     """What anybody may read: the CapabilityStatement, our public keys, and that we are alive."""
     routes = APIRouter(tags=["discovery"])
-    statement = orjson.dumps(capability_statement(base_url, version("fhir-gateway"), gateway.authorization.token_url))
+    body = orjson.dumps(statement)
 
     @routes.get(f"{FHIR_PATH}/metadata", **documentation.route("CapabilityStatement", "CapabilityStatement"))
     async def metadata(request: Request) -> Response:
         access_of(request).interaction = "capabilities"
         require_json(request)
-        return Response(statement, headers=_OPEN, media_type=FHIR_JSON)
+        return Response(body, headers=_OPEN, media_type=FHIR_JSON)
 
     @routes.get("/.well-known/jwks.json", summary="Public keys we sign with towards the endpoints we pull from")
     async def jwks() -> Response:
@@ -106,33 +120,6 @@ def _open_documents(gateway: Gateway, base_url: str) -> APIRouter:
         return Response(b'{"status":"ok"}', media_type="application/json")
 
     return routes
-
-
-def _fhir(interactions: Interactions) -> APIRouter:
-    routes = APIRouter()
-    for name in SERVED:
-        _add_type(routes, name, interactions)
-    return routes
-
-
-def _add_type(routes: APIRouter, name: str, interactions: Interactions) -> None:
-    tags: list[Any] = [name]
-
-    @routes.get(f"/{name}", tags=tags, **documentation.search(name))
-    async def search(request: Request) -> Response:
-        return await interactions.search(request, name)
-
-    @routes.post(f"/{name}/_search", tags=tags, **documentation.search_form(name))
-    async def search_form(request: Request) -> Response:
-        return await interactions.search(request, name)
-
-    @routes.get(f"/{name}/{{id}}", tags=tags, **documentation.read(name))
-    async def read(request: Request, id: str) -> Response:
-        return await interactions.read(request, name, id)
-
-    @routes.get(f"/{name}/{{id}}/_history/{{vid}}", tags=tags, **documentation.vread(name))
-    async def vread(request: Request, id: str, vid: str) -> Response:
-        return await interactions.vread(request, name, id, vid)
 
 
 def _answer_errors(app: FastAPI) -> None:

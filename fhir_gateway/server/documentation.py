@@ -9,12 +9,13 @@ from fastapi.openapi.utils import get_openapi
 
 from fhir_gateway.server.problems import FHIR_JSON
 from fhir_gateway.server.registry import RESULT_PARAMETERS, SERVED, Operation
+from fhir_gateway.server.search import COMMON
 
 DESCRIPTION = (
     "FHIR R4 REST face of the gateway. Every route below /fhir except metadata and discovery needs a bearer token of "
     "SMART Backend Services (see /fhir/.well-known/smart-configuration). Errors are OperationOutcome resources."
 )
-_OUTCOMES = {400: "Wrong request", 401: "No valid token", 403: "Scopes are short", 404: "Not found"}
+_OUTCOMES = {400: "Wrong request", 401: "No valid token", 403: "Scopes are short", 404: "Not found", 410: "Deleted"}
 _OUTCOMES |= {
     406: "Not JSON",
     409: "Not now",
@@ -27,8 +28,8 @@ _RESULT = {
     "_count": "resources on a page, at most 1000; 0 gives the total only",
     "_elements": "comma-separated elements to return",
     "_format": "json or one of its media types",
-    "_pretty": "accepted, without effect",
-    "_sort": "_id, _lastUpdated, or a date or string parameter; descending with a leading -",
+    "_pretty": "true: indented",
+    "_sort": "comma-separated search parameters, each descending with a leading -",
     "_summary": "true, text, data, count or false",
     "_total": "none, estimate or accurate",
 }
@@ -58,7 +59,9 @@ def _query(name: str, description: str) -> dict[str, Any]:
 
 def _searchable(name: str) -> list[tuple[str, str]]:
     found = [(code, f"{kind} search parameter") for code, kind in SERVED[name].parameters()]
-    found.append(("_include", f"{name}:parameter of resources to send along"))
+    found.append(("_include", f"{name}:parameter of resources to send along; again for those by _include:iterate"))
+    found.append(("_revinclude", f"Type:parameter of resources that refer to {name}, to send along"))
+    found.append(("_has", "_has:Type:reference:parameter=value: what such a resource refers to"))
     return found + [(code, _RESULT[code]) for code in RESULT_PARAMETERS]
 
 
@@ -80,12 +83,36 @@ def search_form(name: str) -> dict[str, Any]:
 def read(name: str) -> dict[str, Any]:
     """``GET [type]/[id]``."""
     parameters = [_query(code, _RESULT[code]) for code in ("_elements", "_format", "_summary")]
-    return route(f"Read {name}", name, _ALL, parameters=parameters, security=_SECURITY)
+    return route(f"Read {name}", name, (*_ALL, 410), parameters=parameters, security=_SECURITY)
 
 
 def vread(name: str) -> dict[str, Any]:
     """``GET [type]/[id]/_history/[vid]``."""
-    return route(f"Read a version of {name}", name, _ALL, security=_SECURITY)
+    return route(f"Read a version of {name}", name, (*_ALL, 410), security=_SECURITY)
+
+
+def history(of: str) -> dict[str, Any]:
+    """``_history`` of a resource, a type or everything."""
+    parameters = [
+        _query("_count", _RESULT["_count"]),
+        _query("_since", "only versions made at or after this instant"),
+        _query("_at", "only versions that were in force at some time of this date or instant"),
+    ]
+    return route(f"Versions of {of}", "Bundle", _ALL, parameters=parameters, security=_SECURITY)
+
+
+def search_system(form: bool = False) -> dict[str, Any]:
+    """``GET [base]`` and ``POST [base]/_search``: several types."""
+    found = [("_type", "comma-separated types; all that the token is about without it")]
+    found += [(code, "search parameter of every type") for code in COMMON]
+    found += [(code, _RESULT[code]) for code in RESULT_PARAMETERS if code != "_sort"]
+    if not form:
+        parameters = [_query(*one) for one in found]
+        return route("Search several types", "Bundle", _ALL, parameters=parameters, security=_SECURITY)
+    properties = {code: {"type": "string", "description": text} for code, text in found}
+    content = {"application/x-www-form-urlencoded": {"schema": {"type": "object", "properties": properties}}}
+    body = {"content": content, "required": False}
+    return route("Search several types by form", "Bundle", _ALL, requestBody=body, security=_SECURITY)
 
 
 def operation(served: Operation, body: bool = False) -> dict[str, Any]:
@@ -108,6 +135,15 @@ def posted(served: Operation, status: int = 200) -> dict[str, Any]:
         security=_SECURITY,
     )
     return extra | {"responses": {status: extra["responses"].pop(200), **extra["responses"]}, "status_code": status}
+
+
+def validation(served: Operation, body: bool = False) -> dict[str, Any]:
+    """``$validate``: answers 200 whatever it finds; the body is a resource of the type, or Parameters."""
+    extra: dict[str, Any] = {"parameters": [_query(*one) for one in served.parameters], "security": _SECURITY}
+    if body:
+        schema = {"type": "object", "required": ["resourceType"]}
+        extra["requestBody"] = {"content": {FHIR_JSON: {"schema": schema}}, "required": False}
+    return route(f"${served.code}", served.returns, (*_ALL, 413, 415, 422), **extra)
 
 
 def upload(media_types: list[str]) -> dict[str, Any]:

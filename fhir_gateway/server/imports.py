@@ -27,6 +27,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fhir_gateway.auth.models import AccessToken
+from fhir_gateway.conformance.declared import Broken, broken_promises
 from fhir_gateway.errors import InputError, Location
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.locks import hold
@@ -49,6 +50,7 @@ from fhir_gateway.server.problems import (
 from fhir_gateway.sources.contents import resource_types
 from fhir_gateway.sources.files import stage_files
 from fhir_gateway.sources.models import StagedFile, StagedPull
+from fhir_gateway.sources.outcome import SourceIssue
 from fhir_gateway.sources.push import Push, read_push
 
 NDJSON_FORMATS = frozenset({"application/fhir+ndjson", "application/ndjson", "application/x-ndjson", "ndjson"})
@@ -145,7 +147,20 @@ def _take_in(gateway: Gateway, path: Path, token: AccessToken, *, ndjson: bool) 
     _authorize(token, resource_types(staged.files), sent.deletions)
     if sent.atomic and (refused := _refusals(staged.files)):
         return 422, outcome(*_named(refused, sent.places), issue("error", "processing", "nothing was stored"))
-    return 200, _answer(gateway, push(gateway, staged, path.parent, sent.deletions), sent)
+    broken = _promises(gateway, staged.files)
+    if gateway.settings.validate_pushed == "refuse" and any(one.severity == "error" for one in broken):
+        named = [issue(one.severity, "invariant", f"{one} ({one.count} times)", one.path) for one in broken]
+        return 422, outcome(*named[:_NAMED_LINES], issue("error", "processing", "nothing was stored"))
+    noted = [SourceIssue("warning", str(one), _NAME, one.count) for one in broken]
+    return 200, _answer(gateway, push(gateway, staged, path.parent, sent.deletions, noted), sent)
+
+
+def _promises(gateway: Gateway, files: Sequence[StagedFile]) -> list[Broken]:
+    """What resources break of the profiles they declare, when that is asked for."""
+    if gateway.settings.validate_pushed == "off":
+        return []
+    lines = (line for file in files for block in read_blocks(file) for line in block.text.splitlines())
+    return broken_promises(gateway.validator, lines)
 
 
 def _bundle(path: Path, source: str) -> tuple[Push, StagedPull]:
