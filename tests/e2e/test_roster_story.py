@@ -1,4 +1,4 @@
-"""A roster from claims, what people decide about it, and how it outlives the next attribution; the payer's beside it."""
+"""A roster from claims, what people decide about it, how that outlives the next attribution; the payer's beside it."""
 
 from __future__ import annotations
 
@@ -151,6 +151,9 @@ def test_the_payers_roster_is_compared_with_ours(gateway: Gateway, tmp_path: Pat
         for identifier in body["identifier"]:
             holders.setdefault(identifier["value"], set()).add(body["beneficiary"]["reference"])
         coverage.setdefault(body["beneficiary"]["reference"], body["identifier"][0])
+    for one in gateway.resources.search("Patient", [], 1000).resources:
+        for identifier in one.json()["identifier"]:
+            holders.setdefault(identifier["value"], set()).add(f"Patient/{one.id}")
     members = sorted(entries.active(group(gateway, "aco")))
     shared = [key for key in members if len(holders[coverage[key[0]]["value"]]) > 1]  # a number of several persons
     members = [key for key in members if key not in shared]
