@@ -19,6 +19,7 @@ from sqlalchemy.engine import Connection
 
 from fhir_gateway.db.engine import table_of
 from fhir_gateway.db.resource_tables import ResourceRow, ResourceVersionRow
+from fhir_gateway.db.search.dates import parse_range
 from fhir_gateway.db.writing import StoredResource, stored
 from fhir_gateway.errors import InputError
 
@@ -32,6 +33,13 @@ class Versions:
 
     resources: tuple[StoredResource, ...]
     next: str | None
+
+
+def only_version(version: StoredResource, since: int | None, at: tuple[int, int] | None) -> Versions:
+    """The history of what has one version only."""
+    updated = parse_range(version.last_updated)[0]
+    left_out = (since is not None and updated < since) or (at is not None and updated >= at[1])
+    return Versions(() if left_out else (version,), None)
 
 
 def versions(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -19,7 +20,7 @@ from sqlalchemy.engine import Connection, Engine
 from fhir_gateway.db.audience import EVERYONE, Audience
 from fhir_gateway.db.engine import snapshot, table_of, transaction
 from fhir_gateway.db.freezing import Frozen, freeze
-from fhir_gateway.db.history import Versions, versions
+from fhir_gateway.db.history import Versions, only_version, versions
 from fhir_gateway.db.resource_tables import ResourceRow, ResourceVersionRow, SearchIndexRow
 from fhir_gateway.db.search.criteria import Criterion, Reach, sort_value
 from fhir_gateway.db.search.dates import microseconds
@@ -28,7 +29,7 @@ from fhir_gateway.db.search.paging import beyond, decode, encode
 from fhir_gateway.db.writing import PutOutcome, StoredResource, Writing, slices, stored
 from fhir_gateway.errors import AuthorizationError, DeletedError, NotFoundError
 
-__all__ = ["Page", "PutOutcome", "ResourceStore", "StoredResource", "Versions"]
+__all__ = ["Page", "PutOutcome", "ResourceStore", "StoredResource", "Versions", "only_version"]
 
 _LOCK = "fhir_resource"
 
@@ -63,7 +64,7 @@ class ResourceStore:
         self._resource = table_of(ResourceRow)
         self._version = table_of(ResourceVersionRow)
         self._index = table_of(SearchIndexRow)
-        self._searchable = searchable
+        self.searchable = searchable
         self._reach = Reach(self._resource, self._index, self._base_url, self._visible, searchable)
 
     def seen_by(self, audience: Audience, searchable: Callable[[str], bool] | None = None) -> ResourceStore:
@@ -73,7 +74,13 @@ class ResourceStore:
         """
         if audience.unlimited and searchable is None:
             return self
-        return ResourceStore(self._engine, self._base_url, self._clock, audience, searchable or self._searchable)
+        return ResourceStore(self._engine, self._base_url, self._clock, audience, searchable or self.searchable)
+
+    def following(self, view: ResourceStore) -> ResourceStore:
+        """What is visible here, searched by chains that lead only to what is visible in ``view``."""
+        found = copy(self)
+        found._reach = view._reach
+        return found
 
     def members(self) -> list[str] | None:
         """Ids of the persons that the audience sees (on its lists, and as its grants say); None when not limited."""

@@ -6,7 +6,8 @@ FHIR JSON is the only format served. ``_format`` overrides ``Accept``; what neit
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import zlib
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
@@ -63,6 +64,7 @@ class Preferences:
     respond_async: bool = False
     lenient: bool = False
     separate_export_status: bool = False
+    returned: str = "representation"  # or minimal, operationoutcome
 
 
 def preferences(request: Request) -> Preferences:
@@ -74,24 +76,64 @@ def preferences(request: Request) -> Preferences:
             if match:
                 found.setdefault(match[1].lower(), (match[2] or "").lower())
     handling = found.get("handling")
+    returned = found.get("return", "")
     return Preferences(
-        handling == "strict", "respond-async" in found, handling == "lenient", "separate-export-status" in found
+        handling == "strict",
+        "respond-async" in found,
+        handling == "lenient",
+        "separate-export-status" in found,
+        returned if returned in ("minimal", "operationoutcome") else "representation",
     )
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The body, at most ``limit`` bytes; raises PayloadTooLarge before the rest is read."""
+    """The body, decompressed, at most ``limit`` bytes; raises PayloadTooLarge before the rest is read."""
     length = request.headers.get("content-length", "0")
     if not length.isdigit() or int(length) > limit:
         raise PayloadTooLarge(f"the body may have at most {limit} bytes")
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
+    async for chunk in decompressed(request):
         size += len(chunk)
         if size > limit:
             raise PayloadTooLarge(f"the body may have at most {limit} bytes")
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+async def decompressed(request: Request) -> AsyncIterator[bytes]:
+    """The pieces of a body, gunzipped where it is gzipped; none is much larger than 1 MiB, however well it packed."""
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding in ("", "identity"):
+        async for received in request.stream():
+            yield received
+        return
+    if encoding not in ("gzip", "x-gzip"):
+        raise UnsupportedMediaType("the body may be gzipped, and nothing else")
+    stream = zlib.decompressobj(wbits=31)
+    some = False
+    async for received in request.stream():
+        rest = received
+        some = some or bool(received)
+        while rest and not stream.eof:
+            try:
+                piece = stream.decompress(rest, 1 << 20)
+            except zlib.error:
+                raise InputError("the gzipped body is damaged", location=Location(rule="gzip")) from None
+            rest = stream.unconsumed_tail
+            yield piece
+    if some and (not stream.eof or stream.unused_data):
+        raise InputError("the gzipped body is no single whole one", location=Location(rule="gzip"))
+
+
+async def json_body(request: Request, limit: int) -> bytes:
+    """The body of a request that sends a resource; raises UnsupportedMediaType for anything but JSON in UTF-8."""
+    name, parameters = _media(request.headers.get("content-type", ""))
+    if name not in JSON_FORMATS or parameters.get("charset", "utf-8").strip('"') not in ("utf-8", "utf8"):
+        raise UnsupportedMediaType("a resource is sent as application/fhir+json in UTF-8")
+    if parameters.get("fhirversion", "4.0") not in ("4.0", "4.0.1"):
+        raise UnsupportedMediaType("only resources of FHIR R4 (4.0) are read")
+    return await read_body(request, limit)
 
 
 async def form_parameters(request: Request) -> list[tuple[str, str]]:

@@ -24,19 +24,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fhir_gateway.db.audience import Audience
-from fhir_gateway.db.resources import ResourceStore, StoredResource
+from fhir_gateway.db.resources import ResourceStore, StoredResource, Versions, only_version
 from fhir_gateway.db.search.criteria import Criterion
+from fhir_gateway.db.search.parameters import search_parameters
 from fhir_gateway.errors import InputError, NotFoundError
 from fhir_gateway.measures import reports
 from fhir_gateway.measures.dialect import Family
 from fhir_gateway.measures.model import MeasureResult
 from fhir_gateway.server.catalog import Found, StoredCatalog
 from fhir_gateway.server.problems import UnknownResource
-from fhir_gateway.server.search import Query
+from fhir_gateway.server.search import Query, code_of
 
 _TYPE = "MeasureReport"
 #: Criteria that are an individual report's own; all others are answered by its summary.
 _OWN = ("subject", "patient", "type", "_id")
+#: Search parameters of Patient, which a chain from the subject may end in.
+_PATIENTS = frozenset({"_id", "_lastUpdated", "_has", *search_parameters("Patient")})
 _MAX_RUNS = 1000
 _KEPT_RUNS = 32
 _SPLIT = re.compile(r"(?<!\\),")
@@ -99,19 +102,27 @@ class ReportCatalog:
     def __init__(self, store: ResourceStore, results: Callable[[], Results], render: Render) -> None:
         """``results`` is called when results are first needed: opening them makes their folder."""
         self._store = store  # of everything: summaries tell what an individual report is made of
-        self._seen = self._persons = store
+        self._seen = self._persons = self._summaries = store
         self._results = results
         self._render = render
         self._runs: OrderedDict[str, Run] = OrderedDict()
         self._lock = threading.Lock()
 
-    def seen_by(self, audience: Audience) -> ReportCatalog:
+    def seen_by(self, audience: Audience, searchable: Callable[[str], bool] | None = None) -> ReportCatalog:
         """The reports that the audience may see; runs in memory are shared."""
         view = copy(self)
-        view._seen = self._store.seen_by(audience)
+        view._seen = self._store.seen_by(audience, searchable)
+        view._summaries = self._store.following(view._seen)
         # Whose reports are seen is the registration's to say; which, the restrictions on MeasureReport.
         view._persons = self._store.seen_by(Audience(audience.labels))
         return view
+
+    def _wanted(self, query: Query) -> _Wanted | None:
+        return _wanted(query, self._patients)
+
+    def _patients(self, criterion: Criterion) -> list[str]:
+        """Ids of the persons that a chain leads to; of none when the client may not search them."""
+        return self._seen.ids("Patient", [criterion]) if self._seen.searchable("Patient") else []
 
     def _sees(self, member: str) -> bool:
         return self._persons.audience.unlimited or bool(self._persons.read_many([("Patient", member)]))
@@ -143,9 +154,24 @@ class ReportCatalog:
                 raise
             return report
 
+    def history(
+        self,
+        resource_type: str,
+        resource_id: str,
+        since: int | None,
+        at: tuple[int, int] | None,
+        count: int,
+        after: str | None,
+    ) -> Versions:
+        """One page of the versions of a report; an individual one has only that of its run."""
+        try:
+            return StoredCatalog(self._seen).history(resource_type, resource_id, since, at, count, after)
+        except UnknownResource:
+            return only_version(self.read(resource_type, resource_id), since, at)
+
     def search(self, query: Query) -> Found:
         """One page: first the stored reports that match, then the individual ones, run by run."""
-        wanted = _wanted(query)
+        wanted = self._wanted(query)
         phase, _, place = (query.after or "s:").partition(":")
         found: list[StoredResource] = []
         total: int | None = query.total
@@ -200,7 +226,7 @@ class ReportCatalog:
             left: dict[str, Indices] = {}
             for criteria in alternatives:
                 narrowed = replace(query, criteria=(*query.criteria, *criteria))
-                for summary, _, indices in self._matching(narrowed, _wanted(narrowed)):
+                for summary, _, indices in self._matching(narrowed, self._wanted(narrowed)):
                     left[summary.id] = np.union1d(left.get(summary.id, np.array([], np.intp)), indices)
             found = [
                 (summary, run, both)
@@ -214,7 +240,7 @@ class ReportCatalog:
         if wanted is None:
             return
         shared: list[Criterion] = [*query.without(*_OWN), ("type", "summary")]
-        summaries = self._store.search(_TYPE, shared, _MAX_RUNS, None, query.sort, total=False).resources
+        summaries = self._summaries.search(_TYPE, shared, _MAX_RUNS, None, query.sort, total=False).resources
         allowed = self._persons.members()
         visible = None if allowed is None else pa.array(allowed, pa.string())
         known = frozenset(self._results().runs())  # a contract's quality report is a summary without a run of its own
@@ -273,8 +299,13 @@ class _Wanted:
             yield frozenset(member for of_run, member in self.ids if of_run == run)
 
 
-def _wanted(query: Query) -> _Wanted | None:
-    """The individual reports that the criteria can match; None when they match none at all."""
+def _wanted(query: Query, patients: Callable[[Criterion], Iterable[str]]) -> _Wanted | None:
+    """The individual reports that the criteria can match; None when they match none at all.
+
+    ``patients`` answers a criterion on Patient with ids: what a chain through the subject leads to.
+    """
+    if any(key.startswith("_has:") for key, _ in query.criteria):
+        return None  # nothing that is stored refers to a report that is not
     for modifier, value in query.named("type"):
         if modifier:
             raise InputError("search parameter type of MeasureReport has no modifiers")
@@ -286,6 +317,17 @@ def _wanted(query: Query) -> _Wanted | None:
             if modifier not in ("", "Patient"):
                 raise InputError(f"search parameter {name} of MeasureReport has no modifier :{modifier}")
             members.append(frozenset(_patient(part, modifier or name) for part in _SPLIT.split(value)) - {""})
+        for target, rest, value in query.chains(name):
+            if target not in ("", "Patient"):
+                return None
+            if (
+                target
+                or code_of(rest) in ("_id", "_lastUpdated", "_has")
+                or code_of(rest) in search_parameters("Patient")
+            ):
+                members.append(frozenset(patients((rest, value))))
+            else:
+                return None
     if any(not chosen for chosen in members):
         return None
     ids: frozenset[tuple[str, str]] | None = None

@@ -154,7 +154,7 @@ def test_an_updated_resource_has_versions() -> None:
         for version in ("3", "x", "0"):
             assert (await http.get(f"/fhir/Patient/p001/_history/{version}")).status_code == 404
         gateway.resources.delete("Patient", "p001")
-        assert (await http.get("/fhir/Patient/p001")).status_code == 404
+        assert (await http.get("/fhir/Patient/p001")).status_code == 410
         assert (await http.get("/fhir/Patient/p001/_history/3")).status_code == 410
 
     run(story, gateway)
