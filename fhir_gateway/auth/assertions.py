@@ -64,10 +64,11 @@ class PrivateKeyJwt(JWTBearerClientAssertion):  # type: ignore[misc]  # authlib 
 
     CLIENT_AUTH_METHOD = "private_key_jwt"
 
-    def __init__(self, store: AuthStore, jwks: JwksCache, token_url: str) -> None:
+    def __init__(self, store: AuthStore, jwks: JwksCache, token_url: str, *, private_jwks: bool = False) -> None:
         super().__init__(validate_jti=False, leeway=SKEW_SECONDS)  # the jti is looked at after all else
         self._store = store
         self._jwks = jwks
+        self._private_jwks = private_jwks
         self._audiences = [token_url]
 
     def __call__(self, query_client: Callable[[str], Client | None], request: Any) -> Client | None:
@@ -111,16 +112,17 @@ class PrivateKeyJwt(JWTBearerClientAssertion):  # type: ignore[misc]  # authlib 
             elif client.jwks_url is None:
                 raise refuse("issuer", "the client gets its tokens from an outside issuer", client.client_id)
             else:
-                url = client.jwks_url
-                found = candidates(self._jwks.get(url), kid, algorithm)
-                fresh = None if found else self._jwks.refresh(url)  # perhaps the client rotated its keys
-                found = candidates(fresh, kid, algorithm) if fresh is not None else found
+                found = self._jwks.find(client.jwks_url, kid, algorithm, public=self._public(client))
             if len(found) != 1:
                 reason = f"{len(found)} registered keys fit kid and alg, need one"
                 raise refuse("key", reason, client.client_id)
             return public_key(found[0])
         except (SourceError, InputError) as error:
             raise refuse("jwks", error.message, client.client_id) from error
+
+    def _public(self, client: Client) -> bool:
+        """Whether the URL is the client's own choice, and must lead to a public address."""
+        return client.origin is not None and not self._private_jwks
 
     def _check_claims(self, client: Client, claims: Mapping[str, Any]) -> None:
         try:

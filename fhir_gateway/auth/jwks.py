@@ -1,9 +1,15 @@
-"""Fetch clients' JWK Sets from their registered URLs, with a cache that obeys the client's ``Cache-Control``."""
+"""Fetch JWK Sets of clients and issuers from their registered URLs, with a cache that obeys ``Cache-Control``.
+
+The URL of a client that registered itself is its own to choose, so it is fetched from public addresses only: the name
+is resolved here, and the connection goes to the very address that was looked at (a second look-up could answer
+otherwise). What an operator registered may be anywhere.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -11,9 +17,11 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
+from fhir_gateway.auth.keys import candidates
 from fhir_gateway.errors import InputError, SourceError
 
 #: A set of public keys is some kilobytes; what is bigger is not one.
@@ -33,8 +41,11 @@ _MAX_AGE = re.compile(r'max-age\s*=\s*"?(\d+)')
 
 def check_jwks_url(url: str) -> None:
     """Refuse (InputError) a JWKS URL that is not https; plain http is allowed to this very machine only."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError as error:
+        raise InputError("a JWKS URL must be an absolute https URL") from error
     if parts.username or parts.password or parts.fragment:
         raise InputError("a JWKS URL carries neither credentials nor a fragment")
     if parts.scheme == "https" and host:
@@ -42,6 +53,15 @@ def check_jwks_url(url: str) -> None:
     if parts.scheme == "http" and (host == "localhost" or _is_loopback(host)):
         return
     raise InputError("a JWKS URL must be an absolute https URL")
+
+
+def is_public(url: str) -> bool:
+    """True when the host of a URL is a name, or an address that anybody in the world may mean by it."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return _is_global(host)
+    except ValueError:
+        return "." in host.rstrip(".") and not host.rstrip(".").endswith((".localhost", ".local", ".internal"))
 
 
 @dataclass(slots=True)
@@ -56,63 +76,78 @@ class JwksCache:
 
     def __init__(self, open_client: Callable[[str], httpx.Client] | None = None) -> None:
         self._open_client = open_client or _open_client
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[tuple[str, bool], _Entry] = {}
         self._lock = threading.Lock()
 
-    def get(self, url: str) -> Mapping[str, Any]:
-        """The set at ``url``, from the cache while it is fresh; SourceError when it cannot be had."""
+    def get(self, url: str, *, public: bool = False) -> Mapping[str, Any]:
+        """The set at ``url``, from the cache while it is fresh; SourceError when it cannot be had.
+
+        ``public`` says that the URL is a stranger's, and is not followed to private addresses.
+        """
         with self._lock:
-            entry = self._entries.get(url)
+            entry = self._entries.get((url, public))
         now = time.time()
         if entry is not None:
             if entry.jwks is not None and now < entry.expires_at:
                 return entry.jwks
             if entry.jwks is None and now < entry.fetched_at + RETRY_SECONDS:
-                raise SourceError("the client's JWK Set could not be fetched a moment ago")
-        return self._fetch(url)
+                raise SourceError("the JWK Set could not be fetched a moment ago")
+        return self._fetch(url, public)
 
-    def refresh(self, url: str) -> Mapping[str, Any] | None:
+    def refresh(self, url: str, *, public: bool = False) -> Mapping[str, Any] | None:
         """Fetch again because a key id is unknown (rotation); None when that was just done."""
         with self._lock:
-            entry = self._entries.get(url)
-        if entry is not None and time.time() < entry.fetched_at + RETRY_SECONDS:
-            return None
-        return self._fetch(url)
+            entry = self._entries.get((url, public))
+            if entry is not None and time.time() < entry.fetched_at + RETRY_SECONDS:
+                return None
+            if entry is not None:
+                entry.fetched_at = time.time()  # of threads that come at once, one asks
+        return self._fetch(url, public)
 
-    def _fetch(self, url: str) -> Mapping[str, Any]:
+    def find(self, url: str, kid: str, algorithm: str, *, public: bool = False) -> list[Mapping[str, Any]]:
+        """Keys of the set that fit; when there is none, perhaps the keys were rotated, and the set is fetched again."""
+        found = candidates(self.get(url, public=public), kid, algorithm)
+        fresh = None if found else self.refresh(url, public=public)
+        return candidates(fresh, kid, algorithm) if fresh is not None else found
+
+    def _fetch(self, url: str, public: bool) -> Mapping[str, Any]:
         jwks: Mapping[str, Any] | None = None
         lifetime = 0.0
         try:
-            jwks, lifetime = self._request(url)
+            jwks, lifetime = self._request(url, public)
         except httpx.HTTPError as error:
-            raise SourceError(f"the client's JWK Set could not be fetched ({type(error).__name__})") from error
+            raise SourceError(f"the JWK Set could not be fetched ({type(error).__name__})") from error
         finally:
             now = time.time()
             with self._lock:
-                self._entries[url] = _Entry(jwks, now + lifetime, now)
+                before = self._entries.get((url, public))
+                if jwks is None and before is not None and before.jwks is not None and now < before.expires_at:
+                    before.fetched_at = now  # what is fresh stays good while its server is down
+                else:
+                    self._entries[url, public] = _Entry(jwks, now + lifetime, now)
         return jwks
 
-    def _request(self, url: str) -> tuple[Mapping[str, Any], float]:
+    def _request(self, url: str, public: bool) -> tuple[Mapping[str, Any], float]:
         deadline = time.monotonic() + _DEADLINE_SECONDS
         body = bytearray()
         with (
             self._open_client(url) as client,
-            client.stream("GET", url, headers={"Accept": "application/json"}, follow_redirects=False) as response,
+            client.stream("GET", **_place(url, public), follow_redirects=False) as response,
         ):
             if response.status_code != httpx.codes.OK:
-                raise SourceError(f"the client's JWKS URL answered {response.status_code}")
+                raise SourceError(f"the JWKS URL answered {response.status_code}")
             for chunk in response.iter_bytes():
                 body += chunk
                 if len(body) > MAXIMUM_BYTES:
-                    raise SourceError(f"the client's JWK Set is larger than {MAXIMUM_BYTES} bytes")
+                    raise SourceError(f"the JWK Set is larger than {MAXIMUM_BYTES} bytes")
                 if time.monotonic() > deadline:
-                    raise SourceError("the client's JWKS URL answers too slowly")
+                    raise SourceError("the JWKS URL answers too slowly")
         try:
             jwks = json.loads(bytes(body))
         except (ValueError, RecursionError) as error:
-            raise SourceError("the client's JWKS URL did not answer JSON") from error
+            raise SourceError("the JWKS URL did not answer JSON") from error
         if not isinstance(jwks, dict) or not isinstance(jwks.get("keys"), list):
-            raise SourceError('the client\'s JWKS URL did not answer an object with a list "keys"')
+            raise SourceError('the JWKS URL did not answer an object with a list "keys"')
         return jwks, lifetime_seconds(response.headers.get("cache-control"))
 
 
@@ -125,9 +160,33 @@ def lifetime_seconds(cache_control: str | None) -> float:
     return float(min(int(match[1]), MAXIMUM_LIFETIME_SECONDS)) if match else float(DEFAULT_LIFETIME_SECONDS)
 
 
+def _place(url: str, public: bool) -> dict[str, Any]:
+    """Arguments of the request: of a stranger's URL the address that was looked at, with the name beside it."""
+    headers = {"Accept": "application/json"}
+    host = urlsplit(url).hostname or ""
+    if not public or ("https" in getproxies() and not proxy_bypass(host)):  # then the proxy decides whom it reaches
+        return {"url": url, "headers": headers}
+    parsed = httpx.URL(url)
+    try:
+        found = {str(one[4][0]) for one in socket.getaddrinfo(host, parsed.port or 443, type=socket.SOCK_STREAM)}
+    except OSError as error:
+        raise SourceError("the host of the JWKS URL has no address") from error
+    if not all(map(_is_global, found)):
+        raise SourceError("the host of the JWKS URL has an address that is not public")
+    headers["Host"] = parsed.netloc.decode("ascii")
+    pinned = parsed.copy_with(host=sorted(found)[0])
+    return {"url": pinned, "headers": headers, "extensions": {"sni_hostname": host}}
+
+
 def _open_client(url: str) -> httpx.Client:
     # A proxy of the environment may carry https (it cannot answer in the client's name); http is this machine only.
     return httpx.Client(timeout=_TIMEOUT, trust_env=url.startswith("https:"))
+
+
+def _is_global(host: str) -> bool:
+    address = ip_address(host)
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_global and not address.is_multicast
 
 
 def _is_loopback(host: str) -> bool:

@@ -21,11 +21,20 @@ _PUBLIC_MEMBERS = {"RSA": ("n", "e"), "EC": ("crv", "x", "y")}
 PublicKey = RSAKey | ECKey
 
 
+#: Asymmetric signature algorithms of RFC 7518 by the kind of key, and the curve, that they need. Nothing else is ever
+#: accepted: no ``none``, no HMAC (whose secret would be our public knowledge).
+KEYS_OF_ALGORITHMS: Mapping[str, tuple[str, str | None]] = {
+    **dict.fromkeys(("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"), ("RSA", None)),
+    "ES256": ("EC", "P-256"),
+    "ES384": ("EC", "P-384"),
+    "ES512": ("EC", "P-521"),
+}
+
+
 def fits(jwk: Mapping[str, Any], algorithm: str) -> bool:
     """True when a JWK is of the kind that ``algorithm`` signs with: RSA for RS384, EC on P-384 for ES384."""
-    if algorithm == "RS384":
-        return jwk.get("kty") == "RSA"
-    return algorithm == "ES384" and jwk.get("kty") == "EC" and jwk.get("crv") == "P-384"
+    kind, curve = KEYS_OF_ALGORITHMS.get(algorithm, ("", None))
+    return jwk.get("kty") == kind and (curve is None or jwk.get("crv") == curve) and jwk.get("use", "sig") == "sig"
 
 
 def candidates(jwks: Mapping[str, Any], kid: str, algorithm: str) -> list[Mapping[str, Any]]:

@@ -16,7 +16,9 @@ loop run them in a thread.
 from __future__ import annotations
 
 import re
+import secrets
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -28,14 +30,16 @@ from sqlalchemy import Engine
 from fhir_gateway.auth import scopes as smart_scopes
 from fhir_gateway.auth.assertions import PrivateKeyJwt
 from fhir_gateway.auth.endpoints import OAuthServer, bearer_client, bearer_token
+from fhir_gateway.auth.issuers import Issuers, TokenRefused
 from fhir_gateway.auth.jwks import JwksCache, check_jwks_url
 from fhir_gateway.auth.keys import check_key_set
 from fhir_gateway.auth.models import AccessToken, Client, Reply
-from fhir_gateway.auth.store import AuthStore
-from fhir_gateway.config import Settings
+from fhir_gateway.auth.registration import Mode, Registration
+from fhir_gateway.auth.store import AuthStore, grants_text, keys_text
+from fhir_gateway.config import Issuer, Settings
 from fhir_gateway.db.audience import EVERYONE, Audience
 from fhir_gateway.db.search.matching import evaluable
-from fhir_gateway.errors import AuthenticationError, InputError
+from fhir_gateway.errors import AuthenticationError, ConflictError, InputError
 
 
 class AuthorizationServer:
@@ -54,18 +58,31 @@ class AuthorizationServer:
         supported_types: Iterable[str] | None = None,
         supported_interactions: str = "rs",
         jwks: JwksCache | None = None,
+        issuers: Iterable[Issuer] = (),
+        issues: bool = True,
+        registration: Mode = "off",
+        private_jwks: bool = False,
     ) -> None:
         self.store = AuthStore(engine)
         self.token_url = f"{auth_url.rstrip('/')}/token"
         self.introspection_url = f"{auth_url.rstrip('/')}/introspect"
         self.revocation_url = f"{auth_url.rstrip('/')}/revoke"
+        cache = jwks or JwksCache()
+        trusted = tuple(issuers)
+        self.issues = issues
+        #: Where clients get their tokens: from us, or from the first outside issuer.
+        self.discovered_token_url = self.token_url if issues else trusted[0].token_url
+        self._issuers = Issuers(trusted, cache)
+        self.registration_url = f"{auth_url.rstrip('/')}/register" if issues and registration != "off" else None
+        self._registration = Registration(self.store, registration, private_jwks)
         self._counts: Counter[tuple[str, str]] = Counter()
         self._counting = threading.Lock()
         self._types = None if supported_types is None else frozenset(supported_types)
         self._interactions = supported_interactions
         self._oauth = OAuthServer(self.store, token_lifetime_seconds, self._types, supported_interactions)
         self._oauth.register_client_auth_method(
-            PrivateKeyJwt.CLIENT_AUTH_METHOD, PrivateKeyJwt(self.store, jwks or JwksCache(), self.token_url)
+            PrivateKeyJwt.CLIENT_AUTH_METHOD,
+            PrivateKeyJwt(self.store, cache, self.token_url, private_jwks=private_jwks),
         )
         self._oauth.register_client_auth_method(
             "bearer", lambda _query, request: bearer_client(self.store, request.authorization)
@@ -78,6 +95,10 @@ class AuthorizationServer:
             engine,
             auth_url=f"{settings.public_url.rstrip('/')}/auth",
             token_lifetime_seconds=settings.token_lifetime_seconds,
+            issuers=settings.issuers,
+            issues=settings.issue_tokens,
+            registration=settings.registration,
+            private_jwks=settings.registration_private_jwks,
             **options,
         )
 
@@ -96,18 +117,14 @@ class AuthorizationServer:
 
         ``scopes`` is the most it may be granted, for example ``system/*.rs``. ``grants`` limit whose data it sees
         (``contract:ID``, ``organization:TIN``; None: everybody's); ``purpose`` is a code of PurposeOfUse, for the audit
-        trail. ConflictError when the id is taken.
+        trail. Without keys its tokens come from an outside issuer. ConflictError when the id is taken.
         """
         if not client_id or len(client_id) > 255 or not client_id.isprintable() or " " in client_id:
             raise InputError("a client id is 1 to 255 printable characters without spaces")
-        if (jwks is None) == (jwks_url is None):
-            raise InputError("register either a JWK Set or a JWKS URL")
-        if jwks is not None:
-            check_key_set(jwks)
-        if jwks_url is not None:
-            check_jwks_url(jwks_url)
-        if purpose is not None and not re.fullmatch("[A-Z]{1,40}", purpose):
-            raise InputError("a purpose is a code of PurposeOfUse, such as HPAYMT, TREAT or HQUALIMP")
+        if jwks is None and jwks_url is None and not self._issuers:
+            raise InputError("register a JWK Set or a JWKS URL: no outside issuer is trusted that could give it tokens")
+        _check_keys(jwks, jwks_url)
+        _check_purpose(purpose)
         client = Client(
             client_id,
             name or client_id,
@@ -119,6 +136,52 @@ class AuthorizationServer:
         )
         self.store.add_client(client)
         return client
+
+    def approve_client(
+        self, client_id: str, *, scopes: str, grants: Iterable[str] | None = None, purpose: str | None = None
+    ) -> Client:
+        """Give a client that registered itself its scopes and whose data it sees, as in :meth:`register_client`.
+
+        ConflictError for one that is not waiting; NotFoundError for an unknown one.
+        """
+        client = self.store.any_client(client_id)
+        if not client.pending:
+            raise ConflictError(f"client {client_id} is not waiting for approval")
+        _check_purpose(purpose)
+        audience = EVERYONE if grants is None else Audience.of(grants)
+        words = " ".join(map(str, _registered_scopes(scopes)))
+        self.store.change_client(
+            client_id,
+            {"scopes": words, "grants": grants_text(audience), "purpose": purpose, "pending": False},
+        )
+        return self.store.any_client(client_id)
+
+    def replace_keys(
+        self, client_id: str, *, jwks: Mapping[str, Any] | None = None, jwks_url: str | None = None
+    ) -> None:
+        """Put other keys in place of a client's; those of before count no more, and its tokens end at once."""
+        if jwks is None and jwks_url is None:
+            raise InputError("give either a JWK Set or a JWKS URL")
+        _check_keys(jwks, jwks_url)
+        self.store.change_client(client_id, {"jwks": keys_text(jwks), "jwks_url": jwks_url})
+
+    def client(self, client_id: str) -> Client:
+        """A registered client, also a disabled one; NotFoundError when there is none."""
+        return self.store.any_client(client_id)
+
+    def invite(self, name: str, *, uses: int = 1, days: int = 7) -> str:
+        """Make an initial access token by which clients may register themselves; it is shown once and not kept."""
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
+            raise InputError("the name of an invitation is 1 to 64 letters, digits, dots, dashes")
+        if not 1 <= uses <= 1000 or not 1 <= days <= 365:
+            raise InputError("an invitation is for 1 to 1000 registrations and 1 to 365 days")
+        token = secrets.token_urlsafe(32)
+        self.store.invite(name, token, int(time.time()) + days * 86_400, uses)
+        return token
+
+    def register(self, metadata: object, authorization: str | None) -> Reply:
+        """Answer a registration request (RFC 7591)."""
+        return self._counted("register", self._registration.register(metadata, bearer_token(authorization)))
 
     def clients(self) -> list[Client]:
         """All registered clients, disabled ones included."""
@@ -158,15 +221,31 @@ class AuthorizationServer:
         presented = bearer_token(authorization)
         if presented is None:
             raise AuthenticationError("an access token is required: Authorization: Bearer <token>")
-        issued = self.store.token(presented)
+        if self._issuers and presented.count(".") == 2:
+            return self._outside(presented)
+        issued = self.store.token(presented) if self.issues else None
         if issued is None or issued.is_revoked():
             raise AuthenticationError("the access token is not valid")
         if issued.is_expired():
             raise AuthenticationError("the access token has expired")
         client = self.store.client(issued.client_id)
-        if client is None:
+        if client is None or client.pending:
             raise AuthenticationError("the access token is not valid")
         return _access_token(client, smart_scopes.parse_scopes(issued.scope), issued.expires_at)
+
+    def _outside(self, presented: str) -> AccessToken:
+        """The token of an outside issuer, cut to what its client is registered for."""
+        try:
+            token = self._issuers.verify(presented)
+            client = self.store.client(token.client_id)
+            if client is None or client.pending:
+                raise TokenRefused("client", "the issuer's token names no registered client, or a disabled one")
+        except TokenRefused as refused:
+            with self._counting:
+                self._counts["bearer", refused.check] += 1
+            raise
+        granted = smart_scopes.grant(token.scope, client.scopes, self._types, self._interactions)
+        return _access_token(client, granted, token.expires_at)
 
     @property
     def scopes_supported(self) -> tuple[str, ...]:
@@ -184,6 +263,20 @@ def challenge(error: Exception) -> str:
     """``WWW-Authenticate`` value for a 401 (AuthenticationError) or 403 (RFC 6750 section 3)."""
     code = "invalid_token" if isinstance(error, AuthenticationError) else "insufficient_scope"
     return f'Bearer error="{code}"'
+
+
+def _check_keys(jwks: Mapping[str, Any] | None, jwks_url: str | None) -> None:
+    if jwks is not None and jwks_url is not None:
+        raise InputError("register either a JWK Set or a JWKS URL")
+    if jwks is not None:
+        check_key_set(jwks)
+    if jwks_url is not None:
+        check_jwks_url(jwks_url)
+
+
+def _check_purpose(purpose: str | None) -> None:
+    if purpose is not None and not re.fullmatch("[A-Z]{1,40}", purpose):
+        raise InputError("a purpose is a code of PurposeOfUse, such as HPAYMT, TREAT or HQUALIMP")
 
 
 def _access_token(client: Client, scopes: tuple[smart_scopes.Scope, ...], expires_at: int) -> AccessToken:

@@ -11,6 +11,7 @@ import json
 import threading
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import BigInteger, Column, Engine, RowMapping, Text, delete, insert, select, update
@@ -110,11 +111,11 @@ class AuthStore:
             "client_id": client.client_id,
             "name": client.name,
             "scopes": " ".join(map(str, client.scopes)),
-            "jwks": None if client.jwks is None else json.dumps(client.jwks, sort_keys=True),
+            "jwks": keys_text(client.jwks),
             "jwks_url": client.jwks_url,
             "disabled": client.disabled,
             "created_at": int(time.time()),
-            "grants": None if client.audience.labels is None else json.dumps(sorted(client.audience.labels)),
+            "grants": grants_text(client.audience),
             "purpose": client.purpose,
             "pending": client.pending,
             "origin": client.origin,
@@ -246,6 +247,16 @@ class AuthStore:
             if due:
                 self._purged_at = now
         return due
+
+
+def keys_text(jwks: Mapping[str, Any] | None) -> str | None:
+    """A JWK Set as its column."""
+    return None if jwks is None else json.dumps(jwks, sort_keys=True)
+
+
+def grants_text(audience: Audience) -> str | None:
+    """The labels of an audience as their column."""
+    return None if audience.labels is None else json.dumps(sorted(audience.labels))
 
 
 def _client(row: RowMapping) -> Client:
