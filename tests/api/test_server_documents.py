@@ -12,7 +12,7 @@ from fhir_face import BASE, client_for, new_gateway
 from fhir_gateway.db.search.parameters import search_parameters
 from fhir_gateway.server import openapi
 from fhir_gateway.server.app import create_app
-from fhir_gateway.server.registry import SERVED
+from fhir_gateway.server.registry import SERVED, TYPE_OPERATIONS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -39,8 +39,10 @@ def test_the_capability_statement_lists_what_is_served() -> None:
         listed = {one["name"] for one in resource["searchParam"]}
         assert {"_id", "_lastUpdated"} < listed
         assert listed <= {"_id", "_lastUpdated", *search_parameters(name)}
-    (operation,) = resources["Measure"]["operation"]
-    assert operation["name"] == "evaluate-measure"
+    for name, resource in resources.items():
+        told = {one["name"]: one["definition"] for one in resource["operation"]}
+        served = (*SERVED[name].operations, *TYPE_OPERATIONS)
+        assert told == {one.code: one.definition for one in served}
 
 
 def test_parameters_that_r4_lacks_are_defined_in_profiles_or_by_a_guide() -> None:
