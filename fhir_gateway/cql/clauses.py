@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fhir_gateway.cql.elm import Elm, Library
-from fhir_gateway.cql.explain import ExplainingEvaluation, Reading, Record, resources_of, truth_of
+from fhir_gateway.cql.explain import ExplainingEvaluation, Reading, Record, Recorded, resources_of, truth_of
 from fhir_gateway.cql.places import Place, place
 
 Outcome = Literal["true", "false", "null", "uncovered"]
@@ -126,7 +126,7 @@ def _all_resources(evaluation: ExplainingEvaluation, record: Record, seen: set[i
     return found
 
 
-def _resolve(at: Place, records: Sequence[Record], out: dict[str, Clause], top: bool = False) -> None:
+def _resolve(at: Place, records: Sequence[Recorded], out: dict[str, Clause], top: bool = False) -> None:
     """Fill ``out`` with the clauses at and below ``at``; ``records`` are those of the nearest expression above."""
     here = list(records) if top else below(records, at)
     known = out.get(at.local_id or "")
@@ -141,19 +141,19 @@ def _resolve(at: Place, records: Sequence[Record], out: dict[str, Clause], top: 
         _resolve(child, here, out)
 
 
-def below(records: Sequence[Record], at: Place) -> list[Record]:
+def below(records: Sequence[Recorded], at: Place) -> list[Recorded]:
     """Records of a place, given those of the place above it (a part without a node has those of its whole)."""
     if at.node is None:
         return list(records)
     return [found for record in records if (found := record.child(at.node)) is not None]
 
 
-def readings_of(records: Iterable[Record]) -> list[Reading]:
+def readings_of(records: Iterable[Recorded]) -> list[Reading]:
     """All readings of the records."""
     return [reading for record in records for reading in record.readings]
 
 
-def _part_readings(at: Place, records: Sequence[Record]) -> list[Reading]:
+def _part_readings(at: Place, records: Sequence[Recorded]) -> list[Reading]:
     """Part of a query: what its expression was worth (``such that`` of a relationship)."""
     inner = at.child(at.elm.get("suchThat") or at.elm.get("expression"))
     if inner is None or (inner.node is None and not inner.children):

@@ -114,6 +114,11 @@ class Compiler:
         self._underway: set[Any] = set()
 
     @property
+    def node_count(self) -> int:
+        """How many different expressions are compiled so far."""
+        return len(self._nodes)
+
+    @property
     def retrieve_count(self) -> int:
         """How many different retrieves are compiled so far."""
         return sum(map(len, self.retrieves.values()))

@@ -33,6 +33,8 @@ class Library:
     code_systems: Mapping[str, Elm]
     includes: Mapping[str, tuple[str, str | None]]
     digests: dict[int, tuple[Any, str]] = field(default_factory=dict, repr=False)
+    #: what explanations found out about it: texts, places, which statement an expression stands in
+    known: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def label(self) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 
 from fhir_gateway.cql.clauses import plain, readings_of, related
 from fhir_gateway.cql.elm import Elm, Library
-from fhir_gateway.cql.explain import ExplainingEvaluation, Reading, Record, truth_of
+from fhir_gateway.cql.explain import Reading, Recorded, Recording, truth_of
 from fhir_gateway.cql.frame import Frame
 from fhir_gateway.cql.places import place
 from fhir_gateway.cql.reasons import Criterion, conjuncts, criterion, rows_truth
@@ -48,7 +48,7 @@ class Evidence:
     failed: Criterion | None
 
 
-def evidence(evaluation: ExplainingEvaluation, library: Library, name: str) -> tuple[Evidence, ...]:
+def evidence(evaluation: Recording, library: Library, name: str) -> tuple[Evidence, ...]:
     """Resources that the queries and retrieves behind a definition looked at, each once (Patients left out)."""
     root = evaluation.body(library, name)
     elements: dict[str, ElementVec] = {}
@@ -69,12 +69,12 @@ def evidence(evaluation: ExplainingEvaluation, library: Library, name: str) -> t
     return tuple(one for one in found if one.resource_type != "Patient")
 
 
-def _correlated(record: Record) -> bool:
+def _correlated(record: Recorded) -> bool:
     """A query about a row of another one: what it stops may be just what is wanted (``not exists``)."""
     return record.node is not None and any(name.startswith(("alias:", "let:")) for name in record.node.free)
 
 
-def _reached(evaluation: ExplainingEvaluation, record: Record, seen: set[int]) -> Iterator[Record]:
+def _reached(evaluation: Recording, record: Recorded, seen: set[int]) -> Iterator[Recorded]:
     """Records below, through the definitions that are referred to; what is referred to comes first."""
     for one in list(record.walk(seen)):
         if one.node is not None and one.node.elm.get("type") == "ExpressionRef":
@@ -97,7 +97,7 @@ def _elements(vec: Vec) -> Iterator[tuple[str, ElementVec]]:
                 yield reference, vec.take(np.array([position], dtype=np.int64))
 
 
-def _stopped(evaluation: ExplainingEvaluation, record: Record) -> Iterator[tuple[str, Criterion]]:
+def _stopped(evaluation: Recording, record: Recorded) -> Iterator[tuple[str, Criterion]]:
     """Resources of a query's sources that a clause stopped, and the clause."""
     assert record.node is not None  # noqa: S101 - narrows the type
     library, elm = record.node.library, record.node.elm
@@ -145,16 +145,24 @@ def _references(reading: Reading, frame: Frame, aliases: list[str], rows: BoolAr
 
 def _statement(library: Library, elm: Elm) -> Elm:
     """The statement an expression stands in, by its place in the text."""
-    for statement in library.elm.get("statements", {}).get("def", []):
-        if _within(statement.get("expression"), elm):
-            return dict(statement)
-    return {"name": ""}
+    found: dict[int, Elm] | None = library.known.get("statements")
+    if found is None:
+        found = library.known["statements"] = {}
+        for statement in library.elm.get("statements", {}).get("def", []):
+            for inner in _nodes(statement.get("expression")):
+                found.setdefault(id(inner), statement)
+    return found.get(id(elm), {"name": ""})
 
 
-def _within(tree: Any, elm: Elm) -> bool:
+def _nodes(tree: Any) -> Iterator[Elm]:
     if isinstance(tree, dict):
-        return tree is elm or any(_within(value, elm) for key, value in tree.items() if key != "annotation")
-    return isinstance(tree, list) and any(_within(value, elm) for value in tree)
+        yield tree
+        for key, value in tree.items():
+            if key != "annotation":
+                yield from _nodes(value)
+    elif isinstance(tree, list):
+        for item in tree:
+            yield from _nodes(item)
 
 
 def _evidence(reference: str, element: ElementVec, failed: Criterion | None) -> Evidence:

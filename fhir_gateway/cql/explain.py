@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -33,6 +33,42 @@ class Reading(NamedTuple):
     env: Env
     vec: Vec
     free: bool  # whether the value depends on the row (names in scope), or only on the member
+
+
+class Recorded(Protocol):
+    """What was recorded of one expression on one path, or one member's share of it."""
+
+    @property
+    def node(self) -> Node | None:
+        """The expression."""
+
+    @property
+    def readings(self) -> list[Reading]:
+        """Its evaluations."""
+
+    @property
+    def children(self) -> Iterator[Recorded]:
+        """All records below."""
+
+    def child(self, node: Node) -> Recorded | None:
+        """The record of ``node`` below this one."""
+
+    def walk(self, seen: set[int] | None = None) -> Iterator[Recorded]:
+        """This record and all below it, each once."""
+
+
+class Recording(Protocol):
+    """A recorded evaluation of one member, alone or as a share of a batch (:mod:`fhir_gateway.cql.members`)."""
+
+    @property
+    def compiled(self) -> CompiledLibrary:
+        """The library that was evaluated."""
+
+    def body(self, library: Library, name: str) -> Recorded | None:
+        """The record of a definition's expression; None when nothing needed the definition."""
+
+    def referenced(self, node: Node) -> Recorded | None:
+        """For the node of an ExpressionRef: the record of the expression it refers to."""
 
 
 class Record:
@@ -77,6 +113,7 @@ class ExplainingEvaluation(Evaluation):
     """An evaluation that keeps a :class:`Record` tree for each definition it computed."""
 
     narrows = False  # one member's resources are few, and anything may be asked for
+    skips_no_rows = False  # a clause of a query that found nothing is shown too
 
     def __init__(
         self, compiled: CompiledLibrary, batch: Batch, parameters: Mapping[str, object], now: datetime

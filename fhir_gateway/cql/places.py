@@ -48,8 +48,13 @@ class Place:
 
 
 def place(compiler: Compiler, library: Library, elm: Elm) -> Place:
-    """The place of an ELM object of ``library``, with everything inside it."""
-    return _place(compiler, library, elm, "")
+    """The place of an ELM object of ``library``, with everything inside it; kept until more is compiled."""
+    key = ("place", id(elm))
+    count, of, found = library.known.get(key, (None, None, None))
+    if found is None or count != compiler.node_count or of is not compiler:
+        found = _place(compiler, library, elm, "")
+        library.known[key] = (compiler.node_count, compiler, found)
+    return found
 
 
 def _place(compiler: Compiler, library: Library, elm: Elm, field: str) -> Place:

@@ -6,7 +6,7 @@ false disjunction all of them, of an empty query its empty source or the conditi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from fhir_gateway.cql.clauses import Outcome, below, readings_of, worth
 from fhir_gateway.cql.elm import Elm, Library
-from fhir_gateway.cql.explain import ExplainingEvaluation, Record, Truth, truth_of
+from fhir_gateway.cql.explain import Recorded, Recording, Truth, truth_of
 from fhir_gateway.cql.forms.references import referenced_library
 from fhir_gateway.cql.frame import Frame
 from fhir_gateway.cql.highlight import clause_texts
@@ -46,7 +46,7 @@ class _At:
     library: Library
     statement: Elm
     place: Place
-    records: tuple[Record, ...]
+    records: tuple[Recorded, ...]
 
     def below(self, place: Place) -> _At:
         return _At(self.library, self.statement, place, tuple(below(self.records, place)))
@@ -56,7 +56,7 @@ class _At:
         return worth(readings_of(self.records))[0]
 
 
-def deciding(evaluation: ExplainingEvaluation, library: Library, name: str) -> tuple[Criterion, ...]:
+def deciding(evaluation: Recording, library: Library, name: str) -> tuple[Criterion, ...]:
     """The clauses that decided the value of a definition, in the order of the text."""
     found: dict[tuple[str, str, str | None], Criterion] = {}
     start = _definition(evaluation, library, name)
@@ -66,10 +66,10 @@ def deciding(evaluation: ExplainingEvaluation, library: Library, name: str) -> t
     return tuple(found.values())
 
 
-def criterion(library: Library, statement: Elm, at: Place, records: Sequence[Record]) -> Criterion:
+def criterion(library: Library, statement: Elm, at: Place, records: Sequence[Recorded]) -> Criterion:
     """The clause of a place as a criterion; a place without text of its own has that of what is in it."""
     outcome, value, _ = worth(readings_of(records))
-    texts = clause_texts(statement)
+    texts = _texts(library, statement)
     inner = next((p for p in at.walk() if p.local_id in texts), at)
     text = texts.get(inner.local_id or "", "")
     return Criterion(
@@ -83,7 +83,16 @@ def criterion(library: Library, statement: Elm, at: Place, records: Sequence[Rec
     )
 
 
-def conjuncts(at: Place, records: Sequence[Record]) -> Iterator[tuple[Place, list[Record]]]:
+def _texts(library: Library, statement: Elm) -> Mapping[str, str]:
+    """Texts of a statement's clauses, taken apart once."""
+    key = ("texts", id(statement))
+    if key not in library.known:
+        library.known[key] = clause_texts(statement) if statement.get("expression") else {}
+    found: Mapping[str, str] = library.known[key]
+    return found
+
+
+def conjuncts(at: Place, records: Sequence[Recorded]) -> Iterator[tuple[Place, list[Recorded]]]:
     """The operands of nested conjunctions; the expression itself when it is none."""
     if at.kind != "And":
         yield at, list(records)
@@ -92,7 +101,7 @@ def conjuncts(at: Place, records: Sequence[Record]) -> Iterator[tuple[Place, lis
         yield from conjuncts(child, below(records, child))
 
 
-def rows_truth(records: Sequence[Record], frame: Frame) -> Truth | None:
+def rows_truth(records: Sequence[Recorded], frame: Frame) -> Truth | None:
     """Truth of an expression for the rows of ``frame``; None when it was not evaluated there."""
     for reading in readings_of(records):
         if reading.frame is frame:
@@ -103,14 +112,14 @@ def rows_truth(records: Sequence[Record], frame: Frame) -> Truth | None:
     return None
 
 
-def _definition(evaluation: ExplainingEvaluation, library: Library, name: str) -> _At | None:
+def _definition(evaluation: Recording, library: Library, name: str) -> _At | None:
     record, elm = evaluation.body(library, name), library.definitions[name]
     if record is None:
         return None
     return _At(library, elm, place(evaluation.compiled.compiler, library, elm["expression"]), (record,))
 
 
-def _why(evaluation: ExplainingEvaluation, at: _At) -> Iterator[_At]:
+def _why(evaluation: Recording, at: _At) -> Iterator[_At]:
     """The places that decided the outcome at ``at``."""
     kind, outcome = at.place.kind, at.outcome
     inside = list(_inside(evaluation, at, kind, outcome))
@@ -123,7 +132,7 @@ def _why(evaluation: ExplainingEvaluation, at: _At) -> Iterator[_At]:
             yield from _why(evaluation, inner)
 
 
-def _inside(evaluation: ExplainingEvaluation, at: _At, kind: str, outcome: Outcome) -> Iterator[_At]:
+def _inside(evaluation: Recording, at: _At, kind: str, outcome: Outcome) -> Iterator[_At]:
     children = [at.below(child) for child in at.place.children]
     if kind in ("And", "Or"):
         decided = [c for c in children if c.outcome == outcome]
@@ -177,7 +186,7 @@ def _emptied(at: _At) -> Iterator[_At]:
         yield here
 
 
-def _called(evaluation: ExplainingEvaluation, at: _At, operands: list[_At]) -> Iterator[_At]:
+def _called(evaluation: Recording, at: _At, operands: list[_At]) -> Iterator[_At]:
     """Of a function without a result: its empty operand, else what its body says."""
     empty = [o for o in operands if o.place.node is not None and o.outcome in ("false", "null")]
     if empty:

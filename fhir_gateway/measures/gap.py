@@ -8,19 +8,24 @@ day of the evaluation is ``prospective-gap``. With episodes a gap is open while 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Literal
 
+import numpy as np
+
 from fhir_gateway.cql.evidence import Evidence, evidence
-from fhir_gateway.cql.explain import ExplainingEvaluation
+from fhir_gateway.cql.explain import Recording
 from fhir_gateway.cql.reasons import Criterion, deciding
 from fhir_gateway.measures.definition import GroupDefinition
-from fhir_gateway.measures.model import GroupResult
+from fhir_gateway.measures.model import Counts, GroupResult
 
 GapStatus = Literal["open-gap", "closed-gap", "prospective-gap", "not-applicable"]
 #: Scorings for which DEQM defines gaps.
 SCORINGS = frozenset({"proportion", "ratio"})
+#: Statuses that are gaps: something is missing.
+OPEN = ("open-gap", "prospective-gap")
 
 
 @dataclass(frozen=True)
@@ -45,23 +50,39 @@ class Gap:
 
 def gap_status(group: GroupResult, index: int, period: tuple[date, date], now: datetime) -> GapStatus | None:
     """Status of the member at ``index``; None for scorings without gaps, and for rates (ratios of observations)."""
-    if group.scoring not in SCORINGS or any(p.code == "measure-observation" for p in group.populations):
+    found = gap_statuses(group, period, now, slice(index, index + 1))
+    return None if found is None else found[0]
+
+
+def gap_statuses(
+    group: GroupResult, period: tuple[date, date], now: datetime, members: slice = slice(None)
+) -> list[GapStatus] | None:
+    """Status of every member of a slice, out of the columns; None for scorings without gaps, and for rates."""
+    if not has_gaps(group.scoring, (population.code for population in group.populations)):
         return None
-    count = {p.code: int(p.counts[index]) for p in reversed(group.populations)}
-    if not any(int(p.counts[index]) for p in group.populations if p.code == "initial-population"):
-        return "not-applicable"
-    asked = count.get("denominator", 0) - count.get("denominator-exclusion", 0) - count.get("denominator-exception", 0)
-    met = count.get("numerator", 0) - count.get("numerator-exclusion", 0)
-    if asked <= 0:
-        return "closed-gap"
-    gap = met > 0 if group.improvement_notation == "decrease" else met < asked
-    if not gap:
-        return "closed-gap"
-    return "prospective-gap" if period[1] > now.date() else "open-gap"
+
+    def counts(code: str) -> Counts:
+        """Of the first population of that code; zeros without one."""
+        population = group.population(code)
+        return np.zeros(len(initial), np.int64) if population is None else population.counts[members]
+
+    heads = [p.counts[members] > 0 for p in group.populations if p.code == "initial-population"]
+    initial = np.logical_or.reduce(heads)
+    asked = counts("denominator") - counts("denominator-exclusion") - counts("denominator-exception")
+    met = counts("numerator") - counts("numerator-exclusion")
+    gap = (asked > 0) & ((met > 0) if group.improvement_notation == "decrease" else (met < asked))
+    statuses: list[GapStatus] = ["not-applicable", "closed-gap", "prospective-gap", "open-gap"]
+    number = np.where(initial, 1 + gap * (1 if period[1] > now.date() else 2), 0)
+    return [statuses[one] for one in number.tolist()]
+
+
+def has_gaps(scoring: str, populations: Iterable[str]) -> bool:
+    """Whether DEQM defines gaps for a group of that scoring with populations of these codes."""
+    return scoring in SCORINGS and "measure-observation" not in populations
 
 
 def find_gap(
-    evaluation: ExplainingEvaluation,
+    evaluation: Recording,
     definition: GroupDefinition,
     group: GroupResult,
     period: tuple[date, date],
@@ -69,10 +90,19 @@ def find_gap(
 ) -> Gap | None:
     """The gap of the only member of the evaluation; None for scorings without gaps."""
     status = gap_status(group, 0, period, now)
-    if status is None:
-        return None
+    return None if status is None else gap_of(evaluation, definition, group, status, period)
+
+
+def gap_of(
+    evaluation: Recording,
+    definition: GroupDefinition,
+    group: GroupResult,
+    status: GapStatus,
+    period: tuple[date, date],
+) -> Gap:
+    """The gap of a status that is known, with reasons and evidence where it is one."""
     notation = group.improvement_notation or "increase"
-    if status not in ("open-gap", "prospective-gap"):
+    if status not in OPEN:
         return Gap(group.id, status, notation)
     library = evaluation.compiled.primary
     numerator = definition.of("numerator")[0].expression
