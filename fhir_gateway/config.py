@@ -129,6 +129,9 @@ class Settings(BaseSettings):
     async_keep_hours: int = Field(
         default=24, ge=1, le=720, description="Hours after which the answer to an asynchronous request is deleted."
     )
+    export_file_resources: int = Field(
+        default=100_000, ge=1, description="Most resources in one file of a bulk export."
+    )
     import_max_bytes: int = Field(
         default=2**30, ge=1024, description="Largest body of `$import` in bytes, after decompression."
     )

@@ -27,7 +27,10 @@ from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.book import JobBook
 from fhir_gateway.jobs.tables import JobRequest
 
-KINDS: Mapping[str, str] = {}
+KINDS: Mapping[str, str] = {
+    "davinci-data-export": "fhir_gateway.jobs.exports.service:export",
+    "export": "fhir_gateway.jobs.exports.service:export",
+}
 """What does each kind, as ``module:function``; the function is a :data:`Work`. Imported by the worker that does it."""
 
 JOB = "request"

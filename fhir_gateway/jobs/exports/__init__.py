@@ -1,0 +1,1 @@
+"""Bulk exports: what is asked (models), where rows come from (sources), and the work itself (service)."""
