@@ -22,7 +22,7 @@ from fhir_gateway.measures.model import GroupResult, Mask, MeasureResult
 from fhir_gateway.measures.report_groups import render_group
 from fhir_gateway.measures.report_supplemental import supplemental_texts
 from fhir_gateway.measures.strata import only
-from fhir_gateway.measures.texts import Texts, concatenated, escaped, flat, joined, text
+from fhir_gateway.measures.texts import concatenated, escaped, flat, joined, text
 
 _CRITERIA = "http://hl7.org/fhir/StructureDefinition/cqf-criteriaReference"
 _TYPE = "MeasureReport"
@@ -53,7 +53,7 @@ class ReportLines:
     def __post_init__(self) -> None:
         self._groups: dict[tuple[int, str], str] = {}
 
-    def lines(self, part: MeasureResult, chosen: Mask | None = None) -> Texts:
+    def lines(self, part: MeasureResult, chosen: Mask | None = None) -> pa.Array:
         """The reports of the members of a slice who have one, of those in ``chosen``; a line feed ends each."""
         failed = np.asarray(pc.is_in(part.members, value_set=pa.array(list(part.failed), part.members.type)))
         reported = in_initial_populations(part) & ~failed
@@ -64,7 +64,7 @@ class ReportLines:
             lines = pa.concat_arrays([lines, self._one_by_one(part, np.flatnonzero(failed))])
         return lines
 
-    def _one_by_one(self, part: MeasureResult, indices: Indices) -> Texts:
+    def _one_by_one(self, part: MeasureResult, indices: Indices) -> pa.Array:
         """Reports of members that could not be evaluated; each has its own reason, and there are few."""
         found = []
         for index in indices.tolist():
@@ -83,7 +83,7 @@ class ReportLines:
     def _wants(self, name: str) -> bool:
         return self.elements is None or name in _KEPT or name in self.elements
 
-    def _lines(self, part: MeasureResult, indices: Indices) -> Texts:
+    def _lines(self, part: MeasureResult, indices: Indices) -> pa.Array:
         members = escaped(part.members.take(pa.array(indices)))
         pieces: list[Any] = ["{"]
         comma = ""
@@ -104,7 +104,7 @@ class ReportLines:
                 merged.append(piece)
         return concatenated(*merged)
 
-    def _places(self, part: MeasureResult, indices: Indices, members: Texts) -> Iterator[tuple[str, Any]]:
+    def _places(self, part: MeasureResult, indices: Indices, members: pa.Array) -> Iterator[tuple[str, Any]]:
         """Elements in the order of a report, each as pieces of text or columns."""
         head = reports.individual_head(part, self.reporter, self.family)
         meta = self._subset({"meta": head["meta"] | self.meta})["meta"]
@@ -126,7 +126,7 @@ class ReportLines:
             evaluated = evaluated_texts(part).take(pa.array(indices))
             yield "evaluatedResource", Sometimes(pc.not_equal(evaluated, ""), concatenated("[", evaluated, "]"))
 
-    def _group(self, number: int, group: GroupResult, indices: Indices) -> Texts:
+    def _group(self, number: int, group: GroupResult, indices: Indices) -> pa.Array:
         """What a group says of each member, rendered once for each combination of what it depends on."""
         size = len(group.populations[0].counts)
         columns = [column.take(pa.array(indices)) for column in _differences(group, size)]
@@ -153,7 +153,7 @@ class Sometimes:
     """An element of the reports for which ``present`` holds."""
 
     present: pa.Array
-    texts: Texts
+    texts: pa.Array
 
 
 def in_initial_populations(part: MeasureResult) -> Mask:
@@ -166,14 +166,14 @@ def in_initial_populations(part: MeasureResult) -> Mask:
     return inside
 
 
-def _list(fixed: str, more: Texts | None) -> list[Any]:
+def _list(fixed: str, more: pa.Array | None) -> list[Any]:
     """A list of fixed entries, with further ones behind them."""
     if more is None:
         return [fixed]
     return [fixed[:-1], pc.if_else(pc.equal(more, ""), "", concatenated(",", more)), "]"]
 
 
-def _differences(group: GroupResult, size: int) -> Iterator[Texts]:
+def _differences(group: GroupResult, size: int) -> Iterator[pa.Array]:
     """Everything that what a group says of a member depends on, as texts."""
     for population in group.populations:
         yield pa.array(population.counts).cast(pa.string())
@@ -201,7 +201,7 @@ def _differences(group: GroupResult, size: int) -> Iterator[Texts]:
         yield from _differences(component.group, size)
 
 
-def evaluated_texts(part: MeasureResult) -> Texts:
+def evaluated_texts(part: MeasureResult) -> pa.Array:
     """For each member the ``evaluatedResource`` entries: episodes that count, with the populations they count in."""
     size = len(part.members)
     tables = []

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fhir_gateway.measures.model import Mask, MeasureResult, SupplementalResult
-from fhir_gateway.measures.texts import Texts, concatenated, escaped, flat, joined, text
+from fhir_gateway.measures.texts import concatenated, escaped, flat, joined, text
 
 Report = dict[str, Any]
 
@@ -48,8 +48,8 @@ def individual_supplemental(
 class SupplementalTexts:
     """For each member the contained Observations and the extensions as JSON, with commas between; None: nobody's."""
 
-    contained: Texts | None
-    extensions: Texts | None
+    contained: pa.Array | None
+    extensions: pa.Array | None
 
 
 def supplemental_texts(result: MeasureResult, indices: npt.NDArray[np.intp]) -> SupplementalTexts:

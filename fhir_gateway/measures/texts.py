@@ -12,27 +12,25 @@ import pyarrow.compute as pc
 
 _UNSAFE = r'["\\\x00-\x1f]'
 
-Texts = pa.Array
-
 
 def text(value: Any) -> str:
     """JSON as reports have it."""
     return orjson.dumps(value).decode()
 
 
-def joined(member: npt.NDArray[Any], texts: Texts, size: int) -> Texts:
+def joined(member: npt.NDArray[Any], texts: pa.Array, size: int) -> pa.Array:
     """For each of ``size`` members its texts, in order, with commas between; ``member`` is ascending."""
     offsets = np.searchsorted(member, np.arange(size + 1)).astype(np.int32)
     return pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets), texts), ",")
 
 
-def concatenated(*parts: Any) -> Texts:
-    """Texts put together, row by row; a part is a column or the same text for all rows."""
+def concatenated(*parts: Any) -> pa.Array:
+    """pa.Array put together, row by row; a part is a column or the same text for all rows."""
     return pc.binary_join_element_wise(*parts, "")
 
 
-def escaped(texts: Texts) -> Texts:
-    """Texts as they stand in JSON strings; ids and references need nothing."""
+def escaped(texts: pa.Array) -> pa.Array:
+    """pa.Array as they stand in JSON strings; ids and references need nothing."""
     if not pc.any(pc.match_substring_regex(texts, _UNSAFE)).as_py():
         return texts
     return pa.array([None if one is None else text(one)[1:-1] for one in texts.to_pylist()], pa.string())

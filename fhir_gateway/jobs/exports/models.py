@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
 from fhir_gateway.db.audience import Audience
 from fhir_gateway.db.freezing import Frozen
@@ -76,7 +76,8 @@ class Wanted:
         return frozenset(named | required | {"resourceType", "id", "meta", "implicitRules"})
 
 
-class Block(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Block:
     """Lines of NDJSON, each with its line feed, and how many."""
 
     lines: bytes | memoryview

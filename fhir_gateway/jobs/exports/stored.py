@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,10 +10,12 @@ import orjson
 import sqlalchemy as sa
 
 from fhir_gateway.db.audience import ABOUT
-from fhir_gateway.db.engine import table_of
+from fhir_gateway.db.engine import snapshot, table_of
 from fhir_gateway.db.freezing import Frozen, changed, of_persons
 from fhir_gateway.db.resource_tables import ResourceRow
+from fhir_gateway.db.resources import ResourceStore
 from fhir_gateway.db.writing import slices
+from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.exports.models import Block, Export, Level, Source
 from fhir_gateway.jobs.exports.roster import linked
 
@@ -104,3 +106,13 @@ def _shaped(elements: frozenset[str] | None, only: frozenset[str] | None, body: 
     meta = dict(resource.get("meta", {}))
     meta["tag"] = [*meta.get("tag", []), _SUBSETTED]
     return orjson.dumps({**resource, "meta": meta})
+
+
+def known_patients(gateway: Gateway, store: ResourceStore, ids: Sequence[str], group: str | None) -> set[str]:
+    """Those of some patients whom a view shows and, if there is a list, whose entry on it is active."""
+    found: set[str] = set()
+    with snapshot(gateway.engine) as connection:
+        for some in slices(list(ids)):
+            chosen = store.selecting("Patient").where(of_persons("Patient", some, group))
+            found |= set(connection.scalars(chosen.with_only_columns(table_of(ResourceRow).c.id)))
+    return found
