@@ -25,8 +25,10 @@ from fhir_gateway.jobs.push import tidy
 from fhir_gateway.r4.spec import resource_types
 from fhir_gateway.server import (
     attribution_lists,
+    davinci_export,
     documentation,
     endpoints,
+    export,
     imports,
     measure_operations,
     rest,
@@ -89,6 +91,8 @@ def create_app(gateway: Gateway) -> FastAPI:
     app.include_router(imports.router(gateway), prefix=FHIR_PATH)
     app.include_router(validate.router(gateway, catalogs), prefix=FHIR_PATH)
     app.include_router(respond_async.router(), prefix=FHIR_PATH)
+    app.include_router(export.router(gateway, respond_async), prefix=FHIR_PATH)
+    app.include_router(davinci_export.router(gateway, respond_async), prefix=FHIR_PATH)
     app.include_router(rest.router(interactions), prefix=FHIR_PATH)
     app.include_router(endpoints.router(gateway))
     _answer_errors(app)

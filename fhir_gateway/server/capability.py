@@ -28,6 +28,7 @@ def capability_statement(base_url: str, version: str, token_url: str) -> dict[st
         "description": "Attribution lists, quality measure results and settlements as FHIR resources.",
         "software": {"name": "fhir-gateway", "version": version},
         "implementation": {"description": "FHIR gateway", "url": base_url},
+        "instantiates": ["http://hl7.org/fhir/uv/bulkdata/CapabilityStatement/bulk-data"],
         "fhirVersion": "4.0.1",
         "format": ["application/fhir+json", "json"],
         "rest": [

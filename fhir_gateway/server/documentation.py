@@ -163,6 +163,13 @@ def accepted(described: dict[str, Any]) -> dict[str, Any]:
     return described | {"responses": described["responses"] | later}
 
 
+def kick_off(served: Operation, body: bool = False) -> dict[str, Any]:
+    """A bulk export: never answered at once."""
+    described = accepted(operation(served, body))
+    del described["responses"][200], described["responses"][422]
+    return described | {"status_code": 202}
+
+
 def async_status() -> dict[str, Any]:
     """The poll of an asynchronous request."""
     described = route("Poll an asynchronous request", "Bundle", (401, 404), security=_SECURITY)

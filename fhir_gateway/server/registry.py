@@ -246,6 +246,51 @@ ATTRIBUTION_STATUS = Operation(
     "What a list says of one member: his entries, Patient, Coverage and providers in a collection.",
     "Bundle",
 )
+_BULK = "http://hl7.org/fhir/uv/bulkdata/OperationDefinition/"
+_EXPORTED = (
+    ("_outputFormat", "application/fhir+ndjson, application/ndjson or ndjson"),
+    ("_since", "instant: only what changed after it"),
+    ("_until", "instant: only what changed before it"),
+    ("_type", "types by comma; without it all that the token covers"),
+    ("_typeFilter", "a search such as Patient?gender=female; repeated for a type they are alternatives"),
+)
+_BULK_EXPORTED = (
+    *_EXPORTED,
+    ("_elements", "root elements by comma, such as id or Patient.name; required ones are always there"),
+    ("allowPartialManifests", "accepted; manifests are whole"),
+)
+_PATIENTS = ("patient", "reference to a patient, repeatable; in the body of a POST")
+EXPORT = Operation(
+    "export", _BULK + "export", _BULK_EXPORTED, "Everything that the token covers, as files of NDJSON.", "Manifest"
+)
+PATIENT_EXPORT = Operation(
+    "export",
+    _BULK + "patient-export",
+    (*_BULK_EXPORTED, _PATIENTS),
+    "Patients, what is about them, and who cares for them and pays, as files of NDJSON.",
+    "Manifest",
+)
+GROUP_EXPORT = Operation(
+    "export",
+    _BULK + "group-export",
+    (*_BULK_EXPORTED, _PATIENTS),
+    "The active members of a list, what is about them, and whom the list leads to, as files of NDJSON. With _since, of "
+    "members who joined later only what changed after it.",
+    "Manifest",
+)
+DAVINCI_DATA_EXPORT = Operation(
+    "davinci-data-export",
+    "http://hl7.org/fhir/us/davinci-atr/OperationDefinition/davinci-data-export",
+    (
+        ("exportType", "hl7.fhir.us.davinci-atr (default), or hl7.fhir.us.davinci-pdex#provider-delta, -download, -snapshot"),
+        ("patient", "reference to a member, repeatable; others are ignored and named in the error file"),
+        *_EXPORTED[1:4],
+        ("_typeFilter", "searches by comma, such as Patient?gender=female"),
+        ("resourceTypes", "as _type, spelled as in the guide's examples"),
+    ),
+    "A list with its members, their coverage and the providers and payers that it leads to, as files of NDJSON.",
+    "Manifest",
+)
 VALIDATE = Operation(
     "validate",
     "http://hl7.org/fhir/OperationDefinition/Resource-validate",
@@ -262,7 +307,7 @@ IMPORT = Operation(
     "Parameters",
 )
 #: Operations of the whole system, and those of every type.
-SYSTEM_OPERATIONS = (IMPORT,)
+SYSTEM_OPERATIONS = (EXPORT, IMPORT)
 TYPE_OPERATIONS = (VALIDATE,)
 
 RECONCILE = Operation(
@@ -282,7 +327,10 @@ ATTRIBUTION_OPERATIONS = (MEMBER_ADD, MEMBER_REMOVE, CONFIRM_ATTRIBUTION_LIST, A
 _TYPES = (
     ServedType("Coverage", "Coverage of members, as pulled, with the person as beneficiary."),
     ServedType(
-        "Group", "Attribution lists: one ATR Group for each contract.", (ATR + "atr-group",), ATTRIBUTION_OPERATIONS
+        "Group",
+        "Attribution lists: one ATR Group for each contract.",
+        (ATR + "atr-group",),
+        (*ATTRIBUTION_OPERATIONS, DAVINCI_DATA_EXPORT, GROUP_EXPORT),
     ),
     ServedType("Library", "Logic of the measures: CQL with its compiled ELM."),
     ServedType(
@@ -300,7 +348,9 @@ _TYPES = (
         ),
     ),
     ServedType("Organization", "Payers and provider organizations."),
-    ServedType("Patient", "Persons: one for all Patient resources that describe the same human."),
+    ServedType(
+        "Patient", "Persons: one for all Patient resources that describe the same human.", (), (PATIENT_EXPORT,)
+    ),
     ServedType("Practitioner", "Practitioners that members are attributed to."),
     ServedType("PractitionerRole", "Roles of practitioners in organizations."),
     ServedType("Provenance", "Decisions about attribution lists: who changed them, when and why."),
