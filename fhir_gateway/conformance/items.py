@@ -76,6 +76,11 @@ class Item:
         return Item(value, fhir_type, path, place, sibling)
 
 
+def listed(value: Any) -> list[Any]:
+    """The value when it is a list; what should have been one and is not has nothing in it."""
+    return value if isinstance(value, list) else []
+
+
 def resource_item(resource: Mapping[str, Any], path: str | None = None) -> Item:
     """The item of a whole resource."""
     name = str(resource["resourceType"])
@@ -88,11 +93,11 @@ class Scope:
     def __init__(self, root: Mapping[str, Any]) -> None:
         self.root = root
         self._known: dict[str, Mapping[str, Any]] = {}
-        for entry in root.get("entry", ()) if root.get("resourceType") == "Bundle" else ():
+        for entry in listed(root.get("entry")) if root.get("resourceType") == "Bundle" else ():
             resource = entry.get("resource") if isinstance(entry, dict) else None
             if isinstance(resource, dict):
                 self._keep(entry.get("fullUrl"), resource)
-        for parameter in root.get("parameter", ()) if root.get("resourceType") == "Parameters" else ():
+        for parameter in listed(root.get("parameter")) if root.get("resourceType") == "Parameters" else ():
             resource = parameter.get("resource") if isinstance(parameter, dict) else None
             if isinstance(resource, dict):
                 self._known |= Scope(resource)._known
@@ -107,7 +112,7 @@ class Scope:
     def target(self, reference: str, holder: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """The resource behind a reference made in ``holder``; None when it is not at hand."""
         if reference.startswith("#"):
-            inside = (one for one in holder.get("contained", ()) if isinstance(one, dict))
+            inside = (one for one in listed(holder.get("contained")) if isinstance(one, dict))
             return next((one for one in inside if one.get("id") == reference[1:]), None)
         return self._known.get(reference.partition("/_history/")[0])
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from fhir_gateway.conformance.definitions import Definitions
 from fhir_gateway.conformance.invariants import Expressions, NotEvaluated
-from fhir_gateway.conformance.items import Item, Scope, resource_item
+from fhir_gateway.conformance.items import Item, Scope, listed, resource_item
 from fhir_gateway.conformance.models import Finding, Report, Unchecked
 from fhir_gateway.conformance.profile import UNBOUNDED, Node, Profile, Profiles
 from fhir_gateway.conformance.slicing import BY_URL, Slicer, Undecided, extension_url
@@ -21,8 +21,6 @@ from fhir_gateway.lake import explain
 from fhir_gateway.r4 import rules, spec
 from fhir_gateway.r4.rules import Invariant
 
-#: Broken rules after which a resource has no shape to go on with.
-_SHAPELESS = frozenset({"type", "resource-type", "cardinality", "not-json", "depth"})
 #: Invariants of R4 that base validation decides already, or that are advice (dom-6: a resource should have narrative).
 _DECIDED = frozenset({"ele-1", "ext-1", "dom-6"})
 #: Invariants of R4 that are about contained resources only.
@@ -46,8 +44,8 @@ class Validator:
         report = Report()
         for issue in explain.issues(resource, contained=True):
             report.findings.append(Finding("error", issue.path, issue.rule, issue.message))
-        if any(one.rule in _SHAPELESS for one in report.findings):
-            report.unchecked[Unchecked("profiles", "the resource has not the shape of R4")] = None
+        if not isinstance(resource, dict) or resource.get("resourceType") not in spec.resource_types():
+            report.unchecked[Unchecked("profiles", "it is not known what the resource is")] = None
             return report
         check = _Check(self, report, Scope(resource))
         check.resource(resource_item(resource), tuple(profiles), declared=declared)
@@ -77,7 +75,8 @@ class _Check:
 
     def _whole(self, item: Item, profiles: tuple[str, ...], declared: bool) -> None:
         self._base(item, item.value)
-        told = item.value.get("meta", {}).get("profile", ()) if declared else ()
+        meta = item.value.get("meta")
+        told = listed(meta.get("profile")) if declared and isinstance(meta, dict) else ()
         for canonical in dict.fromkeys([*profiles, *(one for one in told if isinstance(one, str))]):
             self._by_profile(item, canonical, item.value)
 
@@ -331,7 +330,7 @@ def contained_are_used(resource: Mapping[str, Any]) -> bool:
     local = set(_local_references(resource))
     return all(
         f"#{one.get('id')}" in local or "#" in set(_local_references(one))
-        for one in resource.get("contained", ())
+        for one in listed(resource.get("contained"))
         if isinstance(one, dict)
     )
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from fhir_gateway.conformance.definitions import Definitions
 from fhir_gateway.conformance.validator import Validator
@@ -198,11 +200,37 @@ def test_what_cannot_be_checked_is_told(validator: Validator) -> None:
     }
 
 
-def test_what_has_no_shape_is_not_taken_further(validator: Validator) -> None:
-    report = validator.validate({**GROUP, "member": "none"})
-    assert [one.rule for one in report.findings] == ["cardinality"]
+@pytest.mark.parametrize("resource", [[], None, {}, {"resourceType": "Crowd"}, {"resourceType": 1}])
+def test_what_is_no_resource_is_not_taken_further(validator: Validator, resource: Any) -> None:
+    report = validator.validate(resource)
+    assert not report.valid
     assert report.unchecked
-    assert not validator.validate([]).valid
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from([*GROUP, "url", "system"]), inner, max_size=2)
+    ),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    st.dictionaries(st.sampled_from([*GROUP, "contained", "entry", "parameter"]), _JSON, max_size=3),
+    st.sampled_from(["Group", "Bundle", "Parameters"]),
+)
+def test_whatever_stands_in_a_resource_is_judged(validator: Validator, changes: dict[str, Any], kind: str) -> None:
+    """Anything may be sent: the answer is findings, never an exception."""
+    whole = {**GROUP, **changes, "resourceType": kind}
+    assert validator.validate(whole, [BASE + "list", BASE + "bundle"]).outcome()["issue"]
+    inside = {
+        "resourceType": "Bundle",
+        "type": "collection",
+        "entry": [{"resource": {**whole, "resourceType": "Group"}}],
+    }
+    assert validator.validate(inside, [BASE + "bundle"]).outcome()["issue"]
 
 
 def test_the_outcome_names_rule_place_and_profile_and_no_value(validator: Validator) -> None:
