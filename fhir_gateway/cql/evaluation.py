@@ -64,6 +64,8 @@ class Evaluation:
 
     #: Whether to read only resources that some retrieve can find.
     narrows = True
+    #: Whether expressions are left alone where a query has no rows: most of what one member's record asks for.
+    skips_no_rows = True
 
     def __init__(
         self, compiled: CompiledLibrary, batch: Batch, parameters: Mapping[str, object], now: datetime
@@ -91,6 +93,8 @@ class Evaluation:
 
     def value(self, node: Node, frame: Frame, env: Env) -> Vec:
         """The value of ``node`` for each row of ``frame``."""
+        if frame.n == 0 and frame.parent is not None and self.skips_no_rows:
+            return NullVec(0)  # no rows have no type either: what they are put together with decides
         if node.constant:
             constant = self.constant(node)
             return constant if frame is self.unit else constant.take(zeros(frame.n))

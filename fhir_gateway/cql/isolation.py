@@ -35,7 +35,11 @@ def isolate(evaluation: Evaluation, node: Node, frame: Frame, env: Env, error: E
     if frame.n == 1:
         evaluation.fail(frame, np.ones(1, dtype=bool), node, reason_of(error))
         return NullVec(1)
-    node.run(evaluation, frame.child(np.zeros(0, dtype=np.int64)), env)  # raises when no data is needed for it
+    skips, evaluation.skips_no_rows = evaluation.skips_no_rows, False
+    try:
+        node.run(evaluation, frame.child(np.zeros(0, dtype=np.int64)), env)  # raises when no data is needed for it
+    finally:
+        evaluation.skips_no_rows = skips
     rows = np.arange(frame.n, dtype=np.int64)
     halves = (rows[: frame.n // 2], rows[frame.n // 2 :])
     return select(frame.n, [(half, evaluation.value(node, frame.child(half), env)) for half in halves])

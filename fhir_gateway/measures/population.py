@@ -20,6 +20,7 @@ from fhir_gateway.cql import Batch
 from fhir_gateway.cql.sought import Coded
 from fhir_gateway.errors import InputError
 from fhir_gateway.lake.claims import ORGANIZATION_COLUMNS, PRACTITIONER_COLUMNS, ROLE_COLUMNS, providers
+from fhir_gateway.measures import few
 from fhir_gateway.measures.copies import Copies, EncounterCopies, WithoutCopies
 from fhir_gateway.r4 import spec
 from fhir_gateway.terminology.concept_maps import CodeMap
@@ -301,6 +302,15 @@ def typed_columns(raw: pa.Table, resource_type: str, columns: Sequence[str]) -> 
     table = raw.select([*ROW_COLUMNS, *(["_raw"] if "_raw" in columns else [])])
     if not wanted:
         return table
+    typed = few.typed(raw["_raw"].to_pylist(), structure) if raw.num_rows <= few.FEW else None
+    if typed is None:
+        typed = _transformed(raw, structure)
+    for name, inner in structure.items():
+        table = table.append_column(name, pc.struct_field(typed, name).cast(spec.arrow_type(inner)))
+    return table
+
+
+def _transformed(raw: pa.Table, structure: Mapping[str, spec.Structure]) -> pa.Array:
     with duckdb.connect() as connection:
         connection.register("resources", raw.select(["_raw"]))
         shape = orjson.dumps(structure).decode()
@@ -308,9 +318,7 @@ def typed_columns(raw: pa.Table, resource_type: str, columns: Sequence[str]) -> 
         typed = connection.sql(query, params=[shape]).to_arrow_table()["typed"].combine_chunks()
     if isinstance(typed, pa.ChunkedArray):
         typed = pa.concat_arrays(typed.chunks) if typed.num_chunks else pa.array([], typed.type)
-    for name, inner in structure.items():
-        table = table.append_column(name, pc.struct_field(typed, name).cast(spec.arrow_type(inner)))
-    return table
+    return typed
 
 
 def _raw_table(rows: Iterable[tuple[str | None, str | None, bytes]]) -> pa.Table:

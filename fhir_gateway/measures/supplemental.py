@@ -56,20 +56,20 @@ def supplemental_result(definition: SupplementalDefinition, vector: Vec, members
     """Distinct values of each member in ``members``; lists are taken apart, nulls are left out."""
     index = np.flatnonzero(members)
     parts = list(_flattened(vector.take(index), index))
-    table = pa.table(
-        {
-            "member": pa.array(np.concatenate([np.zeros(0, np.int64), *(member for member, _ in parts)]), pa.int32()),
-            "value": pa.concat_arrays([pa.array([], pa.string()), *(value for _, value in parts)]),
-        }
-    )
-    table = table.group_by(["member", "value"]).aggregate([]).sort_by([("member", "ascending"), ("value", "ascending")])
+    member = np.concatenate([np.zeros(0, np.int64), *(member for member, _ in parts)])
+    value = pa.concat_arrays([pa.array([], pa.string()), *(value for _, value in parts)])
+    by = [("member", "ascending"), ("value", "ascending")]
+    order = pc.sort_indices(pa.table({"member": member, "value": value}), by)
+    member, value = member[np.asarray(order)], value.take(order)
+    new = np.ones(len(member), np.bool_)
+    new[1:] = (member[1:] != member[:-1]) | np.asarray(pc.not_equal(value[1:], value[:-1]))
     return SupplementalResult(
         definition.id,
         definition.usage,
         definition.code,
         definition.report_types,
-        table["member"].to_numpy().astype(np.int32),
-        pa.concat_arrays([pa.array([], pa.string()), *table["value"].chunks]),
+        member[new].astype(np.int32),
+        value.filter(pa.array(new)),
     )
 
 
