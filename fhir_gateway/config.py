@@ -149,6 +149,21 @@ class Settings(BaseSettings):
         ge=1,
         description="Members that an operation evaluates while its client waits; for more it answers 202 and goes on.",
     )
+    client_requests_per_minute: int = Field(
+        default=6000, ge=0, description="Requests of one client in a minute, by process; more are a 429. 0: no limit."
+    )
+    token_requests_per_minute: int = Field(
+        default=600,
+        ge=0,
+        description="Requests of one address to the authorization server in a minute, by process. 0: no limit.",
+    )
+    metrics_token: SecretStr | None = Field(
+        default=None, description="Bearer token for `/metrics`; without it only this machine may read them."
+    )
+    log_format: Literal["text", "json"] = Field(default="text", description="How `serve` and `worker` log.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least severe events that are logged."
+    )
     reporter_name: str = Field(default="FHIR Gateway", description="Name of the organization that reports.")
 
     @field_validator("time_zone")

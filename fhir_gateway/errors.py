@@ -16,6 +16,7 @@
     ├── NotFoundError                404 not-found   exit 4
     │   └── DeletedError             410 deleted     exit 4   it was here
     ├── ConflictError                409 conflict    exit 5
+    ├── TooManyRequests              429 throttled   exit 5   the caller asks too often, or has too much under way
     ├── SourceError                  502 transient   exit 6   a remote endpoint failed or broke its own protocol
     │   └── SourceAuthError          502 login       exit 6   the remote refused our credentials; says which check
     └── LedgerError                  500 exception   exit 7   counts of a hop do not balance; nothing was committed
@@ -138,6 +139,16 @@ class ConflictError(GatewayError):
     """The request contradicts the present state."""
 
     code, status, issue_type, exit_code = "conflict", 409, "conflict", 5
+
+
+class TooManyRequests(GatewayError):
+    """The caller asks too often, or has too much under way; ``retry_after`` is in whole seconds."""
+
+    code, status, issue_type, exit_code = "too-many-requests", 429, "throttled", 5
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class SourceError(GatewayError):

@@ -87,11 +87,13 @@ def retry(
 def worker(command: typer.Context) -> None:
     """Carry out jobs until stopped, those of processes that died among them; any number may run."""
     from fhir_gateway.jobs.durable import Worker
+    from fhir_gateway.logs import configure
 
     here = context(command)
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
+    configure(here.gateway.settings.log_format, here.gateway.settings.log_level)
     with Worker(here.gateway, background=True) as at_work:
         here.output.say(f"carrying out jobs as {at_work.executor}")
         stopped.wait()

@@ -17,9 +17,12 @@ def serve(
     """Serve FHIR over HTTP until stopped, and carry out jobs beside it."""
     from contextlib import ExitStack
 
+    from fhir_gateway.logs import configure
     from fhir_gateway.server.serve import serve as serve_until_interrupted
 
     here = context(command)
+    settings = here.gateway.settings
+    configure(settings.log_format, settings.log_level)
     public = here.gateway.settings.public_url.rstrip("/")
 
     def listening(port: int) -> None:

@@ -22,7 +22,7 @@ import sqlalchemy as sa
 
 from fhir_gateway.db.audience import EVERYONE, Audience, Grant
 from fhir_gateway.db.engine import snapshot, table_of, transaction
-from fhir_gateway.errors import GatewayError, NotFoundError
+from fhir_gateway.errors import GatewayError, NotFoundError, TooManyRequests
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.book import JobBook
 from fhir_gateway.jobs.tables import JobRequest
@@ -44,16 +44,6 @@ _HOUR = 3600.0
 _OFTEN = 1.0
 """Seconds between two looks at whether a request was cancelled, and between two words about its progress."""
 _log = logging.getLogger("fhir_gateway.jobs")
-
-
-class TooManyRequests(GatewayError):
-    """The client has as much under way, or kept, as it may have; ``retry_after`` is in seconds."""
-
-    code, status, issue_type, exit_code = "too-many-requests", 429, "throttled", 5
-
-    def __init__(self, message: str, retry_after: int) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
 
 
 class Cancelled(BaseException):

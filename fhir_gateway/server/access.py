@@ -43,7 +43,7 @@ def admit(
     if not header:
         raise MissingToken("a bearer token is needed")
     token = verifier.verify(header)
-    access.client_id, access.purpose = token.client_id, token.purpose
+    access.identify(token.client_id, token.purpose)
     missing = [letter for letter in letters if not token.allows(resource_type, letter, some=some)]
     if missing:
         raise InsufficientScope(f"the token needs system/{resource_type}.{letters}")

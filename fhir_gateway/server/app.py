@@ -29,6 +29,7 @@ from fhir_gateway.server import (
     documentation,
     endpoints,
     export,
+    health,
     imports,
     measure_operations,
     rest,
@@ -41,12 +42,15 @@ from fhir_gateway.server.capability import capability_statement
 from fhir_gateway.server.catalog import Catalog, StoredCatalog
 from fhir_gateway.server.interactions import Interactions
 from fhir_gateway.server.links import PageLinks
+from fhir_gateway.server.metrics import Metrics
 from fhir_gateway.server.middleware import RequestFrame
 from fhir_gateway.server.negotiation import require_json
+from fhir_gateway.server.patience import Patience
 from fhir_gateway.server.problems import FHIR_JSON, MethodNotAllowed, UnsupportedType, error_response
 from fhir_gateway.server.registry import SERVED
 from fhir_gateway.server.reports import ReportCatalog, individual_report
 from fhir_gateway.server.respond_async import RespondAsync
+from fhir_gateway.server.throttle import Throttle
 
 #: Path of the FHIR base; its public address is ``Settings.public_url`` plus this.
 FHIR_PATH = "/fhir"
@@ -60,6 +64,9 @@ def create_app(gateway: Gateway) -> FastAPI:
     trail = AuditTrail(gateway.engine)
     catalogs: dict[str, Catalog] = dict.fromkeys(SERVED, StoredCatalog(gateway.resources))
     catalogs["MeasureReport"] = ReportCatalog(gateway.resources, lambda: gateway.results, individual_report)
+    settings = gateway.settings
+    throttle = Throttle(settings.client_requests_per_minute, settings.token_requests_per_minute)
+    metrics = Metrics(gateway)
     links = PageLinks(base_url, gateway.secrets)
     interactions = Interactions(base_url, gateway.authorization, gateway.resources, catalogs, links)
     respond_async = RespondAsync(gateway)
@@ -85,6 +92,8 @@ def create_app(gateway: Gateway) -> FastAPI:
     app.state.audit = trail
     app.include_router(authorization_router(gateway.authorization, fhir_path=FHIR_PATH))
     app.include_router(_open_documents(gateway, statement))
+    app.include_router(health.router(gateway))
+    app.include_router(metrics.router(settings.metrics_token.get_secret_value() if settings.metrics_token else None))
     app.include_router(measure_operations.router(gateway), prefix=FHIR_PATH)
     app.include_router(attribution_lists.router(gateway), prefix=FHIR_PATH)
     app.include_router(roster_reconciliation.router(gateway), prefix=FHIR_PATH)
@@ -96,14 +105,20 @@ def create_app(gateway: Gateway) -> FastAPI:
     app.include_router(rest.router(interactions), prefix=FHIR_PATH)
     app.include_router(endpoints.router(gateway))
     _answer_errors(app)
+    app.add_middleware(Patience)
     app.add_middleware(
-        RequestFrame, trail=trail, base_path=FHIR_PATH, https=gateway.settings.public_url.startswith("https:")
+        RequestFrame,
+        trail=trail,
+        throttle=throttle,
+        metrics=metrics,
+        base_path=FHIR_PATH,
+        https=settings.public_url.startswith("https:"),
     )
     return app
 
 
 def _open_documents(gateway: Gateway, statement: dict[str, Any]) -> APIRouter:
-    """What anybody may read: the CapabilityStatement, our public keys, and that we are alive."""
+    """What anybody may read: the CapabilityStatement and our public keys."""
     routes = APIRouter(tags=["discovery"])
     body = orjson.dumps(statement)
 
@@ -118,10 +133,6 @@ def _open_documents(gateway: Gateway, statement: dict[str, Any]) -> APIRouter:
         keys = await run_in_threadpool(gateway.public_jwks)
         # Endpoints cache the set; a rotated or revoked key must reach them within minutes.
         return Response(orjson.dumps(keys), headers={"Cache-Control": "max-age=300"}, media_type="application/json")
-
-    @routes.get("/health", summary="Liveness")
-    async def health() -> Response:
-        return Response(b'{"status":"ok"}', media_type="application/json")
 
     return routes
 

@@ -14,9 +14,10 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import Column, DateTime, Engine, Integer, String, Table, Text, insert
 from sqlmodel import SQLModel
@@ -47,6 +48,9 @@ audit_events = Table(
 )
 
 
+_COLUMNS = tuple(column.name for column in audit_events.columns if column.name != "id")
+
+
 @dataclass(slots=True)
 class Access:
     """What one request did; filled in by the route as it learns it, completed by the middleware."""
@@ -64,6 +68,18 @@ class Access:
     persons: str | None = None  # ",p1,p2," in order; EVERYONE_IN_REACH beyond what a row may hold
     reason: str | None = None
     address: str | None = None
+    limit: Callable[[str], None] | None = None  # told the client once it is known; raises when it asks too often
+
+    def identify(self, client_id: str, purpose: str | None) -> None:
+        """Note whose request it is; raises TooManyRequests when this is one too many."""
+        if self.limit is not None and self.client_id is None:
+            self.client_id, self.purpose = client_id, purpose
+            self.limit(client_id)
+        self.client_id, self.purpose = client_id, purpose
+
+    def row(self) -> dict[str, Any]:
+        """Its columns."""
+        return {name: getattr(self, name) for name in _COLUMNS}
 
     def disclose(self, persons: Iterable[str]) -> None:
         """Note whose data the answer holds, beside those noted before.
@@ -142,7 +158,7 @@ class AuditTrail:
         failure: BaseException | None = None
         try:
             with transaction(self._engine) as connection:
-                connection.execute(insert(audit_events), [asdict(access) for access, _, _ in entries])
+                connection.execute(insert(audit_events), [access.row() for access, _, _ in entries])
         except Exception as error:  # noqa: BLE001 - handed to every request that waits for this commit
             failure = error
         for _, done, loop in entries:

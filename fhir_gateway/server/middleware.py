@@ -15,8 +15,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fhir_gateway.errors import TooManyRequests
+from fhir_gateway.logs import request_id
 from fhir_gateway.server.audit import Access, AuditTrail
-from fhir_gateway.server.problems import internal_error
+from fhir_gateway.server.metrics import Metrics
+from fhir_gateway.server.patience import ClientStalled
+from fhir_gateway.server.problems import error_response, internal_error
+from fhir_gateway.server.throttle import Throttle
 
 log = logging.getLogger("fhir_gateway.server")
 
@@ -38,9 +43,13 @@ SECURITY_HEADERS: Mapping[str, str] = {
 class RequestFrame:
     """Gives each request an id and an audit entry, and finishes both before the first byte of the answer leaves."""
 
-    def __init__(self, app: ASGIApp, trail: AuditTrail, base_path: str, https: bool) -> None:
+    def __init__(
+        self, app: ASGIApp, trail: AuditTrail, throttle: Throttle, metrics: Metrics, base_path: str, https: bool
+    ) -> None:
         self._app = app
         self._trail = trail
+        self._throttle = throttle
+        self._metrics = metrics
         self._base_path = base_path
         self._extra = {"Strict-Transport-Security": "max-age=31536000"} if https else {}
 
@@ -52,10 +61,12 @@ class RequestFrame:
         offered = Headers(scope=scope).get("x-request-id", "")
         access = Access(offered if _REQUEST_ID.fullmatch(offered) else uuid.uuid4().hex)
         access.address = str(scope["client"][0])[:64] if scope.get("client") else None
+        access.limit = self._throttle.client
         scope.setdefault("state", {})["access"] = access
         audited = scope["path"].startswith((self._base_path + "/", "/admin/", "/auth/"))
         started = time.perf_counter()
         answering = False
+        logged = request_id.set(access.request_id)
 
         async def answer(message: Message) -> None:
             nonlocal answering
@@ -71,10 +82,16 @@ class RequestFrame:
             await send(message)
 
         try:
-            await self._app(scope, receive, answer)
-        except ClientDisconnect:  # in the middle of its own request: nobody is left to be answered
+            with self._metrics.under_way.track_inprogress():
+                try:
+                    if scope["path"].startswith("/auth/"):
+                        self._throttle.address(access.address)
+                except TooManyRequests as error:
+                    await error_response(error, access.request_id)(scope, receive, answer)
+                else:
+                    await self._app(scope, receive, answer)
+        except (ClientDisconnect, ClientStalled):  # in the middle of its request or answer: nobody is left
             access.status = CLIENT_CLOSED
-            log.info("request %s was given up by its client", access.request_id)
         except Exception:
             log.exception("request %s failed: %s %s", access.request_id, access.interaction, access.resource_type)
             if answering:
@@ -82,14 +99,24 @@ class RequestFrame:
             access.status = 500
             await internal_error(access.request_id)(scope, receive, self._bare(send, access))
         finally:
+            seconds = time.perf_counter() - started
+            self._metrics.answered(access, seconds)
+            said = {
+                "client": access.client_id,
+                "interaction": access.interaction,
+                "resource_type": access.resource_type,
+                "status": access.status,
+                "milliseconds": round(seconds * 1000, 1),
+            }
             log.info(
-                "request %s %s %s -> %d in %.1f ms",
-                access.request_id,
+                "%s %s -> %d in %.1f ms",
                 access.interaction,
                 access.resource_type or "-",
                 access.status,
-                (time.perf_counter() - started) * 1000,
+                seconds * 1000,
+                extra=said,
             )
+            request_id.reset(logged)
 
     def _bare(self, send: Send, access: Access) -> Send:
         async def answer(message: Message) -> None:

@@ -12,7 +12,14 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
-from fhir_gateway.errors import AuthenticationError, AuthorizationError, GatewayError, InputError, NotFoundError
+from fhir_gateway.errors import (
+    AuthenticationError,
+    AuthorizationError,
+    GatewayError,
+    InputError,
+    NotFoundError,
+    TooManyRequests,
+)
 
 FHIR_JSON = "application/fhir+json"
 
@@ -51,6 +58,12 @@ class UnsupportedMediaType(InputError):
     """The body has a content type the route does not read."""
 
     code, status, issue_type = "unsupported-media-type", 415, "not-supported"
+
+
+class RequestTimeout(InputError):
+    """The client stopped sending in the middle of its request."""
+
+    code, status, issue_type = "request-timeout", 408, "timeout"
 
 
 class InsufficientScope(AuthorizationError):
@@ -108,8 +121,10 @@ def error_response(error: GatewayError, request_id: str | None = None) -> Respon
         message += f" (request {request_id})"
     body = outcome(issue("error", error.issue_type, message, error.location.path))
     headers = challenge(error)
-    if (wait := getattr(error, "retry_after", None)) is not None:
-        headers["Retry-After"] = str(wait)
+    if isinstance(error, TooManyRequests):
+        headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, RequestTimeout):
+        headers["Connection"] = "close"  # the rest of the request may still come
     return Response(orjson.dumps(body), status, headers, FHIR_JSON)
 
 

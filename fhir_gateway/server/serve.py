@@ -17,6 +17,7 @@ import uvicorn
 from fhir_gateway.errors import ConfigurationError, GatewayError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.server.app import create_app
+from fhir_gateway.server.patience import HttpProtocol
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 10.0
@@ -43,6 +44,7 @@ class GatewayServer:
         self.port: int = self._socket.getsockname()[1]
         config = uvicorn.Config(
             create_app(gateway),
+            http=HttpProtocol,
             lifespan="on",
             ws="none",
             log_config=None,

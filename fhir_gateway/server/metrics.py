@@ -1,0 +1,124 @@
+"""Numbers about this process and its control plane for Prometheus, at ``/metrics``.
+
+They name interactions, resource types, endpoints we pull from and states; never clients, persons or values. Whoever
+asks from this machine may read them, anybody else with the token of the setting ``metrics_token``.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from collections.abc import Iterator
+from datetime import datetime
+from importlib.metadata import version
+
+from fastapi import APIRouter
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from fhir_gateway.errors import AuthenticationError
+from fhir_gateway.factory import Gateway
+from fhir_gateway.server.audit import Access
+
+_FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
+
+
+class Metrics:
+    """What happens in this process, counted as it happens, and what the control plane says when it is asked."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.registry = CollectorRegistry()
+        named = ["interaction", "resource_type", "status"]
+        self._requests = Counter("fhir_gateway_requests", "Requests answered.", named, registry=self.registry)
+        self._seconds = Histogram(
+            "fhir_gateway_request_seconds",
+            "Seconds from a request's head to the end of its answer.",
+            ["interaction"],
+            registry=self.registry,
+        )
+        self.under_way = Gauge("fhir_gateway_requests_under_way", "Requests being answered.", registry=self.registry)
+        self.registry.register(_ControlPlane(gateway))
+
+    def answered(self, access: Access, seconds: float) -> None:
+        """Count a request that has ended."""
+        self._requests.labels(access.interaction, access.resource_type or "", str(access.status)).inc()
+        self._seconds.labels(access.interaction).observe(seconds)
+
+    def router(self, token: str | None) -> APIRouter:
+        """``GET /metrics`` in the format that the scraper asks for."""
+        routes = APIRouter(tags=["operation of the gateway"])
+
+        @routes.get("/metrics", summary="Metrics for Prometheus")
+        async def metrics(request: Request) -> Response:
+            _admit(request, token)
+            encode, content_type = choose_encoder(request.headers.get("accept", ""))
+            text = await run_in_threadpool(encode, self.registry)
+            return Response(text, headers={"Content-Type": content_type})
+
+        return routes
+
+
+class _ControlPlane(Collector):
+    """Asked at each scrape."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def collect(self) -> Iterator[Metric]:
+        """The state of the gateway now."""
+        gateway = self._gateway
+        about = GaugeMetricFamily("fhir_gateway", "The software that answers.", labels=["version"])
+        about.add_metric([version("fhir-gateway")], 1)
+        yield about
+        tokens = CounterMetricFamily(
+            "fhir_gateway_token_answers",
+            "Answers of the authorization server by the check that failed (ok: none).",
+            labels=["endpoint", "check"],
+        )
+        for (endpoint, check), count in sorted(gateway.authorization.counts().items()):
+            tokens.add_metric([endpoint, check], count)
+        yield tokens
+        yield GaugeMetricFamily("fhir_gateway_lake_version", "Newest version of the lake.", gateway.lake.version)
+        pulls = GaugeMetricFamily("fhir_gateway_pulls", "The newest 1,000 pulls by state.", labels=["source", "state"])
+        counted: dict[tuple[str, str], int] = {}
+        for row in gateway.pulls.recent(1000):
+            counted[row.source, row.state] = counted.get((row.source, row.state), 0) + 1
+        for labels, count in sorted(counted.items()):
+            pulls.add_metric(labels, count)
+        yield pulls
+        marks = GaugeMetricFamily(
+            "fhir_gateway_source_watermark_seconds",
+            "Up to when a source's changes were pulled, in seconds of the Unix epoch: the oldest of its watermarks.",
+            labels=["source"],
+        )
+        oldest: dict[str, float] = {}
+        for mark in gateway.pulls.watermarks():
+            at = datetime.fromisoformat(mark.transaction_time).timestamp()
+            oldest[mark.source] = min(at, oldest.get(mark.source, at))
+        for source, at in sorted(oldest.items()):
+            marks.add_metric([source], at)
+        yield marks
+
+
+def _admit(request: Request, token: str | None) -> None:
+    """Raise AuthenticationError unless the scraper has the token or, where none is set, is on this machine."""
+    if token is not None:
+        presented = request.headers.get("authorization", "").encode()
+        if not hmac.compare_digest(presented, f"Bearer {token}".encode()):
+            raise AuthenticationError("metrics need the token of the setting metrics_token")
+        return
+    host = request.client.host if request.client else ""
+    if any(name in request.headers for name in _FORWARDED) or not _is_loopback(host):
+        raise AuthenticationError("metrics are for this machine alone, unless the setting metrics_token is made")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,42 @@
+"""How often a client, and an address without a client, may ask; whoever asks more often is told when to come back.
+
+Counted in this process alone, by a window that moves with the clock: with several API processes behind a balancer each
+allows the full rate. The limits keep one client's mistake from being everybody's, they are no defence against a flood.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
+
+from fhir_gateway.errors import TooManyRequests
+
+
+class Throttle:
+    """Requests per minute of one client, and of one address at the authorization server. Zero is no limit."""
+
+    def __init__(self, client_per_minute: int, address_per_minute: int) -> None:
+        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._client = RateLimitItemPerMinute(client_per_minute) if client_per_minute else None
+        self._address = RateLimitItemPerMinute(address_per_minute) if address_per_minute else None
+
+    def client(self, client_id: str) -> None:
+        """Count one request of a client; TooManyRequests when it is one too many."""
+        self._count(self._client, "client", client_id)
+
+    def address(self, address: str | None) -> None:
+        """Count one request of an address for a token; TooManyRequests when it is one too many."""
+        self._count(self._address, "address", address or "unknown")
+
+    def _count(self, limit: RateLimitItemPerMinute | None, kind: str, key: str) -> None:
+        if limit is not None and not self._limiter.hit(limit, kind, key):
+            raise self._too_many(limit, kind, key)
+
+    def _too_many(self, limit: RateLimitItemPerMinute, kind: str, key: str) -> TooManyRequests:
+        resets = self._limiter.get_window_stats(limit, kind, key).reset_time
+        wait = max(1, math.ceil(resets - time.time()))
+        return TooManyRequests(f"more than {limit.amount} requests in a minute by one {kind}", min(wait, 60))
