@@ -92,6 +92,8 @@ class Asking:
         request, subjects = self.request, Subjects(self.store)
         if request.group is not None:
             return subjects.of_group(request.group, request.days)
+        if request.reporter_resource is not None and request.subject is None and request.provider is None:
+            return subjects.of_provider_resource(request.reporter_resource, request.days)
         return subjects.of(request.subject, request.days, request.provider)
 
     def everyone(self) -> list[str]:

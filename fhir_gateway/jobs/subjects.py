@@ -65,6 +65,17 @@ class Subjects:
             raise InputError("the Group's members are not all Patients", location=Location(path="Group.member.entity"))
         return self.patients(list(_active(group, period)))
 
+    def of_provider_resource(self, provider: Resource, period: Period) -> list[str]:
+        """Patients of a provider that came with the request: of those served who have one of its identifiers."""
+        kind, numbers = str(provider.get("resourceType")), _numbers(provider)
+        known = {
+            one for system, value in numbers for one in self._store.ids(kind, [("identifier", f"{system}|{value}")])
+        }
+        found = {member for one in known for member in self._of_provider((kind, one), period)}
+        for group in self._lists():
+            found.update(_active(group, period, lambda entry: _is_named(entry, frozenset(), numbers)))
+        return self._seen(found)
+
     def _of_provider(
         self, provider: tuple[str, str], period: Period, lists: Iterable[Resource] | None = None
     ) -> list[str]:

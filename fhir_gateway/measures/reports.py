@@ -58,15 +58,18 @@ def subject_list(
     return report
 
 
-def individual(result: MeasureResult, member_index: int, reporter: Reference, *, family: Family = "us") -> Report:
+def individual(
+    result: MeasureResult, member_index: int, reporter: Reference, *, family: Family = "us", outside: bool = False
+) -> Report:
     """Report of one member; of a member that could not be evaluated it has status ``error`` and the reason.
 
-    Raises NotFoundError for a member in no initial population: DEQM has no report for such a subject.
+    Raises NotFoundError for a member in no initial population: DEQM has no report for such a subject, but for gaps in
+    care that do not apply, which need one of zeros (``outside``).
     """
     dialect = DIALECTS[family]
     member = str(result.members[member_index].as_py())
     reason = result.failed.get(member)
-    if reason is None and not in_initial_population(result, member_index):
+    if reason is None and not outside and not in_initial_population(result, member_index):
         raise NotFoundError("the subject is not in the initial population, so there is no individual report")
     issues = [] if reason is None else [_issue("error", reason)]
     report = _head(result, dialect.individual, "individual", report_id(run_id(result), member), reporter, issues)

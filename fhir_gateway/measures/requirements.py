@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from fhir_gateway.measures.elm_references import Elm, identifier, section
+from fhir_gateway.measures.elm_references import Elm, LibraryId, identifier, section
 from fhir_gateway.measures.package import MeasurePackage
 from fhir_gateway.r4 import spec
 
@@ -62,11 +62,13 @@ class Requirement:
     must_support: dict[str, None] = field(default_factory=dict)
 
 
-def requirements(package: MeasurePackage, expressions: Iterable[str]) -> list[Requirement]:
-    """What these definitions of the primary library need, each requirement once."""
+def requirements(
+    package: MeasurePackage, expressions: Iterable[str], library: LibraryId | None = None
+) -> list[Requirement]:
+    """What these definitions of a library (default: the primary one) need, each requirement once."""
     walk = _Walk(package)
     for name in expressions:
-        walk.definition(package.primary, name)
+        walk.definition(library or package.primary, name)
     return list(walk.found.values())
 
 
