@@ -149,6 +149,11 @@ class Settings(BaseSettings):
         ge=1,
         description="Members that an operation evaluates while its client waits; for more it answers 202 and goes on.",
     )
+    subscription_endpoints: Literal["public", "any"] = Field(
+        default="public",
+        description="Where notifications may go: https in the public Internet, or anywhere (private networks, http).",
+    )
+    subscriptions_per_client: int = Field(default=20, ge=1, description="Subscriptions that one client may have.")
     client_requests_per_minute: int = Field(
         default=6000, ge=0, description="Requests of one client in a minute, by process; more are a 429. 0: no limit."
     )

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fhir_gateway.measures.store import ResultStore
     from fhir_gateway.sources.pulls import PullLog
     from fhir_gateway.sources.store import EndpointStore
+    from fhir_gateway.subscriptions.store import SubscriptionStore
     from fhir_gateway.terminology.store import TerminologyStore
 
 
@@ -130,6 +131,13 @@ class Gateway:
         from fhir_gateway.attribution.store import DecisionStore
 
         return DecisionStore(self.engine)
+
+    @cached_property
+    def subscriptions(self) -> SubscriptionStore:
+        """Who wants to be told of what, and how far that went."""
+        from fhir_gateway.subscriptions.store import SubscriptionStore
+
+        return SubscriptionStore(self.engine, self.secrets)
 
     @cached_property
     def authorization(self) -> AuthorizationServer:
