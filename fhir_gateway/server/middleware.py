@@ -10,7 +10,9 @@ import re
 import time
 import uuid
 from collections.abc import Mapping
+from http import HTTPStatus
 
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from fhir_gateway.errors import TooManyRequests
 from fhir_gateway.logs import request_id
 from fhir_gateway.server.audit import Access, AuditTrail
+from fhir_gateway.server.disclosure import note
 from fhir_gateway.server.metrics import Metrics
 from fhir_gateway.server.patience import ClientStalled
 from fhir_gateway.server.problems import error_response, internal_error
@@ -28,6 +31,8 @@ log = logging.getLogger("fhir_gateway.server")
 #: What logs call a request whose client went away (nginx's word; no client ever sees it).
 CLIENT_CLOSED = 499
 
+#: Bodies beyond this are looked through beside the event loop.
+_LARGE = 256 * 1024
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 #: On every answer. Resources are patients' data: nobody between us and the client may keep a copy.
@@ -67,18 +72,26 @@ class RequestFrame:
         started = time.perf_counter()
         answering = False
         logged = request_id.set(access.request_id)
+        held: Message | None = None
 
         async def answer(message: Message) -> None:
-            nonlocal answering
+            nonlocal answering, held
             if message["type"] == "http.response.start" and not answering:
                 access.status = message["status"]
-                if audited:
-                    await self._trail.record(access)
-                answering = True
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = access.request_id
                 for name, value in {**SECURITY_HEADERS, **self._extra}.items():
                     headers.setdefault(name, value)
+                held = message  # until the body says whose data it holds
+                return
+            if held is not None:
+                start, held = held, None
+                if audited:
+                    if access.status < HTTPStatus.BAD_REQUEST:
+                        await _note(access, start, message)
+                    await self._trail.record(access)
+                answering = True
+                await send(start)
             await send(message)
 
         try:
@@ -97,6 +110,8 @@ class RequestFrame:
             if answering:
                 raise  # half an answer is out already: the server closes the connection
             access.status = 500
+            if audited:
+                await self._record_failure(access)
             await internal_error(access.request_id)(scope, receive, self._bare(send, access))
         finally:
             seconds = time.perf_counter() - started
@@ -118,6 +133,13 @@ class RequestFrame:
             )
             request_id.reset(logged)
 
+    async def _record_failure(self, access: Access) -> None:
+        """Audit a request that failed; where the trail itself is what fails, the log has it."""
+        try:
+            await self._trail.record(access)
+        except Exception:
+            log.exception("request %s is not in the audit trail", access.request_id)
+
     def _bare(self, send: Send, access: Access) -> Send:
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -128,3 +150,12 @@ class RequestFrame:
             await send(message)
 
         return answer
+
+
+async def _note(access: Access, start: Message, message: Message) -> None:
+    body = message.get("body", b"")
+    whole = message["type"] == "http.response.body" and not message.get("more_body", False)
+    if len(body) > _LARGE:
+        await run_in_threadpool(note, access, start["headers"], body, whole)
+    else:
+        note(access, start["headers"], body, whole)
