@@ -38,6 +38,7 @@ from fhir_gateway.server import (
 )
 from fhir_gateway.server.access import access_of
 from fhir_gateway.server.audit import AuditTrail
+from fhir_gateway.server.audit_events import AuditCatalog
 from fhir_gateway.server.capability import capability_statement
 from fhir_gateway.server.catalog import Catalog, StoredCatalog
 from fhir_gateway.server.interactions import Interactions
@@ -63,6 +64,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     base_url = gateway.settings.public_url.rstrip("/") + FHIR_PATH
     trail = AuditTrail(gateway.engine)
     catalogs: dict[str, Catalog] = dict.fromkeys(SERVED, StoredCatalog(gateway.resources))
+    catalogs["AuditEvent"] = AuditCatalog(gateway.engine)
     catalogs["MeasureReport"] = ReportCatalog(gateway.resources, lambda: gateway.results, individual_report)
     settings = gateway.settings
     throttle = Throttle(settings.client_requests_per_minute, settings.token_requests_per_minute)

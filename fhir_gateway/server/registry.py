@@ -325,6 +325,11 @@ RECONCILE = Operation(
 ATTRIBUTION_OPERATIONS = (MEMBER_ADD, MEMBER_REMOVE, CONFIRM_ATTRIBUTION_LIST, ATTRIBUTION_STATUS, RECONCILE)
 
 _TYPES = (
+    ServedType(
+        "AuditEvent",
+        "Accesses: who asked for what, when, why, how it ended, and whose data was answered. Needs a scope that names "
+        "the type; clients that do not see everybody's data see their own accesses.",
+    ),
     ServedType("Coverage", "Coverage of members, as pulled, with the person as beneficiary."),
     ServedType(
         "Group",

@@ -204,6 +204,19 @@ _SUBJECT_PARAMETER = SearchParameter(
 )
 
 _BY_TYPE: Mapping[str, tuple[SearchParameter, ...]] = {
+    # Not indexed: rows of the audit trail (server.audit_events), which say the same in SQL of their own.
+    "AuditEvent": (
+        _token("action", system="http://hl7.org/fhir/audit-event-action"),
+        _string("address", "agent.network.address"),
+        _reference("agent", "agent.who"),
+        _token("altid", "agent.altId"),
+        _date("date", "recorded"),
+        _reference("entity", "entity.what"),
+        _token("outcome", system="http://hl7.org/fhir/audit-event-outcome"),
+        _reference("patient", "entity.what", target="Patient"),
+        _token("subtype"),
+        _token("type"),
+    ),
     "CapabilityStatement": (*_DEFINITION, _token("fhirversion", "fhirVersion"), _token("mode", "rest.mode")),
     "CodeSystem": (*_DEFINITION, _token("identifier"), _token("code", "concept.code"), _uri("system", "url")),
     "Coverage": (
