@@ -56,7 +56,7 @@ from fhir_gateway.sources.push import Push, read_push
 NDJSON_FORMATS = frozenset({"application/fhir+ndjson", "application/ndjson", "application/x-ndjson", "ndjson"})
 _NAMED_LINES = 200
 """Refused lines that the answer names; the rest is counted (the quarantine has them all)."""
-_MOST_BUNDLE_BYTES = 2**27
+MOST_BUNDLE_BYTES = 2**27
 """A Bundle is read whole, unlike NDJSON."""
 _NAME = "upload.ndjson"
 
@@ -73,22 +73,22 @@ def router(gateway: Gateway) -> APIRouter:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind not in NDJSON_FORMATS | JSON_FORMATS:
             raise UnsupportedMediaType("send application/fhir+ndjson, or a Bundle as application/fhir+json")
-        token = await run_in_threadpool(_sender, gateway, request.headers.get("authorization"))
+        token = await run_in_threadpool(sender, gateway, request.headers.get("authorization"))
         access.client_id = token.client_id
         ndjson = kind in NDJSON_FORMATS
         with ExitStack() as held:
-            folder = await run_in_threadpool(_draft, gateway, held)
+            folder = await run_in_threadpool(draft, gateway, held)
             path = folder / (_NAME if ndjson else "upload.json")
             limit = gateway.settings.import_max_bytes
             with path.open("wb") as out:
-                await _receive(request, out, limit if ndjson else min(limit, _MOST_BUNDLE_BYTES))
+                await receive(request, out, limit if ndjson else min(limit, MOST_BUNDLE_BYTES))
             status, body = await run_in_threadpool(_take_in, gateway, path, token, ndjson=ndjson)
         return Response(orjson.dumps(body), status, media_type=FHIR_JSON)
 
     return routes
 
 
-def _sender(gateway: Gateway, header: str | None) -> AccessToken:
+def sender(gateway: Gateway, header: str | None) -> AccessToken:
     """The caller, who must be allowed to create something before a byte of the body is read."""
     if not header:
         raise MissingToken("a bearer token is needed")
@@ -98,7 +98,7 @@ def _sender(gateway: Gateway, header: str | None) -> AccessToken:
     return token
 
 
-def _draft(gateway: Gateway, held: ExitStack) -> Path:
+def draft(gateway: Gateway, held: ExitStack) -> Path:
     """A folder for a body, gone at the end of ``held``; its lock says that somebody is at work in it."""
     name = f"{DRAFT}{secrets.token_hex(8)}"
     held.enter_context(hold(gateway, name, once=True))
@@ -108,7 +108,7 @@ def _draft(gateway: Gateway, held: ExitStack) -> Path:
     return folder
 
 
-async def _receive(request: Request, out: BinaryIO, limit: int) -> None:
+async def receive(request: Request, out: BinaryIO, limit: int) -> None:
     """Write the body, decompressed, and count: what is too large is refused before it fills the disk."""
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity", "gzip", "x-gzip"):
@@ -144,23 +144,25 @@ def _take_in(gateway: Gateway, path: Path, token: AccessToken, *, ndjson: bool) 
         staged = stage_files([path], source, path.parent)
     else:
         sent, staged = _bundle(path, source)
-    _authorize(token, resource_types(staged.files), sent.deletions)
-    if sent.atomic and (refused := _refusals(staged.files)):
-        return 422, outcome(*_named(refused, sent.places), issue("error", "processing", "nothing was stored"))
-    broken = _promises(gateway, staged.files)
-    if gateway.settings.validate_pushed == "refuse" and any(one.severity == "error" for one in broken):
-        named = [issue(one.severity, "invariant", f"{one} ({one.count} times)", one.path) for one in broken]
-        return 422, outcome(*named[:_NAMED_LINES], issue("error", "processing", "nothing was stored"))
-    noted = [SourceIssue("warning", str(one), _NAME, one.count) for one in broken]
+    authorize(token, resource_types(staged.files), sent.deletions)
+    if sent.atomic and (refused := refusals(staged.files)):
+        return 422, outcome(*named(refused, sent.places), issue("error", "processing", "nothing was stored"))
+    noted, refusal = promises(gateway, staged.files)
+    if refusal is not None:
+        return 422, refusal
     return 200, _answer(gateway, push(gateway, staged, path.parent, sent.deletions, noted), sent)
 
 
-def _promises(gateway: Gateway, files: Sequence[StagedFile]) -> list[Broken]:
-    """What resources break of the profiles they declare, when that is asked for."""
+def promises(gateway: Gateway, files: Sequence[StagedFile]) -> tuple[list[SourceIssue], dict[str, Any] | None]:
+    """What resources break of the profiles they declare, when that is looked at; an outcome when it refuses them."""
     if gateway.settings.validate_pushed == "off":
-        return []
+        return [], None
     lines = (line for file in files for block in read_blocks(file) for line in block.text.splitlines())
-    return broken_promises(gateway.validator, lines)
+    broken: list[Broken] = broken_promises(gateway.validator, lines)
+    if gateway.settings.validate_pushed == "refuse" and any(one.severity == "error" for one in broken):
+        told = [issue(one.severity, "invariant", f"{one} ({one.count} times)", one.path) for one in broken]
+        return [], outcome(*told[:_NAMED_LINES], issue("error", "processing", "nothing was stored"))
+    return [SourceIssue("warning", str(one), _NAME, one.count) for one in broken], None
 
 
 def _bundle(path: Path, source: str) -> tuple[Push, StagedPull]:
@@ -175,7 +177,7 @@ def _bundle(path: Path, source: str) -> tuple[Push, StagedPull]:
     return sent, StagedPull(f"files-{digest}", source, "files", None, (StagedFile(lines, _NAME),))
 
 
-def _authorize(token: AccessToken, written: set[str], deleted: Iterable[str]) -> None:
+def authorize(token: AccessToken, written: set[str], deleted: Iterable[str]) -> None:
     """Every type must be covered, before anything is stored."""
     needed = [(kind, "cu") for kind in sorted(written)] + [(kind, "d") for kind in sorted(deleted)]
     short = [f"system/{kind}.{letters}" for kind, letters in needed if not _may(token, kind, letters)]
@@ -187,7 +189,7 @@ def _may(token: AccessToken, kind: str, letters: str) -> bool:
     return all(token.allows(kind, letter) for letter in letters)
 
 
-def _refusals(files: Sequence[StagedFile]) -> list[QuarantinedLine]:
+def refusals(files: Sequence[StagedFile]) -> list[QuarantinedLine]:
     """The lines that a commit would refuse."""
     from fhir_gateway.lake.scan import Scanner  # loads the compiled walk, which a server that only answers never needs
 
@@ -200,7 +202,7 @@ def _refusals(files: Sequence[StagedFile]) -> list[QuarantinedLine]:
     ]
 
 
-def _named(refused: Sequence[QuarantinedLine], places: Sequence[int]) -> list[dict[str, Any]]:
+def named(refused: Sequence[QuarantinedLine], places: Sequence[int]) -> list[dict[str, Any]]:
     """Issues for the first refused lines; those of a Bundle are named by their entry."""
     issues = []
     for line in refused[:_NAMED_LINES]:
@@ -228,7 +230,7 @@ def source_name(client_id: str) -> str:
 
 def _answer(gateway: Gateway, report: PullReport, sent: Push) -> dict[str, Any]:
     """The ledger, the ids that were given, and what was refused, as a Parameters resource."""
-    issues = _named(gateway.lake.quarantined(report.pull_id), sent.places)
+    issues = named(gateway.lake.quarantined(report.pull_id), sent.places)
     issues += [issue(one.severity, "processing", one.message) for one in report.issues]
     stored = sum(entry.rows_stored + entry.rows_replaced + entry.rows_unchanged for entry in report.ledger.entries)
     issues.append(issue("information", "informational", f"{stored} resources are here"))

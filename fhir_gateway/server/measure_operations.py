@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from fhir_gateway.factory import Gateway
-from fhir_gateway.server import care_gaps, collect_data, data_requirements, evaluate, evaluate_measure
+from fhir_gateway.server import care_gaps, collect_data, data_requirements, evaluate, evaluate_measure, submit_data
 from fhir_gateway.server.operations import Operations
 
 
@@ -13,6 +13,6 @@ def router(gateway: Gateway) -> APIRouter:
     """Routes of all of them, below the FHIR base."""
     operations = Operations(gateway)
     routes = APIRouter()
-    for operation in (evaluate_measure, evaluate, care_gaps, collect_data, data_requirements):
+    for operation in (evaluate_measure, evaluate, care_gaps, collect_data, submit_data, data_requirements):
         routes.include_router(operation.router(operations))
     return routes
