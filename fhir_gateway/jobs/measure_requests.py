@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
+from functools import cached_property
 from typing import Any, Self
 from zoneinfo import ZoneInfo
 
@@ -89,6 +90,10 @@ class Asking:
 
     def members(self) -> list[str] | None:
         """Person ids it is about, None for everybody; NotFoundError for what is not here."""
+        return self._members
+
+    @cached_property
+    def _members(self) -> list[str] | None:
         request, subjects = self.request, Subjects(self.store)
         if request.group is not None:
             return subjects.of_group(request.group, request.days)
@@ -151,9 +156,8 @@ class Asking:
         }
 
 
+#: Called between pieces of work; it may end them.
 Check = Callable[[], None]
-#: Makes the Bundles of an operation; ``Check`` is called between pieces of work and may end it.
-Answer = Callable[[Asking, Check], Iterator[Resource]]
 
 
 def nothing_to_check() -> None:
@@ -163,12 +167,6 @@ def nothing_to_check() -> None:
 def chunks(members: list[str]) -> Iterator[list[str]]:
     """Members in pieces that are evaluated at a time."""
     return (members[start : start + CHUNK] for start in range(0, len(members), CHUNK))
-
-
-def parameters(bundles: Iterable[Resource]) -> Resource:
-    """The Parameters resource that every DEQM operation answers: one ``return`` for each Bundle."""
-    found = [{"name": "return", "resource": bundle} for bundle in bundles]
-    return {"resourceType": "Parameters"} | ({"parameter": found} if found else {})
 
 
 def require(store: ResourceStore, pair: Pair) -> Pair:

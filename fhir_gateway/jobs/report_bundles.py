@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fhir_gateway.errors import NotFoundError
 from fhir_gateway.jobs.measure_requests import Asking, Check, Resource, chunks
 from fhir_gateway.jobs.reporting import Evaluated, evaluate_now, resources_of
 from fhir_gateway.measures import reports
@@ -27,6 +28,22 @@ def report_bundles(asking: Asking, check: Check) -> Iterator[Resource]:
         for members in chunks(asking.everyone()):
             check()
             yield from _subjects(asking, _evaluated(asking, members, interest=True))
+
+
+def one_report(asking: Asking) -> Resource:
+    """The MeasureReport of one measure that ``$evaluate-measure`` answers; NotFoundError without one."""
+    request = asking.request
+    individual = request.report_type == "individual"
+    evaluated = _evaluated(asking, asking.members(), interest=individual)
+    (result,) = evaluated.results
+    if individual:
+        if not evaluated.members:
+            raise NotFoundError("there is no such Patient")
+        report = reports.individual(result, 0, asking.reporter)
+        return evaluated.naming_evidence(report, 0, evaluated.members[0], request.family)
+    if request.report_type == "subject-list":
+        return reports.subject_list(result, asking.reporter, stored=False)
+    return reports.summary(result, asking.reporter)
 
 
 def _evaluated(asking: Asking, members: list[str] | None, *, interest: bool = False) -> Evaluated:

@@ -30,6 +30,9 @@ from fhir_gateway.jobs.tables import JobRequest
 KINDS: Mapping[str, str] = {
     "davinci-data-export": "fhir_gateway.jobs.exports.service:export",
     "export": "fhir_gateway.jobs.exports.service:export",
+    **dict.fromkeys(
+        ("care-gaps", "collect-data", "evaluate", "evaluate-measure"), "fhir_gateway.jobs.measure_answers:carry_out"
+    ),
 }
 """What does each kind, as ``module:function``; the function is a :data:`Work`. Imported by the worker that does it."""
 

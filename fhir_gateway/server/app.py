@@ -96,7 +96,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     app.include_router(_open_documents(gateway, statement))
     app.include_router(health.router(gateway))
     app.include_router(metrics.router(settings.metrics_token.get_secret_value() if settings.metrics_token else None))
-    app.include_router(measure_operations.router(gateway), prefix=FHIR_PATH)
+    app.include_router(measure_operations.router(gateway, respond_async), prefix=FHIR_PATH)
     app.include_router(attribution_lists.router(gateway), prefix=FHIR_PATH)
     app.include_router(roster_reconciliation.router(gateway), prefix=FHIR_PATH)
     app.include_router(imports.router(gateway), prefix=FHIR_PATH)

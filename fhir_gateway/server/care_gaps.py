@@ -8,13 +8,12 @@ from typing import Any, get_args
 
 from fastapi import APIRouter
 
-from fhir_gateway.jobs.care_gaps import gap_bundles
 from fhir_gateway.jobs.measure_requests import MeasureRequest
 from fhir_gateway.measures.gap import GapStatus, has_gaps
 from fhir_gateway.measures.package import MeasurePackage
 from fhir_gateway.server import deqm
 from fhir_gateway.server.given import Given, wrong
-from fhir_gateway.server.operations import Asked, Operations, Routes
+from fhir_gateway.server.operations import Asked, Later, Operations, Routes
 from fhir_gateway.server.registry import CARE_GAPS
 
 STATUSES = get_args(GapStatus)
@@ -38,8 +37,8 @@ _ABOUT = frozenset({"subject", "subjectGroup", "organization", "organizationReso
 def router(operations: Operations) -> APIRouter:
     """Routes of the operation, on the type and on one Measure."""
 
-    def work(asked: Asked) -> Mapping[str, Any]:
-        return deqm.answered(asked, read(asked), gap_bundles)
+    def work(asked: Asked) -> Mapping[str, Any] | Later:
+        return deqm.answered(asked, read(asked), CARE_GAPS.code)
 
     return Routes(operations, CARE_GAPS, {"Measure": "r", "MeasureReport": "r"}, work).on_type().on_instance().router
 

@@ -8,11 +8,10 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from fhir_gateway.jobs.collect_data import collected
 from fhir_gateway.jobs.measure_requests import MeasureRequest
 from fhir_gateway.server import deqm
 from fhir_gateway.server.given import Given
-from fhir_gateway.server.operations import Asked, Operations, Routes
+from fhir_gateway.server.operations import Asked, Later, Operations, Routes
 from fhir_gateway.server.registry import COLLECT_DATA
 
 _KNOWN = (
@@ -30,8 +29,8 @@ _REFUSED = (*deqm.REFUSED, "validateResources")
 def router(operations: Operations) -> APIRouter:
     """Routes of the operation, on the type and on one Measure."""
 
-    def work(asked: Asked) -> Mapping[str, Any]:
-        return deqm.answered(asked, read(asked), collected)
+    def work(asked: Asked) -> Mapping[str, Any] | Later:
+        return deqm.answered(asked, read(asked), COLLECT_DATA.code)
 
     return Routes(operations, COLLECT_DATA, {"Measure": "r", "MeasureReport": "r"}, work).on_type().on_instance().router
 

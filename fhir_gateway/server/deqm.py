@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fhir_gateway.jobs.measure_requests import Answer, Asking, MeasureRequest, nothing_to_check, parameters, require
+from fhir_gateway.jobs.measure_answers import ANSWERS
+from fhir_gateway.jobs.measure_requests import Asking, MeasureRequest, nothing_to_check, require
 from fhir_gateway.jobs.selection import Selection, distinct
 from fhir_gateway.jobs.subjects import SUBJECTS
 from fhir_gateway.measures.dialect import Family
 from fhir_gateway.measures.package import MeasurePackage
 from fhir_gateway.r4.spec import resource_types
 from fhir_gateway.server.given import Given, read_reference, wrong
-from fhir_gateway.server.operations import Asked
+from fhir_gateway.server.operations import Asked, Later
 
 PERIOD = ("periodStart", "periodEnd")
 SELECTORS = ("measureId", "measureIdentifier", "measureUrl", "measure")
@@ -117,10 +118,13 @@ def provider_of(request: MeasureRequest) -> tuple[str, str] | None:
     return request.provider
 
 
-def answered(asked: Asked, request: MeasureRequest, answer: Answer) -> Mapping[str, Any]:
-    """The Parameters of a request, made while the client waits."""
+def answered(asked: Asked, request: MeasureRequest, kind: str) -> Mapping[str, Any] | Later:
+    """The answer to a request: made while the client waits, or later, when it prefers that or there is much to do."""
     asking = Asking(asked.gateway, request, asked.token.audience)
-    return parameters(answer(asking, nothing_to_check))
+    many = asking.count() > asked.gateway.settings.operation_members  # what is not here is refused now
+    if many or asked.respond_async:
+        return Later(kind, request.to_json())
+    return ANSWERS[kind](asking, nothing_to_check)
 
 
 def _readable(asked: Asked) -> tuple[str, ...] | None:

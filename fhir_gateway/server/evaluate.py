@@ -9,10 +9,9 @@ from typing import Any
 from fastapi import APIRouter
 
 from fhir_gateway.jobs.measure_requests import MeasureRequest
-from fhir_gateway.jobs.report_bundles import report_bundles
 from fhir_gateway.server import deqm
 from fhir_gateway.server.given import Given, wrong
-from fhir_gateway.server.operations import Asked, Operations, Routes
+from fhir_gateway.server.operations import Asked, Later, Operations, Routes
 from fhir_gateway.server.parameters import REPORT_TYPES
 from fhir_gateway.server.registry import EVALUATE
 
@@ -32,8 +31,8 @@ _KNOWN = (
 def router(operations: Operations) -> APIRouter:
     """Routes of the operation, on the type and on one Measure."""
 
-    def work(asked: Asked) -> Mapping[str, Any]:
-        return deqm.answered(asked, read(asked), report_bundles)
+    def work(asked: Asked) -> Mapping[str, Any] | Later:
+        return deqm.answered(asked, read(asked), EVALUATE.code)
 
     return Routes(operations, EVALUATE, {"Measure": "r", "MeasureReport": "r"}, work).on_type().on_instance().router
 

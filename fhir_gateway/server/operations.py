@@ -22,9 +22,10 @@ from fhir_gateway.factory import Gateway
 from fhir_gateway.server import documentation
 from fhir_gateway.server.access import access_of, admit
 from fhir_gateway.server.given import zone_of
-from fhir_gateway.server.negotiation import operation_parameters, require_json
+from fhir_gateway.server.negotiation import operation_parameters, preferences, require_json
 from fhir_gateway.server.problems import FHIR_JSON
 from fhir_gateway.server.registry import Operation
+from fhir_gateway.server.respond_async import RespondAsync
 
 #: Evaluations that run at the same time; each uses all of a core.
 CONCURRENT = 2
@@ -39,6 +40,7 @@ class Asked:
     token: AccessToken
     now: datetime
     gateway: Gateway
+    respond_async: bool = False
 
     @property
     def store(self) -> ResourceStore:
@@ -50,14 +52,23 @@ class Asked:
         return self.token.allows(resource_type, "r", some=True)
 
 
-Work = Callable[[Asked], Mapping[str, Any]]
+@dataclass(frozen=True, slots=True)
+class Later:
+    """An answer that is made by a worker: a kind of :data:`fhir_gateway.jobs.requests.KINDS`, and what it does."""
+
+    kind: str
+    payload: Mapping[str, Any]
+
+
+Work = Callable[[Asked], Mapping[str, Any] | Later]
 
 
 class Operations:
     """Runs operations over one gateway."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, respond_async: RespondAsync) -> None:
         self.gateway = gateway
+        self._respond_async = respond_async
         self._limiter: anyio.CapacityLimiter | None = None
 
     async def answer(
@@ -74,12 +85,17 @@ class Operations:
         if self._limiter is None:  # needs a running event loop
             self._limiter = anyio.CapacityLimiter(CONCURRENT)
 
-        def worked() -> bytes:
-            tokens = [admit(self.gateway.authorization, header, access, kind, needs[kind]) for kind in needs]
-            return orjson.dumps(work(Asked(pairs, measure_id, tokens[0], datetime.now(zone), self.gateway)))
+        later = preferences(request).respond_async
 
-        body = await anyio.to_thread.run_sync(worked, limiter=self._limiter)
-        return Response(body, media_type=FHIR_JSON)
+        def worked() -> Response:
+            tokens = [admit(self.gateway.authorization, header, access, kind, needs[kind]) for kind in needs]
+            token = tokens[0]
+            found = work(Asked(pairs, measure_id, token, datetime.now(zone), self.gateway, later))
+            if isinstance(found, Later):
+                return self._respond_async.accept(request, token, found.kind, found.payload)
+            return Response(orjson.dumps(found), media_type=FHIR_JSON)
+
+        return await anyio.to_thread.run_sync(worked, limiter=self._limiter)
 
 
 class Routes:
@@ -90,8 +106,8 @@ class Routes:
         self.router = APIRouter(tags=["Measure"])
         self._call = (operation, needs, work)
         self._operations = operations
-        self._described = documentation.operation(operation)
-        self._with_body = documentation.operation(operation, body=True)
+        self._described = documentation.accepted(documentation.operation(operation))
+        self._with_body = documentation.accepted(documentation.operation(operation, body=True))
         self._code = operation.code
 
     def on_type(self) -> Routes:

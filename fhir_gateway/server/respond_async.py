@@ -168,7 +168,7 @@ class RespondAsync:
         if name not in listed:
             raise NotFoundError("there is no such file")
         about = listed[name].type
-        if about not in ("OperationOutcome", "Bundle") and not _may_read(token, about, asked):
+        if about not in ("OperationOutcome", "Bundle", "Parameters") and not _may_read(token, about, asked):
             raise InsufficientScope(f"the token needs system/{about}.r")
         access_of(request).resource_type = about
         path = folder / name

@@ -112,7 +112,9 @@ def _take_in(
     report = push(gateway, staged, folder, deletions, noted)
     _serve(gateway, source, token.client_id, submitted)
     wrong = {line.line for line in gateway.lake.quarantined(report.pull_id)}
-    return 200, _answered(source, submitted, wrong)
+    patients = sorted({identity for one in submitted for kind, identity, _ in one.entries if kind == "Patient"})
+    persons = gateway.persons.lookup(source, pa.array(patients, pa.string())).to_pylist()
+    return 200, _answered(source, dict(zip(patients, persons, strict=True)), submitted, wrong)
 
 
 def _deletions(submitted: Sequence[Submitted]) -> dict[str, tuple[str, ...]]:
@@ -139,12 +141,14 @@ def _serve(gateway: Gateway, source: str, client_id: str, submitted: Sequence[Su
     gateway.resources.put_many(found)
 
 
-def _answered(source: str, submitted: Sequence[Submitted], wrong: set[int]) -> dict[str, Any]:
+def _answered(
+    source: str, persons: Mapping[str, str], submitted: Sequence[Submitted], wrong: set[int]
+) -> dict[str, Any]:
     """A response Bundle for each Bundle, entry by entry; ``wrong`` are the lines that were refused."""
     first = 1
     parameters = []
     for one in submitted:
-        entries = list(_responses(source, one, first, wrong))
+        entries = list(_responses(source, persons, one, first, wrong))
         first += len(one.push.lines)
         kind = "transaction-response" if one.push.atomic else "batch-response"
         bundle = {"resourceType": "Bundle", "type": kind, "entry": entries}
@@ -152,7 +156,9 @@ def _answered(source: str, submitted: Sequence[Submitted], wrong: set[int]) -> d
     return {"resourceType": "Parameters", "parameter": parameters}
 
 
-def _responses(source: str, one: Submitted, first: int, wrong: set[int]) -> Iterator[Mapping[str, Any]]:
+def _responses(
+    source: str, persons: Mapping[str, str], one: Submitted, first: int, wrong: set[int]
+) -> Iterator[Mapping[str, Any]]:
     by_place = {}
     for number, (place, (kind, identity, method)) in enumerate(zip(one.push.places, one.entries, strict=True)):
         if first + number in wrong:
@@ -160,6 +166,7 @@ def _responses(source: str, one: Submitted, first: int, wrong: set[int]) -> Iter
             by_place[place] = {"status": "422 Unprocessable Entity", "outcome": refused}
         else:
             status = "201 Created" if method == "POST" else "200 OK"
-            by_place[place] = {"status": status, "location": f"{kind}/{published_id(source, identity)}"}
+            served = persons[identity] if kind == "Patient" else published_id(source, identity)
+            by_place[place] = {"status": status, "location": f"{kind}/{served}"}
     for place in range(one.count):  # what is no line was a deletion
         yield {"response": by_place.get(place, {"status": "204 No Content"})}
