@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from fhir_gateway.auth.routes import router as authorization_router
 from fhir_gateway.errors import GatewayError, InputError, NotFoundError
@@ -34,11 +35,13 @@ from fhir_gateway.server import (
     measure_operations,
     rest,
     roster_reconciliation,
+    subscriptions,
     validate,
 )
 from fhir_gateway.server.access import access_of
 from fhir_gateway.server.audit import AuditTrail
 from fhir_gateway.server.audit_events import AuditCatalog
+from fhir_gateway.server.bundles import Bundles
 from fhir_gateway.server.capability import capability_statement
 from fhir_gateway.server.catalog import Catalog, StoredCatalog
 from fhir_gateway.server.interactions import Interactions
@@ -47,11 +50,14 @@ from fhir_gateway.server.metrics import Metrics
 from fhir_gateway.server.middleware import RequestFrame
 from fhir_gateway.server.negotiation import require_json
 from fhir_gateway.server.patience import Patience
+from fhir_gateway.server.presentation import Presentation
 from fhir_gateway.server.problems import FHIR_JSON, MethodNotAllowed, UnsupportedType, error_response
 from fhir_gateway.server.registry import SERVED
 from fhir_gateway.server.reports import ReportCatalog, individual_report
 from fhir_gateway.server.respond_async import RespondAsync
 from fhir_gateway.server.throttle import Throttle
+from fhir_gateway.server.write_rules import WRITE_RULES, profile_errors
+from fhir_gateway.server.writing import Writes
 
 #: Path of the FHIR base; its public address is ``Settings.public_url`` plus this.
 FHIR_PATH = "/fhir"
@@ -71,6 +77,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     metrics = Metrics(gateway)
     links = PageLinks(base_url, gateway.secrets)
     interactions = Interactions(base_url, gateway.authorization, gateway.resources, catalogs, links)
+    writes = Writes(interactions, partial(profile_errors, gateway), WRITE_RULES)
     respond_async = RespondAsync(gateway)
     statement = capability_statement(base_url, version("fhir-gateway"), gateway.authorization.discovered_token_url)
 
@@ -99,12 +106,13 @@ def create_app(gateway: Gateway) -> FastAPI:
     app.include_router(measure_operations.router(gateway, respond_async), prefix=FHIR_PATH)
     app.include_router(attribution_lists.router(gateway), prefix=FHIR_PATH)
     app.include_router(roster_reconciliation.router(gateway), prefix=FHIR_PATH)
+    app.include_router(subscriptions.router(gateway), prefix=FHIR_PATH)
     app.include_router(imports.router(gateway), prefix=FHIR_PATH)
     app.include_router(validate.router(gateway, catalogs), prefix=FHIR_PATH)
     app.include_router(respond_async.router(), prefix=FHIR_PATH)
     app.include_router(export.router(gateway, respond_async), prefix=FHIR_PATH)
     app.include_router(davinci_export.router(gateway, respond_async), prefix=FHIR_PATH)
-    app.include_router(rest.router(interactions), prefix=FHIR_PATH)
+    app.include_router(rest.router(interactions, writes, Bundles(writes, trail, FHIR_PATH)), prefix=FHIR_PATH)
     app.include_router(endpoints.router(gateway))
     _answer_errors(app)
     app.add_middleware(Patience)
@@ -116,6 +124,7 @@ def create_app(gateway: Gateway) -> FastAPI:
         base_path=FHIR_PATH,
         https=settings.public_url.startswith("https:"),
     )
+    app.add_middleware(Presentation, base_path=FHIR_PATH)  # outside the frame, which reads whose data an answer holds
     return app
 
 
@@ -149,7 +158,8 @@ def _answer_errors(app: FastAPI) -> None:
     async def unrouted(request: Request, error: Exception) -> Response:
         failure = cast(HTTPException, error)
         response = error_response(_unrouted(request, failure.status_code), access_of(request).request_id)
-        response.headers.update({key: value for key, value in (failure.headers or {}).items() if key == "Allow"})
+        if failure.status_code == 405:
+            response.headers["Allow"] = ", ".join(_methods(request))
         return response
 
     async def invalid(request: Request, error: Exception) -> Response:
@@ -162,6 +172,16 @@ def _answer_errors(app: FastAPI) -> None:
     }
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)
+
+
+def _methods(request: Request) -> list[str]:
+    """What may be done at this address: several routes may share it, of which routing tells only the first."""
+    found = [
+        method
+        for method in ("DELETE", "GET", "POST", "PUT")
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
+    return [*found, "HEAD"] if "GET" in found else found
 
 
 def _unrouted(request: Request, status: int) -> GatewayError:

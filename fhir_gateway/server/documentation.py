@@ -17,9 +17,10 @@ DESCRIPTION = (
 )
 _OUTCOMES = {400: "Wrong request", 401: "No valid token", 403: "Scopes are short", 404: "Not found", 410: "Deleted"}
 _OUTCOMES |= {
+    405: "Not for this resource",
     406: "Not JSON",
     409: "Not now",
-    412: "Not the version that If-Match names",
+    412: "Not the version that If-Match names, or more than one resource",
     413: "Body too large",
     415: "Body of another kind",
     422: "The measure cannot be run, or a transaction not stored whole",
@@ -50,6 +51,7 @@ def route(summary: str, resource: str, errors: tuple[int, ...] = (406,), **opena
 
 
 _ALL = (400, 401, 403, 404, 406)
+_WRITTEN = (400, 401, 403, 405, 406, 412, 413, 415, 422)
 _SECURITY: list[dict[str, list[str]]] = [{"backend": []}]
 
 
@@ -89,6 +91,45 @@ def read(name: str) -> dict[str, Any]:
 def vread(name: str) -> dict[str, Any]:
     """``GET [type]/[id]/_history/[vid]``."""
     return route(f"Read a version of {name}", name, (*_ALL, 410), security=_SECURITY)
+
+
+def _searched(name: str) -> list[dict[str, Any]]:
+    return [_query(code, f"{kind} search parameter") for code, kind in SERVED[name].parameters()]
+
+
+def create(name: str) -> dict[str, Any]:
+    """``POST [type]``."""
+    body = {"content": _content(name), "required": True}
+    found = route(f"Create {name}", name, _WRITTEN, requestBody=body, security=_SECURITY)
+    found["responses"][201] = {"description": "Created", "content": _content(name)}
+    return found
+
+
+def update(name: str, conditional: bool = False) -> dict[str, Any]:
+    """``PUT [type]/[id]``, or ``PUT [type]?...``."""
+    body = {"content": _content(name), "required": True}
+    more = {"parameters": _searched(name)} if conditional else {}
+    title = f"Update the {name} that meets the criteria" if conditional else f"Update {name}"
+    found = route(title, name, _WRITTEN, requestBody=body, security=_SECURITY, **more)
+    if conditional:
+        found["responses"][201] = {"description": "Created", "content": _content(name)}
+    return found
+
+
+def delete(name: str, conditional: bool = False) -> dict[str, Any]:
+    """``DELETE [type]/[id]``, or ``DELETE [type]?...``."""
+    more = {"parameters": _searched(name)} if conditional else {}
+    title = f"Delete the {name} that meets the criteria" if conditional else f"Delete {name}"
+    found = route(title, "OperationOutcome", (400, 401, 403, 406, 412), security=_SECURITY, **more)
+    found["responses"][204] = {"description": "Deleted, or nothing to delete"}
+    return found
+
+
+def bundle() -> dict[str, Any]:
+    """``POST [base]``."""
+    body = {"content": _content("Bundle"), "required": True}
+    answers = (*(one for one in _WRITTEN), 404)
+    return route("Batch or transaction", "Bundle", answers, requestBody=body, security=_SECURITY)
 
 
 def history(of: str) -> dict[str, Any]:

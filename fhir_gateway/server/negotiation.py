@@ -64,7 +64,7 @@ class Preferences:
     respond_async: bool = False
     lenient: bool = False
     separate_export_status: bool = False
-    returned: str = "representation"  # or minimal, operationoutcome
+    returned: str | None = None  # representation, minimal or operationoutcome, when the client says
 
 
 def preferences(request: Request) -> Preferences:
@@ -76,13 +76,13 @@ def preferences(request: Request) -> Preferences:
             if match:
                 found.setdefault(match[1].lower(), (match[2] or "").lower())
     handling = found.get("handling")
-    returned = found.get("return", "")
+    returned = found.get("return")
     return Preferences(
         handling == "strict",
         "respond-async" in found,
         handling == "lenient",
         "separate-export-status" in found,
-        returned if returned in ("minimal", "operationoutcome") else "representation",
+        returned if returned in ("representation", "minimal", "operationoutcome") else None,
     )
 
 

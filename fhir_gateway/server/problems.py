@@ -6,6 +6,7 @@ values is repeated in an answer: names of parameters, types and rules only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -15,6 +16,7 @@ from starlette.responses import Response
 from fhir_gateway.errors import (
     AuthenticationError,
     AuthorizationError,
+    ConflictError,
     GatewayError,
     InputError,
     NotFoundError,
@@ -40,6 +42,10 @@ class MethodNotAllowed(InputError):
     """The route exists, but not for this HTTP method."""
 
     code, status, issue_type = "method-not-allowed", 405, "not-supported"
+
+    def __init__(self, message: str, allow: str = "GET, HEAD") -> None:
+        super().__init__(message)
+        self.headers = {"Allow": allow}  # RFC 9110 15.5.6
 
 
 class NotAcceptable(InputError):
@@ -70,6 +76,29 @@ class InsufficientScope(AuthorizationError):
     """The token is good, but its scopes do not cover the interaction."""
 
     code = "insufficient-scope"
+
+
+class PreconditionFailed(ConflictError):
+    """The resource is not in the version that the client names, or not the only one that it means."""
+
+    code, status = "precondition-failed", 412
+
+
+class MultipleMatches(PreconditionFailed):
+    """More than one resource meets the criteria of a conditional interaction."""
+
+    code, issue_type = "multiple-matches", "multiple-matches"
+
+
+class InvalidResource(InputError):
+    """The body breaks rules of FHIR (400), or a profile or rule of ours (422); ``issues`` names all of them."""
+
+    code, issue_type = "invalid-resource", "structure"
+
+    def __init__(self, message: str, issues: Sequence[dict[str, Any]], status: int = 400) -> None:
+        super().__init__(message)
+        self.issues = list(issues)
+        self.status = status  # type: ignore[misc]  # the two kinds differ in nothing else
 
 
 class TooCostly(InputError):
@@ -119,8 +148,9 @@ def error_response(error: GatewayError, request_id: str | None = None) -> Respon
     message = str(error) if status != HTTPStatus.INTERNAL_SERVER_ERROR else "internal error"
     if request_id and status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         message += f" (request {request_id})"
-    body = outcome(issue("error", error.issue_type, message, error.location.path))
-    headers = challenge(error)
+    issues = getattr(error, "issues", None) or [issue("error", error.issue_type, message, error.location.path)]
+    body = outcome(*issues)
+    headers = challenge(error) | getattr(error, "headers", {})
     if isinstance(error, TooManyRequests):
         headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, RequestTimeout):

@@ -14,6 +14,7 @@ from fhir_gateway.db.search.parameters import search_parameters
 
 ATR = "http://hl7.org/fhir/us/davinci-atr/StructureDefinition/"
 DEQM = "http://hl7.org/fhir/us/davinci-deqm/StructureDefinition/"
+SUBSCRIPTIONS = "http://hl7.org/fhir/uv/subscriptions-backport/"
 VBPR = "http://hl7.org/fhir/us/davinci-vbpr/StructureDefinition/"
 
 _BASE = "https://fhir-gateway.example/fhir/"  # what lies below it is defined in profiles/
@@ -82,6 +83,8 @@ class ServedType:
     documentation: str
     profiles: tuple[str, ...] = ()
     operations: tuple[Operation, ...] = ()
+    writes: frozenset[str] = frozenset()  # create, update, delete: of what clients wrote themselves
+    own_writes: frozenset[str] = frozenset()  # the same through routes of a module of the type's own; not in Bundles
 
     def parameters(self) -> Iterator[tuple[str, str]]:
         """Search parameters as (name, kind), each once under its main name, sorted by name."""
@@ -282,7 +285,10 @@ DAVINCI_DATA_EXPORT = Operation(
     "davinci-data-export",
     "http://hl7.org/fhir/us/davinci-atr/OperationDefinition/davinci-data-export",
     (
-        ("exportType", "hl7.fhir.us.davinci-atr (default), or hl7.fhir.us.davinci-pdex#provider-delta, -download, -snapshot"),
+        (
+            "exportType",
+            "hl7.fhir.us.davinci-atr (default), or hl7.fhir.us.davinci-pdex#provider-delta, -download, -snapshot",
+        ),
         ("patient", "reference to a member, repeatable; others are ignored and named in the error file"),
         *_EXPORTED[1:4],
         ("_typeFilter", "searches by comma, such as Patient?gender=female"),
@@ -324,6 +330,25 @@ RECONCILE = Operation(
 )
 ATTRIBUTION_OPERATIONS = (MEMBER_ADD, MEMBER_REMOVE, CONFIRM_ATTRIBUTION_LIST, ATTRIBUTION_STATUS, RECONCILE)
 
+SUBSCRIPTION_STATUS = Operation(
+    "status",
+    SUBSCRIPTIONS + "OperationDefinition/backport-subscription-status",
+    (("id", "ids of Subscriptions; on the type level only"), ("status", "only those of this status; likewise")),
+    "How Subscriptions stand: status, number of the last event, error.",
+    "Bundle",
+)
+SUBSCRIPTION_EVENTS = Operation(
+    "events",
+    SUBSCRIPTIONS + "OperationDefinition/backport-subscription-events",
+    (
+        ("eventsSinceNumber", "first event number"),
+        ("eventsUntilNumber", "last event number"),
+        ("content", "empty, id-only or full-resource; no more than the Subscription asks for"),
+    ),
+    "Past events of a Subscription, as a notification.",
+    "Bundle",
+)
+
 _TYPES = (
     ServedType(
         "AuditEvent",
@@ -343,7 +368,9 @@ _TYPES = (
     ),
     ServedType(
         "MeasureReport",
-        "Results: individual and summary reports of measures, and settlements as performance reports.",
+        "Results: individual and summary reports of measures, and settlements as performance reports. Individual "
+        "reports are rendered when asked for and have no part in the history of the type. Clients may send reports of "
+        "their own, and change and delete those.",
         (
             DEQM + "indv-measurereport-deqm",
             DEQM + "summary-measurereport-deqm",
@@ -351,6 +378,7 @@ _TYPES = (
             VBPR + "vbp-quality-measurereport",
             _BASE + "StructureDefinition/recomputable-measurereport",
         ),
+        writes=frozenset({"create", "update", "delete"}),
     ),
     ServedType("Organization", "Payers and provider organizations."),
     ServedType(
@@ -359,6 +387,14 @@ _TYPES = (
     ServedType("Practitioner", "Practitioners that members are attributed to."),
     ServedType("PractitionerRole", "Roles of practitioners in organizations."),
     ServedType("Provenance", "Decisions about attribution lists: who changed them, when and why."),
+    ServedType(
+        "Subscription",
+        "Who is told of new versions of lists and reports: topic-based subscriptions as backported to R4, by "
+        "rest-hook. Each client sees its own.",
+        (SUBSCRIPTIONS + "StructureDefinition/backport-subscription", ATR + "atr-list-change-subscription"),
+        (SUBSCRIPTION_STATUS, SUBSCRIPTION_EVENTS),
+        own_writes=frozenset({"create", "update", "delete"}),
+    ),
     ServedType("CapabilityStatement", "What this server does, as /metadata says it."),
     *(
         ServedType(name, f"{what} that this server defines; those of guides are named by canonical.")

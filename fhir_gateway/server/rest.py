@@ -9,25 +9,36 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fhir_gateway.server import documentation
+from fhir_gateway.server.bundles import Bundles
+from fhir_gateway.server.changing import Changing
 from fhir_gateway.server.history import History
 from fhir_gateway.server.interactions import Interactions
 from fhir_gateway.server.reading import Reading
-from fhir_gateway.server.registry import SERVED
+from fhir_gateway.server.registry import SERVED, ServedType
 from fhir_gateway.server.searching import Searching
+from fhir_gateway.server.writing import Writes
 
 
-def router(interactions: Interactions) -> APIRouter:
+def router(interactions: Interactions, writes: Writes, bundles: Bundles) -> APIRouter:
     """All of them, below the FHIR base; those of one type are told from operations by their names."""
     routes = APIRouter()
-    _add_system(routes, interactions)
-    for name in SERVED:
+    _add_system(routes, interactions, bundles)
+    for name, served in SERVED.items():
         _add_type(routes, name, interactions)
+        _add_changes(routes, served, Changing(writes))
     return routes
 
 
-def _add_system(routes: APIRouter, interactions: Interactions) -> None:
+def _add_system(routes: APIRouter, interactions: Interactions, bundles: Bundles) -> None:
     searching, history = Searching(interactions), History(interactions)
     tags: list[Any] = ["system"]
+
+    @routes.post("", tags=tags, **documentation.bundle())
+    async def batch(request: Request) -> Response:
+        return await bundles.handle(request)
+
+    # the base with a slash behind it: clients build it so, and a redirect would lose the body
+    routes.add_api_route("/", batch, methods=["POST"], include_in_schema=False)
 
     @routes.get("/_history", tags=tags, **documentation.history("everything"))
     async def history_system(request: Request) -> Response:
@@ -69,3 +80,34 @@ def _add_type(routes: APIRouter, name: str, interactions: Interactions) -> None:
     @routes.get(f"/{name}/{{id}}/_history/{{vid}}", tags=tags, **documentation.vread(name))
     async def vread(request: Request, id: str, vid: str) -> Response:
         return await reading.vread(request, name, id, vid)
+
+
+def _add_changes(routes: APIRouter, served: ServedType, changing: Changing) -> None:
+    """What clients may write of a type; for everything else there is no route (405)."""
+    name = served.name
+    tags: list[Any] = [name]
+    if "create" in served.writes:
+
+        @routes.post(f"/{name}", tags=tags, **documentation.create(name))
+        async def create(request: Request) -> Response:
+            return await changing.create(request, name)
+
+    if "update" in served.writes:
+
+        @routes.put(f"/{name}", tags=tags, **documentation.update(name, conditional=True))
+        async def update_by_criteria(request: Request) -> Response:
+            return await changing.update(request, name, None)
+
+        @routes.put(f"/{name}/{{id}}", tags=tags, **documentation.update(name))
+        async def update(request: Request, id: str) -> Response:
+            return await changing.update(request, name, id)
+
+    if "delete" in served.writes:
+
+        @routes.delete(f"/{name}", tags=tags, **documentation.delete(name, conditional=True))
+        async def delete_by_criteria(request: Request) -> Response:
+            return await changing.delete(request, name, None)
+
+        @routes.delete(f"/{name}/{{id}}", tags=tags, **documentation.delete(name))
+        async def delete(request: Request, id: str) -> Response:
+            return await changing.delete(request, name, id)
