@@ -170,7 +170,7 @@ def _note(
         noted = gateway.subscriptions.note(connection, channel.id, channel, status=status, error=error, **values)
         if told:
             connection.execute(sa.insert(metadata().tables["audit_event"]), [_audited(channel, one) for one in told])
-        if not noted or (status == channel.status and error == channel.error):
+        if not noted or status == channel.status:
             return
         stored = writing.current("Subscription", channel.id)
         if stored is not None and not stored.deleted:

@@ -8,6 +8,7 @@ redirects are not followed, and of the answer only the status counts.
 from __future__ import annotations
 
 import ipaddress
+import logging
 import socket
 from collections.abc import Sequence
 from urllib.parse import urlsplit
@@ -28,6 +29,8 @@ class RestHook:
 
     def __init__(self, *, public_only: bool) -> None:
         self._public_only = public_only
+        for name in ("httpx", "httpcore"):  # their own logs would show whole URLs
+            logging.getLogger(name).setLevel(logging.WARNING)
         self._client = httpx.Client(trust_env=False, follow_redirects=False, timeout=30)
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """Subscriptions (R5 backport 1.1.0 to R4, rest-hook): create, update, delete, ``$status``, ``$events``.
 
-A Subscription is its client's own: labelled with the client, it is seen by nobody else but clients without limits. What a
-client may subscribe to is what it may read: the topic's type, and of that what it sees, each time something happens.
+A Subscription is its client's own: labelled with the client, it is seen by nobody else but clients without limits. What
+a client may subscribe to is what it may read: the topic's type, and of that what it sees each time something happens.
 """
 
 from __future__ import annotations
