@@ -22,6 +22,7 @@ from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs import pull, requests
 from fhir_gateway.jobs.book import APPLICATION, QUEUE, QUEUES, VERSION, Job, JobBook, JsonValues, open_database
 from fhir_gateway.jobs.calculations import CALCULATIONS
+from fhir_gateway.jobs.deliveries import Deliveries
 from fhir_gateway.jobs.locks import hold
 from fhir_gateway.sources.outcome import Progress
 
@@ -87,6 +88,7 @@ class Worker:
                 DBOS.register_queue(
                     REQUESTS, worker_concurrency=settings.async_at_once, polling_interval_sec=_REQUESTS_SECONDS
                 )
+                self._held.enter_context(Deliveries(self.gateway))
                 self._patrol = threading.Thread(target=self._go_on, name="jobs-patrol", daemon=True)
                 self._patrol.start()
         except BaseException:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from fhir_gateway import __name__ as package
-from fhir_gateway.server.registry import SERVED, SYSTEM_OPERATIONS, TYPE_OPERATIONS, Operation, ServedType, definition
+from fhir_gateway.server.registry import (
+    SERVED,
+    SUBSCRIPTIONS,
+    SYSTEM_OPERATIONS,
+    TYPE_OPERATIONS,
+    Operation,
+    ServedType,
+    definition,
+)
+from fhir_gateway.subscriptions.topics import TOPICS
 
 #: When the statement's own content last changed (R4 requires a date; the time of the request would defeat caching).
 PUBLISHED = "2026-11-22"
@@ -69,6 +78,10 @@ def _resource(served: ServedType) -> dict[str, Any]:
     includes = [f"{served.name}:{name}" for name, kind in served.parameters() if kind == "reference"]
     if includes:
         entry["searchInclude"] = includes
+    if served.name == "Subscription":
+        url = SUBSCRIPTIONS + "StructureDefinition/capabilitystatement-subscriptiontopic-canonical"
+        entry["extension"] = [{"url": url, "valueCanonical": topic} for topic in TOPICS]
+    entry["interaction"] += [{"code": code} for code in sorted(served.own_writes)]
     if served.profiles:
         entry["supportedProfile"] = list(served.profiles)
     entry["operation"] = [_operation(one) for one in (*served.operations, *TYPE_OPERATIONS)]

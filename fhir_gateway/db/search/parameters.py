@@ -343,6 +343,14 @@ _BY_TYPE: Mapping[str, tuple[SearchParameter, ...]] = {
         _token("abstract"),
     ),
     "ValueSet": (*_DEFINITION, _token("identifier"), _uri("reference", "compose.include.system")),
+    "Subscription": (
+        _token("status", system="http://hl7.org/fhir/subscription-status"),
+        _string("criteria"),
+        _token("type", "channel.type", system="http://hl7.org/fhir/subscription-channel-type"),
+        _token("payload", "channel.payload"),
+        _uri("url", "channel.endpoint"),
+        _token("contact"),
+    ),
 }
 
 
