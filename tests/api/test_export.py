@@ -474,7 +474,7 @@ async def test_files_are_their_clients(face: Face) -> None:
     for client in ("operator", "stranger"):
         assert (await face.http.get(url, headers=face.headers[client])).status_code == 404
     # the registration changes: what was exported for more is no longer given out
-    face.gateway.authorization.store.change_client("payer", {"grants": "contract:other"})
+    face.gateway.authorization.store.change_client("payer", {"grants": '["contract:other"]'})
     await face.authorize("payer")
     assert (await face.http.get(url, headers=face.headers["payer"])).status_code == 404
     assert (await face.http.get(manifest["poll"], headers=face.headers["payer"])).status_code == 404
