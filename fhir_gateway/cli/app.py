@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from fhir_gateway.cli import (
+    audit,
     client,
     endpoint,
     explain,
@@ -50,6 +51,7 @@ app.add_typer(guide.app, name="guide")
 app.command("pull")(pull.pull)
 app.command("ledger")(ledger.ledger)
 app.command("status")(status.status)
+app.command("audit")(audit.audit)
 app.command("evaluate")(value.evaluate)
 app.command("explain")(explain.explain)
 app.command("attribute")(value.attribute)

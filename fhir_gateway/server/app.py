@@ -68,7 +68,7 @@ _OPEN = {"Access-Control-Allow-Origin": "*"}
 def create_app(gateway: Gateway) -> FastAPI:
     """Build the application over a gateway's services; nothing is started before the first request."""
     base_url = gateway.settings.public_url.rstrip("/") + FHIR_PATH
-    trail = AuditTrail(gateway.engine)
+    trail = AuditTrail(gateway.engine, gateway.settings.audit_keep_years)
     catalogs: dict[str, Catalog] = dict.fromkeys(SERVED, StoredCatalog(gateway.resources))
     catalogs["AuditEvent"] = AuditCatalog(gateway.engine)
     catalogs["MeasureReport"] = ReportCatalog(gateway.resources, lambda: gateway.results, individual_report)

@@ -16,10 +16,10 @@ import queue
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Column, DateTime, Engine, Integer, String, Table, Text, insert
+from sqlalchemy import Column, Connection, DateTime, Engine, Integer, String, Table, Text, delete, insert
 from sqlmodel import SQLModel
 
 from fhir_gateway.db.engine import transaction
@@ -108,8 +108,11 @@ _Entry = tuple[Access, "asyncio.Future[None]", asyncio.AbstractEventLoop]
 class AuditTrail:
     """Writes accesses to the control plane from one thread, many to a commit."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, keep_years: int | None = None) -> None:
+        """``keep_years``: entries older than that are deleted, now and then; None keeps all of them."""
         self._engine = engine
+        self._keep_years = keep_years
+        self._expired_at: datetime | None = None
         self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -159,10 +162,19 @@ class AuditTrail:
         try:
             with transaction(self._engine) as connection:
                 connection.execute(insert(audit_events), [access.row() for access, _, _ in entries])
+                self._expire(connection, entries[0][0].recorded)
         except Exception as error:  # noqa: BLE001 - handed to every request that waits for this commit
             failure = error
         for _, done, loop in entries:
             loop.call_soon_threadsafe(_finish, done, failure)
+
+    def _expire(self, connection: Connection, now: datetime) -> None:
+        """Once a day, delete what the setting says is old; the database refuses what is younger than six years."""
+        if self._keep_years is None or (self._expired_at is not None and now - self._expired_at < timedelta(days=1)):
+            return
+        self._expired_at = now
+        oldest = now - timedelta(days=366 * self._keep_years)
+        connection.execute(delete(audit_events).where(audit_events.c.recorded < oldest))
 
 
 def _finish(done: asyncio.Future[None], failure: BaseException | None) -> None:
