@@ -240,6 +240,17 @@ def async_file() -> dict[str, Any]:
     return described
 
 
+_ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+#: Answers to mistakes that a route does not list one by one: too many requests, wrong bodies, no token.
+_REFUSALS: dict[str, Any] = {
+    "Refused": {"description": "Refused", "content": _content("OperationOutcome")},
+    "OAuthRefused": {
+        "description": "Refused, as OAuth says it (RFC 6749 section 5.2)",
+        "content": {"application/json": {"schema": _ERROR}} | _content("OperationOutcome"),
+    },
+}
+
+
 def openapi(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI document of the routes, with how to get in."""
     if app.openapi_schema is None:
@@ -247,6 +258,11 @@ def openapi(app: FastAPI) -> dict[str, Any]:
         flow = {
             "clientCredentials": {"tokenUrl": "/auth/token", "scopes": {"system/*.rs": "read and search everything"}}
         }
-        schema.setdefault("components", {})["securitySchemes"] = {"backend": {"type": "oauth2", "flows": flow}}
+        for path, item in schema["paths"].items():
+            for operation in item.values():
+                kind = "OAuthRefused" if path.startswith("/auth/") else "Refused"
+                operation["responses"].setdefault("4XX", {"$ref": f"#/components/responses/{kind}"})
+        schema.setdefault("components", {})["responses"] = _REFUSALS
+        schema["components"]["securitySchemes"] = {"backend": {"type": "oauth2", "flows": flow}}
         app.openapi_schema = schema
     return app.openapi_schema

@@ -19,7 +19,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from fhir_gateway.errors import AuthenticationError
 from fhir_gateway.factory import Gateway
@@ -53,7 +53,7 @@ class Metrics:
         """``GET /metrics`` in the format that the scraper asks for."""
         routes = APIRouter(tags=["operation of the gateway"])
 
-        @routes.get("/metrics", summary="Metrics for Prometheus")
+        @routes.get("/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse)
         async def metrics(request: Request) -> Response:
             _admit(request, token)
             encode, content_type = choose_encoder(request.headers.get("accept", ""))
