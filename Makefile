@@ -10,6 +10,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 ARGS ?=
 
+.PHONY: help install demo test test-postgresql test-third-party lint type docs pages openapi lock conformance bench-measures bench-ingest chaos bench-incremental
 .PHONY: help install demo test test-postgresql test-third-party lint type docs pages openapi lock bench-measures bench-ingest chaos bench-incremental fuzz
 
 help: ## Show the verbs
@@ -69,6 +70,9 @@ lock: install ## Write requirements.lock anew from pyproject.toml
 	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements.lock
 	@$(BIN)/uv pip compile --group third-party --universal --python-version 3.11 --upgrade --quiet \
 	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file tests/support/third-party.lock
+
+conformance: install ## Check a running gateway by every line of the public test kits, as a table (ARGS="D F17" for some)
+	@$(BIN)/python -m tests.conformance $(ARGS)
 
 bench-measures: install ## Measure evaluation of six measures and of Synthea next to peers (ARGS=CMS122 for some)
 	@$(BIN)/python -m bench.measures $(or $(ARGS),CMS122 CMS165 CMS130 CMS125 CMS2FHIR CMS108)
