@@ -146,7 +146,8 @@ def entries(engine: Engine, criteria: Sequence[Criterion], count: int) -> list[d
     chosen = sa.select(audit_events).where(*where).order_by(audit_events.c.id.desc()).limit(count)
     with snapshot(engine) as connection:
         return [
-            {**row._mapping, "recorded": _aware(row.recorded).isoformat(timespec="milliseconds")}
+            {str(name): value for name, value in row._mapping.items()}
+            | {"recorded": _aware(row.recorded).isoformat(timespec="milliseconds")}
             for row in connection.execute(chosen)
         ]
 

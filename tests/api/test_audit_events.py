@@ -19,7 +19,7 @@ from fhir_gateway.db.engine import transaction
 from fhir_gateway.factory import Gateway
 from fhir_gateway.r4 import models
 from fhir_gateway.server.app import create_app
-from fhir_gateway.server.audit import MOST_PERSONS, Access, audit_events
+from fhir_gateway.server.audit import MOST_PERSONS, Access, AuditTrail, audit_events
 from fhir_gateway.server.disclosure import note
 from tests.support.databases import KINDS, control_plane
 
@@ -245,6 +245,20 @@ def test_the_database_itself_keeps_entries_for_six_years(audited: sa.Engine) -> 
     with transaction(audited) as connection:
         connection.execute(sa.delete(audit_events).where(audit_events.c.request_id == "old"))
         assert list(connection.scalars(sa.select(audit_events.c.request_id))) == ["young"]
+
+
+async def test_entries_leave_when_the_setting_says_so(audited: sa.Engine) -> None:
+    now = datetime.now(UTC)
+    with transaction(audited) as connection:
+        ages = {"nine": now - timedelta(days=9 * 366), "seven": now - timedelta(days=7 * 366)}
+        connection.execute(sa.insert(audit_events), [Access(name, when).row() for name, when in ages.items()])
+    for years, left in ((None, ["nine", "seven", "None"]), (8, ["seven", "None", "8"]), (6, ["None", "8", "6"])):
+        trail = AuditTrail(audited, years)
+        await trail.record(Access(str(years)))
+        trail.close()
+        with transaction(audited) as connection:
+            chosen = sa.select(audit_events.c.request_id).order_by(audit_events.c.id)
+            assert list(connection.scalars(chosen)) == left
 
 
 def _noted(body: bytes, whole: bool = True, kind: bytes = b"application/fhir+json") -> str | None:
