@@ -37,8 +37,6 @@ def _add_system(routes: APIRouter, interactions: Interactions, bundles: Bundles)
     async def batch(request: Request) -> Response:
         return await bundles.handle(request)
 
-    # the base with a slash behind it: clients build it so, and a redirect would lose the body
-    routes.add_api_route("/", batch, methods=["POST"], include_in_schema=False)
 
     @routes.get("/_history", tags=tags, **documentation.history("everything"))
     async def history_system(request: Request) -> Response:
@@ -51,6 +49,10 @@ def _add_system(routes: APIRouter, interactions: Interactions, bundles: Bundles)
     @routes.post("/_search", tags=tags, **documentation.search_system(form=True))
     async def search_system_form(request: Request) -> Response:
         return await searching.search_system(request)
+
+    # the base with a slash behind it: clients build it so, and a redirect would lose the body
+    routes.add_api_route("/", batch, methods=["POST"], include_in_schema=False)
+    routes.add_api_route("/", search_system, methods=["GET"], include_in_schema=False)
 
 
 def _add_type(routes: APIRouter, name: str, interactions: Interactions) -> None:

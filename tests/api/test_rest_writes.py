@@ -319,6 +319,7 @@ async def test_the_entries_of_a_batch_are_requests_of_their_own(face: Face) -> N
     with snapshot(face.gateway.engine) as connection:
         mine = sa.select(audit_events).where(audit_events.c.client_id == "practice")
         rows = connection.execute(mine).mappings().all()
+    rows = [row for row in rows if row["interaction"] != "token"]
     asked = [(row["interaction"], row["status"]) for row in rows]
     assert asked[0] == ("read", 200)
     assert asked[-1] == ("batch", 200)
@@ -362,7 +363,7 @@ async def test_a_transaction_is_whole(face: Face) -> None:
         (entry("POST", "Observation", {"resourceType": "Observation"}), 404),
         (entry("PUT", "MeasureReport/never-was", {**report(), "id": "never-was"}), 405),
         (entry("DELETE", "MeasureReport/ours"), 403),
-        (entry("PUT", "MeasureReport?status=complete", report()), 412),
+        (entry("PUT", "MeasureReport?status=complete", report()), 403),
         (entry("POST", "MeasureReport", report(subject={"reference": "Patient?name=Nobody"})), 412),
         (entry("POST", "MeasureReport", report(subject={"reference": "Patient/no"})), 422),
         (entry("POST", "MeasureReport/x", report()), 400),

@@ -94,7 +94,7 @@ def _targets(resource_type: str, dotted: str) -> frozenset[str]:
     *above, last = dotted.split(".")
     for name in above:
         resource_type = type_definition(resource_type).elements[name].type
-    return frozenset(type_definition(resource_type).elements[last].targets)
+    return frozenset(type_definition(resource_type).elements[last].targets) - {"Resource"}
 
 
 def _descend(node: Any, steps: tuple[str, ...]) -> Iterator[Any]:
