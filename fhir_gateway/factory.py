@@ -6,6 +6,7 @@ Imports are made where a service is built, so that a command loads only what it 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from fhir_gateway.lake.store import Lake
     from fhir_gateway.measures.catalog import MeasureCatalog
     from fhir_gateway.measures.store import ResultStore
+    from fhir_gateway.risk import CodingGapSource
     from fhir_gateway.sources.pulls import PullLog
     from fhir_gateway.sources.store import EndpointStore
     from fhir_gateway.subscriptions.store import SubscriptionStore
@@ -138,6 +140,11 @@ class Gateway:
         from fhir_gateway.subscriptions.store import SubscriptionStore
 
         return SubscriptionStore(self.engine, self.secrets)
+
+    @cached_property
+    def coding_gaps(self) -> Sequence[CodingGapSource]:
+        """Who computes coding gaps of risk adjustment models; nobody does yet."""
+        return ()
 
     @cached_property
     def authorization(self) -> AuthorizationServer:

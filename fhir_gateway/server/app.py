@@ -26,6 +26,7 @@ from fhir_gateway.jobs.push import tidy
 from fhir_gateway.r4.spec import resource_types
 from fhir_gateway.server import (
     attribution_lists,
+    coding_gaps,
     davinci_export,
     documentation,
     endpoints,
@@ -107,6 +108,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     app.include_router(attribution_lists.router(gateway), prefix=FHIR_PATH)
     app.include_router(roster_reconciliation.router(gateway), prefix=FHIR_PATH)
     app.include_router(subscriptions.router(gateway), prefix=FHIR_PATH)
+    app.include_router(coding_gaps.router(gateway), prefix=FHIR_PATH)
     app.include_router(imports.router(gateway), prefix=FHIR_PATH)
     app.include_router(validate.router(gateway, catalogs), prefix=FHIR_PATH)
     app.include_router(respond_async.router(), prefix=FHIR_PATH)

@@ -14,6 +14,7 @@ from fhir_gateway.db.search.parameters import search_parameters
 
 ATR = "http://hl7.org/fhir/us/davinci-atr/StructureDefinition/"
 DEQM = "http://hl7.org/fhir/us/davinci-deqm/StructureDefinition/"
+RA = "http://hl7.org/fhir/us/davinci-ra/"
 SUBSCRIPTIONS = "http://hl7.org/fhir/uv/subscriptions-backport/"
 VBPR = "http://hl7.org/fhir/us/davinci-vbpr/StructureDefinition/"
 
@@ -330,6 +331,28 @@ RECONCILE = Operation(
 )
 ATTRIBUTION_OPERATIONS = (MEMBER_ADD, MEMBER_REMOVE, CONFIRM_ATTRIBUTION_LIST, ATTRIBUTION_STATUS, RECONCILE)
 
+_RA_PARAMETERS = (
+    *_PERIOD,
+    ("subject", "Patient/id or Group/id"),
+    ("measureId", "id of the model's Measure; repeatable, like the other names of models"),
+    ("measureIdentifier", "identifier of the model, value or system|value"),
+    ("measureUrl", "canonical of the model's Measure, url or url|version"),
+)
+RA_REPORT = Operation(
+    "report",
+    RA + "OperationDefinition/report",
+    _RA_PARAMETERS,
+    "Coding gap reports of risk adjustment models (Da Vinci RA): a Bundle for each member. What was not computed is "
+    "refused, never reported as no gaps.",
+    "Parameters",
+)
+RA_EVALUATE_MEASURE = Operation(
+    "ra.evaluate-measure",
+    RA + "OperationDefinition/ra.evaluate-measure",
+    _RA_PARAMETERS,
+    "The same for one model, as RA 2.1.0 calls it.",
+    "Parameters",
+)
 SUBSCRIPTION_STATUS = Operation(
     "status",
     SUBSCRIPTIONS + "OperationDefinition/backport-subscription-status",
@@ -364,7 +387,10 @@ _TYPES = (
     ),
     ServedType("Library", "Logic of the measures: CQL with its compiled ELM."),
     ServedType(
-        "Measure", "Measures that can be evaluated, and contracts.", (VBPR + "vbp-measure",), MEASURE_OPERATIONS
+        "Measure",
+        "Measures that can be evaluated, and contracts.",
+        (VBPR + "vbp-measure",),
+        (*MEASURE_OPERATIONS, RA_EVALUATE_MEASURE),
     ),
     ServedType(
         "MeasureReport",
@@ -378,6 +404,7 @@ _TYPES = (
             VBPR + "vbp-quality-measurereport",
             _BASE + "StructureDefinition/recomputable-measurereport",
         ),
+        (RA_REPORT,),
         writes=frozenset({"create", "update", "delete"}),
     ),
     ServedType("Organization", "Payers and provider organizations."),

@@ -1,0 +1,155 @@
+"""Coding gap reports (Da Vinci RA): ``MeasureReport/$report``, and ``$ra.evaluate-measure`` as RA 2.1.0 calls it.
+
+The answer is made of what the risk room has computed (:class:`fhir_gateway.risk.CodingGapSource`). Where it computed
+nothing the answer says so: an empty report would say that there are no gaps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+from fastapi import APIRouter
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from fhir_gateway.db.resources import ResourceStore
+from fhir_gateway.errors import InputError, NotFoundError
+from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs.publish import REPORTER
+from fhir_gateway.jobs.subjects import Subjects
+from fhir_gateway.risk import CodingGaps, CodingGapSource, RiskModel, coding_gap_report, report_bundle
+from fhir_gateway.server import documentation
+from fhir_gateway.server.access import access_of, admit
+from fhir_gateway.server.given import Given, wrong
+from fhir_gateway.server.negotiation import operation_parameters, require_json
+from fhir_gateway.server.problems import FHIR_JSON, TooCostly, UnknownResource
+from fhir_gateway.server.registry import RA_EVALUATE_MEASURE, RA_REPORT, Operation
+
+_MODELS = ("measureId", "measureIdentifier", "measureUrl")
+_MOST_MEMBERS = 1000
+"""Members in one answer; a larger list is asked for in parts."""
+
+
+class NotComputed(InputError):
+    """Nobody computed what is asked for; that is not the same as that there is nothing."""
+
+    code, status, issue_type = "not-computed", 422, "not-supported"
+
+
+def router(gateway: Gateway) -> APIRouter:
+    """Routes of both operations, below the FHIR base."""
+    routes = APIRouter(tags=["MeasureReport"])
+    _add(routes, gateway, RA_REPORT, "/MeasureReport/$report")
+    _add(routes, gateway, RA_EVALUATE_MEASURE, "/Measure/$ra.evaluate-measure")
+
+    async def of_one(request: Request, id: str) -> Response:
+        return await _answer(gateway, request, RA_EVALUATE_MEASURE, id)
+
+    path = "/Measure/{id}/$ra.evaluate-measure"
+    routes.get(path, **documentation.operation(RA_EVALUATE_MEASURE))(of_one)
+    routes.post(path, **documentation.operation(RA_EVALUATE_MEASURE, body=True))(of_one)
+    return routes
+
+
+def _add(routes: APIRouter, gateway: Gateway, operation: Operation, path: str) -> None:
+    async def asked(request: Request) -> Response:
+        return await _answer(gateway, request, operation, None)
+
+    routes.get(path, **documentation.operation(operation))(asked)
+    routes.post(path, **documentation.operation(operation, body=True))(asked)
+
+
+async def _answer(gateway: Gateway, request: Request, operation: Operation, measure_id: str | None) -> Response:
+    access = access_of(request)
+    access.interaction, access.resource_type, access.resource_id = f"${operation.code}", "MeasureReport", measure_id
+    require_json(request)
+    pairs = await operation_parameters(request)
+    access.named([name for name, _ in pairs])
+    header = request.headers.get("authorization")
+
+    def work() -> bytes:
+        admit(gateway.authorization, header, access, "Patient", "r")
+        token = admit(gateway.authorization, header, access, "MeasureReport", "r")
+        given = Given(pairs, [name for name, _ in operation.parameters])
+        if measure_id is not None and given.one_of(*_MODELS):
+            raise wrong(str(given.one_of(*_MODELS)), "the operation was called on a Measure already")
+        store = gateway.resources.seen_by(token.audience)
+        answered, persons = reports(gateway, store, given, operation, measure_id)
+        access.disclose(persons)
+        return orjson.dumps(answered)
+
+    return Response(await run_in_threadpool(work), media_type=FHIR_JSON)
+
+
+def reports(
+    gateway: Gateway, store: ResourceStore, given: Given, operation: Operation, measure_id: str | None
+) -> tuple[dict[str, Any], list[str]]:
+    """A Bundle for each member as Parameters, and who they are; ``store`` as the caller sees it."""
+    period = given.period()
+    subject = given.reference("subject", "Patient", "Group")
+    if subject is None:
+        raise wrong("subject", "required")
+    try:
+        persons = Subjects(store).of(subject, period) or []
+    except NotFoundError:
+        raise UnknownResource(f"there is no such {subject[0]}") from None
+    if len(persons) > _MOST_MEMBERS:
+        raise TooCostly(f"a list of more than {_MOST_MEMBERS} members is asked for member by member")
+    chosen = _models(gateway.coding_gaps, given, operation, measure_id)
+    found: dict[str, list[CodingGaps]] = {}
+    computed = False
+    for source, model in chosen:
+        gaps = source.gaps(model, period, persons)
+        computed = computed or gaps is not None
+        for one in gaps or ():
+            found.setdefault(one.person, []).append(one)
+    if not computed:
+        raise NotComputed("there are no results of this risk adjustment model for this period")
+    patients = {one.id: one.json() for one in store.read_many(("Patient", person) for person in persons)}
+    base = f"{gateway.settings.public_url.rstrip('/')}/fhir"
+    bundles = [_bundle(base, store, patients[one], found.get(one, [])) for one in persons if one in patients]
+    parameters = [{"name": "return", "resource": one} for one in bundles]
+    return {"resourceType": "Parameters"} | ({"parameter": parameters} if parameters else {}), sorted(patients)
+
+
+def _bundle(base: str, store: ResourceStore, patient: Mapping[str, Any], gaps: Sequence[CodingGaps]) -> dict[str, Any]:
+    reporter = {"reference": f"Organization/{REPORTER}"}
+    wanted = set()
+    for one in gaps:
+        for category in one.categories:
+            for reference in category.evidence:
+                kind, _, resource_id = reference.partition("/")
+                wanted.add((kind, resource_id))
+    evidence = sorted(store.read_many(wanted), key=lambda one: (one.type, one.id))
+    made = [coding_gap_report(one, reporter) for one in gaps]
+    return report_bundle(base, patient, made, [one.json() for one in evidence])
+
+
+def _models(
+    sources: Sequence[CodingGapSource], given: Given, operation: Operation, measure_id: str | None
+) -> list[tuple[CodingGapSource, RiskModel]]:
+    """The models that are asked for: those that are named, or for ``$report`` all of them."""
+    every = [(source, model) for source in sources for model in source.models()]
+    if not every:
+        raise NotComputed("no risk adjustment model is computed here")
+    ids, urls = given.texts("measureId"), given.texts("measureUrl")
+    numbers = given.texts("measureIdentifier")
+    if measure_id is not None:
+        ids = [measure_id]
+    if not (ids or urls or numbers):
+        if operation is RA_EVALUATE_MEASURE:
+            raise wrong("measureUrl", "name a model by measureId, measureIdentifier or measureUrl")
+        return every
+    found = [
+        (source, model)
+        for source, model in every
+        if model.measure_id in ids
+        or any(url in (model.url, model.canonical) for url in urls)
+        or any(number in (model.identifier[1], "|".join(model.identifier)) for number in numbers)
+    ]
+    if not found:
+        raise UnknownResource("there is no such risk adjustment model here")
+    return found
