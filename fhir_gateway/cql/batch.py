@@ -17,6 +17,9 @@ from fhir_gateway.r4 import spec
 
 Read = Callable[..., Any]
 
+#: Members of a batch for which it takes longer to begin reading than to read.
+SMALL = 100
+
 
 class Batch:
     """Members (persons) in a fixed order, and a reader of resource tables for exactly these members.
@@ -40,13 +43,22 @@ class Batch:
         return len(self.members)
 
     def table(
-        self, resource_type: str, names: frozenset[str], offset_ms: int, coded: Coded | None = None
+        self,
+        resource_type: str,
+        names: frozenset[str],
+        offset_ms: int,
+        coded: Coded | None = None,
+        whole: set[str] | None = None,
     ) -> ResourceTable:
         """The resources of one type, with the columns behind the property ``names`` that expressions use.
 
-        With ``coded`` those without any of the codes may be missing.
+        With ``coded`` those without any of the codes may be missing. ``whole`` are columns that turned out to be
+        needed with all parts, in batches before: a small one reads them so at once. What turns out here is added.
         """
+        whole = set() if whole is None else whole
         columns = element_paths(resource_type, names)
+        if len(self) <= SMALL:
+            columns += sorted(whole)
         coded = coded if self.narrows else None
         table = self.read(resource_type, columns, coded)
         order, member = self._placed(table)
@@ -54,7 +66,7 @@ class Batch:
             rows, owners = referenced_rows(self.members, self._read, resource_type, table, names)
             pairs = np.unique(np.stack([np.concatenate([member, owners]), np.concatenate([order, rows])]), axis=1)
             member, order = pairs[0], pairs[1]
-        return ResourceTable(self, resource_type, table, columns, offset_ms, order, member, coded)
+        return ResourceTable(self, resource_type, table, columns, offset_ms, order, member, coded, whole)
 
     def _placed(self, table: Any) -> tuple[IntArray, IntArray]:
         """Rows of the members, in member order, and the position of their member."""
@@ -84,6 +96,7 @@ class ResourceTable:
         order: IntArray,
         member: IntArray,
         coded: Coded | None = None,
+        whole: set[str] | None = None,
     ) -> None:
         #: the codes that the resources were narrowed by
         self.coded = coded
@@ -98,8 +111,11 @@ class ResourceTable:
 
         def column(name: str, named: bool) -> Any:
             if (name, named) not in placed:
-                # parts that no expression named, or one compiled after the table was read: the same rows again
-                rows = table if named else batch.read(resource_type, [name], coded)
+                rows = table
+                if not named:  # parts that no expression named, or one compiled after the table was read
+                    rows = batch.read(resource_type, [name], coded)
+                    if whole is not None and name in structure:  # JSON texts are long, and seldom needed
+                        whole.add(name)
                 placed[name, named] = _one_array(rows, name, None if in_place else order)
             return placed[name, named]
 

@@ -102,6 +102,8 @@ class Compiler:
         self.required_value_sets: set[tuple[str, str | None]] = set()
         self.property_names: set[str] = set()
         self.elements_of: dict[str, set[str]] = {}  # of one resource type only: what its retrieves look at
+        #: columns by type that evaluations needed with all parts: no name in an expression says so
+        self.whole_columns: dict[str, set[str]] = {}
         #: by type and what tells them apart: element and codes of each retrieve, None for one without constant codes
         self.retrieves: dict[str, dict[Hashable, tuple[str, Node] | None]] = {}
         self.codes_of_retrieves: dict[int, frozenset[tuple[str, str]] | None] = {}

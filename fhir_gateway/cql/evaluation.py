@@ -144,8 +144,9 @@ class Evaluation:
         if found is None:
             compiler = self.compiled.compiler
             names = frozenset(compiler.property_names | compiler.elements_of.get(resource_type, set()))
-            coded = sought([self.compiled], resource_type) if self.narrows else None
-            found = self.batch.table(resource_type, names, self.offset_ms, coded)
+            coded = sought([self.compiled], resource_type) if self.narrows and self.batch.narrows else None
+            whole = compiler.whole_columns.setdefault(resource_type, set())
+            found = self.batch.table(resource_type, names, self.offset_ms, coded, whole)
             self._retrieves_known = self._retrieves_known or compiler.retrieve_count
             found.source.zones |= compiler.zones
             self._tables[resource_type] = found

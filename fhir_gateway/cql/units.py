@@ -42,6 +42,11 @@ def _registry() -> Any:
     return PintUcumRegistry()
 
 
+def load_units() -> None:
+    """Load the library of units now: a server does so before the first patient waits for it."""
+    _registry()
+
+
 #: UCUM annotations say nothing about the unit (UCUM section 2.1, curly braces): alone they stand for ``1``.
 _ANNOTATION = re.compile(r"(?<=[^./(])\{[^{}]*\}")
 _ONLY_ANNOTATION = re.compile(r"\{[^{}]*\}")

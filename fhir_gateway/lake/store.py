@@ -221,7 +221,7 @@ class Lake:
         schema = layout(resource_type, tuple(dict.fromkeys([*KEY_COLUMNS, *(columns or ())])))
         state = self._log.tables(self.version if version is None else version).get(resource_type)
         if state is None:
-            return schema.empty_table()
+            return _no_rows(schema, sparse)
         if belongs_to_patients(resource_type):
             return self._rows(resource_type, schema, state, bucket, members, coded, sparse)
         key = (resource_type, state, tuple(columns or ()), sparse)
@@ -244,20 +244,20 @@ class Lake:
         if not state.superseded:
             parts = table.read(state.delta_version, schema, chosen, only, coded=coded, sparse=sparse)
             if len(parts) < 2:
-                return parts[0] if parts else schema.empty_table()  # a file is in reading order
+                return parts[0] if parts else _no_rows(schema, sparse)  # a file is in reading order
             rows = pa.concat_tables(parts)
             return rows.take(_newest_in_order(rows, superseded=False))
         if only is not None or coded is not None:  # what was a member's or so coded may not be now
             ids = table.read(state.delta_version, pa.schema([schema.field("id")]), chosen, only, coded=coded)
             only = Only("id", pc.unique(pa.concat_tables(ids)["id"])) if ids else None
             if only is None:
-                return schema.empty_table()
+                return _no_rows(schema, sparse)
         full = table_schema(resource_type)
         hidden = [name for name in ("_seq", "_deleted") if name not in schema.names]
         wide = pa.schema([*schema, *map(full.field, hidden)])
         parts = table.read(state.delta_version, wide, chosen, only, sparse=sparse)
         if not parts:
-            return schema.empty_table()
+            return _no_rows(schema, sparse)
         rows = pa.concat_tables(parts)
         rows = rows.take(_newest_in_order(rows, superseded=True)).drop_columns(hidden)
         return rows if members is None else rows.filter(pc.is_in(rows["_member"], value_set=members))
@@ -295,6 +295,12 @@ class Lake:
                 pull, _ = standing.pop(version.replays)
             standing[version.version] = pull, version
         return [version for pull, version in standing.values() if pull_id in (None, pull)]
+
+
+def _no_rows(schema: pa.Schema, sparse: bool) -> pa.Table:
+    """An empty table; a sparse one has only our own columns, since nothing fills the others."""
+    kept = [field for field in schema if not sparse or field.name == "id" or field.name.startswith("_")]
+    return pa.schema(kept).empty_table()
 
 
 def _places(resource_type: str, bucket: int | None, members: pa.Array | None, buckets: int) -> Callable[[int], bool]:

@@ -26,6 +26,7 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from fhir_gateway.lake.coded import Coded, coded_rows
 from fhir_gateway.lake.columns import OWN_COLUMNS, table_schema
+from fhir_gateway.lake.few import FEW, rows_of_few
 from fhir_gateway.lake.reading import Only, filled, footer, stored_rows
 
 NO_BUCKET = -1
@@ -129,6 +130,8 @@ class ResourceTable:
         by ``_member`` (nulls last), ``_source``, ``id``.
         """
         chosen = [file for file in self.files(version) if buckets(file.bucket)]
+        if only is not None and coded is None and len(only.values) <= FEW:
+            return rows_of_few([(file.path, file.bucket) for file in chosen], schema, only, sparse=sparse)
         if sparse:
             schema = filled(schema, [footer(file.path).schema for file in chosen])
         parts = (

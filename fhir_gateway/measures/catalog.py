@@ -6,6 +6,8 @@ shares one catalog.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -92,6 +94,7 @@ class MeasureCatalog:
             evaluator = self._evaluators.get(key)
             if evaluator is None:
                 evaluator = Evaluator(made)
+                keep_ready(evaluator)
                 with self._lock:
                     self._evaluators[key] = evaluator
         return evaluator
@@ -103,6 +106,19 @@ class MeasureCatalog:
         needed = {(one.package_hash, one.terminology_hash) for one in self._supplemented.values()}
         self._evaluators = {key: one for key, one in self._evaluators.items() if key in needed}
         self._compiling = {key: one for key, one in self._compiling.items() if key in needed or one.locked()}
+        gc.unfreeze()  # what is let go of is garbage; the next one that is compiled freezes the others again
+
+
+def keep_ready(evaluator: Evaluator) -> None:
+    """Do what the first subjects would wait for, and have the collector of garbage pass over what is compiled.
+
+    Looking through the expressions of some measures takes it a quarter of a second, in the midst of an answer.
+    """
+    evaluator.warm()
+    gc.collect()
+    gc.freeze()
+    atexit.unregister(gc.unfreeze)
+    atexit.register(gc.unfreeze)  # libraries count what the process leaves behind, and say so
 
 
 def _newest(packages: Iterable[MeasurePackage]) -> MeasurePackage:

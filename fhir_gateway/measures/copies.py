@@ -137,9 +137,9 @@ class EncounterCopies:
 class WithoutCopies(Batch):
     """A batch in which one Encounter stands for its copies."""
 
-    def __init__(self, members: pa.Array, copies: EncounterCopies) -> None:
+    def __init__(self, members: pa.Array, copies: EncounterCopies, *, narrows: bool = True) -> None:
         """The members, and what their rows are read through."""
-        super().__init__(members, copies.read, narrows=True)
+        super().__init__(members, copies.read, narrows=narrows)
         self.copies = copies
 
 

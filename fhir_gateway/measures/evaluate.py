@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from fhir_gateway.cql import Batch, CompiledLibrary, Evaluation, compile_library
 from fhir_gateway.cql.evaluation import Failure
+from fhir_gateway.cql.units import load_units
 from fhir_gateway.errors import GatewayError, InputError
 from fhir_gateway.measures.copies import Copies, WithoutCopies
 from fhir_gateway.measures.elm_references import references, section
@@ -72,6 +73,10 @@ class Evaluator:
     def supplemental(self) -> tuple[SupplementalDefinition, ...]:
         """Supplemental data and risk adjustment variables that are evaluated."""
         return self._supplemental
+
+    def warm(self) -> None:
+        """Do beforehand what does not depend on data and would be done for the first members."""
+        load_units()
 
     def evaluate(self, population: Population, period: tuple[date, date], now: datetime) -> MeasureResult:
         """Evaluate the measure for each batch of ``population`` and put the results together.

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fhir_gateway.cql import Batch
+from fhir_gateway.cql.batch import SMALL
 from fhir_gateway.cql.sought import Coded
 from fhir_gateway.errors import InputError
 from fhir_gateway.lake.claims import ORGANIZATION_COLUMNS, PRACTITIONER_COLUMNS, ROLE_COLUMNS, providers
@@ -195,9 +196,10 @@ class LakePopulation:
             table = tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
             return self._maps.apply(table) if self._maps else table
 
+        narrows = len(cut.members) > SMALL  # what few members have is not worth looking through first
         if self.copies == "all":
-            return Batch(cut.members, read, narrows=True)
-        return WithoutCopies(cut.members, EncounterCopies(read, self._directory))
+            return Batch(cut.members, read, narrows=narrows)
+        return WithoutCopies(cut.members, EncounterCopies(read, self._directory), narrows=narrows)
 
     def _directory(self) -> pa.Table:
         """The organizations of the lake: what they are known by outside it."""

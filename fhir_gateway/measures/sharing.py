@@ -28,7 +28,12 @@ class SharedBatch(Batch):
         super().__init__(batch.members, self._read_once, narrows=batch.narrows)
 
     def table(
-        self, resource_type: str, names: frozenset[str], offset_ms: int, coded: Coded | None = None
+        self,
+        resource_type: str,
+        names: frozenset[str],
+        offset_ms: int,
+        coded: Coded | None = None,
+        whole: set[str] | None = None,
     ) -> ResourceTable:
         """The resources of one type that any library looks for; read when the first one asks for them."""
         coded = sought(self._libraries, resource_type) if coded is not None and self.narrows else None
@@ -38,7 +43,7 @@ class SharedBatch(Batch):
         key = (resource_type, through, offset_ms, _hashable(coded))
         if key not in self._tables:
             every = self._names(resource_type) | names if of_members else names
-            made = self._tables[key] = super().table(resource_type, every, offset_ms, coded)
+            made = self._tables[key] = super().table(resource_type, every, offset_ms, coded, whole)
             made.source.zones = any(compiler.zones for compiler in self._compilers)
         return self._tables[key]
 
