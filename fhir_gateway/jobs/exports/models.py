@@ -19,7 +19,7 @@ Json = dict[str, Any]
 Alternatives = tuple[tuple[Criterion, ...], ...]
 
 #: Rows that are read and rendered together; memory does not depend on how many there are.
-ROWS = 5000
+ROWS = 2000
 
 
 @dataclass(frozen=True, slots=True)
