@@ -30,8 +30,8 @@ from fhir_gateway.server.problems import UnknownResource
 from fhir_gateway.server.search import Query
 
 TYPE = "AuditEvent"
-#: System of client ids, and of what the trail calls an interaction; defined in ``profiles/``.
-CLIENT_SYSTEM = "https://fhir-gateway.example/fhir/NamingSystem/client"
+#: System of client ids, and of what the trail calls an interaction (defined in ``profiles/``).
+CLIENT_SYSTEM = "https://fhir-gateway.example/clients"
 INTERACTION_SYSTEM = "https://fhir-gateway.example/fhir/CodeSystem/interaction"
 
 _DICOM = "http://dicom.nema.org/resources/ontology/DCM"

@@ -166,7 +166,7 @@ async def test_accounting_for_one_patient_finds_reads_searches_and_lists(face: F
         ("date=lt2020", False),
         ("date=gt2020&date=lt2100", True),
         ("_lastUpdated=ne2020", True),
-        ("agent:identifier=https://fhir-gateway.example/fhir/NamingSystem/client|payer", True),
+        ("agent:identifier=https://fhir-gateway.example/clients|payer", True),
         ("agent:identifier=elsewhere|payer", False),
         ("agent=Device/x", False),
         ("altid=|payer", True),
