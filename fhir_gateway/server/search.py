@@ -22,6 +22,8 @@ from fhir_gateway.server.summary import Subset
 
 DEFAULT_COUNT = 50
 MAX_COUNT = 1000
+#: Written with quotes in an example of the Risk Adjustment guide (``category="ra"``).
+_QUOTED = frozenset({"category", "measurereport-category"})
 _INCLUDES = 10
 _CRITERIA = 50
 _HAS_REPORTS = re.compile("_has:MeasureReport:(patient|subject):")
@@ -110,6 +112,8 @@ def parse_query(resource_type: str, parameters: Sequence[tuple[str, str]], stric
         elif asked:
             includes.append(_include(asked, value, resource_type))
         elif code in ("_id", "_lastUpdated", "_has") or code in known:
+            if code in _QUOTED:
+                value = value.strip('"')
             if value:  # R4 3.1.1.3: a parameter without a value is as good as absent
                 criteria.append((name, value))
         elif strict:
