@@ -28,6 +28,13 @@ def model_class(resource_type: str) -> type[BaseModel]:
     return found
 
 
+@cache
+def summary_elements(resource_type: str) -> frozenset[str]:
+    """Elements that the definition of a resource type marks as its summary."""
+    model: Any = model_class(resource_type)
+    return frozenset(model.summary_elements_sequence())
+
+
 def parse(resource: Mapping[str, Any], file: str | None = None, line: int | None = None) -> BaseModel:
     """Return the model of a resource; raises ResourceError with the path of the first element that breaks a rule.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fhir_gateway import __name__ as package
+from fhir_gateway.db.search.parameters import search_parameters
 from fhir_gateway.server.registry import (
     SERVED,
     SUBSCRIPTIONS,
@@ -14,6 +15,7 @@ from fhir_gateway.server.registry import (
     ServedType,
     definition,
 )
+from fhir_gateway.server.search import COMMON
 from fhir_gateway.subscriptions.topics import TOPICS
 
 #: When the statement's own content last changed (R4 requires a date; the time of the request would defeat caching).
@@ -45,6 +47,8 @@ def capability_statement(base_url: str, version: str, token_url: str) -> dict[st
                 "mode": "server",
                 "security": _security(token_url),
                 "resource": [_resource(served) for _, served in sorted(SERVED.items())],
+                "interaction": [{"code": code} for code in ("batch", "history-system", "search-system", "transaction")],
+                "searchParam": [{"name": name, "type": kind} for name, kind in _common()],
                 "operation": [_operation(one) for one in SYSTEM_OPERATIONS],
             }
         ],
@@ -66,10 +70,16 @@ def _resource(served: ServedType) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "type": served.name,
         "documentation": served.documentation,
-        "interaction": [{"code": code} for code in ("read", "vread", "search-type")],
-        "versioning": "versioned",
+        "interaction": [{"code": code} for code in _interactions(served)],
+        "versioning": "versioned-update" if served.writes else "versioned",
         "readHistory": True,
+        "updateCreate": False,
+        "conditionalCreate": "create" in served.writes,
         "conditionalRead": "full-support",
+        "conditionalUpdate": "update" in served.writes,
+        "conditionalDelete": "single" if "delete" in served.writes else "not-supported",
+        "referencePolicy": ["literal", "logical"],
+        "searchRevInclude": _referring(served.name),
         "searchParam": [
             {"name": name, "definition": definition(served.name, name), "type": kind}
             for name, kind in served.parameters()
@@ -81,11 +91,34 @@ def _resource(served: ServedType) -> dict[str, Any]:
     if served.name == "Subscription":
         url = SUBSCRIPTIONS + "StructureDefinition/capabilitystatement-subscriptiontopic-canonical"
         entry["extension"] = [{"url": url, "valueCanonical": topic} for topic in TOPICS]
-    entry["interaction"] += [{"code": code} for code in sorted(served.own_writes)]
     if served.profiles:
         entry["supportedProfile"] = list(served.profiles)
     entry["operation"] = [_operation(one) for one in (*served.operations, *TYPE_OPERATIONS)]
     return entry
+
+
+def _interactions(served: ServedType) -> list[str]:
+    """Codes in the order of R4's own list."""
+    offered = {"read", "vread", "history-instance", "history-type", "search-type", *served.writes, *served.own_writes}
+    order = ("read", "vread", "update", "delete", "history-instance", "history-type", "create", "search-type")
+    return [code for code in order if code in offered]
+
+
+def _referring(resource_type: str) -> list[str]:
+    """``_revinclude`` values: reference parameters of served types that may point to this one."""
+    return [
+        f"{name}:{parameter.name}"
+        for name in sorted(SERVED)
+        for _, parameter in sorted(search_parameters(name).items())
+        if parameter.declared == "reference" and parameter.same_as is None
+        if resource_type in (parameter.targets(name) or {resource_type})
+    ]
+
+
+def _common() -> list[tuple[str, str]]:
+    """Parameters of a search over several types."""
+    kinds = dict(ServedType("Basic", "").parameters())
+    return [(name, kinds[name]) for name in COMMON]
 
 
 def _operation(one: Operation) -> dict[str, Any]:

@@ -178,8 +178,8 @@ class Searching:
             versions.setdefault(url, set()).add(version)
         targets = search_parameters(include.source)[include.parameter].targets(include.source)
         found = []
-        for kind in sorted(targets or {"Library", "Measure"}):
-            if include.target not in ("", kind) or kind not in self.rest.catalogs:
+        for kind in sorted(targets & self.rest.catalogs.keys()):
+            if include.target not in ("", kind) or "url" not in search_parameters(kind):
                 continue
             if not token.allows(kind, "r", some=True):
                 continue

@@ -11,6 +11,8 @@ from typing import Any
 import orjson
 
 from fhir_gateway.errors import InputError, Location
+from fhir_gateway.r4.models import summary_elements
+from fhir_gateway.r4.spec import type_definition
 
 _SUBSETTED = {"system": "http://terminology.hl7.org/CodeSystem/v3-ObservationValue", "code": "SUBSETTED"}
 _ALWAYS = frozenset({"resourceType", "id", "meta", "implicitRules"})
@@ -20,32 +22,40 @@ _ALWAYS = frozenset({"resourceType", "id", "meta", "implicitRules"})
 _SUMMARY: Mapping[str, frozenset[str]] = {
     name: frozenset(elements.split())
     for name, elements in {
+        "AuditEvent": "type subtype action recorded outcome outcomeDesc purposeOfEvent",
+        "CapabilityStatement": "url version name title status experimental date publisher contact useContext "
+        "jurisdiction kind instantiates imports software implementation fhirVersion format patchFormat "
+        "implementationGuide rest messaging document",
+        "CodeSystem": "url identifier version name title status experimental date publisher contact useContext "
+        "jurisdiction caseSensitive valueSet hierarchyMeaning compositional versionNeeded content supplements count "
+        "filter property",
         "Coverage": "identifier status type policyHolder subscriber subscriberId beneficiary dependent relationship "
         "period payor order network",
         "Group": "extension identifier active type actual code name quantity managingEntity",
         "Library": "url identifier version name title status experimental type date publisher contact description "
         "useContext jurisdiction effectivePeriod",
+        "Location": "identifier status operationalStatus name description mode type physicalType managingOrganization",
         "Measure": "url identifier version name title status experimental date publisher contact description "
         "useContext jurisdiction effectivePeriod disclaimer scoring compositeScoring type riskAdjustment "
         "rateAggregation rationale clinicalRecommendationStatement improvementNotation definition guidance",
         "MeasureReport": "identifier status type measure subject date reporter period improvementNotation",
+        "OperationDefinition": "url version name title status kind experimental date publisher contact useContext "
+        "jurisdiction affectsState code base resource system type instance",
         "Organization": "identifier active type name partOf",
         "Patient": "identifier active name telecom gender birthDate deceasedBoolean deceasedDateTime address "
         "managingOrganization link",
         "Practitioner": "identifier active name telecom address gender birthDate",
         "PractitionerRole": "identifier active period practitioner organization code specialty location telecom",
-    }.items()
-}
-
-#: Elements with a minimum of one, which every subset keeps.
-_MANDATORY: Mapping[str, frozenset[str]] = {
-    name: frozenset(elements.split())
-    for name, elements in {
-        "Coverage": "status beneficiary payor",
-        "Group": "type actual",
-        "Library": "status type",
-        "Measure": "status",
-        "MeasureReport": "status type measure period",
+        "Provenance": "target recorded",
+        "RelatedPerson": "identifier active patient relationship name telecom gender birthDate address",
+        "SearchParameter": "url version name status experimental date publisher contact description useContext "
+        "jurisdiction code base type",
+        "StructureDefinition": "url identifier version name title status experimental date publisher contact "
+        "useContext jurisdiction keyword fhirVersion kind abstract context contextInvariant type baseDefinition "
+        "derivation",
+        "Subscription": "status contact end reason criteria error channel",
+        "ValueSet": "url identifier version name title status experimental date publisher contact useContext "
+        "jurisdiction immutable",
     }.items()
 }
 
@@ -81,9 +91,16 @@ class Subset:
             return True
         if self._mode == "data":
             return element != "text"
-        mandatory = element in _MANDATORY.get(resource_type, frozenset())
+        defined = type_definition(resource_type).elements.get(element)
+        if defined is not None and defined.required:  # every subset is a resource of its type
+            return True
         if self._mode == "text":
-            return mandatory or element == "text"
+            return element == "text"
         if self._mode == "true":
-            return mandatory or element in _SUMMARY[resource_type]
-        return mandatory or element in self._names
+            return element in _summary(resource_type)
+        return element in self._names or (defined is not None and defined.choice in self._names)
+
+
+def _summary(resource_type: str) -> frozenset[str]:
+    found = _SUMMARY.get(resource_type)
+    return summary_elements(resource_type) if found is None else found

@@ -35,7 +35,9 @@ def test_the_capability_statement_lists_what_is_served() -> None:
     resources = {resource["type"]: resource for resource in rest["resource"]}
     assert set(resources) == set(SERVED)
     for name, resource in resources.items():
-        assert [one["code"] for one in resource["interaction"]] == ["read", "vread", "search-type"]
+        offered = {one["code"] for one in resource["interaction"]}
+        written = SERVED[name].writes | SERVED[name].own_writes
+        assert offered == {"read", "vread", "search-type", "history-instance", "history-type", *written}
         listed = {one["name"] for one in resource["searchParam"]}
         assert {"_id", "_lastUpdated"} < listed
         assert listed <= {"_id", "_lastUpdated", *search_parameters(name)}

@@ -55,6 +55,8 @@ class SearchParameter:
         """Types that the references point to; empty when they may point to any type."""
         if self.target is not None:
             return frozenset({self.target})
+        if self.kind == "canonical" and not self.elements.paths:
+            return frozenset({"Library", "Measure"})  # relatedArtifact of measures: what they are made of
         return frozenset().union(*(_targets(resource_type, one) for one in self.elements.paths))
 
     def entries(self, resource: Mapping[str, Any], base_url: str | None) -> Iterator[Entry]:
