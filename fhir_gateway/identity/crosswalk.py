@@ -24,7 +24,7 @@ LOCK = "identity"
 
 
 class Crosswalk:
-    """Patients to persons, identifiers first; implements ``lake.persons.PersonAssigner``.
+    """Patients to persons, identifiers first; implements ``lake.persons.PersonAssigner`` and ``PersonHistory``.
 
     Matching is deterministic and explained in :mod:`fhir_gateway.identity.partition`. A person keeps its id when more
     sources arrive; when two persons turn out to be one, the one assigned first survives and the merge is recorded.
@@ -62,6 +62,11 @@ class Crosswalk:
             stored = store.assigned(connection, source, pc.unique(ids))
         found = stored["person"].combine_chunks().take(pc.index_in(ids, value_set=stored["id"].combine_chunks()))
         return pc.coalesce(found, _provisional(source, ids)) if found.null_count else found
+
+    def placed_since(self, mark: str | None) -> tuple[str, pa.Table | None]:
+        """The mark of now, and the patients placed since ``mark``: new ones, and all of persons that changed."""
+        with snapshot(self._engine) as connection:
+            return store.mark(connection), store.placed_since(connection, mark)
 
     def patients(self, person: str) -> list[tuple[str, str]]:
         """Return the (source, patient id) pairs behind a person, sorted; empty for a person that is not in use."""

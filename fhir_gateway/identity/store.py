@@ -6,6 +6,7 @@ its history, and is small: a row per patient and per identifier, no clinical con
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -45,6 +46,7 @@ PERSON_SCHEMA = pa.schema(
     [("person", pa.string()), ("anchor", pa.int64()), ("born", pa.int64()), ("living", pa.bool_())]
 )
 _PERSONS_SCHEMA = pa.schema([("id", pa.string()), ("person", pa.string())])
+_PLACED_SCHEMA = pa.schema([("_source", pa.string()), ("_patient", pa.string()), ("_member", pa.string())])
 DECIDED_SCHEMA = pa.schema([("a", pa.int64()), ("b", pa.int64()), ("verdict", pa.string())])
 MATCHED_SCHEMA = pa.schema([("a", pa.int64()), ("b", pa.int64()), ("evidence", pa.string())])
 
@@ -57,6 +59,7 @@ _PATIENT_COLUMNS = (
     PATIENT.c.gender,
     PATIENT.c.fingerprint,
 )
+_NUMBERED = sa.select(PATIENT.c.number, PATIENT.c.source, PATIENT.c.patient_id)
 _SLICE = 10_000  # ids in one statement; below this many a lookup names them, above it reads the whole source
 
 
@@ -76,6 +79,40 @@ def assigned(connection: Connection, source: str, ids: pa.Array) -> pa.Table:
     """Return the persons (``id``, ``person``) of the patients of :func:`patients_of`, for less."""
     rows = connection.execute(_among((PATIENT.c.patient_id, PATIENT.c.person), source, ids)).all()
     return arrow(rows, _PERSONS_SCHEMA)
+
+
+def mark(connection: Connection) -> str:
+    """How far the crosswalk is: its last patient, who that is, and its last change of persons."""
+    last = connection.execute(_NUMBERED.order_by(PATIENT.c.number.desc()).limit(1)).first()
+    change = connection.scalar(sa.select(sa.func.max(CHANGE.c.id))) or 0
+    number, who = (last.number, _named(last)) if last else (0, "")
+    return f"{number}.{change}.{who}"
+
+
+def placed_since(connection: Connection, mark: str | None) -> pa.Table | None:
+    """Patients (``_source``, ``_patient``, ``_member``) who are new since a mark, or of a person that changed since.
+
+    Every move from one person to another is a change of both. None for a mark that this crosswalk did not give.
+    """
+    if mark is None:
+        return None
+    number, change, who = mark.split(".")
+    last = connection.execute(_NUMBERED.where(PATIENT.c.number == int(number))).first()
+    newest = connection.scalar(sa.select(sa.func.max(CHANGE.c.id))) or 0
+    if (_named(last) if last else "") != who or newest < int(change) or (last is None and int(number)):
+        return None
+    later = CHANGE.c.id > int(change)
+    changed = sa.union(sa.select(CHANGE.c.person).where(later), sa.select(CHANGE.c.other).where(later))
+    some = sa.select(PATIENT.c.source, PATIENT.c.patient_id, PATIENT.c.person)
+    rows = connection.execute(
+        sa.union(some.where(PATIENT.c.number > int(number)), some.where(PATIENT.c.person.in_(changed)))
+    )
+    return arrow(rows.all(), _PLACED_SCHEMA)
+
+
+def _named(row: sa.Row[Any]) -> str:
+    """Who a patient is, without saying it."""
+    return hashlib.sha256(f"{row.source}\x1f{row.patient_id}".encode()).hexdigest()[:16]
 
 
 def _among(columns: Sequence[sa.Column[Any]], source: str, ids: pa.Array) -> sa.Select[Any]:

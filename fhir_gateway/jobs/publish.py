@@ -18,7 +18,6 @@ from typing import Any
 import duckdb
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from fhir_gateway.errors import NotFoundError
 from fhir_gateway.factory import Gateway
@@ -33,6 +32,7 @@ PUBLISHED = ("Organization", "Practitioner", "PractitionerRole", "Coverage")
 REPORTER = "gateway"
 """Id of the Organization that reports: ourselves."""
 
+_KEYS = ("_hash", "_seq")
 _REFERENCE = re.compile(r'("reference"\s*:\s*)("(?:[^"\\]|\\.)*")')
 
 _GOLDEN = """
@@ -75,12 +75,14 @@ def _publish(gateway: Gateway, progress: Progress | None) -> Published:
     if progress:
         progress(PullProgress("publish", "what changed"))
     lake, version = gateway.lake, gateway.lake.version
-    patients = lake.read("Patient", ["_hash"], version=version)
-    copies = {kind: lake.read(kind, ["_hash"], version=version) for kind in PUBLISHED}
+    patients = lake.read("Patient", _KEYS, version=version, ordered=False)
+    copies = {kind: lake.read(kind, _KEYS, version=version, ordered=False) for kind in PUBLISHED}
     ranks = pa.table({"source": [one.name for one in gateway.endpoints.all()]})
     ranks = ranks.append_column("rank", pa.array(range(ranks.num_rows), pa.int64()))
     former = read_former(gateway.engine)
-    difference = compare(patients, ranks, copies, former, lambda kind: lake.read(kind, ["_raw"], version=version))
+    difference = compare(
+        patients, ranks, copies, former, lambda kind: lake.read(kind, ["_raw"], version=version, ordered=False)
+    )
     texts = {
         kind: _texts(lake, version, kind, rows, difference.keys(kind))
         for kind, rows in {"Patient": patients, **copies}.items()
@@ -114,15 +116,8 @@ def _publish(gateway: Gateway, progress: Progress | None) -> Published:
 
 def _texts(lake: Lake, version: int, kind: str, rows: pa.Table, keys: pa.Table) -> pa.Table:
     """The rows of a type that are to be served anew, with `_raw`; all copies of such a person."""
-    if not keys.num_rows:
-        return rows.slice(0, 0).append_column("_raw", pa.array([], pa.string()))
     names = (["_member"], ["id"]) if kind == "Patient" else (["_source", "id"], ["source", "id"])
-    wanted = rows.join(keys, *names, "left semi")
-    members = pc.unique(wanted["_member"])
-    # of few members only these are read; who has no member is not found by one
-    few = not members.null_count and len(members) * 4 < rows.num_rows
-    texts = lake.read(kind, ["_raw"], version=version, members=members if few else None)
-    return texts.join(keys, *names, "left semi")
+    return lake.texts(kind, rows.join(keys, *names, "left semi") if keys.num_rows else rows.slice(0, 0), version)
 
 
 def _golden(patients: pa.Table, ranks: pa.Table) -> pa.Table:
@@ -178,7 +173,11 @@ class References:
     @classmethod
     def of(cls, gateway: Gateway) -> References:
         """Over what the lake holds now."""
-        return cls(gateway, gateway.lake.read("Patient"), {kind: gateway.lake.read(kind) for kind in PUBLISHED})
+        return cls(
+            gateway,
+            gateway.lake.read("Patient", ordered=False),
+            {kind: gateway.lake.read(kind, ordered=False) for kind in PUBLISHED},
+        )
 
     def rewrite(self, source: str, raw: str) -> Any:
         """A resource of ``source``, parsed, its references led to our ids.

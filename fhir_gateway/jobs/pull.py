@@ -256,7 +256,7 @@ def _download(gateway: Gateway, pull_id: str, progress: Progress | None, check: 
 
 def _known(gateway: Gateway, source: str, kind: str, ids: set[str]) -> set[str]:
     """Those of some resources of a source that are in the lake."""
-    rows = gateway.lake.read(kind)
+    rows = gateway.lake.read(kind, ordered=False)
     return ids.intersection(rows.filter(pc.equal(rows["_source"], source))["id"].to_pylist())
 
 

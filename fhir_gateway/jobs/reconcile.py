@@ -63,7 +63,7 @@ def reconcile(gateway: Gateway, row: SourcePull, outcome: PullOutcome) -> Reconc
 
 def _missing(gateway: Gateway, source: str, kind: str, files: Sequence[StagedFile]) -> tuple[set[str], int]:
     """Ids of a source's rows of a type that no file holds, and how many rows there are."""
-    rows = gateway.lake.read(kind)
+    rows = gateway.lake.read(kind, ordered=False)
     stored = rows.filter(pc.equal(rows["_source"], source))["id"].combine_chunks()
     if not len(stored):
         return set(), 0

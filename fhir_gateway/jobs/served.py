@@ -154,6 +154,6 @@ def read_former(engine: Engine) -> pa.Table:
 def write_present(engine: Engine, lake_version: int, digests: pa.Table) -> None:
     """Keep the digests of what is served now."""
     file = io.BytesIO()
-    pq.write_table(digests.sort_by([("kind", "ascending"), ("id", "ascending")]), file, compression="zstd")
+    pq.write_table(digests, file, compression="zstd", compression_level=1)
     with session(engine) as opened:
         opened.merge(JobPublication(id=1, lake_version=lake_version, digests=file.getvalue()))

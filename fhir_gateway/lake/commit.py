@@ -84,8 +84,9 @@ class Commit:
         clear(self.connection)
         doomed = {name: rows for name in sorted(self.deletions) if (rows := self._doomed(name, lines)) is not None}
         ledger = self._ledger(lines, placements, doomed)
-        known = self.log.get(self.base).links if self.base else None
-        links = self._links(lines, placements, read_links(self.log.folder / known if known else None))
+        before = self.log.get(self.base) if self.base else None
+        known = read_links(self.log.folder / before.links if before and before.links else None)
+        links = self._links(lines, placements, known, before.persons if before else None)
         tables = self._write_all(lines, placements, doomed, links)
         return LakeVersion(
             version=self.version,
@@ -97,8 +98,9 @@ class Commit:
             tables=tables,
             ledger=ledger,
             quarantine=self._kept("quarantine", quarantine.path) if quarantine.count else None,
-            links=self._kept_links(links),
+            links=before.links if before and links.table is known else self._kept_links(links),
             replays=self.replay.version if self.replay else None,
+            persons=links.mark,
         )
 
     def _table(self, resource_type: str) -> ResourceTable:
@@ -107,13 +109,17 @@ class Commit:
     def _place(self, resource_type: str, lines: StagedLines) -> Placement:
         state = self.before.get(resource_type)
         old: pa.RecordBatchReader | pa.Table | None = None
+        staged: pa.RecordBatchReader | pa.Table = lines.rows[resource_type].heads()
+        ids = lines.rows[resource_type].few_ids()
+        few = ids is not None and len(ids) <= FEW_IDS
+        if few:
+            staged = staged.read_all()
         if state is not None:
-            ids = lines.rows[resource_type].few_ids()
             old = self._table(resource_type).scan(state.delta_version, STORED_COLUMNS, ids)
-            if ids is not None and len(ids) <= FEW_IDS:
+            if few:
                 old = old.read_all()
         arrived = self.replay.version if self.replay else self.version
-        return place(self.connection, resource_type, self.pull.source, lines.rows[resource_type].heads(), old, arrived)
+        return place(self.connection, resource_type, self.pull.source, staged, old, arrived)
 
     def _doomed(self, resource_type: str, lines: StagedLines) -> pa.Table | None:
         """Stored rows that the source says are gone; None for a type without a table."""
@@ -147,7 +153,9 @@ class Commit:
                 raise LedgerError(message, location=Location(rule="ledger"))
         return ledger
 
-    def _links(self, lines: StagedLines, placements: Mapping[str, Placement], known: pa.Table) -> Links:
+    def _links(
+        self, lines: StagedLines, placements: Mapping[str, Placement], known: pa.Table, mark: str | None
+    ) -> Links:
         parts = [f"select _patient from {placed.accepted}" for placed in placements.values()]  # noqa: S608 - our names
         patients = " union ".join(parts) or "select null::varchar as _patient"
         ids = self.connection.sql(f"from ({patients}) where _patient is not null").to_arrow_table()["_patient"]
@@ -157,7 +165,8 @@ class Commit:
         if rows is not None and rows.num_rows:
             members = self.persons.assign(self.pull.source, rows)
             assigned = pa.table({"_patient": rows["id"], "_member": members})
-        return update_links(known, self.pull.source, ids.combine_chunks(), assigned, self.persons, self.buckets)
+        self.connection.register("patients_here", pa.table({"_patient": ids}))
+        return update_links(known, self.pull.source, ids.combine_chunks(), assigned, self.persons, self.buckets, mark)
 
     def _person_elements(self, lines: StagedLines, placed: Placement) -> pa.Table:
         """Accepted Patient rows in the layout that the assigner reads."""
@@ -189,7 +198,10 @@ class Commit:
         names = sorted({*placements, *doomed, *(self.before if links.changed else ())})
 
         self.connection.register("links_given", links.table)
-        self.connection.execute("create table links as from links_given")
+        self.connection.register("patients_moved", links.moved.select(["_patient"]))
+        self.connection.execute(
+            "create table links as from links_given where _patient in (from patients_here union from patients_moved)"
+        )
 
         def write(name: str) -> TableState | None:
             placed = placements.get(name)

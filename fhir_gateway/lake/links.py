@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fhir_gateway.errors import GatewayError
-from fhir_gateway.lake.persons import PersonAssigner
+from fhir_gateway.lake.persons import PersonAssigner, PersonHistory
 
 SCHEMA = pa.schema(
     [("_source", pa.string()), ("_patient", pa.string()), ("_member", pa.string()), ("_bucket", pa.int32())]
@@ -29,10 +29,14 @@ def bucket_of(member: str, buckets: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """All links after asking the assigner: rows of ``SCHEMA``, and the pairs of source and patient that moved."""
+    """All links after asking the assigner: rows of ``SCHEMA``, and the pairs of source and patient that moved.
+
+    ``mark`` is what the assigner is asked by the next time.
+    """
 
     table: pa.Table
     moved: pa.Table
+    mark: str | None = None
 
     @property
     def changed(self) -> bool:
@@ -60,9 +64,24 @@ def _buckets(members: pa.ChunkedArray, known: pa.Table, buckets: int) -> pa.Chun
 
 
 def update_links(
-    known: pa.Table, source: str, patients: pa.Array, assigned: pa.Table, persons: PersonAssigner, buckets: int
+    known: pa.Table,
+    source: str,
+    patients: pa.Array,
+    assigned: pa.Table,
+    persons: PersonAssigner,
+    buckets: int,
+    mark: str | None = None,
 ) -> Links:
-    """Ask for all ``patients`` (ids of ``source``) and all known ones; ``assigned`` are answers already given."""
+    """Ask for all ``patients`` (ids of ``source``) and all known ones; ``assigned`` are answers already given.
+
+    Where the assigner can say whom it placed since ``mark``, of the known ones only they are looked at; when nothing
+    is different the table is ``known`` itself.
+    """
+    now = None
+    if isinstance(persons, PersonHistory):
+        now, placed = persons.placed_since(mark)
+        if placed is not None:
+            return _followed(known, source, patients, placed, persons, buckets, now)
     parts = []
     for name in sorted({source, *known["_source"].unique().to_pylist()}):
         ids = known.filter(pc.field("_source") == name)["_patient"].combine_chunks()
@@ -77,10 +96,46 @@ def update_links(
             members = pc.coalesce(assigned["_member"].combine_chunks().take(at), members)
         parts.append(pa.table({"_source": pa.repeat(name, len(ids)), "_patient": ids, "_member": members}))
     if not parts:
-        return Links(SCHEMA.empty_table(), SCHEMA.empty_table())
+        return Links(SCHEMA.empty_table(), SCHEMA.empty_table(), now)
     table = pa.concat_tables(parts)
     table = table.append_column("_bucket", _buckets(table["_member"], known, buckets)).cast(SCHEMA)
     before = known.select(["_source", "_patient", "_member"]).rename_columns(["_source", "_patient", "_before"])
     joined = table.join(before, ["_source", "_patient"], join_type="inner")
     moved = joined.filter(pc.field("_member") != pc.field("_before"))
-    return Links(table, moved.select(["_source", "_patient"]))
+    return Links(table, moved.select(["_source", "_patient"]), now)
+
+
+def _followed(
+    known: pa.Table,
+    source: str,
+    patients: pa.Array,
+    placed: pa.Table,
+    persons: PersonAssigner,
+    buckets: int,
+    mark: str,
+) -> Links:
+    """The known links with those of ``placed`` who are somebody else now, and with the patients not known so far."""
+    keys = ["_source", "_patient"]
+    joined = known.join(placed.rename_columns([*keys, "_now"]), keys, join_type="inner")
+    moved = joined.filter(pc.field("_now") != pc.field("_member")).select([*keys, "_now"])
+    table = known
+    if moved.num_rows:
+        members = moved["_now"].combine_chunks()
+        table = pa.concat_tables(
+            [
+                known.join(moved, keys, join_type="left anti").select(SCHEMA.names),
+                _linked(moved["_source"], moved["_patient"], members, buckets),
+            ]
+        )
+    here = known.filter(pc.field("_source") == source)["_patient"]
+    fresh = patients.cast(pa.string()).drop_null().unique()
+    fresh = fresh.filter(pc.invert(pc.is_in(fresh, value_set=here.filter(pc.is_in(here, value_set=fresh)))))
+    if len(fresh):
+        members = _persons(persons.lookup(source, fresh), len(fresh))
+        table = pa.concat_tables([table, _linked(pa.repeat(source, len(fresh)), fresh, members, buckets)])
+    return Links(table, moved.select(keys), mark)
+
+
+def _linked(sources: pa.Array, patients: pa.Array, members: pa.Array, buckets: int) -> pa.Table:
+    places = pa.array([bucket_of(member, buckets) for member in members.to_pylist()], pa.int32())
+    return pa.table([sources, patients, members, places], schema=SCHEMA)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -24,5 +24,18 @@ class PersonAssigner(Protocol):
 
         A patient id that was never assigned gets a provisional person, deterministic from source and id. The lake
         asks again for the ids it already stored: whoever now belongs to another person is moved in the same commit.
+        """
+        ...
+
+
+@runtime_checkable
+class PersonHistory(Protocol):
+    """An assigner that remembers whom it placed, so that the lake need not ask for everybody again."""
+
+    def placed_since(self, mark: str | None) -> tuple[str, pa.Table | None]:
+        """The mark of now, and all patients (``_source``, ``_patient``, ``_member``) who were placed since ``mark``.
+
+        Others may be among them. None in the place of the patients when that cannot be told from this mark: everybody
+        has to be asked for.
         """
         ...

@@ -31,7 +31,19 @@ class Placement:
 #: Columns of the stored rows that a decision needs.
 STORED_COLUMNS = ("_source", "id", "_member", "_last_updated", "_version", "_seq", "_deleted", "_hash", "_bucket")
 
-
+_FRESH = """
+select _order, id, _patient, _last_updated as updated, _version as version, _hash as content, _size from staged
+"""
+# newest stored rows of the staged ids, tombstones among them
+_STORED = """
+select id, _bucket as bucket, _member as member, _last_updated as updated, _version as version, _hash as content,
+    _seq as seq, _deleted as deleted
+from stored_rows where _source = $source and id in (select id from fresh)
+"""
+_NOTHING = """
+select null::varchar as id, null::integer as bucket, null::varchar as member, null::timestamptz as updated,
+    null::bigint as version, null::bigint as content, null::bigint as seq, null::boolean as deleted where false
+"""
 _NEWEST = "qualify 1 = row_number() over (partition by id order by _seq desc, _deleted)"
 
 
@@ -39,23 +51,24 @@ def place(
     connection: duckdb.DuckDBPyConnection,
     resource_type: str,
     source: str,
-    staged: pa.RecordBatchReader,
+    staged: pa.RecordBatchReader | pa.Table,
     old: pa.RecordBatchReader | pa.Table | None,
     arrived: int,
 ) -> Placement:
     """Compare rows staged from ``source`` with each other and with those stored (None: there are none).
 
-    ``old`` has the ``STORED_COLUMNS`` of all sources, as a table where only rows of the staged ids are in it; several
-    rows of an id are its history. ``arrived`` is the lake version that the staged rows came with: that of the commit,
-    or for replayed lines the earlier one that refused them. What was written or deleted since has arrived later.
+    ``staged`` is a table when there are few. ``old`` has the ``STORED_COLUMNS`` of all sources, as a table where only
+    rows of the staged ids are in it; several rows of an id are its history. ``arrived`` is the lake version that the
+    staged rows came with: that of the commit, or for replayed lines the earlier one that refused them. What was written
+    or deleted since has arrived later.
     """
     connection.register("staged", staged)
-    connection.execute(
-        "create or replace temp table fresh as select _order, id, _patient, _last_updated as updated, "
-        "_version as version, _hash as content, _size from staged"
-    )
-    connection.unregister("staged")
-    total, distinct = _row(connection, "select count(*), count(distinct id) from fresh")
+    if isinstance(staged, pa.Table):
+        connection.execute(f"create or replace temp view fresh as {_FRESH}")
+        total, distinct = staged.num_rows, pc.count_distinct(staged["id"]).as_py()
+    else:
+        connection.execute(f"create or replace temp table fresh as {_FRESH}")
+        total, distinct = _row(connection, "select count(*), count(distinct id) from fresh")
     best = "fresh"
     repeated = 0
     if distinct < total:
@@ -70,11 +83,18 @@ def place(
             "select count(*) from fresh f join best b using (id) where f._order <> b._order and f.content <> b.content "
             "and f.updated is not distinct from b.updated and f.version is not distinct from b.version",
         )
-    _load_old(connection, source, old)
+    given: dict[str, object] = {"arrived": arrived}
+    before = _NOTHING
+    if old is not None:
+        connection.register("stored_rows", old)
+        given["source"] = source
+        once = isinstance(old, pa.Table) and pc.count_distinct(old["id"]).as_py() == old.num_rows
+        before = _STORED if once else _STORED + _NEWEST
     accepted = f"accepted_{resource_type}"
     connection.execute(
         f"""
         create or replace table {accepted} as
+        with old as materialized ({before})
         select * from (
             select b._order, b.id, b._patient, b._size,
                 case when not o.deleted then o.bucket end as old_bucket,
@@ -90,9 +110,14 @@ def place(
                      else 'replaced' end as fate
             from {best} b left join old o using (id)
         ) where fate <> 'unchanged'
-        """,  # noqa: S608 - one of two fixed table names, and the name of an R4 type
-        {"arrived": arrived},
+        """,  # noqa: S608 - constants above, one of two table names, and the name of an R4 type
+        given,
     )
+    if isinstance(staged, pa.Table):
+        connection.execute("drop view fresh")
+    connection.unregister("staged")
+    if old is not None:
+        connection.unregister("stored_rows")
     stored, replaced = _row(
         connection,
         f"select count(*) filter (fate = 'stored'), count(*) filter (fate = 'replaced') from {accepted}",  # noqa: S608
@@ -103,32 +128,10 @@ def place(
 
 def clear(connection: duckdb.DuckDBPyConnection) -> None:
     """Drop what placing needed beside the accepted rows."""
-    for name in ("fresh", "best", "old"):
+    for name in ("fresh", "best"):
         connection.execute(f"drop table if exists {name}")
 
 
 def _row(connection: duckdb.DuckDBPyConnection, query: str) -> tuple[int, ...]:
     (row,) = connection.execute(query).fetchall()
     return tuple(row)
-
-
-def _load_old(connection: duckdb.DuckDBPyConnection, source: str, old: pa.RecordBatchReader | pa.Table | None) -> None:
-    """Newest stored rows of the staged ids, tombstones among them, into the table ``old``."""
-    if old is None:
-        connection.execute(
-            "create or replace temp table old (id varchar, bucket integer, member varchar, updated timestamptz, "
-            "version bigint, content bigint, seq bigint, deleted boolean)"
-        )
-        return
-    connection.register("stored_rows", old)
-    several = "" if isinstance(old, pa.Table) and pc.count_distinct(old["id"]).as_py() == old.num_rows else _NEWEST
-    connection.execute(
-        f"""
-        create or replace temp table old as
-        select id, _bucket as bucket, _member as member, _last_updated as updated, _version as version,
-            _hash as content, _seq as seq, _deleted as deleted
-        from stored_rows where _source = $source and id in (select id from fresh) {several}
-        """,  # noqa: S608 - made of the constant above
-        {"source": source},
-    )
-    connection.unregister("stored_rows")

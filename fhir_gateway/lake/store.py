@@ -24,7 +24,7 @@ from fhir_gateway.lake.kept import KeptTables
 from fhir_gateway.lake.links import bucket_of, read_links, update_links
 from fhir_gateway.lake.persons import PersonAssigner
 from fhir_gateway.lake.quarantine import QuarantinedLine, read_quarantine
-from fhir_gateway.lake.reading import Only
+from fhir_gateway.lake.reading import Only, stored_rows
 from fhir_gateway.lake.tables import ResourceTable
 from fhir_gateway.lake.versions import LakeVersion, TableState, VersionLog, replace_file
 from fhir_gateway.r4 import spec
@@ -174,10 +174,12 @@ class Lake:
         That is a version of its own, of kind ``persons``, without lines; when nobody moved there is none.
         """
         base = self._log.latest
-        known = self._log.get(base).links if base else None
+        before = self._log.get(base) if base else None
         nobody = pa.table({"_patient": pa.array([], pa.string()), "_member": pa.array([], pa.string())})
-        links = read_links(self._log.folder / known if known else None)
-        moved = int(update_links(links, "", pa.array([], pa.string()), nobody, persons, self.buckets).moved.num_rows)
+        known = read_links(self._log.folder / before.links if before and before.links else None)
+        mark = before.persons if before else None
+        links = update_links(known, "", pa.array([], pa.string()), nobody, persons, self.buckets, mark)
+        moved = int(links.moved.num_rows)
         if moved:
             self.commit(StagedPull(f"persons-{base + 1}", "persons", "persons", None, ()), persons)
         return moved
@@ -205,6 +207,7 @@ class Lake:
         *,
         coded: Coded | None = None,
         sparse: bool = False,
+        ordered: bool = True,
     ) -> pa.Table:
         """Newest row of each resource, sorted by ``_member`` (nulls last), ``_source``, ``id``.
 
@@ -214,7 +217,8 @@ class Lake:
         these. With ``bucket``, only that bucket's members, and with ``members`` only these; types that belong to no
         patient come whole. ``coded`` names paths to codes (``code.coding.code``) and the codes that are wanted there:
         every resource that has one of them is read, of the others any may be left out. ``sparse`` leaves out columns
-        and parts of them that nothing read here fills.
+        and parts of them that nothing read here fills. Who does not mind the order says so with ``ordered``, and waits
+        less.
         """
         if resource_type not in spec.resource_types():
             raise InputError(f"{resource_type} is not an R4 resource type")
@@ -223,9 +227,9 @@ class Lake:
         if state is None:
             return _no_rows(schema, sparse)
         if belongs_to_patients(resource_type):
-            return self._rows(resource_type, schema, state, bucket, members, coded, sparse)
-        key = (resource_type, state, tuple(columns or ()), sparse)
-        return self._kept.get(key, lambda: self._rows(resource_type, schema, state, None, None, None, sparse))
+            return self._rows(resource_type, schema, state, bucket, members, coded, sparse, ordered)
+        key = (resource_type, state, tuple(columns or ()), sparse, ordered)
+        return self._kept.get(key, lambda: self._rows(resource_type, schema, state, None, None, None, sparse, ordered))
 
     def _rows(
         self,
@@ -236,6 +240,7 @@ class Lake:
         members: pa.Array | None,
         coded: Coded | None,
         sparse: bool,
+        ordered: bool,
     ) -> pa.Table:
         """The newest rows of a state of a table."""
         table = self._tables.setdefault(resource_type, ResourceTable(self.root, resource_type))
@@ -246,7 +251,7 @@ class Lake:
             if len(parts) < 2:
                 return parts[0] if parts else _no_rows(schema, sparse)  # a file is in reading order
             rows = pa.concat_tables(parts)
-            return rows.take(_newest_in_order(rows, superseded=False))
+            return rows.take(_in_order(rows)) if ordered else rows
         if only is not None or coded is not None:  # what was a member's or so coded may not be now
             ids = table.read(state.delta_version, pa.schema([schema.field("id")]), chosen, only, coded=coded)
             only = Only("id", pc.unique(pa.concat_tables(ids)["id"])) if ids else None
@@ -259,8 +264,36 @@ class Lake:
         if not parts:
             return _no_rows(schema, sparse)
         rows = pa.concat_tables(parts)
-        rows = rows.take(_newest_in_order(rows, superseded=True)).drop_columns(hidden)
+        newest = _current(rows)
+        if ordered and len(parts) > 1:
+            newest = newest.take(_in_order(rows.select(["_member", "_source", "id"]).take(newest)))
+        rows = rows.drop_columns(hidden).take(newest)
         return rows if members is None else rows.filter(pc.is_in(rows["_member"], value_set=members))
+
+    def texts(self, resource_type: str, rows: pa.Table, version: int | None = None) -> pa.Table:
+        """Some rows that :meth:`read` gave, with ``_seq``, and their ``_raw``; only files that hold some are opened."""
+        state = self._log.tables(self.version if version is None else version).get(resource_type)
+        schema = layout(resource_type, (*KEY_COLUMNS, "_seq", "_deleted", "_raw"))
+        if state is None or not rows.num_rows:
+            return schema.remove(schema.get_field_index("_deleted")).empty_table()
+        places = rows["_seq"].to_numpy() * (2 * self.buckets) + rows["_bucket"].to_numpy()  # no bucket is -1
+        order = np.argsort(places, kind="stable")
+        table = self._tables.setdefault(resource_type, ResourceTable(self.root, resource_type))
+        parts = []
+        for file in table.files(state.delta_version):
+            place = file.seq * (2 * self.buckets) + file.bucket
+            first, end = np.searchsorted(places, [place, place + 1], sorter=order)
+            if first < end:
+                wanted = rows["id"].take(pa.array(order[first:end])).combine_chunks()
+                only = Only("id", wanted) if 2 * len(wanted) < file.rows else None
+                parts.append(stored_rows(file.path, file.bucket, schema, only))
+        found = pa.concat_tables(parts)
+        found = found.filter(pc.invert(found["_deleted"])).drop_columns("_deleted")
+        return found.join(
+            rows.select(["_source", "id", "_bucket", "_seq"]),
+            ["_source", "id", "_bucket", "_seq"],
+            join_type="left semi",
+        )
 
     def rows(self, version: int | None = None) -> int:
         """How many rows of patients there are of all types, superseded ones too: a measure of what evaluating takes."""
@@ -313,20 +346,30 @@ def _places(resource_type: str, bucket: int | None, members: pa.Array | None, bu
     return places.__contains__
 
 
-def _newest_in_order(rows: pa.Table, *, superseded: bool) -> pa.Array:
-    """Row numbers of the newest row of each resource, in reading order."""
-    keys = rows.select(
-        [n for n in ("_member", "_source", "id", "_bucket", "_seq", "_deleted") if n in rows.column_names]
-    )
+def _current(rows: pa.Table) -> pa.Array:
+    """Row numbers of the newest row of each resource that is not gone, in the order of ``rows``.
+
+    A resource that moved has a row in its old bucket that says so: the newest of each bucket counts.
+    """
+    ids = rows["id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    kept = np.ones(len(ids), dtype=bool)
+    again = np.flatnonzero((np.bincount(ids) > 1)[ids]) if len(ids) else np.empty(0, np.int64)
+    if len(again):  # few, as a rule
+        sources = rows["_source"].combine_chunks().cast(pa.string()).dictionary_encode().indices.to_numpy()[again]
+        buckets, seqs = (rows[name].to_numpy()[again] for name in ("_bucket", "_seq"))
+        keys = np.stack([ids[again].astype(np.int64), sources.astype(np.int64), buckets.astype(np.int64)])
+        order = np.lexsort((-seqs, *keys))
+        older = np.zeros(len(again), dtype=bool)
+        older[order[1:]] = (keys[:, order[1:]] == keys[:, order[:-1]]).all(axis=0)
+        kept[again] = ~older
+    return pc.indices_nonzero(pc.and_not(pa.array(kept), rows["_deleted"].combine_chunks()))
+
+
+def _in_order(rows: pa.Table) -> pa.Array:
+    """Row numbers in reading order."""
+    keys = rows.select(["_member", "_source", "id"])
     keys = keys.append_column("i", pa.array(np.arange(rows.num_rows, dtype=np.int64)))
-    # a resource that moved has a row in its old bucket that says so: newest by bucket, then drop what is gone
-    current = (
-        "(select * from (select * from keys qualify 1 = row_number() over "
-        "(partition by _bucket, _source, id order by _seq desc)) where not _deleted)"
-        if superseded
-        else "keys"
-    )
     with duckdb.connect() as connection:
         connection.register("keys", keys)
-        ordered = connection.sql(f"select i from {current} order by _member nulls last, _source, id")  # noqa: S608
+        ordered = connection.sql("select i from keys order by _member nulls last, _source, id")
         return ordered.to_arrow_table()["i"].combine_chunks()

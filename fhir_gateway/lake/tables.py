@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -48,6 +49,11 @@ class StoredFile:
     path: Path
     bucket: int
     rows: int = 0  # as far as the table says
+
+    @property
+    def seq(self) -> int:
+        """The lake version that wrote it."""
+        return int(self.path.name.split("-")[1])
 
 
 class ResourceTable:
@@ -97,20 +103,27 @@ class ResourceTable:
     def _rows_of(self, version: int, schema: pa.Schema, ids: pa.Array | pa.ChunkedArray) -> Iterator[pa.RecordBatch]:
         """Rows of some resources; of a row group that has none only the ids are read."""
         values = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
-        stored = [name for name in schema.names if name != _BUCKET_FIELD.name]
+        stored = [name for name in schema.names if name not in (_BUCKET_FIELD.name, "id")]
         for listed in self.files(version):
-            with pq.ParquetFile(listed.path, read_dictionary=["_source", "_member"]) as file:
-                for group in range(file.num_row_groups):
-                    found = file.read_row_group(group, ["id"], use_threads=False)["id"]
-                    places = pc.indices_nonzero(pc.is_in(found, value_set=values))
-                    if not len(places):
-                        continue
-                    rows = file.read_row_group(group, stored, use_threads=False).take(places)
-                    if _BUCKET_FIELD.name in schema.names:
-                        rows = rows.append_column(
-                            _BUCKET_FIELD, pa.repeat(pa.scalar(listed.bucket, pa.int32()), len(places))
-                        )
-                    yield from rows.select(schema.names).cast(schema).to_batches()
+            with footer(listed.path).open(listed.path, ["_source", "_member"]) as file:
+                found = file.read(["id"], use_threads=False)["id"]
+                places = pc.indices_nonzero(pc.is_in(found, value_set=values)).to_numpy().astype(np.int64)
+                if not len(places):
+                    continue
+                sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+                starts = np.cumsum([0, *sizes])
+                groups = np.unique(np.searchsorted(starts, places, "right") - 1)
+                # of a row group that has none of them nothing else is read
+                rows = file.read_row_groups(groups.tolist(), stored, use_threads=False)
+                before = np.cumsum([0, *(sizes[group] for group in groups)])[:-1]
+                at = np.searchsorted(groups, np.searchsorted(starts, places, "right") - 1)
+                rows = rows.take(pa.array(places - starts[groups][at] + before[at]))
+                if "id" in schema.names:
+                    rows = rows.append_column("id", found.take(pa.array(places)))
+                if _BUCKET_FIELD.name in schema.names:
+                    bucket = pa.repeat(pa.scalar(listed.bucket, pa.int32()), len(places))
+                    rows = rows.append_column(_BUCKET_FIELD, bucket)
+                yield from rows.select(schema.names).cast(schema).to_batches()
 
     def read(
         self,

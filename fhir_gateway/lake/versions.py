@@ -37,6 +37,8 @@ class TableState:
 class LakeVersion:
     """What one commit made of the lake. ``quarantine`` and ``links`` are file names beside the manifest.
 
+    ``persons`` is the mark of the assigner whose answers the links are.
+
     ``replays`` is the version whose refused lines this one took in again: its quarantine stands in the place of that
     one's.
     """
@@ -52,6 +54,7 @@ class LakeVersion:
     quarantine: str | None
     links: str | None
     replays: int | None = None
+    persons: str | None = None
 
 
 def replace_file(path: Path, content: bytes) -> None:

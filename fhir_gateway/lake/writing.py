@@ -58,12 +58,12 @@ class Writing:
         None when there is nothing to write.
         """
         moved = self._moved(accepted, doomed)
-        rows, replacing = self._rank(accepted, moved)
+        rows, replacing, left = self._rank(accepted, moved)
         if not rows and not (doomed is not None and doomed.num_rows):
             return None
         batches = [] if moved is None else moved.select(CHECKED.names).to_batches()
         files = self._typed_files(staged, batches) if rows else []
-        gone = self._tombstone_files(doomed)
+        gone = self._tombstone_files(doomed) if left or doomed is not None else []
         superseded = bool(replacing or gone) or (self.state is not None and self.state.superseded)
         return TableState(self.table.append([*files, *gone]), superseded)
 
@@ -85,10 +85,10 @@ class Writing:
             replaced,
         )
 
-    def _rank(self, accepted: str | None, moved: pa.Table | None) -> tuple[int, int]:
+    def _rank(self, accepted: str | None, moved: pa.Table | None) -> tuple[int, int, int]:
         """Make the table ``ranked``: all rows to write, in their order, with their new place and the one they had.
 
-        Returns how many rows there are, and how many replace another.
+        Returns how many rows there are, how many replace another, and how many leave a bucket.
         """
         sources = [_NOBODY]
         if accepted is not None:
@@ -109,8 +109,9 @@ class Writing:
             """,  # noqa: S608 - made of the constants above
             {"source": self.pull.source} if accepted is not None else {},
         )
-        (counts,) = self.connection.execute("select count(*), count(old_bucket) from ranked").fetchall()
-        return int(counts[0]), int(counts[1])
+        counted = "select count(*), count(old_bucket), count(*) filter (old_bucket <> _bucket) from ranked"
+        ((rows, replacing, left),) = self.connection.execute(counted).fetchall()
+        return int(rows), int(replacing), int(left)
 
     def _typed_files(self, staged: StagedRows | None, moved: list[pa.RecordBatch]) -> list[StoredFile]:
         shape = self.scanner.shape(self.table.resource_type)

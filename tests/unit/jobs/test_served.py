@@ -98,15 +98,20 @@ def test_what_is_as_it_was_is_not_rendered(gateway: Gateway, tmp_path: Path, ren
 def test_texts_are_read_of_what_changed_only(gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     take_in(gateway, tmp_path, "ehr", *(patient(f"p{n}", f"m{n}") for n in range(20)))
     read: list[int] = []
-    whole = type(gateway.lake).read
 
-    def watched(*given: Any, **named: Any) -> Any:
-        rows = whole(*given, **named)
-        if "_raw" in rows.column_names:
-            read.append(rows.num_rows)
-        return rows
+    def watch(name: str) -> None:
+        whole = getattr(type(gateway.lake), name)
 
-    monkeypatch.setattr(type(gateway.lake), "read", watched)
+        def watched(*given: Any, **named: Any) -> Any:
+            rows = whole(*given, **named)
+            if "_raw" in rows.column_names and rows.num_rows:
+                read.append(rows.num_rows)
+            return rows
+
+        monkeypatch.setattr(type(gateway.lake), name, watched)
+
+    watch("read")
+    watch("texts")
     changed = patient("p3", "m3", active=True, meta={"lastUpdated": "2025-01-01T00:00:00Z"})
     take_in(gateway, tmp_path, "ehr", changed)
     assert read == [1]
