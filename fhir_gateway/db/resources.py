@@ -21,11 +21,12 @@ from fhir_gateway.db.audience import EVERYONE, Audience
 from fhir_gateway.db.engine import snapshot, table_of, transaction
 from fhir_gateway.db.freezing import Frozen, freeze
 from fhir_gateway.db.history import Versions, only_version, versions
-from fhir_gateway.db.resource_tables import ResourceRow, ResourceVersionRow, SearchIndexRow
+from fhir_gateway.db.resource_tables import ResourceRow, ResourceVersionRow, SearchIndexRow, SearchIndexState
 from fhir_gateway.db.search.criteria import Criterion, Reach, sort_value
 from fhir_gateway.db.search.dates import microseconds
 from fhir_gateway.db.search.matching import matches
 from fhir_gateway.db.search.paging import beyond, decode, encode
+from fhir_gateway.db.search.parameters import definitions_digest
 from fhir_gateway.db.writing import PutOutcome, StoredResource, Writing, slices, stored
 from fhir_gateway.errors import AuthorizationError, DeletedError, NotFoundError
 
@@ -126,6 +127,21 @@ class ResourceStore:
             now = microseconds(self._clock()) // 1000 * 1000
             yield Writing(self._engine, connection, self._base_url, now)
 
+    def index_anew(self) -> int:
+        """Write the search index anew when the search parameters are not those it was written by.
+
+        Returns how many resources were indexed. Without it an older store would be searched incompletely, in silence.
+        """
+        state, digest = table_of(SearchIndexState), definitions_digest()
+        with self.writing() as changes:
+            known = changes.connection.scalar(sa.select(state.c.digest).where(state.c.name == "parameters"))
+            if known == digest:
+                return 0
+            number = changes.reindex()
+            changes.connection.execute(sa.delete(state).where(state.c.name == "parameters"))
+            changes.connection.execute(sa.insert(state).values(name="parameters", digest=digest))
+            return number
+
     @contextmanager
     def frozen(self) -> Iterator[Frozen]:
         """One state of everything, for statements of :meth:`selecting` of any view; nothing else may be open."""
@@ -139,7 +155,7 @@ class ResourceStore:
 
         With ``deleted`` those that are gone, as far as is known that they were visible. Raises InputError.
         """
-        where = [self._resource.c.deleted.is_(deleted)]
+        where: list[sa.ColumnElement[bool]] = [self._resource.c.deleted.is_(deleted)]
         if alternatives:
             now = self._clock()
             met = [self._reach.conditions(resource_type, one, self._resource, now) for one in alternatives]

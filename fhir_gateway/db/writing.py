@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -114,7 +114,7 @@ class Writing:
         self.connection.execute(sa.delete(self._index).where(entry.key == row.key, sa.not_(kept)))
         return StoredResource(resource_type, resource_id, row.version + 1, instant(self._now), True, b"")
 
-    def reindex(self, told: Callable[[int], None] | None = None) -> int:
+    def reindex(self) -> int:
         """Write the search index of all live resources anew; returns their number."""
         resource, done, last = self._resource, 0, -1
         while True:
@@ -129,8 +129,6 @@ class Writing:
             self.connection.execute(sa.delete(self._index).where(self._index.c.key == of_key), keys)
             self._insert([entry for row in rows for entry in self._entries(row.key, orjson.loads(row.body))])
             done, last = done + len(rows), rows[-1].key
-            if told:
-                told(done)
 
     def _row(self, resource_type: str, resource_id: str) -> sa.Row[Any] | None:
         resource = self._resource

@@ -85,6 +85,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(tidy, gateway)
+        await run_in_threadpool(gateway.resources.index_anew)
         await run_in_threadpool(publish_definitions, gateway, [statement])
         yield
         await run_in_threadpool(respond_async.close)

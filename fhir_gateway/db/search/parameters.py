@@ -7,6 +7,7 @@ Da Vinci Value-Based Performance Reporting guide.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +17,9 @@ from typing import Any
 from fhir_gateway.db.search import values
 from fhir_gateway.db.search.values import Entry, Kind
 from fhir_gateway.r4.spec import type_definition
+
+#: To be raised when the same definitions come to index something else.
+EDITION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,3 +404,14 @@ def index_entries(resource: Mapping[str, Any], base_url: str | None) -> Iterator
                 if isinstance(element, dict) and isinstance(element.get("identifier"), dict):
                     for entry in values.tokens(element["identifier"]):
                         yield f"{name}:identifier", entry
+
+
+@cache
+def definitions_digest() -> str:
+    """Changes with everything that decides what is indexed; :data:`EDITION` stands for what no data says."""
+    told = [
+        (kind, one.name, one.kind, one.elements.paths, sorted(one.elements.roots), one.system, one.target, one.same_as)
+        for kind in sorted({*_BY_TYPE, *_UNSEARCHED, "Basic"})
+        for one in (*search_parameters(kind).values(), *_UNSEARCHED.get(kind, ()))
+    ]
+    return hashlib.sha256(repr((EDITION, told)).encode()).hexdigest()

@@ -6,13 +6,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.engine import Engine
 
-from fhir_gateway.db.engine import create_engine
+from fhir_gateway.db.engine import create_engine, transaction
 from fhir_gateway.db.migrate import upgrade
 from fhir_gateway.db.resources import PutOutcome, ResourceStore
+from fhir_gateway.db.search.dates import microseconds
 from fhir_gateway.errors import InputError, NotFoundError, ResourceError
 
 
@@ -173,3 +175,56 @@ def test_damaged_and_foreign_page_tokens_are_refused(store: ResourceStore) -> No
             store.search("Organization", after=after, sort=sort)
     with pytest.raises(InputError, match="is sorted by _id"):
         store.search("Organization", sort="shoe-size")
+
+
+def test_the_index_is_written_anew_when_its_definitions_changed(engine: Engine) -> None:
+    store = ResourceStore(engine, clock=Clock())
+    store.put_many([organization(f"Clinic {n}", f"o{n}") for n in range(3)])
+    store.delete("Organization", "o2")
+    assert store.index_anew() == 2, "an older gateway did not say what it indexed by"
+    assert store.index_anew() == 0
+    with transaction(engine) as connection:
+        connection.execute(sa.text("UPDATE fhir_search_state SET digest = 'of an older version'"))
+        connection.execute(sa.text("DELETE FROM fhir_search_index"))
+    assert store.search("Organization", [("name", "clinic")]).total == 0
+    assert store.index_anew() == 2
+    assert store.search("Organization", [("name", "clinic")]).total == 2
+
+
+def test_history_by_type_and_time(store: ResourceStore) -> None:
+    """Writes are a second apart, from 12:00:01 on: o1 three times, o2 once, a Patient, o2 deleted."""
+    for name in ("North", "South", "East"):
+        store.put(organization(name))
+    store.put(organization("West", "o2"))
+    store.put({"resourceType": "Patient", "id": "p"})
+    store.delete("Organization", "o2")
+
+    def told(page: Any) -> list[str]:
+        return [f"{one.id}/{one.version}" for one in page.resources]
+
+    everything = ["o2/2", "p/1", "o2/1", "o1/3", "o1/2", "o1/1"]
+    second = 1_000_000
+    noon = microseconds(datetime(2024, 3, 1, 12, tzinfo=UTC))
+    assert told(store.versions(["Organization", "Patient"])) == everything
+    assert told(store.versions(["Organization"])) == [one for one in everything if one != "p/1"]
+    assert told(store.versions(["Organization"], "o1")) == ["o1/3", "o1/2", "o1/1"]
+    assert told(store.versions(["Organization"], since=noon + 3 * second)) == ["o2/2", "o2/1", "o1/3"]
+    at = (noon + 2 * second, noon + 3 * second)
+    assert told(store.versions(["Organization"], at=at)) == ["o1/2"], "in force in that second"
+    assert told(store.versions(["Organization"], at=(noon + 5 * second, noon + 7 * second))) == ["o2/2", "o2/1", "o1/3"]
+    for count in (1, 2, 4):
+        found, after = [], None
+        while True:
+            page = store.versions(["Organization", "Patient"], count=count, after=after)
+            found += told(page)
+            if len(found) == count:  # what is written meanwhile comes before, and moves nothing
+                store.put(organization("Another", "o3"))
+                store.put(organization(f"Later {count}"))
+            if page.next is None:
+                break
+            after = page.next
+        assert [one for one in found if one in everything] == everything
+        assert len(found) == len(set(found))
+    for damaged in ("x", "WzFd", "WzEsMiwzLDRd"):
+        with pytest.raises(InputError, match="page token"):
+            store.versions(["Organization"], after=damaged)
