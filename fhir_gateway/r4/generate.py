@@ -32,6 +32,8 @@ _ADDED: dict[str, set[str]] = {
         "recruitment region result studyDesign whyStopped".split()
     ),
 }
+#: Types that the package narrows, as R4 has them.
+_NARROWED = {"Bundle.entry.response.outcome": "Resource"}
 
 
 def _codes(valuesets: dict[str, Any], codesystems: dict[str, Any], url: str) -> list[str] | None:
@@ -108,7 +110,7 @@ def build(directory: Path) -> dict[str, Any]:
                 codes = _codes(valuesets, codesystems, binding["valueSet"])
             choice = name[:-3] if name.endswith("[x]") else None
             for entry in entries:
-                code = _type_code(entry)
+                code = _NARROWED.get(path) or _type_code(entry)
                 fhir_type = path if code in ("BackboneElement", "Element") and choice is None else code
                 targets = [p.rsplit("/", 1)[-1] for p in entry.get("targetProfile", [])] or None
                 label = f"{choice}{code[0].upper()}{code[1:]}" if choice else name

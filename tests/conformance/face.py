@@ -7,9 +7,10 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
 from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,11 +20,13 @@ import httpx
 from rich.console import Console
 
 from fhir_gateway.auth.assertion import client_assertion, generate_key, public_key_set
+from fhir_gateway.db.resources import ResourceStore
 from fhir_gateway.demo.steps import Steps
 from fhir_gateway.demo.summary import Summary
 from fhir_gateway.demo.tour import CONTRACTS, Options, open_gateway, run
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.durable import Worker
+from fhir_gateway.risk import CodingGaps, ConditionCategory, RiskModel
 from fhir_gateway.server.serve import GatewayServer, listen
 
 FHIR_JSON = "application/fhir+json"
@@ -188,6 +191,34 @@ def parameters(*pairs: tuple[str, Any]) -> dict[str, Any]:
     return {"resourceType": "Parameters", "parameter": entries}
 
 
+MODEL = RiskModel("https://models.example/cms-hcc", "28", ("https://models.example", "CMS-HCC"), measure_id="hcc")
+
+
+@dataclass(frozen=True)
+class RiskRoom:
+    """Coding gaps for everybody who has coverage, so that their reports can be looked at."""
+
+    store: ResourceStore
+
+    def models(self) -> Sequence[RiskModel]:
+        """One model."""
+        return [MODEL]
+
+    def gaps(self, model: RiskModel, period: tuple[date, date], persons: Sequence[str]) -> list[CodingGaps]:
+        """A gap that is open, with evidence, and one that is closed."""
+        found = []
+        for one in persons:
+            evidence = tuple(
+                f"Coverage/{id}" for id in self.store.ids("Coverage", [("beneficiary", f"Patient/{one}")])[:1]
+            )
+            day, codes = date(2025, 6, 1), ("E11.9",)
+            status = "applied-not-superseded"
+            old = ConditionCategory("36", "Diabetes", "historic", "open-gap", day, status, codes, evidence)
+            new = ConditionCategory("226", "Heart failure", "net-new", "pending", hierarchical_status=status)
+            found.append(CodingGaps(one, model, period, datetime(2026, 1, 15, tzinfo=UTC), (old, new)))
+        return found
+
+
 @contextmanager
 def running(folder: Path, patients: int = 60) -> Iterator[Face]:
     """A gateway with a small population behind it, while the block lasts."""
@@ -202,6 +233,7 @@ def running(folder: Path, patients: int = 60) -> Iterator[Face]:
     for file in CONTRACTS:  # where a server looks for them
         shutil.copy(file, contracts)
     summary = run(gateway, options, Steps(Console(quiet=True)))
+    gateway.__dict__["coding_gaps"] = (RiskRoom(gateway.resources),)
     jwks: dict[str, dict[str, Any]] = {}
     keys = ThreadingHTTPServer(("127.0.0.1", 0), _serving(jwks))
     threading.Thread(target=keys.serve_forever, daemon=True).start()

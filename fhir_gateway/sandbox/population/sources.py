@@ -123,6 +123,7 @@ def provider_sheets(ids: Ids, directory: Directory, year: int, *, us_core: bool)
         "practitioner": {"reference": Text("id", "Practitioner/")},
         "organization": {"reference": Text("organization", "Organization/")},
         "specialty": [Raw("specialty")],
+        "telecom": [{"system": "phone", "value": "1-555-010-0100", "use": "work"}],  # US Core pd-1: how to reach them
     }
     if us_core:
         role["location"] = [{"reference": Text("location", "Location/")}]

@@ -6,7 +6,8 @@ import json
 import time
 from typing import Any
 
-from face import PERIOD, Face, parameters
+import ra_rules
+from face import MODEL, PERIOD, Face, parameters
 
 from checks import check
 from checks.deqm_us import bundles, evaluate, outcome
@@ -113,7 +114,7 @@ def invariants(face: Face) -> None:
         assert not problems(reports[0], "us")
 
 
-@check("J4", OURS, "M", "performance reports keep the rules of VBPR; coding gap reports (RA) are not made yet")
+@check("J4", OURS, "M", "performance reports keep the rules of VBPR, coding gap reports those of RA")
 def performance(face: Face) -> None:
     bundle = face.get("MeasureReport", params={"category": "vbp", "_count": "50"}).json()
     checked = 0
@@ -129,6 +130,16 @@ def performance(face: Face) -> None:
         assert not broken, broken[:3]
         checked += 1
     assert checked, "no performance report"
+    asked = PERIOD | {"subject": f"Group/{face.group}"}
+    answered = face.get("MeasureReport/$report", params=asked)
+    assert answered.status_code == 200, answered.text[:200]
+    bundles = [one["resource"] for one in answered.json()["parameter"]]
+    reports = [entry["resource"] for bundle in bundles for entry in bundle["entry"]]
+    reports = [one for one in reports if one["resourceType"] == "MeasureReport"]
+    assert len(reports) == len(bundles) == len(face.members(face.group))
+    for report in reports:
+        broken = ra_rules.problems(report, MODEL.version)
+        assert not broken, broken[:3]
 
 
 @check("J5", OURS, "M", "tokens: keys from elsewhere, long lives, wrong kinds of key, narrowed scopes, challenges")
