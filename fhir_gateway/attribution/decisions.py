@@ -131,7 +131,8 @@ def apply(
 
     ``surviving`` leads to who a person is by now; practices in ``final`` were confirmed and stay as they are.
     """
-    result, removed = dict(found), {}
+    result = dict(found)
+    removed: dict[Key, str] = {}
     for one in decisions:
         if one.act == "confirm" or one.patient is None or (final and one.tin in final):
             continue

@@ -169,9 +169,9 @@ def _reference(name: str, value: Any, base: str) -> str | None:
 def _period(value: Any) -> dict[str, str] | None:
     if value is None:
         return None
-    days = {name: value.get(name) for name in ("start", "end")} if isinstance(value, dict) else {}
-    days = {name: day for name, day in days.items() if day is not None}
-    if "start" not in days or not all(isinstance(day, str) for day in days.values()):
+    stated = {name: value.get(name) for name in ("start", "end")} if isinstance(value, dict) else {}
+    days = {name: day for name, day in stated.items() if isinstance(day, str)}
+    if "start" not in days or len(days) < sum(day is not None for day in stated.values()):
         raise _wrong("attributionPeriod", "a Period with a start")
     try:
         ranges = {name: parse_range(day) for name, day in days.items()}
