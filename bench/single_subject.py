@@ -1,72 +1,68 @@
-"""One subject, warm: CPU milliseconds of each published measure over a lake of 10,000 patients.
+"""One subject, warm: CPU milliseconds of every published case of each measure, from a lake and in memory.
 
-``python -m bench.single_subject [MEASURE ...] [--patients 10000] [--subjects 15] [--data ...]``
+``python -m bench.single_subject [MEASURE ...] [--patients 5000] [--subjects N] [--data ...]``
 
-The lake holds the published cases of all measures, replicated under new ids. Measures are compiled and the lake is
-open, as in a server; each subject is read from the lake and evaluated alone, with supplemental data. The first of each
-measure is not counted. ``eval`` is the part that is not spent reading.
+The lake holds the published cases of all measures, replicated under new ids. Measures are compiled, made ready as a
+server does it, and the lake is open; each subject is read from the lake, or from the resources of its case, and
+evaluated alone, with supplemental data. The first subjects of each measure are evaluated beforehand and not counted,
+then all are; with ``--subjects`` that many of each measure, spread over its cases.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from bench.measures import NOW, child, machine, open_lake, read_cases, replicate, report
 
+#: Subjects that are evaluated before any is counted.
+WARM = 8
+WAYS = ("lake", "memory")
+SHARES = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "max": 1.0}
 
-def measure_subjects(package: Path, lake_folder: Path, period: tuple[str, str], members: Sequence[str]) -> None:
-    """Child process: some subjects of one measure."""
+
+def measure_subjects(package: Path, lake_folder: Path, members_file: Path, subjects: int) -> None:
+    """Child process: each subject of one measure both ways."""
     import pyarrow as pa
 
-    from fhir_gateway.cql import Batch
-    from fhir_gateway.measures import Evaluator, MeasurePackage
+    from fhir_gateway.measures import Evaluator, MeasurePackage, MemoryPopulation
+    from fhir_gateway.measures.catalog import keep_ready
     from fhir_gateway.measures.population import LakePopulation
 
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
-    days = date.fromisoformat(period[0]), date.fromisoformat(period[1])
     evaluator = Evaluator(MeasurePackage.load(package))
-    lake = open_lake(lake_folder)
-    reading = 0.0
+    lake, cases = open_lake(lake_folder), read_cases(package)
+    keep_ready(evaluator)
+    members: list[str] = json.loads(members_file.read_text())[package.name]
+    chosen = range(len(cases))[:: max(1, len(cases) // subjects)] if subjects else range(len(cases))
 
-    class Timed(LakePopulation):
-        def batches(self) -> Any:
-            for batch in super().batches():
-                yield Batch(batch.members, timed(batch.read), narrows=batch.narrows)
-
-    def timed(read: Any) -> Any:
-        def run(*asked: Any) -> Any:
-            nonlocal reading
-            cpu = time.process_time()
-            try:
-                return read(*asked)
-            finally:
-                reading += time.process_time() - cpu
-
-        return run
-
-    whole, rest = [], []
-    for member in members:
-        reading = 0.0
+    def taken(number: int, way: str) -> float:
+        case = cases[number]
+        days = tuple(date.fromisoformat(case["measurementPeriod"][end][:10]) for end in ("start", "end"))
+        if way == "lake":
+            population: Any = LakePopulation(lake, members=[members[number]])
+        else:
+            population = MemoryPopulation([("subject", case["resources"])])
         cpu = time.process_time()
-        evaluator.evaluate(Timed(lake, members=[member]), days, NOW)
-        cpu = time.process_time() - cpu
-        whole.append(cpu * 1000)
-        rest.append((cpu - reading) * 1000)
-    report(whole=whole[1:], rest=rest[1:])
+        evaluator.evaluate(population, (days[0], days[1]), NOW)
+        return (time.process_time() - cpu) * 1000
+
+    for way in WAYS:
+        for number in range(min(WARM, len(cases))):
+            taken(number, way)
+    report(**{way: [taken(number, way) for number in chosen] for way in WAYS})
 
 
 def build(folders: Sequence[Path], patients: int, lake: Path) -> dict[str, list[str]]:
-    """A lake of all measures' cases; some members for each measure."""
+    """A lake of all measures' cases; the member of each case of each measure."""
     members: dict[str, list[str]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         for number, folder in enumerate(folders):
@@ -74,46 +70,55 @@ def build(folders: Sequence[Path], patients: int, lake: Path) -> dict[str, list[
             part = Path(scratch) / folder.name
             part.mkdir()
             # ids recur between measures: each has a number of its own before the copy's
-            replicate(cases, max(1, patients // len(folders)), part, prefix=f"m{number}c")
+            replicate(cases, max(len(cases), patients // len(folders)), part, prefix=f"m{number}c")
             with (part / "Patient.ndjson").open(encoding="utf-8") as lines:
-                members[folder.name] = [json.loads(line)["id"] for line in lines]
+                ids = [json.loads(line)["id"] for line in lines]
+            by_case = {int(one.partition("-")[0].rpartition("c")[2]): one for one in reversed(ids)}
+            members[folder.name] = [by_case[case] for case in range(len(cases))]
         child("--ingest", scratch, str(lake))
     return members
+
+
+def cells(times: Iterable[float]) -> list[str]:
+    """The shares of some times that are told."""
+    ordered = sorted(times)
+    return [f"{ordered[min(len(ordered) - 1, int(share * len(ordered)))]:.0f}" for share in SHARES.values()]
 
 
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("measures", nargs="*")
-    parser.add_argument("--patients", type=int, default=10_000)
-    parser.add_argument("--subjects", type=int, default=15)
+    parser.add_argument("--patients", type=int, default=5_000)
+    parser.add_argument("--subjects", type=int, default=0, help="of each measure, about (default: every case)")
     parser.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared/data/ecqm/dqm2025")
     options = parser.parse_args()
     if not options.data.is_dir():
         raise SystemExit(f"{options.data}: no published measures here; name their folder with --data")
     folders = [folder for folder in sorted(options.data.iterdir()) if (folder / "bundle.json.gz").is_file()]
-    print(f"{machine()}, {options.patients} patients in the lake, {options.subjects} subjects of each measure")
-    print("measure | p50 CPU ms | max CPU ms | p50 eval ms")
-    slowest = []
+    print(f"{machine()}, about {options.patients} patients in the lake, CPU ms of one subject")
+    print(" | ".join(["measure", "subjects", *(f"{way} {share}" for way in WAYS for share in SHARES)]))
+    every: dict[str, list[float]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as scratch:
-        lake = Path(scratch) / "lake"
-        members = build(folders, options.patients, lake)
+        lake, known = Path(scratch) / "lake", Path(scratch) / "members.json"
+        known.write_text(json.dumps(build(folders, options.patients, lake)))
         for folder in folders:
             if options.measures and not folder.name.startswith(tuple(options.measures)):
                 continue
-            period = read_cases(folder)[0]["measurementPeriod"]
-            some = members[folder.name][: options.subjects + 1]
-            arguments = [str(folder), str(lake), period["start"], period["end"], *some]
-            done = child("--child", *arguments, module="bench.single_subject")
-            middle = statistics.median(done["whole"])
-            slowest.append(middle)
-            rest = statistics.median(done["rest"])
-            print(f"{folder.name} | {middle:.0f} | {max(done['whole']):.0f} | {rest:.0f}", flush=True)
-    print(f"all {len(slowest)}: median {statistics.median(slowest):.0f} ms, slowest measure {max(slowest):.0f} ms")
+            arguments = ["--child", str(folder), str(lake), str(known), str(options.subjects)]
+            done = child(*arguments, module="bench.single_subject")
+            row = [folder.name, str(len(done["lake"]))]
+            for way in WAYS:
+                every[way] += done[way]
+                row += cells(done[way])
+            print(" | ".join(row), flush=True)
+    print(" | ".join(["all", str(len(every["lake"])), *(cell for way in WAYS for cell in cells(every[way]))]))
+    slow = {way: sum(one > 200 for one in every[way]) for way in WAYS}
+    print(f"over 200 ms: {slow['lake']} from the lake, {slow['memory']} in memory")
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
-        measure_subjects(Path(sys.argv[2]), Path(sys.argv[3]), (sys.argv[4], sys.argv[5]), sys.argv[6:])
+        measure_subjects(Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]), int(sys.argv[5]))
     else:
         main()
