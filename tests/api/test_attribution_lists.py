@@ -406,3 +406,84 @@ async def test_a_provenance_that_is_none_is_refused(story: Story, header: str) -
         "operator", "Group/aco/$member-add", {"X-Provenance": header}, memberId=member_id(4), providerNpi=npi(0)
     )
     assert answer.status_code == 400
+
+
+def roster(*members: tuple[int, str, str]) -> dict[str, Any]:
+    """A payer's roster: member numbers, TINs and first days."""
+    entry = [
+        {
+            "extension": [
+                {
+                    "url": entries.PROVIDER,
+                    "valueReference": {"identifier": {"system": TIN_SYSTEM, "value": tin}, "type": "Organization"},
+                }
+            ],
+            "entity": {"identifier": member_id(number)},
+            "period": {"start": start, "end": "2025-12-31"},
+        }
+        for number, tin, start in members
+    ]
+    return {"resourceType": "Group", "type": "person", "actual": True, "member": entry}
+
+
+async def reconciled(story: Story, client: str, path: str, *parameters: dict[str, Any]) -> httpx.Response:
+    body = {"resourceType": "Parameters", "parameter": list(parameters)}
+    return await story.http.post(f"/fhir/{path}/$reconcile", json=body, headers=story.headers[client])
+
+
+def findings(answer: httpx.Response) -> dict[str, str]:
+    """What differs, by how the roster calls the member."""
+    found = {}
+    for one in answer.json()["parameter"]:
+        if one["name"] == "difference":
+            parts = {part["name"]: part for part in one["part"]}
+            found[parts["named"]["valueString"]] = parts["finding"]["valueCode"]
+    return found
+
+
+async def test_the_payers_roster_is_compared_for_who_asks(story: Story) -> None:
+    theirs = roster(
+        (1, "111", "2025-01-01"), (2, "111", "2025-01-01"), (3, "111", "2025-04-01"), (6, "111", "2025-01-01")
+    )
+    answer = await reconciled(story, "operator", "Group/aco", {"name": "roster", "resource": theirs})
+    assert answer.status_code == 200, answer.text
+    assert findings(answer) == {"M-2": "different-provider", "M-3": "different-period", "M-6": "only-theirs"}
+    (count,) = [one for one in answer.json()["parameter"] if one["name"] == "count"]
+    assert {part["name"]: part["valueInteger"] for part in count["part"]}["same"] == 1
+    # to the practice members of others are unknown, whether they are here or not
+    mine = await reconciled(story, "practice", "Group/aco-111", {"name": "roster", "resource": theirs})
+    assert findings(mine) == {"M-2": "unknown-member", "M-3": "different-period", "M-6": "unknown-member"}
+    csv = f"member_id,member_system,provider_tin\nM-1,{MEMBERS},111\nM-99,{MEMBERS},111\n"
+    table = await reconciled(story, "practice", "Group/aco-111", {"name": "csv", "valueString": csv})
+    assert findings(table) == {"M-99": "unknown-member", "Patient/p3": "only-ours"}
+    assert story.gateway.resources.read("Group", "aco").version == 1
+
+
+@pytest.mark.parametrize(
+    ("client", "path", "parameters", "status"),
+    [
+        ("practice", "Group/aco", [{"name": "csv", "valueString": "member_id\nM-1\n"}], 404),
+        ("stranger", "Group/aco-111", [{"name": "csv", "valueString": "member_id\nM-1\n"}], 404),
+        ("practice", "Group/aco-111", [{"name": "source", "valueString": "payer"}], 403),
+        ("operator", "Group/aco", [], 400),
+        ("operator", "Group/aco", [{"name": "csv", "valueString": "name\nx\n"}], 400),
+        ("operator", "Group/aco", [{"name": "csv", "valueString": "member_id,ssn\nM-1,1\n"}], 400),
+        ("operator", "Group/aco", [{"name": "csv", "valueString": "member_id\nM-1,2,3\n"}], 400),
+        ("operator", "Group/aco", [{"name": "csv", "valueString": ""}], 400),
+        ("operator", "Group/aco", [{"name": "roster", "resource": {"resourceType": "Patient"}}], 400),
+        ("operator", "Group/aco", [{"name": "roster", "resource": {"resourceType": "Group", "member": [1]}}], 400),
+        (
+            "operator",
+            "Group/aco",
+            [{"name": "csv", "valueString": "member_id\nM-1\n"}, {"name": "x", "valueString": "y"}],
+            400,
+        ),
+    ],
+)
+async def test_wrong_rosters_are_refused(
+    story: Story, client: str, path: str, parameters: list[dict[str, Any]], status: int
+) -> None:
+    answer = await reconciled(story, client, path, *parameters)
+    assert answer.status_code == status, answer.text
+    assert answer.json()["resourceType"] == "OperationOutcome"
+    assert "M-1" not in answer.text
