@@ -1,4 +1,4 @@
-"""Everything that the server emits is valid: by R4 and our own profiles, and by those of the guides when they are here."""
+"""Everything that the server emits is valid: by R4, our own profiles, and those of the guides when they are here."""
 
 from __future__ import annotations
 
