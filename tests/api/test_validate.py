@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from fhir_face import authorize, client_for, new_gateway, register
+from joserfc.jwk import ECKey
 
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.definitions import publish_definitions
@@ -115,6 +116,21 @@ def test_what_we_have_is_judged_for_those_who_may_read_it() -> None:
     assert rules(ask(with_list(), "GET", "Group/list/$validate")) == []
     assert ask(with_list(), "GET", "Group/list/$validate", "system/Group.s").status_code == 403
     assert ask(with_list(), "GET", "Group/list/$validate", "system/Patient.rs").status_code == 403
+
+
+def test_what_a_client_does_not_see_is_not_judged_for_it() -> None:
+    gateway = with_list()
+
+    async def asked() -> int:
+        name = f"limited-{uuid.uuid4().hex}"
+        key = ECKey.generate_key("P-384", {"kid": "limited", "use": "sig", "alg": "ES384"})
+        public = {"keys": [key.as_dict(private=False)]}
+        gateway.authorization.register_client(name, scopes="system/*.rs", jwks=public, grants=["organization:999"])
+        async with client_for(create_app(gateway)) as http:
+            headers = await authorize(http, name, key, "system/*.rs")
+            return (await http.get("/fhir/Group/list/$validate", headers=headers)).status_code
+
+    assert asyncio.run(asked()) == 404
 
 
 def test_modes_tell_whether_the_interaction_would_be_allowed() -> None:
