@@ -142,6 +142,13 @@ def _open_documents(gateway: Gateway, statement: dict[str, Any]) -> APIRouter:
         require_json(request)
         return Response(body, headers=_OPEN, media_type=FHIR_JSON)
 
+    @routes.options(f"{FHIR_PATH}/metadata", include_in_schema=False)
+    @routes.options(f"{FHIR_PATH}/.well-known/smart-configuration", include_in_schema=False)
+    async def preflight(request: Request) -> Response:
+        """What a browser asks before it reads an open document with headers of its own."""
+        allowed = {"Access-Control-Allow-Methods": "GET, HEAD", "Access-Control-Allow-Headers": "Accept, Content-Type"}
+        return Response(status_code=204, headers=_OPEN | allowed | {"Access-Control-Max-Age": "86400"})
+
     @routes.get("/.well-known/jwks.json", summary="Public keys we sign with towards the endpoints we pull from")
     async def jwks() -> Response:
         keys = await run_in_threadpool(gateway.public_jwks)

@@ -68,7 +68,7 @@ class RequestFrame:
         access.address = str(scope["client"][0])[:64] if scope.get("client") else None
         access.limit = self._throttle.client
         scope.setdefault("state", {})["access"] = access
-        audited = scope["path"].startswith((self._base_path + "/", "/admin/", "/auth/"))
+        audited = f"{scope['path']}/".startswith((self._base_path + "/", "/admin/", "/auth/"))
         started = time.perf_counter()
         answering = False
         logged = request_id.set(access.request_id)

@@ -12,6 +12,8 @@ import orjson
 import pytest
 import sqlalchemy as sa
 from fhir_face import BASE, authorize, client_for, new_gateway
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from joserfc.jwk import ECKey
 
 from fhir_gateway.db.audience import SYSTEM, label, labelled
@@ -400,3 +402,35 @@ async def test_bundles_that_are_none(face: Face) -> None:
     assert (await face.send("operator", "POST", "", odd)).status_code == 400
     bare = await face.http.post("/fhir/", json=odd, headers={"Content-Type": "application/fhir+json"})
     assert bare.status_code == 401
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+PATHS = ["status", "type", "measure", "period", "identifier", "subject", "reporter", "group", "meta", "extension", "id"]
+
+
+def entry_of(body: Any, method: Any, url: Any) -> dict[str, Any]:
+    return {"resource": body, "request": {"method": method, "url": url}}
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    odd=st.dictionaries(st.sampled_from([*PATHS, "resourceType", "contained", "x"]), JSON, max_size=3),
+    method=st.sampled_from(["POST", "PUT", "DELETE", "GET", "PATCH", "TRACE", 5]),
+    url=st.sampled_from(
+        ["MeasureReport", "MeasureReport/x", "MeasureReport?status=complete", "?", "//", "Patient/$x", 1]
+    ),
+    kind=st.sampled_from(["batch", "transaction"]),
+)
+async def test_no_body_is_too_strange(face: Face, odd: dict[str, Any], method: Any, url: Any, kind: str) -> None:
+    body = {**report(), **odd}
+    answer = await face.send("operator", "POST", "MeasureReport", body)
+    assert answer.status_code < 500, answer.text
+    answer = await face.bundle("operator", kind, entry_of(body, method, url))
+    assert answer.status_code < 500, answer.text
+    assert '"status":"5' not in answer.text
+    answer = await face.send("operator", "POST", "", odd)
+    assert 400 <= answer.status_code < 500, answer.text
