@@ -7,8 +7,8 @@ from typing import Any
 
 from fhir_gateway.attribution.decisions import Decision
 
-#: Client ids as identifiers of agents; defined in ``profiles/``.
-CLIENT_SYSTEM = "https://fhir-gateway.example/fhir/NamingSystem/client"
+#: System of client ids, as in AuditEvents.
+CLIENT_SYSTEM = "https://fhir-gateway.example/clients"
 _OPERATION = "http://terminology.hl7.org/CodeSystem/v3-DataOperation"
 _AGENT = "http://terminology.hl7.org/CodeSystem/provenance-participant-type"
 _CODES = {"member-add": "CREATE", "member-remove": "DELETE", "confirm": "UPDATE"}

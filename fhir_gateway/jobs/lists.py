@@ -77,10 +77,11 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """The list as it is now, and whether anything changed."""
+    """The list as it is now, whether anything changed, and whom it was about."""
 
     stored: StoredResource
     changed: bool
+    person: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,4 +392,4 @@ def _change(
         writing.put_many([*groups.values(), proof])
         gateway.decisions.add(writing.connection, decision)
         now = writing.current("Group", lists.asked)
-    return Changed(now or asked, changed=True)
+    return Changed(now or asked, changed=True, person=decision.patient)

@@ -55,6 +55,8 @@ def settle(
         progress(PullProgress("settle", contract.title))
     members = attributed.members
     stamps = {"lake_version": str(attributed.lake_version)}
+    if attributed.decisions:
+        stamps["attribution.decisions"] = attributed.decisions
     terms = contract.claims
     aside = copies_set_aside(gateway, attributed.lake_version, terms.paid_through, terms.precedence, members)
     for (source, taken), count in aside.items():

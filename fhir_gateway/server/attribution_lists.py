@@ -25,6 +25,7 @@ from fhir_gateway.jobs.list_parties import Identifier
 from fhir_gateway.jobs.lists import Caller, Changed, Named
 from fhir_gateway.server import documentation
 from fhir_gateway.server.access import access_of, admit
+from fhir_gateway.server.audit import Access
 from fhir_gateway.server.negotiation import operation_parameters, require_json
 from fhir_gateway.server.problems import FHIR_JSON, UnknownResource, issue, outcome
 from fhir_gateway.server.registry import (
@@ -59,7 +60,7 @@ _PARTIES = {
 _VERSION = re.compile(r'(?:W/)?"([1-9][0-9]{0,8})"')
 _LONGEST = 1000  # of a stated reason
 
-Work = Callable[[Gateway, str, Named, Caller], Response]
+Work = Callable[[Gateway, str, Named, Caller, Access], Response]
 
 
 def router(gateway: Gateway) -> APIRouter:
@@ -67,22 +68,27 @@ def router(gateway: Gateway) -> APIRouter:
     routes = APIRouter(tags=["Group"])
     base = f"{gateway.settings.public_url.rstrip('/')}/fhir"
 
-    def changed(done: Changed, said: str, otherwise: str, status: int = 200) -> Response:
+    def changed(access: Access, done: Changed, said: str, otherwise: str, status: int = 200) -> Response:
+        access.disclose([done.person] if done.person else [])
         where = f"{base}/Group/{done.stored.id}/_history/{done.stored.version}"
         body = outcome(issue("information", "informational", said if done.changed else otherwise))
         headers = {"ETag": f'W/"{done.stored.version}"', "Content-Location": where}
         return Response(orjson.dumps(body), status, headers, FHIR_JSON)
 
-    def add(gateway: Gateway, group: str, named: Named, caller: Caller) -> Response:
-        return changed(lists.add(gateway, group, named, caller), "the member was added", "the member is on the list")
+    def add(gateway: Gateway, group: str, named: Named, caller: Caller, access: Access) -> Response:
+        return changed(
+            access, lists.add(gateway, group, named, caller), "the member was added", "the member is on the list"
+        )
 
-    def remove(gateway: Gateway, group: str, named: Named, caller: Caller) -> Response:
-        return changed(lists.remove(gateway, group, named, caller), "the member was removed", "nothing was removed")
+    def remove(gateway: Gateway, group: str, named: Named, caller: Caller, access: Access) -> Response:
+        return changed(
+            access, lists.remove(gateway, group, named, caller), "the member was removed", "nothing was removed"
+        )
 
-    def confirm(gateway: Gateway, group: str, named: Named, caller: Caller) -> Response:
-        return changed(lists.confirm(gateway, group, caller), "the list is final now", "the list is final", 201)
+    def confirm(gateway: Gateway, group: str, named: Named, caller: Caller, access: Access) -> Response:
+        return changed(access, lists.confirm(gateway, group, caller), "the list is final now", "the list is final", 201)
 
-    def status(gateway: Gateway, group: str, named: Named, caller: Caller) -> Response:
+    def status(gateway: Gateway, group: str, named: Named, caller: Caller, access: Access) -> Response:
         return Response(orjson.dumps(lists.status(gateway, group, named, caller)), media_type=FHIR_JSON)
 
     _route(routes, gateway, MEMBER_ADD, "ru", add)
@@ -112,7 +118,7 @@ def _route(
                 admit(gateway.authorization, header, access, "Patient", "r")
             named = named_parties(operation.code, pairs, f"{gateway.settings.public_url.rstrip('/')}/fhir")
             try:
-                return work(gateway, id, named, _caller(request, token))
+                return work(gateway, id, named, _caller(request, token), access)
             except NotFoundError:
                 raise UnknownResource("there is no such Group") from None
 
