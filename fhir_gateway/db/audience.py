@@ -22,9 +22,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from fhir_gateway.db.search.clinical import CLINICAL
 from fhir_gateway.db.search.criteria import Criterion
 from fhir_gateway.db.search.values import reference_parts
 from fhir_gateway.errors import InputError
+from fhir_gateway.r4.spec import patient_element
 
 #: What a resource must meet: of each member, one alternative with all its criteria. Empty is no restriction.
 Restriction = tuple[tuple[tuple[Criterion, ...], ...], ...]
@@ -43,7 +45,9 @@ _DIRECTORY = frozenset(
     "SearchParameter StructureDefinition ValueSet".split()
 )
 #: Where a resource names the person it is about.
-ABOUT = {"Coverage": "Coverage.beneficiary", "MeasureReport": "MeasureReport.subject"}
+ABOUT = {"Coverage": "Coverage.beneficiary", "MeasureReport": "MeasureReport.subject"} | {
+    name: f"{name}.{patient_element(name)}" for name in sorted(CLINICAL)
+}
 
 
 def label(kind: str, value: str) -> dict[str, str]:

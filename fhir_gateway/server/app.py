@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from fhir_gateway.auth.routes import router as authorization_router
+from fhir_gateway.db.search.clinical import CLINICAL
 from fhir_gateway.errors import GatewayError, InputError, NotFoundError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.definitions import publish_definitions
@@ -45,6 +46,7 @@ from fhir_gateway.server.audit_events import AuditCatalog
 from fhir_gateway.server.bundles import Bundles
 from fhir_gateway.server.capability import capability_statement
 from fhir_gateway.server.catalog import Catalog, StoredCatalog
+from fhir_gateway.server.clinical import ClinicalCatalog
 from fhir_gateway.server.interactions import Interactions
 from fhir_gateway.server.links import PageLinks
 from fhir_gateway.server.metrics import Metrics
@@ -71,6 +73,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     base_url = gateway.settings.public_url.rstrip("/") + FHIR_PATH
     trail = AuditTrail(gateway.engine, gateway.settings.audit_keep_years)
     catalogs: dict[str, Catalog] = dict.fromkeys(SERVED, StoredCatalog(gateway.resources))
+    catalogs |= dict.fromkeys(CLINICAL, ClinicalCatalog(gateway, base_url))
     catalogs["AuditEvent"] = AuditCatalog(gateway.engine)
     catalogs["MeasureReport"] = ReportCatalog(gateway.resources, lambda: gateway.results, individual_report)
     settings = gateway.settings

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from fhir_gateway.db.search.clinical import CLINICAL, clinical_definition
 from fhir_gateway.db.search.parameters import search_parameters
 
 ATR = "http://hl7.org/fhir/us/davinci-atr/StructureDefinition/"
@@ -58,7 +59,8 @@ def definition(resource_type: str, name: str) -> str:
         return f"http://hl7.org/fhir/SearchParameter/conformance-{name}"
     if name.startswith("_"):
         return f"http://hl7.org/fhir/SearchParameter/Resource-{name[1:]}"
-    return "http://hl7.org/fhir/SearchParameter/" + _SHARED.get((resource_type, name), f"{resource_type}-{name}")
+    shared = _SHARED.get((resource_type, name)) or clinical_definition(resource_type, name)
+    return "http://hl7.org/fhir/SearchParameter/" + (shared or f"{resource_type}-{name}")
 
 
 #: Parameters that shape a result rather than select it (R4 search.html 3.1.1.5).
@@ -421,6 +423,12 @@ _TYPES = (
         (SUBSCRIPTIONS + "StructureDefinition/backport-subscription", ATR + "atr-list-change-subscription"),
         (SUBSCRIPTION_STATUS, SUBSCRIPTION_EVENTS),
         own_writes=frozenset({"create", "update", "delete"}),
+    ),
+    *(
+        ServedType(
+            name, "As its source sent it, about the person as served. A search names whose: patient, or _id of some."
+        )
+        for name in sorted(CLINICAL)
     ),
     ServedType("CapabilityStatement", "What this server does, as /metadata says it."),
     *(

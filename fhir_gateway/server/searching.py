@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from fhir_gateway.auth.models import AccessToken
 from fhir_gateway.db.resources import StoredResource
+from fhir_gateway.db.search.clinical import CLINICAL
 from fhir_gateway.db.search.parameters import search_parameters
 from fhir_gateway.errors import InputError, Location
 from fhir_gateway.server.access import access_of, admit
@@ -73,7 +74,8 @@ class Searching:
             short = [one for one in query.types if one not in allowed]
             if short or not allowed:
                 raise InsufficientScope("the token needs " + " ".join(f"system/{one}.s" for one in short or ["*"]))
-            found = self._several(query, query.types or tuple(allowed), token)
+            # clinical resources are searched for somebody: only where the search names their types
+            found = self._several(query, query.types or tuple(one for one in allowed if one not in CLINICAL), token)
             return self._page(query, found, token, is_form)
 
         return Response(await run_in_threadpool(work), media_type=FHIR_JSON)
@@ -167,7 +169,12 @@ class Searching:
             and pair[0] in self.rest.catalogs
             and token.allows(pair[0], "r", some=True)
         ]
-        return self.rest.seen(token, "r").read_many(allowed)
+        found = self.rest.seen(token, "r").read_many(pair for pair in allowed if pair[0] not in CLINICAL)
+        for kind in sorted({kind for kind, _ in allowed} & CLINICAL):
+            ids = ",".join(identity for name, identity in allowed if name == kind)
+            query = Query(kind, (("_id", ids),), count=MAX_INCLUDED, count_total=False)
+            found += self.rest.catalog(kind, token, "r").search(query).resources
+        return found
 
     def _by_canonical(
         self, include: Include, wanted: Iterable[tuple[str, str | None]], token: AccessToken, known: set[Identity]

@@ -9,6 +9,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from fhir_gateway.db.search.clinical import CLINICAL
 from fhir_gateway.db.search.dates import microseconds, parse_range
 from fhir_gateway.db.search.parameters import SearchParameter, search_parameters
 from fhir_gateway.db.search.values import LONGEST, fold, reference_parts
@@ -194,6 +195,8 @@ class Reach:
         parameter = self._parameter(source, code)
         if parameter.kind != "reference":
             raise InputError(f"search parameter {code} of {source} is no reference that _has could follow")
+        if source in CLINICAL:  # not in the index: nothing would be found, and that would be untrue
+            raise InputError(f"_has does not go through {source}: search it by patient, with _include")
         if not self.searchable(source):
             raise AuthorizationError(f"_has with {source} needs system/{source}.s")
         index, other = self.index.alias(), self.resource.alias()

@@ -378,7 +378,9 @@ def search_parameters(resource_type: str) -> Mapping[str, SearchParameter]:
 
     ``_id`` and ``_lastUpdated`` are answered from the resource's row and are not listed.
     """
-    own = _BY_TYPE.get(resource_type, (_token("identifier"),))
+    from fhir_gateway.db.search.clinical import clinical_parameters  # which is written in terms of this module
+
+    own = _BY_TYPE.get(resource_type) or clinical_parameters(resource_type) or (_token("identifier"),)
     return MappingProxyType({one.name: one for one in (*own, *_EVERY_TYPE)})
 
 

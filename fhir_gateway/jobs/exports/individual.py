@@ -41,7 +41,7 @@ def plan(export: Export, moment: Frozen) -> list[Json]:
     runs = frozenset(export.gateway.results.runs())
     chosen = export.everything.selecting(_TYPE, [[("type", "summary")]])
     chosen = chosen.where(*changed(export.wanted.since, export.wanted.until))
-    limited = _keep_persons(export, moment)
+    limited = keep_persons(export, moment)
     plans: list[Json] = []
     for rows in moment.rows(chosen, export.rows):
         for row in rows:
@@ -71,7 +71,7 @@ def later(export: Export, planned: Json) -> Iterator[Block]:
         {"versionId": planned["version"], "lastUpdated": planned["last_updated"]},
         export.wanted.elements_of(_TYPE),
     )
-    persons = _kept_persons(export) if planned["limited"] else None
+    persons = kept_persons(export) if planned["limited"] else None
     only = [[[_sorted(names) for names in one] for one in alternatives] for alternatives in planned["only"]]
     for part in export.gateway.results.slices(planned["run"], export.rows, raw=False):
         chosen = None
@@ -96,7 +96,7 @@ def _family(summary: Json) -> Any:
     return "uv" if any("/uv/deqm/" in profile for profile in profiles) else "us"
 
 
-def _keep_persons(export: Export, moment: Frozen) -> bool:
+def keep_persons(export: Export, moment: Frozen) -> bool:
     """Write down whose reports are wanted and may be seen; False when they are everybody's."""
     persons = _persons(export, moment)
     if persons is not None:
@@ -104,7 +104,7 @@ def _keep_persons(export: Export, moment: Frozen) -> bool:
     return persons is not None
 
 
-def _kept_persons(export: Export) -> npt.NDArray[np.bytes_]:
+def kept_persons(export: Export) -> npt.NDArray[np.bytes_]:
     """Those that were written down."""
     if export.persons is None:
         export.persons = np.load(export.folder / _PERSONS)

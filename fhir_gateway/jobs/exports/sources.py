@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from fhir_gateway.jobs.exports import individual
+from functools import partial
+
+from fhir_gateway.db.search.clinical import CLINICAL
+from fhir_gateway.jobs.exports import clinical, individual
 from fhir_gateway.jobs.exports.models import Level, Source
 from fhir_gateway.jobs.exports.stored import EVERYWHERE, SYSTEM, stored
 
@@ -18,6 +21,7 @@ SOURCES: tuple[Source, ...] = (
     stored("Practitioner"),
     stored("PractitionerRole"),
     stored("Provenance", SYSTEM),
+    *(Source(name, EVERYWHERE, plan=partial(clinical.plan, name), later=clinical.later) for name in sorted(CLINICAL)),
 )
 #: Served types that are not exported, and why.
 NOT_EXPORTED = {

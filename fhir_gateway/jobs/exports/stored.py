@@ -91,10 +91,10 @@ def _shape(export: Export, resource_type: str) -> Any:
         only = frozenset(f"Patient/{one}" for one in wanted.patients)
     if elements is None and only is None:
         return None
-    return partial(_shaped, elements, only)
+    return partial(shaped, elements, only)
 
 
-def _shaped(elements: frozenset[str] | None, only: frozenset[str] | None, body: bytes) -> bytes:
+def shaped(elements: frozenset[str] | None, only: frozenset[str] | None, body: bytes) -> bytes:
     """A body with some root elements, and of a list only the entries of some patients; tagged as a part."""
     resource: Mapping[str, Any] = orjson.loads(body)
     if only is not None and "member" in resource:

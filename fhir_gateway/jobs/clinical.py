@@ -1,0 +1,70 @@
+"""Clinical and claims resources as they are served: rows of the lake under our ids, about the persons that we serve.
+
+Nothing of them is copied into the store. A resource is what its source sent, with the references led to what is served;
+its version is the lake version that brought it, and it was last updated when that was committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fhir_gateway.db.resources import StoredResource
+from fhir_gateway.db.search.dates import instant, parse_range
+from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs.publish import References, published_id
+
+_LONGEST_ID = 64
+
+
+class ClinicalRows:
+    """The rows of one lake version, by default the newest."""
+
+    def __init__(self, gateway: Gateway, version: int | None = None) -> None:
+        self._gateway = gateway
+        self.version = gateway.lake.version if version is None else version
+
+    def of_members(self, resource_type: str, members: Sequence[str]) -> Iterator[StoredResource]:
+        """All resources of a type about these persons, by person, source and id."""
+        wanted = pa.array(sorted(set(members)), pa.string())
+        if len(wanted):
+            yield from self._served(resource_type, wanted, None)
+
+    def of_id(self, resource_type: str, served: str) -> StoredResource | None:
+        """The resource with an id that we serve; None when there is none."""
+        keys = self._gateway.lake.read(resource_type, version=self.version)
+        for source in sorted({one.source for one in self._gateway.lake.versions()}):
+            if not served.startswith(f"{source}-"):
+                continue
+            ids = keys.filter(pc.equal(keys["_source"], source))
+            rest = served[len(source) + 1 :]
+            found = ids.filter(pc.equal(ids["id"], rest))
+            if not found.num_rows and len(served) == _LONGEST_ID:  # a long id, which is served as its hash
+                names = [one for one in ids["id"].to_pylist() if published_id(source, one) == served]
+                found = ids.filter(pc.is_in(ids["id"], pa.array(names, pa.string())))
+            for row in found.slice(0, 1).to_pylist():
+                members = pa.array([row["_member"]], pa.string())
+                return next(self._served(resource_type, members, (source, row["id"])), None)
+        return None
+
+    def _served(self, resource_type: str, members: pa.Array, only: tuple[str, str] | None) -> Iterator[StoredResource]:
+        lake = self._gateway.lake
+        rows = lake.read(resource_type, ["_raw", "_seq"], version=self.version, members=members)
+        if only is not None:
+            rows = rows.filter(pc.and_(pc.equal(rows["_source"], only[0]), pc.equal(rows["id"], only[1])))
+        if not rows.num_rows:
+            return
+        references = References(self._gateway, lake.read("Patient", version=self.version, members=members), {})
+        committed = {one.version: parse_range(one.committed_at)[0] for one in lake.versions()}
+        for batch in rows.select(["_source", "id", "_raw", "_seq"]).to_batches(max_chunksize=1000):
+            for row in batch.to_pylist():
+                identity = published_id(row["_source"], row["id"])
+                updated = instant(committed.get(row["_seq"], 0))
+                resource = references.rewrite(row["_source"], row["_raw"])
+                meta = {**resource.get("meta", {}), "versionId": str(row["_seq"]), "lastUpdated": updated}
+                head = {"resourceType": resource_type, "id": identity, "meta": meta}
+                body = orjson.dumps(head | {name: value for name, value in resource.items() if name not in head})
+                yield StoredResource(resource_type, identity, row["_seq"], updated, False, body)

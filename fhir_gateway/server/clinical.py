@@ -1,0 +1,180 @@
+"""Clinical and claims resources out of the lake: read and search for whose person is known.
+
+A search names persons (``patient``, ``subject``, also by chain) or ids; one that goes over everybody is what
+``$export`` is for. Their criteria are matched one by one, as the resources of a few persons are few.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+
+from fhir_gateway.db.audience import Audience
+from fhir_gateway.db.history import only_version
+from fhir_gateway.db.resources import ResourceStore, StoredResource, Versions
+from fhir_gateway.db.search.clinical import patient_parameters
+from fhir_gateway.db.search.criteria import Criterion
+from fhir_gateway.db.search.matching import matches
+from fhir_gateway.db.search.parameters import search_parameters
+from fhir_gateway.db.search.values import reference_parts
+from fhir_gateway.errors import AuthorizationError, InputError, Location
+from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs.clinical import ClinicalRows
+from fhir_gateway.server.catalog import Found
+from fhir_gateway.server.problems import TooCostly, UnknownResource
+from fhir_gateway.server.search import Query
+
+#: Persons whose resources one search may be about.
+MOST_PERSONS = 500
+_COMMA = re.compile(r"(?<!\\),")
+
+
+class ClinicalCatalog:
+    """The resources as one audience sees them: those about persons that it sees, as far as its scopes go."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        base_url: str,
+        store: ResourceStore | None = None,
+        searchable: Callable[[str], bool] | None = None,
+    ) -> None:
+        """``store`` is what the audience sees of what is stored, where persons are."""
+        self._gateway = gateway
+        self._base_url = base_url
+        self._store = store or gateway.resources
+        self._searchable = searchable
+
+    def seen_by(self, audience: Audience, searchable: Callable[[str], bool] | None = None) -> ClinicalCatalog:
+        """What the audience may see."""
+        store = self._gateway.resources.seen_by(audience, searchable)
+        return ClinicalCatalog(self._gateway, self._base_url, store, searchable)
+
+    def read(self, resource_type: str, resource_id: str) -> StoredResource:
+        """The present version; raises UnknownResource."""
+        found = ClinicalRows(self._gateway).of_id(resource_type, resource_id)
+        if found is None or not self._shows(found):
+            raise UnknownResource(f"there is no such {resource_type}")
+        return found
+
+    def vread(self, resource_type: str, resource_id: str, version: int) -> StoredResource:
+        """The present version by its number; earlier ones are not served. Raises UnknownResource."""
+        found = self.read(resource_type, resource_id)
+        if found.version != version:
+            raise UnknownResource(f"there is no such version of a {resource_type}")
+        return found
+
+    def history(
+        self,
+        resource_type: str,
+        resource_id: str,
+        since: int | None,
+        at: tuple[int, int] | None,
+        count: int,
+        after: str | None,
+    ) -> Versions:
+        """Its present version: of what comes from elsewhere the history is its source's."""
+        return only_version(self.read(resource_type, resource_id), since, at)
+
+    def search(self, query: Query) -> Found:
+        """One page of the resources about the persons that the search names; InputError when it names none."""
+        kind, now = query.resource_type, datetime.now(UTC)
+        rows = ClinicalRows(self._gateway)
+        persons, others = self._persons(kind, query.criteria)
+        if persons is None:
+            ids = [one for name, value in query.criteria if name == "_id" for one in _COMMA.split(value)]
+            if not ids:
+                names = " or ".join(sorted(patient_parameters(kind)))
+                raise TooCostly(f"a search of {kind} names whose: {names}, or _id; everybody's are exported by $export")
+            found: Iterable[StoredResource] = filter(None, (rows.of_id(kind, one) for one in dict.fromkeys(ids)))
+        else:
+            found = rows.of_members(kind, self._visible(persons))
+        met = [one for one in found if self._shows(one) and matches(one.json(), others, self._base_url, now)]
+        met = _sorted(met, query.sort, self._base_url)
+        start = _offset(query.after)
+        page = tuple(met[start : start + query.count])
+        end = start + len(page)
+        total = len(met) if query.count_total else query.total
+        return Found(page, total, str(end) if page and end < len(met) else None)
+
+    def _persons(self, kind: str, criteria: Sequence[Criterion]) -> tuple[set[str] | None, list[Criterion]]:
+        """Whose resources are meant (None: it is not said), and the criteria that are left to be matched."""
+        naming = patient_parameters(kind)
+        persons: set[str] | None = None
+        others: list[Criterion] = []
+        for name, value in criteria:
+            head, dot, rest = name.partition(".")
+            code, _, modifier = head.partition(":")
+            if code == "_has":
+                raise InputError(f"_has is not supported for {kind}", location=Location(path="_has"))
+            if code not in naming:
+                if dot:
+                    raise InputError(f"only {' and '.join(sorted(naming))} of {kind} can be chained")
+                others.append((name, value))
+                continue
+            if dot:
+                found = self._chained(rest, value)
+            elif modifier in ("", "Patient"):
+                found = {self._person(one) for one in _COMMA.split(value)}
+            elif modifier == "identifier":
+                found = self._chained("identifier", value)
+            else:
+                raise InputError(f"{name}: this modifier is not supported here", location=Location(path=code))
+            persons = found if persons is None else persons & found
+        return persons, others
+
+    def _person(self, text: str) -> str:
+        target, value = reference_parts(text, self._base_url)
+        return value if target in (None, "Patient") else ""
+
+    def _chained(self, name: str, value: str) -> set[str]:
+        if self._searchable is not None and not self._searchable("Patient"):
+            raise AuthorizationError("a chain into Patient needs system/Patient.s")
+        return set(self._store.ids("Patient", [(name, value)]))
+
+    def _visible(self, persons: Iterable[str]) -> list[str]:
+        """Of some persons those whom the audience sees."""
+        wanted = sorted(one for one in persons if one)
+        if len(wanted) > MOST_PERSONS:
+            raise TooCostly(f"the search is about more than {MOST_PERSONS} persons: ask for $export")
+        if self._store.audience.everybody:
+            return wanted
+        listed = self._store.members()
+        return wanted if listed is None else sorted(set(listed).intersection(wanted))
+
+    def _shows(self, one: StoredResource) -> bool:
+        resource = one.json()
+        person = self._store.audience.person(resource, self._base_url)
+        return person is not None and bool(self._visible([person])) and self._store.permits(resource)
+
+
+def _offset(after: str | None) -> int:
+    if after is None:
+        return 0
+    if not after.isdigit():
+        raise InputError("this page cannot be continued", location=Location(path="_page", rule="value"))
+    return int(after)
+
+
+def _sorted(found: list[StoredResource], sort: str | None, base_url: str) -> list[StoredResource]:
+    """By each key of ``_sort``, the last first, as sorting is stable; what has no value comes last (R4 3.1.1.5.1)."""
+    for key in reversed((sort or "").split(",") if sort else []):
+        name, descending = key.removeprefix("-"), key.startswith("-")
+        values = {one.id: _value(one, name, base_url) for one in found}
+        present = sorted((one for one in found if values[one.id]), key=lambda one: values[one.id], reverse=descending)
+        found = present + [one for one in found if not values[one.id]]
+    return found
+
+
+def _value(one: StoredResource, name: str, base_url: str) -> str:
+    if name in ("_id", "_lastUpdated"):
+        return one.id if name == "_id" else one.last_updated
+    parameter = search_parameters(one.type).get(name)
+    if parameter is None:
+        raise InputError("not a search parameter of the type", location=Location(path="_sort", rule="value"))
+    entries = list(parameter.entries(one.json(), base_url))
+    if not entries:
+        return ""
+    _, value, _, low, _ = entries[0]
+    return f"{low + (1 << 62):020d}" if low is not None else str(value or "")
