@@ -55,7 +55,7 @@ class Cancelled(BaseException):
 
 @dataclass(frozen=True, slots=True)
 class AnswerFile:
-    """A file of NDJSON in the request's folder: resources of a type, and how many."""
+    """A file of NDJSON in the request's folder: resources of a type, and how many. No type (empty): of several."""
 
     type: str
     name: str

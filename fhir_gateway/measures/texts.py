@@ -39,3 +39,10 @@ def escaped(texts: pa.Array) -> pa.Array:
 def flat(column: pa.ChunkedArray) -> pa.Array:
     """A column of a table in one piece."""
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def contents(texts: pa.Array) -> memoryview:
+    """All texts one behind the other, without a copy."""
+    _, offsets, values = texts.buffers()
+    bounds = np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    return memoryview(values)[int(bounds[0]) : int(bounds[-1])]

@@ -25,6 +25,7 @@ from fhir_gateway.errors import InputError, Location, NotFoundError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.exports import individual
 from fhir_gateway.jobs.exports.models import Level, Wanted
+from fhir_gateway.jobs.exports.organized import ANCHOR
 from fhir_gateway.jobs.exports.sources import types_of
 from fhir_gateway.jobs.exports.stored import known_patients
 from fhir_gateway.r4.spec import resource_types
@@ -41,7 +42,7 @@ _INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d
 _PATIENT = re.compile(r"(?:.*/)?Patient/([A-Za-z0-9.-]{1,64})", re.ASCII)
 _ELEMENT = re.compile(r"([A-Z][A-Za-z]+\.)?[a-z][A-Za-z]*", re.ASCII)
 #: Parameters of the operation that this server does not follow.
-_OPTIONAL = frozenset({"includeAssociatedData", "organizeOutputBy"})
+_OPTIONAL = frozenset({"includeAssociatedData"})
 
 
 @dataclass
@@ -107,7 +108,7 @@ class Reading:
 
 
 COMMON = frozenset({"_outputFormat", "_since", "_until", "_type", "_typeFilter"})
-KNOWN = COMMON | {"_elements", "allowPartialManifests", "patient"}
+KNOWN = COMMON | {"_elements", "allowPartialManifests", "organizeOutputBy", "patient"}
 
 
 def router(gateway: Gateway, respond_async: RespondAsync) -> APIRouter:
@@ -174,7 +175,7 @@ class Exports:
             if not header:
                 raise MissingToken("a bearer token is needed")
             token = self._gateway.authorization.verify(header)
-            access.client_id, access.purpose = token.client_id, token.purpose
+            access.identify(token.client_id, token.purpose)
             if group is not None:
                 admit(self._gateway.authorization, header, access, "Group", "r", some=True)
             call = Call(self._gateway, token, level, group, request.method)
@@ -200,6 +201,7 @@ def bulk(call: Call, pairs: Sequence[tuple[str, Any]], lenient: bool) -> Wanted:
         filters=filters(call, reading, reading.texts("_typeFilter"), types),
         elements=tuple(_elements(reading)),
         patients=_patients(call, reading),
+        organized=_organized(reading),
         notes=tuple(reading.notes),
     )
 
@@ -286,6 +288,16 @@ def _checked(call: Call, kind: str, criteria: tuple[Criterion, ...]) -> None:
     if kind == "MeasureReport":
         individual.check(criteria)
     call.store.selecting(kind, [criteria])
+
+
+def _organized(reading: Reading) -> bool:
+    """Whether output is organized by patient, the one way there is here."""
+    by = reading.one("organizeOutputBy")
+    if by not in (None, ANCHOR):
+        reading.refuse(
+            NotDoneHere(f"parameter organizeOutputBy: only {ANCHOR}", location=Location(path="organizeOutputBy"))
+        )
+    return by == ANCHOR
 
 
 def _elements(reading: Reading) -> list[str]:

@@ -138,7 +138,12 @@ class RespondAsync:
     def _manifest(self, asked: Asked, answer: Answer) -> dict[str, Any]:
         def listed(files: tuple[AnswerFile, ...]) -> list[dict[str, Any]]:
             where = f"{self._base}{PATH}/{asked.id}"
-            return [{"type": one.type, "url": f"{where}/{one.name}", "count": one.count} for one in files]
+            return [
+                {"type": one.type, "url": f"{where}/{one.name}", "count": one.count}
+                if one.type
+                else {"url": f"{where}/{one.name}"}  # of several types, with lines that are no resources asked for
+                for one in files
+            ]
 
         return {
             "transactionTime": answer.transaction_time,
@@ -191,7 +196,7 @@ class RespondAsync:
             raise MissingToken("a bearer token is needed")
         token = self._gateway.authorization.verify(header)
         access = access_of(request)
-        access.client_id, access.purpose = token.client_id, token.purpose
+        access.identify(token.client_id, token.purpose)
         asked = self._log.get(id)
         now, then = token.audience.labels, asked.audience.labels
         if asked.client_id != token.client_id or not (now is None or (then is not None and then <= now)):

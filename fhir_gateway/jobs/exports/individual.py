@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from fhir_gateway.db.audience import Audience
 from fhir_gateway.db.freezing import Frozen, changed, of_persons
@@ -21,6 +20,7 @@ from fhir_gateway.db.writing import stored
 from fhir_gateway.errors import InputError
 from fhir_gateway.jobs.exports.models import Alternatives, Block, Export, Json
 from fhir_gateway.measures.report_lines import ReportLines
+from fhir_gateway.measures.texts import contents
 
 _TYPE = "MeasureReport"
 #: Criteria that an individual report answers by itself; all others are answered by its summary.
@@ -87,7 +87,7 @@ def later(export: Export, planned: Json) -> Iterator[Block]:
                 continue
         found = lines.lines(part, chosen)
         if len(found):
-            yield Block(_bytes(found), len(found))
+            yield Block(contents(found), len(found))
 
 
 def _family(summary: Json) -> Any:
@@ -187,10 +187,3 @@ def _among(names: npt.NDArray[np.bytes_], chosen: npt.NDArray[np.bytes_]) -> npt
     place = np.minimum(np.searchsorted(chosen, names), len(chosen) - 1)
     found: npt.NDArray[np.bool_] = chosen[place] == names
     return found
-
-
-def _bytes(texts: pa.Array) -> memoryview:
-    """All texts one behind the other, without a copy."""
-    _, offsets, values = texts.buffers()
-    bounds = np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1]
-    return memoryview(values)[int(bounds[0]) : int(bounds[-1])]

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from fhir_gateway.db.audience import Audience
+from fhir_gateway.db.audience import ABOUT, Audience
 from fhir_gateway.db.freezing import Frozen
 from fhir_gateway.db.resources import ResourceStore
 from fhir_gateway.db.search.criteria import Criterion
@@ -28,7 +28,7 @@ class Wanted:
 
     ``since`` and ``until`` are microseconds; ``filters`` are alternatives by type; ``elements`` are as written
     (``Type.element`` or ``element``); ``patients`` are ids, None is everybody. ``roster``: an ATR export, which always
-    has its list. ``notes`` (severity, code, text) go into the error file.
+    has its list. ``organized``: by patient. ``notes`` (severity, code, text) go into the error file.
     """
 
     level: Level
@@ -40,6 +40,7 @@ class Wanted:
     elements: tuple[str, ...] = ()
     patients: tuple[str, ...] | None = None
     roster: bool = False
+    organized: bool = False
     notes: tuple[tuple[str, str, str], ...] = ()
 
     @classmethod
@@ -71,6 +72,8 @@ class Wanted:
                 named.add(name)
         if not named:
             return None
+        if self.organized and resource_type in ABOUT:
+            named.add(ABOUT[resource_type].partition(".")[2])
         definition = type_definition(resource_type)
         required = {name for name, element in definition.elements.items() if element.required}
         return frozenset(named | required | {"resourceType", "id", "meta", "implicitRules"})

@@ -16,6 +16,7 @@ import orjson
 
 from fhir_gateway.errors import NotFoundError
 from fhir_gateway.jobs.exports.models import Block, Export, Json, Wanted
+from fhir_gateway.jobs.exports.organized import ANCHOR, organize
 from fhir_gateway.jobs.exports.sources import sources_of
 from fhir_gateway.jobs.exports.stored import gone
 from fhir_gateway.jobs.requests import Answer, AnswerFile, Task
@@ -43,9 +44,19 @@ def export(task: Task) -> Answer:
             _write(done, finished)
         output += [AnswerFile(**one) for one in finished["files"]]
         issues += finished["issues"]
+    more = {}
+    if wanted.organized:
+        done = task.folder / "organized.json"
+        organized = _read(done)
+        if organized is None:
+            organized = [asdict(one) for one in organize(task.folder, output, files.limit)]
+            _write(done, organized)
+        for one in output:
+            (task.folder / one.name).unlink(missing_ok=True)
+        output, more = [AnswerFile(**one) for one in organized], {"outputOrganizedBy": ANCHOR}
     errors = files.write("OperationOutcome", "problems", _outcomes(issues))
     deleted = tuple(AnswerFile(**one) for one in plan["deleted"])
-    return Answer(plan["transaction_time"], tuple(output), tuple(errors), deleted)
+    return Answer(plan["transaction_time"], tuple(output), tuple(errors), deleted, more)
 
 
 def _moment(task: Task, made: Export, files: _Files) -> Json:
@@ -92,7 +103,7 @@ class _Files:
 
     def __init__(self, task: Task, made: Export) -> None:
         self._task = task
-        self._limit = made.gateway.settings.export_file_resources
+        self.limit = made.gateway.settings.export_file_resources
         self._rows = self._bytes = 0
 
     def write(self, resource_type: str, part: str, blocks: Iterable[Block]) -> list[AnswerFile]:
@@ -101,7 +112,7 @@ class _Files:
         out = None
         try:
             for block in blocks:
-                if out is None or found[-1].count + block.count > self._limit:
+                if out is None or found[-1].count + block.count > self.limit:
                     if out is not None:
                         out.close()
                     name = f"{resource_type}.{part}.{len(found) + 1}.ndjson"
@@ -141,7 +152,7 @@ def _read(path: Path) -> Any:
     return orjson.loads(path.read_bytes()) if path.exists() else None
 
 
-def _write(path: Path, content: Json) -> None:
+def _write(path: Path, content: Json | list[Json]) -> None:
     """All or nothing, even when the process is killed."""
     draft = path.with_suffix(".draft")
     draft.write_bytes(orjson.dumps(content))
