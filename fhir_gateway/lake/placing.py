@@ -68,7 +68,8 @@ def place(
         connection.execute(f"create or replace temp view fresh as {_FRESH}")
         total, distinct = staged.num_rows, pc.count_distinct(staged["id"]).as_py()
     else:
-        connection.execute(f"create or replace temp table fresh as {_FRESH}")
+        connection.execute(f"create or replace temp table many as {_FRESH}")
+        connection.execute("create or replace temp view fresh as from many")
         total, distinct = _row(connection, "select count(*), count(distinct id) from fresh")
     best = "fresh"
     repeated = 0
@@ -114,8 +115,7 @@ def place(
         """,  # noqa: S608 - constants above, one of two table names, and the name of an R4 type
         given,
     )
-    if isinstance(staged, pa.Table):
-        connection.execute("drop view fresh")
+    connection.execute("drop view fresh")
     connection.unregister("staged")
     if old is not None:
         connection.unregister("stored_rows")
@@ -129,7 +129,7 @@ def place(
 
 def clear(connection: duckdb.DuckDBPyConnection) -> None:
     """Drop what placing needed beside the accepted rows."""
-    for name in ("fresh", "best"):
+    for name in ("many", "best"):
         connection.execute(f"drop table if exists {name}")
 
 
