@@ -9,7 +9,11 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, datetime
 
+import pyarrow as pa
+
+from fhir_gateway.cql import Batch
 from fhir_gateway.jobs.measure_requests import Asking, Check, Resource, chunks
 from fhir_gateway.jobs.reporting import (
     Evaluated,
@@ -21,76 +25,96 @@ from fhir_gateway.jobs.reporting import (
 )
 from fhir_gateway.measures import care_gaps, reports
 from fhir_gateway.measures.dialect import DIALECTS
+from fhir_gateway.measures.evaluate import Evaluator
 from fhir_gateway.measures.gap import OPEN, Gap, GapStatus, gap_statuses
 from fhir_gateway.measures.gap_details import Statuses, gap_details
 from fhir_gateway.measures.gap_reasons import reasons
-from fhir_gateway.measures.interest import data_of_interest
+from fhir_gateway.measures.interest import INTEREST, interest_of
+from fhir_gateway.measures.model import MeasureResult
+from fhir_gateway.measures.sharing import SharedBatch
+
+#: Of one measure: by member the wanted statuses of groups.
+_Wanted = Mapping[str, Statuses]
+#: Of one measure: by member its gaps, with reasons where they are open.
+_Gaps = Mapping[str, Sequence[Gap]]
 
 
 @dataclass(frozen=True)
 class _Found:
-    """One chunk: of each measure the wanted statuses by member and group, and the gaps of those that are open."""
+    """Some members: the results of all, the wanted statuses and the gaps of each measure, and where members are."""
 
     asking: Asking
     evaluated: Evaluated
-    wanted: Sequence[Mapping[str, Statuses]]
-    gaps: Sequence[Mapping[str, Sequence[Gap]]]
-
-    @property
-    def members(self) -> list[str]:
-        """Members with something to tell, in the order of the results: a gap that is wanted, or a failure."""
-        failed = {member for result in self.evaluated.results for member in result.failed}
-        return [one for one in self.evaluated.members if one in failed or any(one in found for found in self.wanted)]
+    wanted: Sequence[_Wanted]
+    gaps: Sequence[_Gaps]
+    places: Mapping[str, int]
 
 
 def gap_bundles(asking: Asking, check: Check) -> Iterator[Resource]:
     """A Bundle for each subject that has a gap of one of the statuses that are asked for."""
-    for members in chunks(asking.everyone()) if asking.request.measures else ():
-        check()
-        found = _find(asking, members)
-        if not found.members:
-            continue
-        check()
-        request, evaluated = asking.request, found.evaluated
-        population = population_of(asking.gateway, evaluated.evaluators, found.members)
-        rows = data_of_interest(evaluated.evaluators, population, request.days, request.instant)
-        resources = resources_of(asking.gateway, asking.store, rows, population.lake_version, asking.may_read)
-        evaluated = Evaluated(asking.gateway, evaluated.evaluators, evaluated.results, rows)
-        of_member = by_member(rows)
-        places = {member: index for index, member in enumerate(evaluated.members)}
-        for member in found.members:
-            served = {f"{r['type']}/{r['id']}": served_reference(r) for r in _rows(of_member, member)}
-            yield _bundle(found, evaluated, member, places[member], served, resources)
-
-
-def _find(asking: Asking, members: list[str]) -> _Found:
-    request = asking.request
+    request, gateway = asking.request, asking.gateway
+    if not request.measures:
+        return
     days, now = request.days, request.instant
-    evaluated = evaluate_now(asking.gateway, asking.packages(), members, days, now)
-    wanted, gaps = [], []
-    for evaluator, result in zip(evaluated.evaluators, evaluated.results, strict=True):
-        columns = {group.id: statuses for group in result.groups if (statuses := gap_statuses(group, days, now))}
-        found: dict[str, dict[str, GapStatus]] = {}
-        for group, statuses in columns.items():
-            for member, status in zip(evaluated.members, statuses, strict=True):
-                if status in request.statuses and member not in result.failed:
-                    found.setdefault(member, {})[group] = status
-        wanted.append(found)
-        opened = {one: of for one, of in found.items() if any(status in OPEN for status in of.values())}
-        population = population_of(asking.gateway, [evaluator], opened)
-        gaps.append(dict(gap_details(evaluator, result.groups, opened, population, days, now)) if opened else {})
-    return _Found(asking, evaluated, wanted, gaps)
+    evaluated = evaluate_now(gateway, asking.packages(), asking.members(), days, now)
+    wanted = [_wanted(asking, evaluated, result) for result in evaluated.results]
+    places = {member: index for index, member in enumerate(evaluated.members)}
+    # those with something to tell: a gap that is wanted, or a failure
+    told = {member for found in wanted for member in found}
+    told |= {member for result in evaluated.results for member in result.failed}
+    for members in chunks(told, gateway.lake.buckets):
+        check()
+        population = population_of(gateway, evaluated.evaluators, members, evaluated.results[0].lake_version)
+        parts = [INTEREST.empty_table()]
+        gaps: list[dict[str, Sequence[Gap]]] = [{} for _ in wanted]
+        for batch in population.batches():
+            shared = SharedBatch(batch, [evaluator.compiled for evaluator in evaluated.evaluators])
+            parts.append(interest_of(evaluated.evaluators, shared, days, now))
+            for number, evaluator in enumerate(evaluated.evaluators):
+                gaps[number].update(_opened(evaluator, evaluated.results[number], wanted[number], shared, days, now))
+        rows = pa.concat_tables(parts)
+        resources = resources_of(gateway, asking.store, rows, population.lake_version, asking.may_read)
+        some = Evaluated(gateway, evaluated.evaluators, evaluated.results, rows)
+        found = _Found(asking, some, wanted, gaps, places)
+        of_member = by_member(rows)
+        for member in members:
+            served = {f"{r['type']}/{r['id']}": served_reference(r) for r in _rows(of_member, member)}
+            yield _bundle(found, member, served, resources)
 
 
-def _bundle(
-    found: _Found,
-    evaluated: Evaluated,
-    member: str,
-    index: int,
-    served: Mapping[str, str],
-    resources: Mapping[str, Resource],
-) -> Resource:
-    asking, request = found.asking, found.asking.request
+def _wanted(asking: Asking, evaluated: Evaluated, result: MeasureResult) -> dict[str, dict[str, GapStatus]]:
+    """By member the statuses of groups that are asked for, out of the columns of a result."""
+    request = asking.request
+    found: dict[str, dict[str, GapStatus]] = {}
+    for group in result.groups:
+        for member, status in zip(
+            evaluated.members, gap_statuses(group, request.days, request.instant) or (), strict=False
+        ):
+            if status in request.statuses and member not in result.failed:
+                found.setdefault(member, {})[group.id] = status
+    return found
+
+
+def _opened(
+    evaluator: Evaluator,
+    result: MeasureResult,
+    wanted: _Wanted,
+    batch: Batch,
+    days: tuple[date, date],
+    now: datetime,
+) -> _Gaps:
+    """The gaps of those members of a batch who have an open one."""
+    members = [one for one in batch.members.to_pylist() if any(s in OPEN for s in wanted.get(one, {}).values())]
+    if not members:
+        return {}
+    statuses = {member: wanted[member] for member in members}
+    opened = Batch(pa.array(members, pa.string()), batch.read)
+    return dict(gap_details(evaluator, result.groups, statuses, opened, days, now))
+
+
+def _bundle(found: _Found, member: str, served: Mapping[str, str], resources: Mapping[str, Resource]) -> Resource:
+    asking, request, evaluated = found.asking, found.asking.request, found.evaluated
+    index = found.places[member]
     subject, family, now = f"Patient/{member}", request.family, request.instant.isoformat(timespec="milliseconds")
     told: list[Resource] = []
     sections: list[tuple[str, str, list[str]]] = []

@@ -22,7 +22,7 @@ def collected(asking: Asking, check: Check) -> Iterator[Resource]:
     linked = DIALECTS[request.family].link_ids
     names = [[one.link_id if linked else one.id for one in criteria(evaluator)] for evaluator in evaluators]
     reporting = asking.reporting()
-    for members in chunks(asking.everyone()):
+    for members in chunks(asking.everyone(), asking.gateway.lake.buckets):
         check()
         population = population_of(gateway, evaluators, members)
         rows = data_of_interest(evaluators, population, request.days, request.instant)

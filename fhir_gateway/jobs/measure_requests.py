@@ -21,6 +21,7 @@ from fhir_gateway.errors import NotFoundError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.publish import REPORTER, reporter
 from fhir_gateway.jobs.subjects import Subjects
+from fhir_gateway.lake.links import bucket_of
 from fhir_gateway.measures.dialect import DIALECTS, Family
 from fhir_gateway.measures.package import MeasurePackage
 
@@ -164,9 +165,10 @@ def nothing_to_check() -> None:
     """For who waits: the work goes on to its end."""
 
 
-def chunks(members: list[str]) -> Iterator[list[str]]:
-    """Members in pieces that are evaluated at a time."""
-    return (members[start : start + CHUNK] for start in range(0, len(members), CHUNK))
+def chunks(members: Iterable[str], buckets: int) -> Iterator[list[str]]:
+    """Members in pieces that are evaluated at a time: those of a bucket of the lake follow each other."""
+    ordered = sorted(members, key=lambda member: (bucket_of(member, buckets), member))
+    return (ordered[start : start + CHUNK] for start in range(0, len(ordered), CHUNK))
 
 
 def require(store: ResourceStore, pair: Pair) -> Pair:

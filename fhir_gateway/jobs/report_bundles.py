@@ -25,7 +25,7 @@ def report_bundles(asking: Asking, check: Check) -> Iterator[Resource]:
     elif request.report_type == "subject-list":
         yield _subject_list(asking, _evaluated(asking, asking.members(), interest=True))
     else:
-        for members in chunks(asking.everyone()):
+        for members in chunks(asking.everyone(), asking.gateway.lake.buckets):
             check()
             yield from _subjects(asking, _evaluated(asking, members, interest=True))
 

@@ -106,10 +106,12 @@ def evaluate_now(
     return Evaluated(gateway, evaluators, results, found)
 
 
-def population_of(gateway: Gateway, evaluators: Sequence[Evaluator], members: Iterable[str] | None) -> LakePopulation:
-    """The newest version of the lake for these measures."""
-    maps = maps_of([evaluator.package for evaluator in evaluators])
-    return LakePopulation(gateway.lake, members=members, maps=maps, copies=gateway.settings.encounter_copies)
+def population_of(
+    gateway: Gateway, evaluators: Sequence[Evaluator], members: Iterable[str] | None, version: int | None = None
+) -> LakePopulation:
+    """A version of the lake (default: the newest) for these measures."""
+    maps, copies = maps_of([evaluator.package for evaluator in evaluators]), gateway.settings.encounter_copies
+    return LakePopulation(gateway.lake, version=version, members=members, maps=maps, copies=copies)
 
 
 def by_member(interest: pa.Table) -> dict[str, pa.Table]:

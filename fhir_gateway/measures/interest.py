@@ -81,11 +81,16 @@ def data_of_interest(
     evaluators: Sequence[Evaluator], population: Population, period: tuple[date, date], now: datetime
 ) -> pa.Table:
     """The data alone, without evaluating anything but retrieves."""
-    tables = [INTEREST.empty_table()]
-    for batch in population.batches():
-        shared = SharedBatch(batch, [evaluator.compiled for evaluator in evaluators])
-        tables += [_interest(evaluator, n, shared, period, now) for n, evaluator in enumerate(evaluators)]
-    return pa.concat_tables(tables)
+    found = (interest_of(evaluators, batch, period, now) for batch in population.batches())
+    return pa.concat_tables([INTEREST.empty_table(), *found])
+
+
+def interest_of(evaluators: Sequence[Evaluator], batch: Batch, period: tuple[date, date], now: datetime) -> pa.Table:
+    """The data of interest of the members of one batch."""
+    shared = SharedBatch(batch, [evaluator.compiled for evaluator in evaluators])
+    return pa.concat_tables(
+        [_interest(evaluator, number, shared, period, now) for number, evaluator in enumerate(evaluators)]
+    )
 
 
 def _interest(evaluator: Evaluator, number: int, batch: Batch, period: tuple[date, date], now: datetime) -> pa.Table:

@@ -33,6 +33,8 @@ from fhir_gateway.cql.values.temporal import parse_dates, parse_datetimes, parse
 from fhir_gateway.errors import UnsupportedElm
 from fhir_gateway.r4 import spec
 
+#: Rows of a source that are made plain values all at once, rather than one by one.
+_SMALL = 20_000
 #: Reads a column of a resource table: all of it, or only the parts that expressions name.
 Column = Callable[[str, bool], Any]
 
@@ -148,8 +150,15 @@ class Source:
 
     def python(self, rows: IntArray) -> list[Any]:
         """Plain values of rows (-1 gives None), with all parts in the order of their definition."""
+        if len(rows) <= 4 and self.size <= _SMALL:  # asked row by row, as explanations do
+            return [None if row < 0 else self._listed[row] for row in rows.tolist()]
         array = self.complete.take(pa.array(rows, mask=rows < 0))
         return list(array.cast(spec.arrow_type(self.structure)).to_pylist())
+
+    @cached_property
+    def _listed(self) -> list[Any]:
+        """All rows as plain values."""
+        return list(self.complete.cast(spec.arrow_type(self.structure)).to_pylist())
 
     list_present: BoolArray
 
