@@ -7,6 +7,7 @@ its version is the lake version that brought it, and it was last updated when th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import orjson
 import pyarrow as pa
@@ -35,6 +36,18 @@ class ClinicalRows:
 
     def of_id(self, resource_type: str, served: str) -> StoredResource | None:
         """The resource with an id that we serve; None when there is none."""
+        row = self._row(resource_type, served)
+        if row is None:
+            return None
+        members = pa.array([row["_member"]], pa.string())
+        return next(self._served(resource_type, members, (row["_source"], row["id"])), None)
+
+    def key_of(self, resource_type: str, served: str) -> tuple[str, str] | None:
+        """Source and id there of the resource with an id that we serve; None when there is none."""
+        row = self._row(resource_type, served)
+        return None if row is None else (row["_source"], row["id"])
+
+    def _row(self, resource_type: str, served: str) -> dict[str, Any] | None:
         keys = self._gateway.lake.read(resource_type, version=self.version)
         for source in sorted({one.source for one in self._gateway.lake.versions()}):
             if not served.startswith(f"{source}-"):
@@ -45,9 +58,9 @@ class ClinicalRows:
             if not found.num_rows and len(served) == _LONGEST_ID:  # a long id, which is served as its hash
                 names = [one for one in ids["id"].to_pylist() if published_id(source, one) == served]
                 found = ids.filter(pc.is_in(ids["id"], pa.array(names, pa.string())))
-            for row in found.slice(0, 1).to_pylist():
-                members = pa.array([row["_member"]], pa.string())
-                return next(self._served(resource_type, members, (source, row["id"])), None)
+            if found.num_rows:
+                row: dict[str, Any] = found.slice(0, 1).to_pylist()[0]
+                return row
         return None
 
     def _served(self, resource_type: str, members: pa.Array, only: tuple[str, str] | None) -> Iterator[StoredResource]:

@@ -46,6 +46,7 @@ from fhir_gateway.server.audit_events import AuditCatalog
 from fhir_gateway.server.bundles import Bundles
 from fhir_gateway.server.capability import capability_statement
 from fhir_gateway.server.catalog import Catalog, StoredCatalog
+from fhir_gateway.server.changing import Changing
 from fhir_gateway.server.clinical import ClinicalCatalog
 from fhir_gateway.server.interactions import Interactions
 from fhir_gateway.server.links import PageLinks
@@ -55,6 +56,7 @@ from fhir_gateway.server.negotiation import require_json
 from fhir_gateway.server.patience import Patience
 from fhir_gateway.server.presentation import Presentation
 from fhir_gateway.server.problems import FHIR_JSON, MethodNotAllowed, UnsupportedType, error_response
+from fhir_gateway.server.pushing import PushedWrites
 from fhir_gateway.server.registry import SERVED
 from fhir_gateway.server.reports import ReportCatalog, individual_report
 from fhir_gateway.server.respond_async import RespondAsync
@@ -82,6 +84,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     links = PageLinks(base_url, gateway.secrets)
     interactions = Interactions(base_url, gateway.authorization, gateway.resources, catalogs, links)
     writes = Writes(interactions, partial(profile_errors, gateway), WRITE_RULES)
+    pushed = PushedWrites(gateway, writes)
     respond_async = RespondAsync(gateway)
     statement = capability_statement(base_url, version("fhir-gateway"), gateway.authorization.discovered_token_url)
 
@@ -118,7 +121,8 @@ def create_app(gateway: Gateway) -> FastAPI:
     app.include_router(respond_async.router(), prefix=FHIR_PATH)
     app.include_router(export.router(gateway, respond_async), prefix=FHIR_PATH)
     app.include_router(davinci_export.router(gateway, respond_async), prefix=FHIR_PATH)
-    app.include_router(rest.router(interactions, writes, Bundles(writes, trail, FHIR_PATH)), prefix=FHIR_PATH)
+    bundles = Bundles(writes, pushed, trail, FHIR_PATH)
+    app.include_router(rest.router(interactions, Changing(writes, pushed), bundles), prefix=FHIR_PATH)
     app.include_router(endpoints.router(gateway))
     _answer_errors(app)
     app.add_middleware(Patience)

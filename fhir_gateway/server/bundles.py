@@ -41,6 +41,7 @@ from fhir_gateway.server.problems import (
     UnsupportedType,
     error_response,
 )
+from fhir_gateway.server.pushing import PUSHED, PushedWrites
 from fhir_gateway.server.registry import SERVED
 from fhir_gateway.server.writing import Change, Resolved, Writes, Written
 
@@ -83,8 +84,9 @@ class Entry:
 class Bundles:
     """Handler of ``POST [base]``."""
 
-    def __init__(self, writes: Writes, trail: AuditTrail, base_path: str) -> None:
+    def __init__(self, writes: Writes, pushed: PushedWrites, trail: AuditTrail, base_path: str) -> None:
         self._writes = writes
+        self._pushed = pushed
         self._rest = writes.rest
         self._trail = trail
         self._base_path = base_path
@@ -214,13 +216,22 @@ class Bundles:
         noted: dict[int, Access] = {}
 
         def work() -> dict[int, Written]:
-            tokens, changes = {}, {}
+            tokens: dict[int, AccessToken] = {}
+            changes: dict[int, Change] = {}
             for entry in writes:
                 change = self._change(entry)
                 noted[entry.number] = mine = _noted(access, entry, change)
-                token = tokens[entry.number] = admit(self._rest.verifier, header, mine, change.type, change.letters)
-                changes[entry.number] = self._writes.prepare(change, token)
-            return self._write(changes, tokens, {one.number: one.full_url for one in writes if one.full_url})
+                tokens[entry.number] = admit(self._rest.verifier, header, mine, change.type, change.letters)
+                changes[entry.number] = change
+            full_urls = {one.number: one.full_url for one in writes if one.full_url}
+            if changes and all(one.type in PUSHED for one in changes.values()):
+                return self._pushed.carry_out(changes, tokens, full_urls)
+            for number, change in changes.items():
+                if change.type in PUSHED:
+                    text = "resources that go into the lake (Patient, clinical, claims) need a transaction of their own"
+                    raise InputError(text, location=Location(path=change.place, rule="transaction"))
+                changes[number] = self._writes.prepare(change, tokens[number])
+            return self._write(changes, tokens, full_urls)
 
         try:
             written = await run_in_threadpool(work)

@@ -15,9 +15,11 @@ from fhir_gateway.db.search.criteria import Criterion
 from fhir_gateway.errors import InputError, Location
 from fhir_gateway.lake.judge import judge
 from fhir_gateway.server.access import admit
+from fhir_gateway.server.audit import Access
 from fhir_gateway.server.interactions import begin, version_headers
 from fhir_gateway.server.negotiation import json_body, preferences, require_json
 from fhir_gateway.server.problems import FHIR_JSON, PreconditionFailed, issue, outcome
+from fhir_gateway.server.pushing import PUSHED, PushedWrites
 from fhir_gateway.server.search import parse_query
 from fhir_gateway.server.writing import Change, Writes, Written
 
@@ -31,6 +33,7 @@ class Changing:
     """Handlers for the types that clients may write."""
 
     writes: Writes
+    pushed: PushedWrites
 
     async def create(self, request: Request, resource_type: str) -> Response:
         """``POST [type]``, conditional with ``If-None-Exist``."""
@@ -66,15 +69,23 @@ class Changing:
             whole = replace(
                 change, id=given, criteria=criteria, resource=resource, if_match=request.headers.get("if-match")
             )
+            if change.type in PUSHED:
+                written = self.pushed.carry_out({0: whole}, {0: token})[0]
+                return _noted(access, written)
             prepared = self.writes.prepare(whole, token)
             with self.writes.rest.store.writing() as changes:
                 written = self.writes.perform(changes, self.writes.resolve(changes, prepared, token), token)
-            if written.stored is not None:
-                access.resource_id, access.resource_version = written.stored.id, written.stored.version
-            return written
+            return _noted(access, written)
 
         written = await run_in_threadpool(work)
         return answer(self.writes.rest.base_url, change.interaction, written, preferences(request).returned)
+
+
+def _noted(access: Access, written: Written) -> Written:
+    """The same, with what it was about in the audit entry."""
+    if written.stored is not None:
+        access.resource_id, access.resource_version = written.stored.id, written.stored.version
+    return written
 
 
 def answer(base_url: str, interaction: str, written: Written, returned: str | None) -> Response:

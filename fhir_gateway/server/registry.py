@@ -384,9 +384,10 @@ _TYPES = (
     ServedType("Coverage", "Coverage of members, as pulled, with the person as beneficiary."),
     ServedType(
         "Group",
-        "Attribution lists: one ATR Group for each contract.",
+        "Attribution lists: one ATR Group for each contract. Clients may keep lists of their own, which open nothing.",
         (ATR + "atr-group",),
         (*ATTRIBUTION_OPERATIONS, DAVINCI_DATA_EXPORT, GROUP_EXPORT),
+        writes=frozenset({"create", "update", "delete"}),
     ),
     ServedType("Library", "Logic of the measures: CQL with its compiled ELM."),
     ServedType(
@@ -412,7 +413,11 @@ _TYPES = (
     ),
     ServedType("Organization", "Payers and provider organizations."),
     ServedType(
-        "Patient", "Persons: one for all Patient resources that describe the same human.", (), (PATIENT_EXPORT,)
+        "Patient",
+        "Persons: one for all Patient resources that describe the same human; what a client writes becomes part of one.",
+        (),
+        (PATIENT_EXPORT,),
+        writes=frozenset({"create", "update", "delete"}),
     ),
     ServedType("Practitioner", "Practitioners that members are attributed to."),
     ServedType("PractitionerRole", "Roles of practitioners in organizations."),
@@ -427,7 +432,10 @@ _TYPES = (
     ),
     *(
         ServedType(
-            name, "As its source sent it, about the person as served. A search names whose: patient, or _id of some."
+            name,
+            "As its source sent it, about the person as served. A search names whose: patient, or _id of some. Clients "
+            "write as senders do: each is a source of its own and changes what it wrote itself.",
+            writes=frozenset({"create", "update", "delete"}),
         )
         for name in sorted(CLINICAL)
     ),

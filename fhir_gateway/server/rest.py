@@ -16,16 +16,15 @@ from fhir_gateway.server.interactions import Interactions
 from fhir_gateway.server.reading import Reading
 from fhir_gateway.server.registry import SERVED, ServedType
 from fhir_gateway.server.searching import Searching
-from fhir_gateway.server.writing import Writes
 
 
-def router(interactions: Interactions, writes: Writes, bundles: Bundles) -> APIRouter:
+def router(interactions: Interactions, changing: Changing, bundles: Bundles) -> APIRouter:
     """All of them, below the FHIR base; those of one type are told from operations by their names."""
     routes = APIRouter()
     _add_system(routes, interactions, bundles)
     for name, served in SERVED.items():
         _add_type(routes, name, interactions)
-        _add_changes(routes, served, Changing(writes))
+        _add_changes(routes, served, changing)
     return routes
 
 
@@ -36,7 +35,6 @@ def _add_system(routes: APIRouter, interactions: Interactions, bundles: Bundles)
     @routes.post("", tags=tags, **documentation.bundle())
     async def batch(request: Request) -> Response:
         return await bundles.handle(request)
-
 
     @routes.get("/_history", tags=tags, **documentation.history("everything"))
     async def history_system(request: Request) -> Response:

@@ -104,8 +104,8 @@ class Writes:
             raise InputError("the body has not the id of the URL", location=_at(change, "id", "id"))
         keeps = change.interaction == "update" and given is not None
         resource = {**change.resource, "id": given if keeps else str(uuid.uuid4())}
-        self._judge(change, resource)
-        self._refuse_unseen(change, resource, token)
+        self.judge(change, resource)
+        self.refuse_unseen(change, resource, token)
         rule = self._rules.get(change.type)
         broken = rule(resource) if rule else None
         if broken:
@@ -125,14 +125,14 @@ class Writes:
             if found and change.id not in (None, found[0].id):
                 raise InputError("another resource meets the criteria", location=_at(change, "id", "id"))
             if not found and change.id is not None:
-                raise _no_such_id()
+                raise no_such_id()
             return Resolved(change, found[0].id if found else new, found[0] if found else None)
         if change.interaction == "create" or change.id is None:
             return Resolved(change, new, None)
         if view.shows(changes, change.type, change.id):
             return Resolved(change, change.id, changes.current(change.type, change.id))
         if change.interaction == "update":
-            raise _no_such_id()
+            raise no_such_id()
         return Resolved(change, change.id, None)
 
     def perform(self, changes: Writing, resolved: Resolved, token: AccessToken) -> Written:
@@ -148,7 +148,7 @@ class Writes:
             return Written(201, changes.put({**change.resource, "id": resolved.id}))
         before = existing.json()
         _own(before, token)
-        if change.if_match is not None and not _same_version(change, existing.version):
+        if change.if_match is not None and not same_version(change, existing.version):
             raise PreconditionFailed("the resource has another version", location=_at(change, "", "If-Match"))
         if change.resource is None:
             return Written(204, changes.delete(change.type, resolved.id))
@@ -164,9 +164,9 @@ class Writes:
         try:
             self.rest.store.read(seen.type, seen.id)
         except NotFoundError:
-            raise _not_theirs() from None
+            raise not_theirs() from None
 
-    def _judge(self, change: Change, resource: Mapping[str, Any]) -> None:
+    def judge(self, change: Change, resource: Mapping[str, Any]) -> None:
         """The rules of FHIR (400), then the declared profiles (422)."""
         found = [
             _issue(change, "structure", f"{one.message} [{one.rule}]", one.path)
@@ -181,7 +181,7 @@ class Writes:
                 one["expression"] = [f"{prefix}: {path}" for path in one.get("expression", [])] or [prefix]
             raise InvalidResource("the body breaks a profile that it declares", against[:_NAMED_ISSUES], 422)
 
-    def _refuse_unseen(self, change: Change, resource: Mapping[str, Any], token: AccessToken) -> None:
+    def refuse_unseen(self, change: Change, resource: Mapping[str, Any], token: AccessToken) -> None:
         """Persons that the client does not see do not exist for it."""
         persons = {value for value in _references(resource, self.rest.base_url) if value[0] == "Patient"}
         seen = {(one.type, one.id) for one in self.rest.seen(token, "r").read_many(persons)}
@@ -199,18 +199,21 @@ def _own(resource: Mapping[str, Any], token: AccessToken) -> None:
     authors = {one.get("code") for one in security if one.get("system") == SYSTEM}
     authors = {one for one in authors if str(one).startswith(f"{CLIENT}:")}
     if not authors or not (token.audience.everybody or f"{CLIENT}:{token.client_id}" in authors):
-        raise _not_theirs()
+        raise not_theirs()
 
 
-def _not_theirs() -> AuthorizationError:
+def not_theirs() -> AuthorizationError:
+    """The error for what another wrote."""
     return AuthorizationError("this resource was not written by the client, and is not its to change")
 
 
-def _no_such_id() -> MethodNotAllowed:
+def no_such_id() -> MethodNotAllowed:
+    """The error for an id that a client made up."""
     return MethodNotAllowed("there is no such resource to update, and ids are given by the server: create it by POST")
 
 
-def _same_version(change: Change, version: int) -> bool:
+def same_version(change: Change, version: int) -> bool:
+    """True when ``If-Match`` means this version; raises InputError for what is no ETag of ours."""
     if (change.if_match or "").strip() == "*":
         return True
     match = _ETAG.fullmatch((change.if_match or "").strip())
