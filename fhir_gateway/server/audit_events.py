@@ -113,21 +113,26 @@ class AuditCatalog:
             raise InputError(f"{TYPE} is sorted by {', '.join(sorted(_SORTED))}")
         order = _SORTED[name]
         statement = sa.select(audit_events).where(*where)
+        newest: int | None = None
         if query.after is not None:
-            last = _last(query.after, query.sort, order)
+            value, newest, last = _last(query.after, query.sort, order)
             place = sa.tuple_(order, audit_events.c.id)
-            behind = sa.tuple_(sa.literal(last[0], order.type), sa.literal(last[1]))
+            behind = sa.tuple_(sa.literal(value, order.type), sa.literal(last))
             statement = statement.where(place < behind if descending else place > behind)
+            # Each page is an access as well: without an end a client that looks at its own would never come to it.
+            statement = statement.where(audit_events.c.id <= newest)
         ends = (order.desc(), audit_events.c.id.desc()) if descending else (order, audit_events.c.id)
         counted = sa.select(sa.func.count()).select_from(audit_events).where(*where)
         with snapshot(self._engine) as connection:
             total = connection.scalar(counted) if query.count_total else query.total
             rows = connection.execute(statement.order_by(*ends).limit(query.count + 1)).all() if query.count else []
+            if newest is None:
+                newest = connection.scalar(sa.select(sa.func.max(audit_events.c.id))) or 0
         following = None
         if len(rows) > query.count:
             end = rows[query.count - 1]
-            value = end.id if name == "_id" else microseconds(_aware(end.recorded))
-            following = encode(query.sort, [value], end.id)
+            at = end.id if name == "_id" else microseconds(_aware(end.recorded))
+            following = encode(query.sort, [at, newest], end.id)
         return Found(tuple(map(_stored, rows[: query.count])), total, following)
 
     def _visible(self) -> list[Condition]:
@@ -283,9 +288,11 @@ def _aware(moment: datetime) -> datetime:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)  # SQLite knows no zones
 
 
-def _last(after: str, sort: str | None, order: sa.Column[Any]) -> tuple[Any, int]:
-    (value,), last = decode(after, sort, [sa.column("value", sa.BigInteger)])
-    return (value if order is audit_events.c.id else _moment(value)), last
+def _last(after: str, sort: str | None, order: sa.Column[Any]) -> tuple[Any, int, int]:
+    """Where a page begins: the value sorted by, the newest entry that there was at the first page, and the last id."""
+    number = sa.column("value", sa.BigInteger)
+    (value, newest), last = decode(after, sort, [number, number])
+    return (value if order is audit_events.c.id else _moment(value)), newest, last
 
 
 def _stored(row: Row[Any]) -> StoredResource:
