@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fhir_gateway.db.resources import StoredResource, Versions
+from fhir_gateway.db.search.clinical import ELSEWHERE
 from fhir_gateway.db.search.dates import parse_range
 from fhir_gateway.errors import InputError, Location
 from fhir_gateway.server.access import admit
@@ -84,7 +85,7 @@ class History:
                 raise MissingToken("a bearer token is needed")
             token = self.rest.verifier.verify(header)
             access.client_id, access.purpose = token.client_id, token.purpose
-            types = self.rest.allowed(token, "s")
+            types = [one for one in self.rest.allowed(token, "s") if one not in ELSEWHERE]
             if not types:
                 raise InsufficientScope("the token needs system/*.s, or another type to search")
             page = self.rest.seen(token, "s").versions(types, None, asked.since, asked.at, asked.count, asked.after)

@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from fhir_gateway.db.search.clinical import ELSEWHERE
 from fhir_gateway.server import documentation
 from fhir_gateway.server.bundles import Bundles
 from fhir_gateway.server.changing import Changing
@@ -65,9 +66,11 @@ def _add_type(routes: APIRouter, name: str, interactions: Interactions) -> None:
     async def search_form(request: Request) -> Response:
         return await searching.search(request, name)
 
-    @routes.get(f"/{name}/_history", tags=tags, **documentation.history(f"all of {name}"))
-    async def history_type(request: Request) -> Response:
-        return await history.of_type(request, name)
+    if name not in ELSEWHERE:
+
+        @routes.get(f"/{name}/_history", tags=tags, **documentation.history(f"all of {name}"))
+        async def history_type(request: Request) -> Response:
+            return await history.of_type(request, name)
 
     @routes.get(f"/{name}/{{id}}", tags=tags, **documentation.read(name))
     async def read(request: Request, id: str) -> Response:

@@ -52,6 +52,8 @@ _SAID: Mapping[str, str] = {
 }
 #: Clinical and claims resources that are served out of the lake.
 CLINICAL = frozenset(_SAID)
+#: Types that are served and never in the index: no chain leads there, no history of the type is kept.
+ELSEWHERE = CLINICAL | {"AuditEvent"}
 _CLINICAL = (
     "AllergyIntolerance CarePlan CareTeam Condition DeviceRequest DiagnosticReport DocumentReference Encounter Goal "
     "Immunization MedicationAdministration MedicationDispense MedicationRequest MedicationStatement Observation "

@@ -9,7 +9,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from fhir_gateway.db.search.clinical import CLINICAL
+from fhir_gateway.db.search.clinical import ELSEWHERE
 from fhir_gateway.db.search.dates import microseconds, parse_range
 from fhir_gateway.db.search.parameters import SearchParameter, search_parameters
 from fhir_gateway.db.search.values import LONGEST, fold, reference_parts
@@ -166,17 +166,15 @@ class Reach:
         if named is not None:
             if named not in resource_types() or (possible and named not in possible):
                 raise InputError(f"search parameter {parameter.name} does not refer to that type")
+            _check_indexed(named)
             if not self.searchable(named):
                 raise AuthorizationError(f"a chain into {named} needs system/{named}.s")
             return [named]
         if not possible:
-            raise InputError(
-                f"search parameter {parameter.name} may refer to any type: name it ({parameter.name}:Type.)"
-            )
+            raise InputError(f"search parameter {parameter.name} may refer to any type: name it, as in :Patient.name")
         code = re.split("[.:]", rest, maxsplit=1)[0]
-        having = [
-            one for one in sorted(possible) if code in ("_id", "_lastUpdated", "_has") or code in search_parameters(one)
-        ]
+        everywhere = code in ("_id", "_lastUpdated", "_has")
+        having = [one for one in sorted(possible - ELSEWHERE) if everywhere or code in search_parameters(one)]
         if not having:
             raise InputError(f"nothing that {parameter.name} refers to has that search parameter")
         allowed = [one for one in having if self.searchable(one)]
@@ -192,11 +190,10 @@ class Reach:
         _, source, code, rest = [*name.split(":", 3), "", "", ""][:4]
         if source not in resource_types() or not rest:
             raise InputError("reverse chaining is _has:Type:reference:parameter")
+        _check_indexed(source)
         parameter = self._parameter(source, code)
         if parameter.kind != "reference":
             raise InputError(f"search parameter {code} of {source} is no reference that _has could follow")
-        if source in CLINICAL:  # not in the index: nothing would be found, and that would be untrue
-            raise InputError(f"_has does not go through {source}: search it by patient, with _include")
         if not self.searchable(source):
             raise AuthorizationError(f"_has with {source} needs system/{source}.s")
         index, other = self.index.alias(), self.resource.alias()
@@ -212,6 +209,12 @@ class Reach:
     def _live(self, resource_type: str, rows: sa.FromClause) -> list[Condition]:
         alive = [rows.c.type == resource_type, rows.c.deleted.is_(False)]
         return [*alive, *self.visible(resource_type, rows)]
+
+
+def _check_indexed(resource_type: str) -> None:
+    """What is not in the index would not be found, and that would be untrue."""
+    if resource_type in ELSEWHERE:
+        raise InputError(f"{resource_type} is not searched through others: search it by patient, with _include")
 
 
 def _check_depth(depth: int) -> None:
