@@ -31,6 +31,7 @@ from fhir_gateway.server import (
     davinci_export,
     documentation,
     endpoints,
+    everything,
     export,
     health,
     imports,
@@ -121,6 +122,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     app.include_router(respond_async.router(), prefix=FHIR_PATH)
     app.include_router(export.router(gateway, respond_async), prefix=FHIR_PATH)
     app.include_router(davinci_export.router(gateway, respond_async), prefix=FHIR_PATH)
+    app.include_router(everything.router(interactions), prefix=FHIR_PATH)
     bundles = Bundles(writes, pushed, trail, FHIR_PATH)
     app.include_router(rest.router(interactions, Changing(writes, pushed), bundles), prefix=FHIR_PATH)
     app.include_router(endpoints.router(gateway))

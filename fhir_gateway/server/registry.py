@@ -301,6 +301,13 @@ DAVINCI_DATA_EXPORT = Operation(
     "A list with its members, their coverage and the providers and payers that it leads to, as files of NDJSON.",
     "Manifest",
 )
+EVERYTHING = Operation(
+    "everything",
+    "http://hl7.org/fhir/OperationDefinition/Patient-everything",
+    (("_type", "types by comma"), ("_since", "instant: only what changed after it")),
+    "What is served about a patient, or about all of them while they are few, in one searchset.",
+    "Bundle",
+)
 VALIDATE = Operation(
     "validate",
     "http://hl7.org/fhir/OperationDefinition/Resource-validate",
@@ -414,9 +421,9 @@ _TYPES = (
     ServedType("Organization", "Payers and provider organizations."),
     ServedType(
         "Patient",
-        "Persons: one for all Patient resources that describe the same human; what a client writes becomes part of one.",
+        "Persons: one for all Patient resources of the same human; what a client writes becomes part of one.",
         (),
-        (PATIENT_EXPORT,),
+        (PATIENT_EXPORT, EVERYTHING),
         writes=frozenset({"create", "update", "delete"}),
     ),
     ServedType("Practitioner", "Practitioners that members are attributed to."),

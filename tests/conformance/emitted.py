@@ -170,6 +170,12 @@ def export(face: Face) -> Answers:
 _FINE = {"severity": "information", "code": "informational"}
 
 
+@row("Patient.everything")
+def everything(face: Face) -> Answers:
+    yield face.get(f"Patient/{face.patients[0]}/$everything").json()
+    yield face.get("Patient/$everything", params={"_type": "Patient,Coverage"}).json()
+
+
 @row(".import")
 def import_(face: Face) -> Answers:
     lines = [

@@ -10,6 +10,7 @@ import httpx
 from face import PERIOD, Face, parameters
 
 from checks import check
+from fhir_gateway.server.everything import compartment
 
 DEQM = "DEQM kit v5.0.0"
 
@@ -248,9 +249,17 @@ def submission(face: Face, number: int) -> dict[str, Any]:
 
 @check("F18", DEQM, "M", "everything of a patient")
 def everything(face: Face) -> None:
-    answered = face.get(f"Patient/{face.patients[0]}/$everything")
-    assert answered.status_code == 200, answered.text[:200]
-    told = answered.json()
-    assert told["type"] == "searchset"
-    assert told["total"] >= 1
+    for patient in face.patients:
+        answered = face.get(f"Patient/{patient}/$everything")
+        assert answered.status_code == 200, answered.text[:200]
+        told = answered.json()
+        assert told["type"] == "searchset"
+        counted = sum(_total(face, kind, patient) for kind in compartment())
+        assert told["total"] == len(told["entry"]) == 1 + counted
+    assert face.get("Patient/$everything", params={"_type": "Patient"}).json()["total"] >= len(face.patients)
     outcome(face.get("Patient/no-such-patient/$everything"), 404)
+
+
+def _total(face: Face, kind: str, patient: str) -> int:
+    found: int = face.get(kind, params={"patient": patient, "_count": "0", "_total": "accurate"}).json()["total"]
+    return found

@@ -180,3 +180,12 @@ def third_version(face: Face) -> None:
             face.request("DELETE", one.headers["content-location"], token=False, headers=headers)
     assert late, json.dumps([one.status_code for one in answers])
     assert int(late[0].headers["retry-after"]) >= 1
+
+
+@check("J8", OURS, "M", "data requirements lead to searches of one patient")
+def requirements(face: Face) -> None:
+    told = face.post(f"Measure/{face.measure['id']}/$data-requirements", parameters(*PERIOD.items())).json()
+    for kind in dict.fromkeys(one["type"] for one in told["dataRequirement"]):
+        criteria = {"_id": face.patients[0]} if kind == "Patient" else {"patient": face.patients[0]}
+        answered = face.get(kind, params=criteria)
+        assert answered.status_code == 200, f"{kind}: {answered.text[:200]}"
