@@ -264,6 +264,7 @@ _BULK_EXPORTED = (
     *_EXPORTED,
     ("_elements", "root elements by comma, such as id or Patient.name; required ones are always there"),
     ("allowPartialManifests", "accepted; manifests are whole"),
+    ("includeAssociatedData", "LatestProvenanceResources or RelevantProvenanceResources: Provenance too"),
     ("organizeOutputBy", "Patient: files of blocks, one for each patient"),
 )
 _PATIENTS = ("patient", "reference to a patient, repeatable; in the body of a POST")
