@@ -636,6 +636,46 @@ async def test_j2_documents_and_collections(kit: Kit, filled: Filled) -> None:
     assert bundles(await kit.query("$care-gaps", **asked | {"status": "closed-gap"})) == []
 
 
+async def test_j2_uv_shapes(kit: Kit, filled: Filled) -> None:
+    person = next(one for one, counts in filled.counts(DIABETES).items() if counts["numerator"])
+    url = filled.gateway.measures.by_id(DIABETES).url
+    asked = {"measureUrl": url, "status": ["open-gap", "prospective-gap"], "subject": f"Patient/{person}"}
+    (bundle,) = bundles(await kit.query("$care-gaps", **asked, provider="Practitioner/dr"), "uv")
+    for entry in bundle["entry"][:4]:
+        assert entry["resource"]["meta"]["profile"][0].startswith(
+            "http://hl7.org/fhir/uv/deqm/StructureDefinition/deqm-"
+        )
+    (issue,) = of_type(bundle, "DetectedIssue")
+    coding = issue["modifierExtension"][0]["valueCodeableConcept"]["coding"][0]
+    assert coding["system"] == "http://hl7.org/fhir/uv/deqm/CodeSystem/deqm-gaps-status"
+    (guidance,) = of_type(bundle, "GuidanceResponse")
+    assert [one["coding"][0]["code"] for one in guidance["reasonCode"]] == ["Present"] or guidance[
+        "status"
+    ] == "data-required"
+    assert bundle["entry"][0]["resource"]["author"] == [{"reference": "Practitioner/dr"}]
+    nobody = next(one for one, counts in filled.counts(DIABETES).items() if not counts["initial-population"])
+    asked |= {"status": "not-applicable", "subject": f"Patient/{nobody}"}
+    (bundle,) = bundles(await kit.query("$care-gaps", **asked, provider="Practitioner/dr"), "uv")
+    (report,) = reports(bundle)
+    assert "measureScore" not in report["group"][0]
+    assert [one["count"] for one in report["group"][0]["population"]] == [0, 0, 0, 0]
+
+
+async def test_an_organization_that_comes_along_is_known_by_its_numbers(kit: Kit, filled: Filled) -> None:
+    tax = {"system": "urn:oid:2.16.840.1.113883.4.4", "value": "98-7654321"}
+    filled.gateway.resources.put({"resourceType": "Organization", "id": "numbered", "identifier": [tax]})
+    person = inside(filled, DIABETES)[4]
+    entry = {
+        "entity": {"reference": f"Patient/{person}"},
+        "extension": [{"url": ATTRIBUTED, "valueReference": {"type": "Organization", "identifier": tax}}],
+    }
+    filled.gateway.resources.put({"resourceType": "Group", "id": "numbered", "member": [entry], "actual": True})
+    given = {"resourceType": "Organization", "name": "As it calls itself", "identifier": [tax]}
+    asked = [text("measureId", DIABETES), {"name": "organizationResource", "resource": given}]
+    (bundle,) = bundles(await kit.post("$collect-data", *asked))
+    assert reports(bundle)[0]["subject"]["reference"] == f"Patient/{person}"
+
+
 async def test_a_measure_without_gaps_is_refused_when_it_is_named(kit: Kit) -> None:
     asked = {"subject": "Group/two", "status": "open-gap"}
     assert (await kit.query("$care-gaps", **asked, measureId=STAYS)).status_code == 200  # of stays, each a case
