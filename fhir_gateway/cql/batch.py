@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -56,7 +58,7 @@ class Batch:
         needed with all parts, in batches before: a small one reads them so at once. What turns out here is added.
         """
         whole = set() if whole is None else whole
-        columns = element_paths(resource_type, names)
+        columns = list(element_paths(resource_type, names))
         if len(self) <= SMALL:
             columns += sorted(whole)
         coded = coded if self.narrows else None
@@ -106,7 +108,7 @@ class ResourceTable:
         counts = np.bincount(self.member, minlength=len(batch.members)).astype(np.int64)
         self.offsets: IntArray = offsets_of(counts)
         structure = spec.column_structure(resource_type)
-        asked = spec.narrowed(structure, [*columns, "id"])
+        asked = _asked(resource_type, tuple(columns))
         placed: dict[tuple[str, bool], Any] = {}
 
         def column(name: str, named: bool) -> Any:
@@ -178,9 +180,16 @@ _ALWAYS: Mapping[str, frozenset[str]] = {
 }
 
 
-def element_paths(resource_type: str, names: frozenset[str]) -> list[str]:
+@lru_cache(maxsize=1024)
+def element_paths(resource_type: str, names: frozenset[str]) -> tuple[str, ...]:
     """Columns of ``resource_type`` behind the property names an expression uses, as paths to the parts it may use."""
-    return _paths(resource_type, spec.column_structure(resource_type), names, frozenset({"id"}))
+    return tuple(_paths(resource_type, spec.column_structure(resource_type), names, frozenset({"id"})))
+
+
+@lru_cache(maxsize=1024)
+def _asked(resource_type: str, columns: tuple[str, ...]) -> Mapping[str, spec.Structure]:
+    """The part of a type's structure that columns and paths name."""
+    return MappingProxyType(spec.narrowed(spec.column_structure(resource_type), [*columns, "id"]))
 
 
 def _paths(
