@@ -33,6 +33,7 @@ from fhir_gateway.jobs.list_parties import (
     numbers_of_list,
     provider,
 )
+from fhir_gateway.jobs.publish import collector_off
 
 
 class FinalList(ConflictError):
@@ -265,7 +266,8 @@ def _lists(gateway: Gateway, list_id: str, caller: Caller) -> _Lists:
     group = gateway.resources.seen_by(caller.audience).read("Group", list_id).json()
     contract = _contract(group)
     ids = gateway.resources.ids("Group", [("_security", f"{SYSTEM}|contract:{contract}")]) if contract else []
-    found = {name: gateway.resources.read("Group", name).json() for name in ids}
+    with collector_off():
+        found = {name: gateway.resources.read("Group", name).json() for name in ids}
     if contract is None or contract not in found:  # a list that somebody made for himself
         return _Lists(list_id, list_id, group, {})
     practices = {name: next(iter(numbers_of_list(one)[0]), "") for name, one in found.items() if name != contract}
@@ -374,7 +376,7 @@ def _change(
     closing: bool = False,
 ) -> Changed:
     """Let ``change`` make the next version of the lists, and write them with its decision, or nothing."""
-    with gateway.resources.writing() as writing:
+    with collector_off(), gateway.resources.writing() as writing:
         stored = {name: writing.current("Group", name) for name in touched}
         asked = stored.get(lists.asked) or writing.current("Group", lists.asked)
         if asked is None or asked.deleted or any(one is None or one.deleted for one in stored.values()):

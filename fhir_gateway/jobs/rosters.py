@@ -76,15 +76,14 @@ def of_group(gateway: Gateway, group: Mapping[str, Any]) -> pa.Table:
     """A roster as an ATR Group whose members are ours by reference, or named by their member numbers."""
     numbers = [_identifier(one.get("entity")) for one in _members(group)]
     persons = _persons(gateway, [one for one in numbers if one is not None])
-    contract = str(group.get("id", ""))
+    known = _Known(gateway, group)
     rows = []
     for one, number in zip(_members(group), numbers, strict=True):
         reference = str(one["entity"].get("reference", ""))
         ours = reference.removeprefix("Patient/") if reference.startswith("Patient/") else None
         member = persons.get(number) if number is not None else ours
         named = number[1] if number is not None else reference
-        tin, npi = _numbers(gateway, contract, entries.extension(one, entries.PROVIDER).get("valueReference", {}))
-        rows.append((named, member, tin, npi, *_days(one)))
+        rows.append((named, member, *known.numbers(one), *_days(one)))
     return _table(rows)
 
 
@@ -133,31 +132,42 @@ def _chosen(groups: Sequence[dict[str, Any]], ours: Mapping[str, Any], group_id:
 
 
 def _ours(gateway: Gateway, group: Mapping[str, Any]) -> pa.Table:
-    tins = numbers_of_list(group)[0]
-    known: dict[str, tuple[str | None, str | None]] = {}
-    rows = []
-    for (patient, name), one in entries.active(group).items():
-        if name not in known:
-            reference = entries.extension(one, entries.PROVIDER).get("valueReference", {})
-            known[name] = _numbers(gateway, str(group["id"]), reference, tins)
-        rows.append((patient, patient.removeprefix("Patient/"), *known[name], *_days(one)))
+    known = _Known(gateway, group)
+    rows = [
+        (patient, patient.removeprefix("Patient/"), *known.numbers(one), *_days(one))
+        for (patient, _), one in entries.active(group).items()
+    ]
     return _table(rows)
 
 
-def _numbers(
-    gateway: Gateway, contract: str, reference: Mapping[str, Any], of_list: frozenset[str] = frozenset()
-) -> tuple[str | None, str | None]:
-    """TIN and NPI of a provider reference."""
-    number = reference.get("identifier", {})
-    if number.get("system") == TIN_SYSTEM:
-        return number.get("value"), None
-    if number.get("system") == NPI_SYSTEM:
-        return None, number.get("value")
-    found = provider(gateway, contract, None, reference.get("reference", ""))
-    if found is None:
-        return None, None
-    tins = sorted(found.tins & of_list) or sorted(found.tins)
-    return next(iter(tins), None), next(iter(sorted(found.npis)), None)
+class _Known:
+    """TIN and NPI of the providers that a list names, each looked up once."""
+
+    def __init__(self, gateway: Gateway, group: Mapping[str, Any]) -> None:
+        self._gateway = gateway
+        self._contract = str(group.get("id", ""))
+        self._tins = numbers_of_list(group)[0]
+        self._found: dict[str, tuple[str | None, str | None]] = {}
+
+    def numbers(self, one: entries.Entry) -> tuple[str | None, str | None]:
+        """TIN and NPI of an entry's provider."""
+        reference = entries.extension(one, entries.PROVIDER).get("valueReference", {})
+        name = entries.provider_name(reference)
+        if name not in self._found:
+            self._found[name] = self._look_up(reference)
+        return self._found[name]
+
+    def _look_up(self, reference: Mapping[str, Any]) -> tuple[str | None, str | None]:
+        number = reference.get("identifier", {})
+        if number.get("system") == TIN_SYSTEM:
+            return number.get("value"), None
+        if number.get("system") == NPI_SYSTEM:
+            return None, number.get("value")
+        found = provider(self._gateway, self._contract, None, reference.get("reference", ""))
+        if found is None:
+            return None, None
+        tins = sorted(found.tins & self._tins) or sorted(found.tins)
+        return next(iter(tins), None), next(iter(sorted(found.npis)), None)
 
 
 def _members(group: Mapping[str, Any]) -> list[dict[str, Any]]:
