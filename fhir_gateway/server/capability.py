@@ -22,6 +22,8 @@ from fhir_gateway.subscriptions.topics import TOPICS
 #: When the statement's own content last changed (R4 requires a date; the time of the request would defeat caching).
 PUBLISHED = "2026-11-22"
 
+#: DEQM: which updates an operation takes or gives.
+UPDATE_TYPE = "http://hl7.org/fhir/us/davinci-deqm/StructureDefinition/extension-submitDataUpdateType"
 _LEGACY_OAUTH = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris"
 
 
@@ -50,7 +52,7 @@ def capability_statement(base_url: str, version: str, token_url: str) -> dict[st
                 "resource": [_resource(served) for _, served in sorted(SERVED.items())],
                 "interaction": [{"code": code} for code in ("batch", "history-system", "search-system", "transaction")],
                 "searchParam": [{"name": name, "type": kind} for name, kind in _common()],
-                "operation": [_operation(one) for one in SYSTEM_OPERATIONS],
+                "operation": [told for one in SYSTEM_OPERATIONS for told in _operations(one)],
             }
         ],
     }
@@ -94,7 +96,7 @@ def _resource(served: ServedType) -> dict[str, Any]:
         entry["extension"] = [{"url": url, "valueCanonical": topic} for topic in TOPICS]
     if served.profiles:
         entry["supportedProfile"] = list(served.profiles)
-    entry["operation"] = [_operation(one) for one in (*served.operations, *TYPE_OPERATIONS)]
+    entry["operation"] = [told for one in (*served.operations, *TYPE_OPERATIONS) for told in _operations(one)]
     return entry
 
 
@@ -124,5 +126,10 @@ def _common() -> list[tuple[str, str]]:
     return [(name, kinds[name]) for name in COMMON]
 
 
-def _operation(one: Operation) -> dict[str, Any]:
-    return {"name": one.code, "definition": one.definition, "documentation": one.documentation}
+def _operations(one: Operation) -> list[dict[str, Any]]:
+    """An operation by each definition that it follows, with the update types it deals in (DEQM)."""
+    told: dict[str, Any] = {}
+    if one.update_types:
+        told["extension"] = [{"url": UPDATE_TYPE, "valueCode": code} for code in one.update_types]
+    names = (one.definition, *one.also)
+    return [told | {"name": one.code, "definition": name, "documentation": one.documentation} for name in names]

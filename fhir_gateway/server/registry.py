@@ -76,6 +76,8 @@ class Operation:
     parameters: tuple[tuple[str, str], ...]  # name, description
     documentation: str
     returns: str = "MeasureReport"
+    also: tuple[str, ...] = ()  # definitions by other guides that it follows as well
+    update_types: tuple[str, ...] = ()  # of data exchange (DEQM): snapshot, incremental
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +154,7 @@ EVALUATE = Operation(
     "Evaluates measures now (DEQM US 5.0.0 and UV 1.0.0): a Bundle for each subject with its individual reports and "
     "the resources they are about, or one Bundle of the reports over all of them.",
     "Parameters",
+    also=("http://hl7.org/fhir/uv/deqm/OperationDefinition/evaluate",),
 )
 CARE_GAPS = Operation(
     "care-gaps",
@@ -173,6 +176,7 @@ CARE_GAPS = Operation(
     "Gaps in care (DEQM US 5.0.0, UV 1.0.0, and the parameters of 3.0.0): a Bundle for each subject that has one of "
     "the statuses, with its reports, a DetectedIssue for each group, and of open gaps the criteria that are not met.",
     "Parameters",
+    also=("http://hl7.org/fhir/uv/deqm/OperationDefinition/care-gaps",),
 )
 COLLECT_DATA = Operation(
     "collect-data",
@@ -189,6 +193,8 @@ COLLECT_DATA = Operation(
     "The data of interest of measures: a Bundle for each subject with a data exchange report for each measure and the "
     "resources that the measures' data requirements select.",
     "Parameters",
+    also=("http://hl7.org/fhir/uv/deqm/OperationDefinition/collect-data",),
+    update_types=("snapshot",),
 )
 SUBMIT_DATA = Operation(
     "submit-data",
@@ -200,6 +206,7 @@ SUBMIT_DATA = Operation(
     ),
     "Takes in data exchange reports and their data as $import does; answers with a response Bundle for each Bundle.",
     "Parameters",
+    update_types=("incremental", "snapshot"),
 )
 DATA_REQUIREMENTS = Operation(
     "data-requirements",
