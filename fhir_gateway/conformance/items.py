@@ -33,6 +33,14 @@ class Item:
         """Definition of its type; that of Element for primitives, which have only id and extension."""
         return spec.type_definition("Element" if spec.is_primitive(self.type) else self.type)
 
+    @property
+    def choice(self) -> str:
+        """Its place as definitions name it: ``Observation.value[x]`` for ``Observation.valueQuantity``."""
+        owner, _, name = self.place.rpartition(".")
+        if owner in spec.type_names() and (element := spec.type_definition(owner).elements.get(name)) is not None:
+            return f"{owner}.{element.choice}[x]" if element.choice else self.place
+        return self.place
+
     def children(self, name: str) -> list[Item]:
         """Instances of one element below it; ``value[x]`` means all types of the choice."""
         definition = self.definition

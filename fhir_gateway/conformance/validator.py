@@ -83,7 +83,7 @@ class _Check:
     def _by_profile(self, item: Item, canonical: str, holder: Mapping[str, Any]) -> None:
         profile = self._profiles.get(canonical)
         if profile is None:
-            if self._profiles.type_of(canonical) == item.type and "/us/" not in canonical:
+            if self._profiles.type_of(canonical) == item.type:
                 return  # R4's own definition of the type: base validation
             self._not_checked(f"profile {canonical}", "it is not installed")
             return
@@ -109,33 +109,34 @@ class _Check:
             self._binding(item, ("required", bound), None)
         for child in item.all():
             if child.type in ("Extension",):
-                self._extension(item, child)
+                self._extension(item, child, holder)
             if child.type in spec.resource_types() and isinstance(child.value, dict):
                 self.resource(child)
             elif isinstance(child.value, dict) or child.sibling is not None or child.type in spec.PRIMITIVE_COLUMNS:
                 self._base(child, holder)
 
-    def _extension(self, holder: Item, item: Item) -> None:
+    def _extension(self, above: Item, item: Item, holder: Mapping[str, Any]) -> None:
+        """An extension of the item ``above``."""
         url = item.fields().get("url")
-        if holder.type == "Extension" or not isinstance(url, str):
+        if above.type == "Extension" or not isinstance(url, str):
             return  # sub-extensions belong to the definition of the outer one
         profile = self._profiles.get(url)
         if profile is None or profile.type != "Extension":
             self._not_checked(f"extension {url}", "its definition is not installed")
             return
         self._report.unchecked.update(dict.fromkeys(profile.missing))
-        self._context(holder, item, profile)
-        self._node(item, profile.root, self._scope.root)
+        self._context(above, item, profile)
+        self._node(item, profile.root, holder)
 
-    def _context(self, holder: Item, item: Item, profile: Profile) -> None:
+    def _context(self, above: Item, item: Item, profile: Profile) -> None:
         kinds = {kind for kind, _ in profile.contexts}
         if not profile.contexts:
             return
         allowed = {expression for kind, expression in profile.contexts if kind == "element"}
-        here = {holder.type, holder.place, "Element"}
-        if holder.type in spec.resource_types():
+        here = {above.type, above.place, above.choice, "Element"}
+        if above.type in spec.resource_types():
             here |= _ABSTRACT
-        if allowed & here or any(_typed(one, holder) for one in allowed):
+        if allowed & here:
             return
         if kinds - {"element"}:
             self._not_checked("context of the extension", "it is given by FHIRPath or another extension", profile.url)
@@ -318,11 +319,6 @@ def node_is_choice(node: Node) -> bool:
 
 def _codes_of(node: Node) -> Iterator[str]:
     return (one.code for one in node.types or ())
-
-
-def _typed(expression: str, holder: Item) -> bool:
-    """Contexts such as ``MeasureReport.group.measureScore``: the place of an element whose type has its own name."""
-    return expression == holder.place or expression.replace("[x]", "") == holder.place
 
 
 def contained_are_used(resource: Mapping[str, Any]) -> bool:

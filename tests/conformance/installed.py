@@ -45,7 +45,7 @@ def install(data: Path, folder: Path) -> Validator:
     """A validator over the guides of the reference data, and what we define ourselves."""
     for name, (below, package) in GUIDES.items():
         add_guide(data / "ig-examples" / name / below, folder, package)
-    for name in ("us_core_610.tgz", "us_core_700.tgz"):
+    for name in ("us_core_610.tgz", "us_core_700.tgz", "carin4bb-200.tgz"):
         add_guide(data / "ig-packages" / name, folder)
     return Validator(Definitions.of(PROFILES, folder))
 
