@@ -27,14 +27,14 @@ from fhir_gateway.server import documentation
 from fhir_gateway.server.access import access_of, admit
 from fhir_gateway.server.audit import Access
 from fhir_gateway.server.negotiation import operation_parameters, require_json
-from fhir_gateway.server.problems import FHIR_JSON, UnknownResource, issue, outcome
-from fhir_gateway.server.registry import (
+from fhir_gateway.server.operation_definitions import (
     ATTRIBUTION_STATUS,
     CONFIRM_ATTRIBUTION_LIST,
     MEMBER_ADD,
     MEMBER_REMOVE,
     Operation,
 )
+from fhir_gateway.server.problems import FHIR_JSON, UnknownResource, issue, outcome
 
 _BY_NUMBER, _BY_REFERENCE = {"memberId", "providerNpi"}, {"patientReference", "providerReference"}
 #: Combinations that the guide supports (ATR 2.1.0); anything else is refused.

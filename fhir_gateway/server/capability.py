@@ -7,9 +7,9 @@ from typing import Any
 from fhir_gateway import __name__ as package
 from fhir_gateway.db.search.clinical import ELSEWHERE
 from fhir_gateway.db.search.parameters import search_parameters
+from fhir_gateway.server.operation_definitions import SUBSCRIPTIONS
 from fhir_gateway.server.registry import (
     SERVED,
-    SUBSCRIPTIONS,
     SYSTEM_OPERATIONS,
     TYPE_OPERATIONS,
     Operation,

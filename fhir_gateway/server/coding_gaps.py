@@ -25,8 +25,8 @@ from fhir_gateway.server import documentation
 from fhir_gateway.server.access import access_of, admit
 from fhir_gateway.server.given import Given, wrong
 from fhir_gateway.server.negotiation import operation_parameters, require_json
+from fhir_gateway.server.operation_definitions import RA_EVALUATE_MEASURE, RA_REPORT, Operation
 from fhir_gateway.server.problems import FHIR_JSON, TooCostly, UnknownResource
-from fhir_gateway.server.registry import RA_EVALUATE_MEASURE, RA_REPORT, Operation
 
 _MODELS = ("measureId", "measureIdentifier", "measureUrl")
 _MOST_MEMBERS = 1000

@@ -12,11 +12,18 @@ from types import MappingProxyType
 
 from fhir_gateway.db.search.clinical import CLINICAL, clinical_definition
 from fhir_gateway.db.search.parameters import search_parameters
+from fhir_gateway.server.operation_definitions import (
+    ATTRIBUTION_OPERATIONS,
+    RA_EVALUATE_MEASURE,
+    RA_REPORT,
+    SUBSCRIPTION_EVENTS,
+    SUBSCRIPTION_STATUS,
+    SUBSCRIPTIONS,
+)
+from fhir_gateway.server.operation_definitions import Operation as Operation
 
 ATR = "http://hl7.org/fhir/us/davinci-atr/StructureDefinition/"
 DEQM = "http://hl7.org/fhir/us/davinci-deqm/StructureDefinition/"
-RA = "http://hl7.org/fhir/us/davinci-ra/"
-SUBSCRIPTIONS = "http://hl7.org/fhir/uv/subscriptions-backport/"
 VBPR = "http://hl7.org/fhir/us/davinci-vbpr/StructureDefinition/"
 
 _BASE = "https://fhir-gateway.example/fhir/"  # what lies below it is defined in profiles/
@@ -65,19 +72,6 @@ def definition(resource_type: str, name: str) -> str:
 
 #: Parameters that shape a result rather than select it (R4 search.html 3.1.1.5).
 RESULT_PARAMETERS = ("_count", "_elements", "_format", "_pretty", "_sort", "_summary", "_total")
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """A FHIR operation: its code, the canonical of its definition, and its parameters."""
-
-    code: str
-    definition: str
-    parameters: tuple[tuple[str, str], ...]  # name, description
-    documentation: str
-    returns: str = "MeasureReport"
-    also: tuple[str, ...] = ()  # definitions by other guides that it follows as well
-    update_types: tuple[str, ...] = ()  # of data exchange (DEQM): snapshot, incremental
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,47 +212,6 @@ DATA_REQUIREMENTS = Operation(
 )
 MEASURE_OPERATIONS = (EVALUATE_MEASURE, EVALUATE, CARE_GAPS, COLLECT_DATA, SUBMIT_DATA, DATA_REQUIREMENTS)
 
-_ATR_OPERATIONS = "http://hl7.org/fhir/us/davinci-atr/OperationDefinition/"
-MEMBER_ADD = Operation(
-    "member-add",
-    _ATR_OPERATIONS + "member-add",
-    (
-        ("memberId", "member number; with providerNpi"),
-        ("providerNpi", "NPI of the provider that the member is attributed to"),
-        ("patientReference", "reference to the member; with providerReference"),
-        ("providerReference", "reference to a Practitioner, PractitionerRole or Organization"),
-        ("attributionPeriod", "from when to when; without it the contract's period"),
-    ),
-    "Puts a member on a list that is draft or open; kept as a decision that outlives the next attribution.",
-    "OperationOutcome",
-)
-MEMBER_REMOVE = Operation(
-    "member-remove",
-    _ATR_OPERATIONS + "member-remove",
-    (
-        ("memberId", "member number; alone or with providerNpi"),
-        ("providerNpi", "only the entry with this provider"),
-        ("patientReference", "reference to the member; alone or with providerReference"),
-        ("providerReference", "only the entry with this provider"),
-        ("coverageReference", "only the entry by this coverage; with patientReference and providerReference"),
-    ),
-    "Takes a member off a list that is draft or open; kept as a decision that outlives the next attribution.",
-    "OperationOutcome",
-)
-CONFIRM_ATTRIBUTION_LIST = Operation(
-    "confirm-attribution-list",
-    _ATR_OPERATIONS + "confirm-attribution-list",
-    (),
-    "Makes a list final: its inactive entries leave it, and it changes no more.",
-    "OperationOutcome",
-)
-ATTRIBUTION_STATUS = Operation(
-    "attribution-status",
-    _ATR_OPERATIONS + "attribution-status",
-    (("memberId", "member number, or"), ("patientReference", "reference to the member")),
-    "What a list says of one member: his entries, Patient, Coverage and providers in a collection.",
-    "Bundle",
-)
 _BULK = "http://hl7.org/fhir/uv/bulkdata/OperationDefinition/"
 _EXPORTED = (
     ("_outputFormat", "application/fhir+ndjson, application/ndjson or ndjson"),
@@ -334,61 +287,6 @@ IMPORT = Operation(
 #: Operations of the whole system, and those of every type.
 SYSTEM_OPERATIONS = (EXPORT, IMPORT)
 TYPE_OPERATIONS = (VALIDATE,)
-
-RECONCILE = Operation(
-    "reconcile",
-    _BASE + "OperationDefinition/reconcile",
-    (
-        ("roster", "the payer's roster as a Group resource, members by reference or by identifier, or"),
-        ("csv", "the roster as CSV text, or"),
-        ("source", "the source that sent it as a Group"),
-        ("group", "id of the Group at the source, where it sent several"),
-    ),
-    "Compares a list with the payer's roster: who is on both, on one, with another provider or period.",
-    "Parameters",
-)
-ATTRIBUTION_OPERATIONS = (MEMBER_ADD, MEMBER_REMOVE, CONFIRM_ATTRIBUTION_LIST, ATTRIBUTION_STATUS, RECONCILE)
-
-_RA_PARAMETERS = (
-    *_PERIOD,
-    ("subject", "Patient/id or Group/id"),
-    ("measureId", "id of the model's Measure; repeatable, like the other names of models"),
-    ("measureIdentifier", "identifier of the model, value or system|value"),
-    ("measureUrl", "canonical of the model's Measure, url or url|version"),
-)
-RA_REPORT = Operation(
-    "report",
-    RA + "OperationDefinition/report",
-    _RA_PARAMETERS,
-    "Coding gap reports of risk adjustment models (Da Vinci RA): a Bundle for each member. What was not computed is "
-    "refused, never reported as no gaps.",
-    "Parameters",
-)
-RA_EVALUATE_MEASURE = Operation(
-    "ra.evaluate-measure",
-    RA + "OperationDefinition/ra.evaluate-measure",
-    _RA_PARAMETERS,
-    "The same for one model, as RA 2.1.0 calls it.",
-    "Parameters",
-)
-SUBSCRIPTION_STATUS = Operation(
-    "status",
-    SUBSCRIPTIONS + "OperationDefinition/backport-subscription-status",
-    (("id", "ids of Subscriptions; on the type level only"), ("status", "only those of this status; likewise")),
-    "How Subscriptions stand: status, number of the last event, error.",
-    "Bundle",
-)
-SUBSCRIPTION_EVENTS = Operation(
-    "events",
-    SUBSCRIPTIONS + "OperationDefinition/backport-subscription-events",
-    (
-        ("eventsSinceNumber", "first event number"),
-        ("eventsUntilNumber", "last event number"),
-        ("content", "empty, id-only or full-resource; no more than the Subscription asks for"),
-    ),
-    "Past events of a Subscription, as a notification.",
-    "Bundle",
-)
 
 _TYPES = (
     ServedType(

@@ -24,8 +24,8 @@ from fhir_gateway.jobs import rosters
 from fhir_gateway.server import documentation
 from fhir_gateway.server.access import access_of, admit
 from fhir_gateway.server.negotiation import operation_parameters, require_json
+from fhir_gateway.server.operation_definitions import RECONCILE
 from fhir_gateway.server.problems import FHIR_JSON, UnknownResource, issue, outcome
-from fhir_gateway.server.registry import RECONCILE
 
 #: Differences that an answer names; the rest is counted (the command line gives all of them).
 NAMED = 5_000

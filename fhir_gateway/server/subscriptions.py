@@ -29,8 +29,8 @@ from fhir_gateway.server import documentation
 from fhir_gateway.server.access import access_of, admit
 from fhir_gateway.server.interactions import represent
 from fhir_gateway.server.negotiation import JSON_FORMATS, operation_parameters, read_body, require_json
+from fhir_gateway.server.operation_definitions import SUBSCRIPTION_EVENTS, SUBSCRIPTION_STATUS
 from fhir_gateway.server.problems import FHIR_JSON, UnknownResource, UnsupportedMediaType
-from fhir_gateway.server.registry import SUBSCRIPTION_EVENTS, SUBSCRIPTION_STATUS
 from fhir_gateway.server.summary import Subset
 from fhir_gateway.subscriptions.models import CONTENTS, STATUSES, Asked, Content, read_subscription
 from fhir_gateway.subscriptions.notifications import notification, status
