@@ -108,6 +108,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     )
     app.openapi = partial(documentation.openapi, app)  # type: ignore[method-assign]  # FastAPI's documented hook
     app.state.audit = trail
+    app.router.routes.extend(rest.shortcuts(interactions, FHIR_PATH))
     app.include_router(authorization_router(gateway.authorization, fhir_path=FHIR_PATH))
     app.include_router(_open_documents(gateway, statement))
     app.include_router(health.router(gateway))

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
 
 from fhir_gateway.db.search.clinical import ELSEWHERE
 from fhir_gateway.server import documentation
@@ -27,6 +29,45 @@ def router(interactions: Interactions, changing: Changing, bundles: Bundles) -> 
         _add_type(routes, name, interactions)
         _add_changes(routes, served, changing)
     return routes
+
+
+def shortcuts(interactions: Interactions, base_path: str) -> list[BaseRoute]:
+    """Read and search of all types as two routes, to be asked first.
+
+    The router tries one route after the other, several hundred of them: for a read that took longer than the read.
+    What these routes do not match, and what the documentation says, is the router's above.
+    """
+    reading, searching = Reading(interactions), Searching(interactions)
+    kinds = f"{{resource_type:{_Served.name}}}"
+
+    async def search(request: Request) -> Response:
+        return await searching.search(request, request.path_params["resource_type"])
+
+    async def read(request: Request) -> Response:
+        return await reading.read(request, request.path_params["resource_type"], request.path_params["id"])
+
+    return [
+        Route(f"{base_path}/{kinds}/{{id:{_Id.name}}}", read, methods=["GET"], include_in_schema=False),
+        Route(f"{base_path}/{kinds}", search, methods=["GET"], include_in_schema=False),
+    ]
+
+
+class _Served(StringConvertor):
+    """A served type, in a path."""
+
+    name = "served"
+    regex = "|".join(sorted(SERVED))
+
+
+class _Id(StringConvertor):
+    """A FHIR id, in a path; no operation looks like one."""
+
+    name = "fhirid"
+    regex = r"[A-Za-z0-9\-.]{1,64}"
+
+
+for _convertor in (_Served, _Id):
+    register_url_convertor(_convertor.name, _convertor())
 
 
 def _add_system(routes: APIRouter, interactions: Interactions, bundles: Bundles) -> None:
