@@ -53,7 +53,7 @@ def evidence(evaluation: Recording, library: Library, name: str) -> tuple[Eviden
     root = evaluation.body(library, name)
     elements: dict[str, ElementVec] = {}
     failures: dict[str, Criterion | None] = {}
-    for record in _reached(evaluation, root, set()) if root is not None else ():
+    for record in evaluation.reached(root) if root is not None else ():
         if record.node is None:
             continue
         if record.node.elm.get("type") == "Retrieve":
@@ -72,16 +72,6 @@ def evidence(evaluation: Recording, library: Library, name: str) -> tuple[Eviden
 def _correlated(record: Recorded) -> bool:
     """A query about a row of another one: what it stops may be just what is wanted (``not exists``)."""
     return record.node is not None and any(name.startswith(("alias:", "let:")) for name in record.node.free)
-
-
-def _reached(evaluation: Recording, record: Recorded, seen: set[int]) -> Iterator[Recorded]:
-    """Records below, through the definitions that are referred to; what is referred to comes first."""
-    for one in list(record.walk(seen)):
-        if one.node is not None and one.node.elm.get("type") == "ExpressionRef":
-            target = evaluation.referenced(one.node)
-            if target is not None and id(target) not in seen:
-                yield from _reached(evaluation, target, seen)
-        yield one
 
 
 def _elements(vec: Vec) -> Iterator[tuple[str, ElementVec]]:

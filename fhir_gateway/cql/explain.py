@@ -7,10 +7,10 @@ for batches of one member (an explanation), not for populations: everything is k
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -46,15 +46,8 @@ class Recorded(Protocol):
     def readings(self) -> list[Reading]:
         """Its evaluations."""
 
-    @property
-    def children(self) -> Iterator[Recorded]:
-        """All records below."""
-
     def child(self, node: Node) -> Recorded | None:
         """The record of ``node`` below this one."""
-
-    def walk(self, seen: set[int] | None = None) -> Iterator[Recorded]:
-        """This record and all below it, each once."""
 
 
 class Recording(Protocol):
@@ -69,6 +62,11 @@ class Recording(Protocol):
 
     def referenced(self, node: Node) -> Recorded | None:
         """For the node of an ExpressionRef: the record of the expression it refers to."""
+
+    def reached(self, root: Any) -> Iterable[Recorded]:
+        """Records below one of this recording, through the definitions that are referred to; what is referred to
+        comes first.
+        """
 
 
 class Record:
@@ -175,6 +173,18 @@ class ExplainingEvaluation(Evaluation):
     def referenced(self, node: Node) -> Record | None:
         """For the node of an ExpressionRef: the record of the expression it refers to."""
         return self.body(referenced_library(self.compiled.compiler, node.library, node.elm), node.elm["name"])
+
+    def reached(self, root: Record) -> Iterator[Record]:
+        """Records below one, through the definitions that are referred to; what is referred to comes first."""
+        return self._reached(root, set())
+
+    def _reached(self, record: Record, seen: set[int]) -> Iterator[Record]:
+        for one in list(record.walk(seen)):
+            if one.node is not None and one.node.elm.get("type") == "ExpressionRef":
+                target = self.referenced(one.node)
+                if target is not None and id(target) not in seen:
+                    yield from self._reached(target, seen)
+            yield one
 
 
 @dataclass(frozen=True)

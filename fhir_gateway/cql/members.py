@@ -13,7 +13,7 @@ import numpy as np
 
 from fhir_gateway.cql.compile import CompiledLibrary, Node
 from fhir_gateway.cql.elm import Library
-from fhir_gateway.cql.explain import ExplainingEvaluation, Reading, Recorded
+from fhir_gateway.cql.explain import ExplainingEvaluation, Reading, Record
 from fhir_gateway.cql.frame import Env, Frame
 from fhir_gateway.cql.values import IntArray, Vec
 
@@ -24,10 +24,18 @@ class Members:
     def __init__(self, evaluation: ExplainingEvaluation) -> None:
         self.evaluation = evaluation
         self._rows: dict[int, tuple[Frame, IntArray, IntArray]] = {}
+        self._reached: dict[int, tuple[Record, list[Record]]] = {}
 
     def member(self, index: int) -> MemberEvaluation:
         """The member at ``index`` of the batch."""
         return MemberEvaluation(self, index)
+
+    def reached(self, root: Record) -> list[Record]:
+        """Records below one, through definitions: the same for all members, looked for once."""
+        found = self._reached.get(id(root))
+        if found is None:
+            found = self._reached[id(root)] = (root, list(self.evaluation.reached(root)))
+        return found[1]
 
     def rows(self, frame: Frame, index: int) -> IntArray:
         """Rows of a frame below the batch's that belong to a member, ascending."""
@@ -66,7 +74,11 @@ class MemberEvaluation:
         found = self._members.evaluation.referenced(node)
         return None if found is None else self.record(found)
 
-    def record(self, record: Recorded) -> MemberRecord:
+    def reached(self, root: MemberRecord) -> Iterator[MemberRecord]:
+        """Records below one, through the definitions that are referred to; what is referred to comes first."""
+        return (self.record(one) for one in self._members.reached(root.whole))
+
+    def record(self, record: Record) -> MemberRecord:
         """The member's share of a record, always the same object."""
         found = self._records.get(id(record))
         if found is None:
@@ -103,38 +115,23 @@ class MemberEvaluation:
 class MemberRecord:
     """The member's share of a record."""
 
-    def __init__(self, evaluation: MemberEvaluation, record: Recorded) -> None:
-        self._evaluation, self._record = evaluation, record
+    def __init__(self, evaluation: MemberEvaluation, record: Record) -> None:
+        self._evaluation, self.whole = evaluation, record
 
     @property
     def node(self) -> Node | None:
         """The expression."""
-        return self._record.node
+        return self.whole.node
 
     @cached_property
     def readings(self) -> list[Reading]:
         """Its evaluations, as far as they were about the member."""
-        return [self._evaluation.reading(reading) for reading in self._record.readings]
+        return [self._evaluation.reading(reading) for reading in self.whole.readings]
 
     def child(self, node: Node) -> MemberRecord | None:
         """The record of ``node`` below this one."""
-        found = self._record.child(node)
+        found = self.whole.child(node)
         return None if found is None else self._evaluation.record(found)
-
-    @property
-    def children(self) -> Iterator[MemberRecord]:
-        """All records below."""
-        return (self._evaluation.record(child) for child in self._record.children)
-
-    def walk(self, seen: set[int] | None = None) -> Iterator[MemberRecord]:
-        """This record and all below it, each once."""
-        seen = set() if seen is None else seen
-        if id(self) in seen:
-            return
-        seen.add(id(self))
-        yield self
-        for child in self.children:
-            yield from child.walk(seen)
 
 
 class _MemberEnv(Env):
