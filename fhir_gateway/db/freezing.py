@@ -96,6 +96,15 @@ def of_persons(
     return sa.and_(sa.true(), *chosen)
 
 
+def about_lists(group: str | None = None) -> sa.ColumnElement[bool]:
+    """Condition on Provenance of lists, or of one list."""
+    resource, rows = table_of(ResourceRow), table_of(SearchIndexRow).alias("target")
+    found = sa.exists().where(
+        rows.c.key == resource.c.key, rows.c.parameter == "Provenance.target", rows.c.system == "Group"
+    )
+    return found if group is None else found.where(rows.c.value == group)
+
+
 def _active_members(group: str) -> sa.Select[Any]:
     resource, entry = table_of(ResourceRow).alias("list"), table_of(SearchIndexRow).alias("entry")
     return (

@@ -41,8 +41,8 @@ _FORMATS = frozenset({"application/fhir+ndjson", "application/ndjson", "ndjson"}
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
 _PATIENT = re.compile(r"(?:.*/)?Patient/([A-Za-z0-9.-]{1,64})", re.ASCII)
 _ELEMENT = re.compile(r"([A-Z][A-Za-z]+\.)?[a-z][A-Za-z]*", re.ASCII)
-#: Parameters of the operation that this server does not follow.
-_OPTIONAL = frozenset({"includeAssociatedData"})
+#: Associated data there is: Provenance, of which all is sent that either of these means.
+_ASSOCIATED = frozenset({"LatestProvenanceResources", "RelevantProvenanceResources"})
 
 
 @dataclass
@@ -59,8 +59,6 @@ class Reading:
         for name, value in self.pairs:
             if name in self.known:
                 self.values.setdefault(name, []).append(value)
-            elif name in _OPTIONAL:
-                self.refuse(NotDoneHere(f"parameter {name}: is not supported here", location=Location(path=name)))
             else:
                 error = InputError("a parameter is not known here", location=Location(path=name[:64], rule="unknown"))
                 self.refuse(error)
@@ -108,7 +106,7 @@ class Reading:
 
 
 COMMON = frozenset({"_outputFormat", "_since", "_until", "_type", "_typeFilter"})
-KNOWN = COMMON | {"_elements", "allowPartialManifests", "organizeOutputBy", "patient"}
+KNOWN = COMMON | {"_elements", "allowPartialManifests", "includeAssociatedData", "organizeOutputBy", "patient"}
 
 
 def router(gateway: Gateway, respond_async: RespondAsync) -> APIRouter:
@@ -191,7 +189,7 @@ def bulk(call: Call, pairs: Sequence[tuple[str, Any]], lenient: bool) -> Wanted:
     """What an ``$export`` asks for; InputError, or InsufficientScope for a type that the token does not cover."""
     reading = Reading(pairs, KNOWN, lenient)
     common(reading)
-    types = _types(call, reading)
+    types = _associated(call, reading, _types(call, reading))
     return Wanted(
         level=call.level,
         types=tuple(types),
@@ -239,6 +237,18 @@ def _types(call: Call, reading: Reading) -> list[str]:
     if not types:
         raise wrong("_type", "none of the types is exported here on this level")
     return permitted(call, types)
+
+
+def _associated(call: Call, reading: Reading, types: list[str]) -> list[str]:
+    """The types, and Provenance when it is asked for beside them."""
+    asked = reading.listed("includeAssociatedData")
+    if set(asked) - _ASSOCIATED:
+        path = Location(path="includeAssociatedData", rule="value")
+        reading.refuse(
+            NotDoneHere(f"parameter includeAssociatedData: {' or '.join(sorted(_ASSOCIATED))}", location=path)
+        )
+    wanted = bool(_ASSOCIATED & set(asked)) and "Provenance" not in types
+    return [*types, *permitted(call, ["Provenance"])] if wanted else types
 
 
 def covered(call: Call, types: Sequence[str]) -> list[str]:

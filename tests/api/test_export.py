@@ -106,6 +106,11 @@ def fill(gateway: Gateway) -> None:
                 "payor": [{"reference": "Organization/payer"}],
             }
         )
+    for name, (_, _, labels, _) in LISTS.items():
+        decision = {"resourceType": "Provenance", "id": f"why-{name}", "recorded": "2026-01-01T00:00:00Z"}
+        agent = [{"who": {"display": "us"}}]
+        decision |= {"target": [{"reference": f"Group/{name}"}], "agent": agent}
+        resources.append(labelled(decision, *labels))
     measure = {"resourceType": "Measure", "id": "m", "url": "http://measures.example/Measure/One", "status": "active"}
     result = a_result()
     gateway.results.save(result)
@@ -236,6 +241,7 @@ async def test_all_patients_without_what_is_nobodys(face: Face) -> None:
         "Organization": {"gateway", "payer", "clinic", "elsewhere"},
         "Practitioner": {"dr", "other"},
         "PractitionerRole": {"role"},
+        "Provenance": {"why-aco", "why-other"},
     }
 
 
@@ -247,7 +253,10 @@ async def test_a_list_is_its_active_members_and_whom_it_leads_to(face: Face) -> 
         "MeasureReport": {"p1", "p2", "p3"},
         "Organization": {"gateway", "payer"},
         "Practitioner": {"dr"},
+        "Provenance": {"why-aco"},
     }
+    path = "Group/aco/$export?_type=Group&includeAssociatedData=LatestProvenanceResources"
+    assert await face.export(path) == {"Group": {"aco"}, "Provenance": {"why-aco"}}
     assert await face.export("Group/other/$export?_type=PractitionerRole,Practitioner,Organization") == {
         "PractitionerRole": {"role"},
         "Practitioner": {"other"},
@@ -255,34 +264,34 @@ async def test_a_list_is_its_active_members_and_whom_it_leads_to(face: Face) -> 
     }
 
 
-@pytest.mark.parametrize(
-    ("query", "expected"),
-    [
-        ("_type=Patient,Group", {"Patient": set(MEMBERS), "Group": set(LISTS)}),
-        ("_type=Patient&_type=Group", {"Patient": set(MEMBERS), "Group": set(LISTS)}),
-        ("_type=Patient&_typeFilter=Patient%3Fgender%3Dfemale", {"Patient": {"p2", "p4", "p6"}}),
-        (
-            "_type=Patient&_typeFilter=Patient%3Fgender%3Dfemale&_typeFilter=Patient%3F_id%3Dp1%2Cp2",
-            {"Patient": {"p1", "p2", "p4", "p6"}},
-        ),
-        (
-            "_type=Patient,Coverage&_typeFilter=Patient%3F_id%3Dp1",
-            {"Patient": {"p1"}, "Coverage": {f"cov-{one}" for one in MEMBERS}},
-        ),
-        ("_type=MeasureReport&_typeFilter=MeasureReport%3Fsubject%3DPatient%2Fp2", {"MeasureReport": {"p2"}}),
-        (
-            "_type=MeasureReport&_typeFilter=MeasureReport%3Fpatient%3Dp2%26type%3Dindividual"
-            "&_typeFilter=MeasureReport%3Fsubject%3DPatient%2Fp3%26measure%3Dhttp%3A%2F%2Fmeasures.example%2FMeasure%2FOne",
-            {"MeasureReport": {"p2", "p3"}},
-        ),
-        ("_type=MeasureReport&_typeFilter=MeasureReport%3Fmeasure%3Dhttp%3A%2F%2Fother", {}),
-        ("_since=2999-01-01T00:00:00Z", {}),
-        ("_until=2020-01-01T00:00:00%2B02:00", {}),
-        ("_type=Patient&_since=2020-01-01T00:00:00Z&allowPartialManifests=true", {"Patient": set(MEMBERS)}),
-    ],
-)
-async def test_parameters(face: Face, query: str, expected: dict[str, set[str]]) -> None:
-    assert await face.export(f"Patient/$export?{query}") == expected
+PARAMETERS: list[tuple[str, dict[str, set[str]]]] = [
+    ("_type=Patient,Group", {"Patient": set(MEMBERS), "Group": set(LISTS)}),
+    ("_type=Patient&_type=Group", {"Patient": set(MEMBERS), "Group": set(LISTS)}),
+    ("_type=Patient&_typeFilter=Patient%3Fgender%3Dfemale", {"Patient": {"p2", "p4", "p6"}}),
+    (
+        "_type=Patient&_typeFilter=Patient%3Fgender%3Dfemale&_typeFilter=Patient%3F_id%3Dp1%2Cp2",
+        {"Patient": {"p1", "p2", "p4", "p6"}},
+    ),
+    (
+        "_type=Patient,Coverage&_typeFilter=Patient%3F_id%3Dp1",
+        {"Patient": {"p1"}, "Coverage": {f"cov-{one}" for one in MEMBERS}},
+    ),
+    ("_type=MeasureReport&_typeFilter=MeasureReport%3Fsubject%3DPatient%2Fp2", {"MeasureReport": {"p2"}}),
+    (
+        "_type=MeasureReport&_typeFilter=MeasureReport%3Fpatient%3Dp2%26type%3Dindividual"
+        "&_typeFilter=MeasureReport%3Fsubject%3DPatient%2Fp3%26measure%3Dhttp%3A%2F%2Fmeasures.example%2FMeasure%2FOne",
+        {"MeasureReport": {"p2", "p3"}},
+    ),
+    ("_type=MeasureReport&_typeFilter=MeasureReport%3Fmeasure%3Dhttp%3A%2F%2Fother", {}),
+    ("_since=2999-01-01T00:00:00Z", {}),
+    ("_until=2020-01-01T00:00:00%2B02:00", {}),
+    ("_type=Patient&_since=2020-01-01T00:00:00Z&allowPartialManifests=true", {"Patient": set(MEMBERS)}),
+]
+
+
+async def test_parameters(face: Face) -> None:
+    for query, expected in PARAMETERS:
+        assert await face.export(f"Patient/$export?{query}") == expected, query
 
 
 async def test_elements(face: Face) -> None:
@@ -318,41 +327,41 @@ async def test_output_by_patient(face: Face) -> None:
     assert (await face.manifest("$export?organizeOutputBy=Patient&_type=Measure"))["output"] == []
 
 
-@pytest.mark.parametrize(
-    ("path", "status", "names"),
-    [
-        ("$export?_outputFormat=text/csv", 400, "_outputFormat"),
-        ("$export?_since=yesterday", 400, "_since"),
-        ("$export?_since=2026-01-01", 400, "_since"),
-        ("$export?_until=2026-13-01T00:00:00Z", 400, "_until"),
-        ("$export?_type=Patient,Nothing", 400, "_type"),
-        ("$export?_type=CodeSystem", 400, "_type"),
-        ("Patient/$export?_type=Measure", 400, "_type"),
-        ("$export?_typeFilter=Patient", 400, "_typeFilter"),
-        ("$export?_type=Group&_typeFilter=Patient%3Fgender%3Dmale", 400, "_typeFilter"),
-        ("$export?_typeFilter=Patient%3Fno-such%3D1", 400, "_typeFilter"),
-        ("$export?_typeFilter=Patient%3F_sort%3D_id", 400, "_typeFilter"),
-        ("$export?_typeFilter=Coverage%3Fbeneficiary.gender%3Dmale", 400, "_typeFilter"),
-        ("$export?_typeFilter=MeasureReport%3Ftype:not%3Dsummary", 400, "_typeFilter"),
-        ("$export?_elements=Patient.name.family", 400, "_elements"),
-        ("$export?includeAssociatedData=LatestProvenanceResources", 400, "includeAssociatedData"),
-        ("$export?organizeOutputBy=Group", 400, "organizeOutputBy"),
-        ("$export?allowPartialManifests=perhaps", 400, "allowPartialManifests"),
-        ("$export?nonsense=1", 400, "nonsense"),
-        ("Patient/$export?patient=Patient/p1", 400, "patient"),
-        ("Group/none/$export", 404, None),
-        ("Group/none/$davinci-data-export", 404, None),
-        ("Group/aco/$davinci-data-export?_type=Group,Patient", 400, "_type"),
-        ("Group/aco/$davinci-data-export?_type=Group,Patient,Coverage,MeasureReport", 400, "_type"),
-        ("Group/aco/$davinci-data-export?exportType=other", 400, None),
-        ("Group/aco/$davinci-data-export?exportType=hl7.fhir.us.davinci-pdex%23provider-delta", 400, "_since"),
-    ],
-)
-async def test_what_is_wrong_is_refused_at_the_kick_off(face: Face, path: str, status: int, names: str | None) -> None:
-    answer = await face.kick_off(path)
-    assert (answer.status_code, answer.json()["resourceType"]) == (status, "OperationOutcome")
-    if names:
-        assert answer.json()["issue"][0]["expression"] == [names]
+WRONG = [
+    ("$export?_outputFormat=text/csv", 400, "_outputFormat"),
+    ("$export?_since=yesterday", 400, "_since"),
+    ("$export?_since=2026-01-01", 400, "_since"),
+    ("$export?_until=2026-13-01T00:00:00Z", 400, "_until"),
+    ("$export?_type=Patient,Nothing", 400, "_type"),
+    ("$export?_type=CodeSystem", 400, "_type"),
+    ("Patient/$export?_type=Measure", 400, "_type"),
+    ("$export?_typeFilter=Patient", 400, "_typeFilter"),
+    ("$export?_type=Group&_typeFilter=Patient%3Fgender%3Dmale", 400, "_typeFilter"),
+    ("$export?_typeFilter=Patient%3Fno-such%3D1", 400, "_typeFilter"),
+    ("$export?_typeFilter=Patient%3F_sort%3D_id", 400, "_typeFilter"),
+    ("$export?_typeFilter=Coverage%3Fbeneficiary.gender%3Dmale", 400, "_typeFilter"),
+    ("$export?_typeFilter=MeasureReport%3Ftype:not%3Dsummary", 400, "_typeFilter"),
+    ("$export?_elements=Patient.name.family", 400, "_elements"),
+    ("$export?includeAssociatedData=_everything", 400, "includeAssociatedData"),
+    ("$export?organizeOutputBy=Group", 400, "organizeOutputBy"),
+    ("$export?allowPartialManifests=perhaps", 400, "allowPartialManifests"),
+    ("$export?nonsense=1", 400, "nonsense"),
+    ("Patient/$export?patient=Patient/p1", 400, "patient"),
+    ("Group/none/$export", 404, None),
+    ("Group/none/$davinci-data-export", 404, None),
+    ("Group/aco/$davinci-data-export?_type=Group,Patient", 400, "_type"),
+    ("Group/aco/$davinci-data-export?_type=Group,Patient,Coverage,MeasureReport", 400, "_type"),
+    ("Group/aco/$davinci-data-export?exportType=other", 400, None),
+    ("Group/aco/$davinci-data-export?exportType=hl7.fhir.us.davinci-pdex%23provider-delta", 400, "_since"),
+]
+
+
+async def test_what_is_wrong_is_refused_at_the_kick_off(face: Face) -> None:
+    for path, status, names in WRONG:
+        answer = await face.kick_off(path)
+        assert (answer.status_code, answer.json()["resourceType"]) == (status, "OperationOutcome"), path
+        if names:
+            assert answer.json()["issue"][0]["expression"] == [names], path
 
 
 async def test_a_lenient_client_is_told_what_was_ignored(face: Face) -> None:
@@ -451,6 +460,7 @@ async def test_a_client_gets_what_it_would_see_and_nothing_else(face: Face) -> N
         "Coverage": {"cov-p1", "cov-p2", "cov-p3"},
         "Group": {"aco"},
         "MeasureReport": {"p1", "p2", "p3"},
+        "Provenance": {"why-aco"},
     }
     for path in ("$export", "Patient/$export", "$export?_typeFilter=MeasureReport%3Fsubject%3Dp1,p2,p3,p4,p5"):
         found = await face.export(path, "payer")

@@ -162,7 +162,7 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
     ("moment", "end"), [*((one, signal.SIGKILL) for one in MOMENTS), ("it is planned", signal.SIGTERM)]
 )
 def test_an_end_in_the_middle_costs_the_client_nothing(tmp_path: Path, moment: str, end: signal.Signals) -> None:
-    size, port = 8_000, free_port()
+    size, port = 5_000, free_port()
     folder = tmp_path / "data"
     url = f"http://127.0.0.1:{port}"
     gateway = Gateway(Settings(data_dir=folder, public_url=url))

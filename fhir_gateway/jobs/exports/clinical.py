@@ -60,7 +60,7 @@ def later(export: Export, planned: Json) -> Iterator[Block]:
 def _wanted(export: Export, one: StoredResource) -> bool:
     wanted = export.wanted
     updated = parse_range(one.last_updated)[0]
-    if (wanted.since is not None and updated <= wanted.since) or (wanted.until is not None and updated > wanted.until):
+    if (wanted.since is not None and updated <= wanted.since) or (wanted.until is not None and updated >= wanted.until):
         return False
     alternatives = wanted.alternatives(one.type)
     if not alternatives and not export.audience.restriction(one.type):

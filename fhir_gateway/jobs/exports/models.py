@@ -12,7 +12,7 @@ from fhir_gateway.db.freezing import Frozen
 from fhir_gateway.db.resources import ResourceStore
 from fhir_gateway.db.search.criteria import Criterion
 from fhir_gateway.factory import Gateway
-from fhir_gateway.r4.spec import type_definition
+from fhir_gateway.r4.spec import patient_element, type_definition
 
 Level = Literal["system", "patient", "group"]
 Json = dict[str, Any]
@@ -20,6 +20,13 @@ Alternatives = tuple[tuple[Criterion, ...], ...]
 
 #: Rows that are read and rendered together; memory does not depend on how many there are.
 ROWS = 2000
+
+
+def person_element(resource_type: str) -> str | None:
+    """The element that says whom a resource is about; None when there is none, as of a Patient."""
+    if resource_type in ABOUT:
+        return ABOUT[resource_type].partition(".")[2]
+    return None if resource_type == "Patient" else patient_element(resource_type)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +79,8 @@ class Wanted:
                 named.add(name)
         if not named:
             return None
-        if self.organized and resource_type in ABOUT:
-            named.add(ABOUT[resource_type].partition(".")[2])
+        if self.organized and (about := person_element(resource_type)):
+            named.add(about)
         definition = type_definition(resource_type)
         required = {name for name, element in definition.elements.items() if element.required}
         return frozenset(named | required | {"resourceType", "id", "meta", "implicitRules"})

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fhir_gateway.db.audience import ABOUT
+from fhir_gateway.jobs.exports.models import person_element
 from fhir_gateway.jobs.requests import AnswerFile
 from fhir_gateway.measures.texts import concatenated, contents
 
@@ -34,7 +34,7 @@ SELECT {person} AS person, {rank} AS rank, line FROM read_csv(
 
 def organize(folder: Path, files: Sequence[AnswerFile], limit: int) -> list[AnswerFile]:
     """Files of blocks made of files of one type each; with at most so many lines unless a block has more."""
-    personal = [one for one in files if one.type == ANCHOR or one.type in ABOUT]
+    personal = [one for one in files if one.type == ANCHOR or person_element(one.type)]
     return list(_write(folder, _sorted(folder, personal), limit)) if personal else []
 
 
@@ -45,8 +45,7 @@ def _sorted(folder: Path, files: Sequence[AnswerFile]) -> Iterator[pa.Table]:
         names = [str(folder / one.name) for one in files if one.type == kind]
         person = "json_extract_string(line, '$.id')"
         if kind != ANCHOR:
-            element = ABOUT[kind].partition(".")[2]
-            reference = f"json_extract_string(line, '$.{element}.reference')"
+            reference = f"json_extract_string(line, '$.{person_element(kind)}.reference')"
             person = f"regexp_extract({reference}, '(?:^|/)Patient/([A-Za-z0-9.-]+)', 1)"
         selected.append(_LINES.format(person=person, rank=int(kind != ANCHOR), files=names))
     everything = " UNION ALL ".join(f"({one})" for one in selected)

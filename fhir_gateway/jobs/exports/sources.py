@@ -20,11 +20,13 @@ SOURCES: tuple[Source, ...] = (
     stored("Patient"),
     stored("Practitioner"),
     stored("PractitionerRole"),
-    stored("Provenance", SYSTEM),
+    stored("Provenance"),
     *(Source(name, EVERYWHERE, plan=partial(clinical.plan, name), later=clinical.later) for name in sorted(CLINICAL)),
 )
 #: Served types that are not exported, and why.
 NOT_EXPORTED = {
+    "AuditEvent": "who looked at what is searched, and is kept apart from what they looked at",
+    "Subscription": "a client's own, read and searched by it",
     "CapabilityStatement": "says what this server does, and holds no data",
     "CodeSystem": "definitions come with the software",
     "OperationDefinition": "definitions come with the software",

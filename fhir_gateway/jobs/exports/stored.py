@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from fhir_gateway.db.audience import ABOUT
 from fhir_gateway.db.engine import snapshot, table_of
-from fhir_gateway.db.freezing import Frozen, changed, of_persons
+from fhir_gateway.db.freezing import Frozen, about_lists, changed, of_persons
 from fhir_gateway.db.resource_tables import ResourceRow
 from fhir_gateway.db.resources import ResourceStore
 from fhir_gateway.db.writing import slices
@@ -66,6 +66,9 @@ def _conditions(export: Export, moment: Frozen, resource_type: str) -> Iterable[
         return _persons(export, resource_type)
     if wanted.level == "group" and resource_type == "Group":
         return [resource.c.id == wanted.group]
+    if resource_type == "Provenance":
+        # of lists: it may name any of their members, so there is none of an export of some patients
+        return [about_lists(wanted.group)] if wanted.patients is None else []
     if wanted.level == "group" and resource_type in DIRECTORY:
         ids = sorted(linked(export, moment).get(resource_type, ()))
         return [resource.c.id.in_(some) for some in slices(ids)]
