@@ -37,15 +37,19 @@ test: install ## Run the tests (ARGS="tests/unit -k name" for some)
 test-postgresql: install ## Run the tests of the control plane on a throwaway PostgreSQL as well
 	@tests/support/with_postgresql.sh $(BIN)/python -m pytest tests/unit/db tests/unit/identity tests/unit/jobs tests/unit/sources/test_pull_log.py $(ARGS)
 
-# The servers that are not ours: sekmet-fhir (PyPI, in an environment of its own) and oidc-provider (npm).
-.third-party/.installed: tests/support/third-party.lock tests/support/npm/package-lock.json
+# Servers and clients that are not ours: sekmet-fhir, smart-fetch and fhirclient (PyPI, in environments of their own),
+# oidc-provider and fhir-kit-client (npm).
+.third-party/.installed: tests/support/third-party.lock tests/support/clients.lock tests/support/npm/package-lock.json
 	@test -x .third-party/bin/python || $(PYTHON) -m venv .third-party
 	@.third-party/bin/python -m pip install --quiet --requirement tests/support/third-party.lock
+	@test -x .clients/bin/python || $(PYTHON) -m venv .clients
+	@.clients/bin/python -m pip install --quiet --requirement tests/support/clients.lock
 	@cd tests/support/npm && npm ci --silent --no-fund --no-audit
 	@touch $@
 
-test-third-party: install .third-party/.installed ## Pull from servers that are not ours (needs node and npm)
-	@$(BIN)/python -m pytest tests/e2e/test_third_party.py tests/e2e/test_object_storage.py $(ARGS)
+test-third-party: install .third-party/.installed ## Servers and clients that are not ours (needs node and npm)
+	@$(BIN)/python -m pytest tests/e2e/test_third_party.py tests/e2e/test_third_party_clients.py \
+	    tests/e2e/test_object_storage.py $(ARGS)
 
 lint: install ## Check style, format, the direction of imports, and the image's recipe
 	@$(BIN)/ruff check .
@@ -70,6 +74,8 @@ lock: install ## Write requirements.lock anew from pyproject.toml
 	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements.lock
 	@$(BIN)/uv pip compile --group third-party --universal --python-version 3.11 --upgrade --quiet \
 	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file tests/support/third-party.lock
+	@$(BIN)/uv pip compile --group clients --universal --python-version 3.11 --upgrade --quiet \
+	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file tests/support/clients.lock
 
 conformance: install ## Check a running gateway by every line of the public test kits, as a table (ARGS="D F17" for some)
 	@$(BIN)/python -m tests.conformance $(ARGS)

@@ -41,12 +41,12 @@ CLIENT = "client"
 ACTIVE_MEMBER = "Group.-active-member"
 
 _DIRECTORY = frozenset(
-    "CapabilityStatement CodeSystem Library OperationDefinition Organization Practitioner PractitionerRole "
+    "CapabilityStatement CodeSystem Library Location OperationDefinition Organization Practitioner PractitionerRole "
     "SearchParameter StructureDefinition ValueSet".split()
 )
 #: Where a resource names the person it is about.
-ABOUT = {"Coverage": "Coverage.beneficiary", "MeasureReport": "MeasureReport.subject"} | {
-    name: f"{name}.{patient_element(name)}" for name in sorted(CLINICAL)
+ABOUT = {"MeasureReport": "MeasureReport.subject"} | {
+    name: f"{name}.{patient_element(name)}" for name in sorted(CLINICAL | {"Coverage", "RelatedPerson"})
 }
 
 

@@ -27,7 +27,7 @@ from fhir_gateway.lake.store import Lake
 from fhir_gateway.r4 import spec
 from fhir_gateway.sources.outcome import Progress, PullProgress
 
-PUBLISHED = ("Organization", "Practitioner", "PractitionerRole", "Coverage")
+PUBLISHED = ("Organization", "Practitioner", "PractitionerRole", "Location", "Coverage", "RelatedPerson")
 """Types served beside Patient, each row of each source for itself."""
 REPORTER = "gateway"
 """Id of the Organization that reports: ourselves."""

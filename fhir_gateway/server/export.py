@@ -167,13 +167,17 @@ class Exports:
         header = request.headers.get("authorization")
         pairs = await operation_parameters(request)
         access.named([name for name, _ in pairs])
-        lenient = preferences(request).lenient
+        preferred = preferences(request)
+        lenient = preferred.lenient
 
         def work() -> Response:
             if not header:
                 raise MissingToken("a bearer token is needed")
             token = self._gateway.authorization.verify(header)
             access.identify(token.client_id, token.purpose)
+            if not preferred.respond_async:
+                where = Location(path="Prefer", rule="respond-async")
+                raise InputError("an export is answered later: send Prefer: respond-async", location=where)
             if group is not None:
                 admit(self._gateway.authorization, header, access, "Group", "r", some=True)
             call = Call(self._gateway, token, level, group, request.method)

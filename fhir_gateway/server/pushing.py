@@ -1,9 +1,9 @@
-"""Writes of persons and of clinical and claims resources: what a client writes goes the way of what a sender pushes.
+"""Writes of persons, providers, clinical and claims resources: they go the way of what a sender pushes.
 
 The lake is where such resources rest, and each client is a source of its own in it (``push-...``, as of ``$import``).
 So a client changes and deletes what it wrote itself, and never what another source said; a Patient that it writes
-becomes part of the person, whose id is the answer. All changes of a transaction are one commit. A write takes as long as a
-commit does: for many resources there are transactions and ``$import``.
+becomes part of the person, whose id is the answer. All changes of a transaction are one commit. A write takes as long
+as a commit does: for many resources there are transactions and ``$import``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from fhir_gateway.db.search.values import reference_parts
 from fhir_gateway.errors import GatewayError, InputError, Location
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.clinical import ClinicalRows
-from fhir_gateway.jobs.publish import published_id
+from fhir_gateway.jobs.publish import PUBLISHED, published_id
 from fhir_gateway.jobs.push import push
 from fhir_gateway.server.imports import draft, source_name
 from fhir_gateway.server.problems import InvalidResource, MultipleMatches, PreconditionFailed, issue
@@ -37,7 +37,7 @@ from fhir_gateway.server.writing import Change, Writes, Written, no_such_id, not
 from fhir_gateway.sources.models import StagedFile, StagedPull
 
 #: Types that rest in the lake.
-PUSHED = CLINICAL | {"Patient"}
+PUSHED = CLINICAL | {"Patient", *PUBLISHED}
 _NAME = "write.ndjson"
 Json = dict[str, Any]
 
@@ -99,8 +99,8 @@ class PushedWrites:
         resource = {**change.resource, "id": change.resource.get("id") or "new"}
         self._writes.judge(change, resource)
         self._writes.refuse_unseen(change, resource, token)
-        if change.type == "Patient" and not token.audience.everybody:
-            text = "a client that sees the members of some lists adds no persons"
+        if change.type not in CLINICAL and not token.audience.everybody:
+            text = "a client that sees the members of some lists adds neither persons nor providers"
             raise InvalidResource(text, [issue("error", "forbidden", text, change.place or "Patient")], 422)
 
     def _resolve(self, change: Change, token: AccessToken, source: str) -> _Resolved:
@@ -207,8 +207,10 @@ class PushedWrites:
         if change.type == "Patient":
             person = self._gateway.persons.lookup(source, pa.array([one.local]))[0].as_py()
             stored: StoredResource | None = self._gateway.resources.read("Patient", person)
-        else:
+        elif change.type in CLINICAL:
             stored = ClinicalRows(self._gateway).of_id(change.type, published_id(source, one.local))
+        else:
+            stored = self._gateway.resources.read(change.type, published_id(source, one.local))
         return Written(201 if one.existing is None else 200, stored)
 
 

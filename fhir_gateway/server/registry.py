@@ -288,13 +288,20 @@ IMPORT = Operation(
 SYSTEM_OPERATIONS = (EXPORT, IMPORT)
 TYPE_OPERATIONS = (VALIDATE,)
 
+
+def _sent(name: str, documentation: str) -> ServedType:
+    """A type that sources send, clients that write it among them."""
+    how = "Clients write as senders do: each is a source of its own and changes what it wrote itself."
+    return ServedType(name, f"{documentation} {how}", writes=frozenset({"create", "update", "delete"}))
+
+
 _TYPES = (
     ServedType(
         "AuditEvent",
         "Accesses: who asked for what, when, why, how it ended, and whose data was answered. Needs a scope that names "
         "the type; clients that do not see everybody's data see their own accesses.",
     ),
-    ServedType("Coverage", "Coverage of members, as pulled, with the person as beneficiary."),
+    _sent("Coverage", "Coverage of members, as pulled, with the person as beneficiary."),
     ServedType(
         "Group",
         "Attribution lists: one ATR Group for each contract. Clients may keep lists of their own, which open nothing.",
@@ -324,7 +331,8 @@ _TYPES = (
         (RA_REPORT,),
         writes=frozenset({"create", "update", "delete"}),
     ),
-    ServedType("Organization", "Payers and provider organizations."),
+    _sent("Location", "Places of care."),
+    _sent("Organization", "Payers and provider organizations."),
     ServedType(
         "Patient",
         "Persons: one for all Patient resources of the same human; what a client writes becomes part of one.",
@@ -332,9 +340,10 @@ _TYPES = (
         (PATIENT_EXPORT, EVERYTHING),
         writes=frozenset({"create", "update", "delete"}),
     ),
-    ServedType("Practitioner", "Practitioners that members are attributed to."),
-    ServedType("PractitionerRole", "Roles of practitioners in organizations."),
+    _sent("Practitioner", "Practitioners that members are attributed to."),
+    _sent("PractitionerRole", "Roles of practitioners in organizations."),
     ServedType("Provenance", "Decisions about attribution lists: who changed them, when and why."),
+    _sent("RelatedPerson", "Persons who are related to members, such as subscribers."),
     ServedType(
         "Subscription",
         "Who is told of new versions of lists and reports: topic-based subscriptions as backported to R4, by "
@@ -344,12 +353,7 @@ _TYPES = (
         own_writes=frozenset({"create", "update", "delete"}),
     ),
     *(
-        ServedType(
-            name,
-            "As its source sent it, about the person as served. A search names whose: patient, or _id of some. Clients "
-            "write as senders do: each is a source of its own and changes what it wrote itself.",
-            writes=frozenset({"create", "update", "delete"}),
-        )
+        _sent(name, "As its source sent it, about the person as served. A search names whose: patient, or _id of some.")
         for name in sorted(CLINICAL)
     ),
     ServedType("CapabilityStatement", "What this server does, as /metadata says it."),

@@ -13,6 +13,7 @@ SOURCES: tuple[Source, ...] = (
     stored("Coverage"),
     stored("Group"),
     stored("Library", SYSTEM),
+    stored("Location"),
     stored("Measure", SYSTEM),
     stored("MeasureReport"),
     Source("MeasureReport", EVERYWHERE, plan=individual.plan, later=individual.later),
@@ -21,6 +22,7 @@ SOURCES: tuple[Source, ...] = (
     stored("Practitioner"),
     stored("PractitionerRole"),
     stored("Provenance"),
+    stored("RelatedPerson"),
     *(Source(name, EVERYWHERE, plan=partial(clinical.plan, name), later=clinical.later) for name in sorted(CLINICAL)),
 )
 #: Served types that are not exported, and why.
