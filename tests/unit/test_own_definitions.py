@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,43 +26,48 @@ def loaded(file: Path) -> dict[str, Any]:
     return found
 
 
-def texts(module: Path, names: dict[str, str]) -> Iterator[str]:
-    """All text constants of a module; sums and f-strings of constants with their parts put together."""
+def folded(node: ast.AST | None, names: dict[str, str]) -> str | None:
+    """The text of a constant expression: sums and f-strings of constants with their parts put together."""
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, str) else None
+    if isinstance(node, ast.Name):
+        return names.get(node.id)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        left, right = folded(node.left, names), folded(node.right, names)
+        return left + right if left is not None and right is not None else None
+    if isinstance(node, ast.JoinedStr):
+        parts = [folded(one.value if isinstance(one, ast.FormattedValue) else one, names) for one in node.values]
+        return "".join(one for one in parts if one is not None) if None not in parts else None
+    return None
 
-    def folded(node: ast.AST) -> str | None:
-        if isinstance(node, ast.Constant):
-            return node.value if isinstance(node.value, str) else None
-        if isinstance(node, ast.Name):
-            return names.get(node.id)
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-            left, right = folded(node.left), folded(node.right)
-            return left + right if left is not None and right is not None else None
-        if isinstance(node, ast.JoinedStr):
-            parts = [folded(one.value if isinstance(one, ast.FormattedValue) else one) for one in node.values]
-            return "".join(parts) if None not in parts else None  # type: ignore[arg-type]
-        return None
 
-    tree = ast.parse(module.read_text(encoding="utf-8"))
+def constants(tree: ast.Module, names: dict[str, str]) -> dict[str, str]:
+    """The text constants of a module beside those it may import."""
+    found = dict(names)
     for statement in tree.body:
         target = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
-        value = getattr(statement, "value", None)
-        if isinstance(target, ast.Name) and value is not None and (text := folded(value)) is not None:
-            names[target.id] = text
-    for node in ast.walk(tree):
-        if (text := folded(node)) is not None:
-            yield text
+        text = folded(getattr(statement, "value", None), found)
+        if isinstance(target, ast.Name) and text is not None:
+            found[target.id] = text
+    return found
 
 
-def mentioned() -> set[str]:
-    """Canonicals of definitions below our base in the package's code; names of constants are shared by modules."""
-    names: dict[str, str] = {}
-    modules = sorted((ROOT / "fhir_gateway").rglob("*.py"))
-    for module in modules:
-        for _ in texts(module, names):
-            pass
-    return {
-        found for module in modules for text in texts(module, dict(names)) for found in CANONICAL.findall(text)
-    }  # fmt: skip
+@cache
+def mentioned() -> frozenset[str]:
+    """Canonicals of definitions below our base in the package's code, also those put together of constants."""
+    trees = {file: ast.parse(file.read_text(encoding="utf-8")) for file in (ROOT / "fhir_gateway").rglob("*.py")}
+    ours: dict[str, str] = {}
+    for tree in trees.values():
+        ours |= {name: text for name, text in constants(tree, {}).items() if text.startswith(BASE[:-1])}
+    found: set[str] = set()
+    for file, tree in trees.items():
+        source = file.read_text(encoding="utf-8")
+        if BASE[:-1] not in source and not any(name in source for name in ours):
+            continue
+        names = constants(tree, ours)
+        for node in ast.walk(tree):
+            found.update(CANONICAL.findall(folded(node, names) or ""))
+    return frozenset(found)
 
 
 def test_every_canonical_of_ours_that_code_mentions_is_defined() -> None:
