@@ -16,6 +16,7 @@
     ├── NotFoundError                404 not-found   exit 4
     │   └── DeletedError             410 deleted     exit 4   it was here
     ├── ConflictError                409 conflict    exit 5
+    │   └── AmbiguousError           412 multiple-matches exit 5  a condition that means one resource is met by several
     ├── TooManyRequests              429 throttled   exit 5   the caller asks too often, or has too much under way
     ├── SourceError                  502 transient   exit 6   a remote endpoint failed or broke its own protocol
     │   └── SourceAuthError          502 login       exit 6   the remote refused our credentials; says which check
@@ -139,6 +140,12 @@ class ConflictError(GatewayError):
     """The request contradicts the present state."""
 
     code, status, issue_type, exit_code = "conflict", 409, "conflict", 5
+
+
+class AmbiguousError(ConflictError):
+    """Several resources meet a condition that means one."""
+
+    code, status, issue_type = "ambiguous", 412, "multiple-matches"
 
 
 class TooManyRequests(GatewayError):

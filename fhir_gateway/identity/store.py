@@ -85,7 +85,7 @@ def mark(connection: Connection) -> str:
     """How far the crosswalk is: its last patient, who that is, and its last change of persons."""
     last = connection.execute(_NUMBERED.order_by(PATIENT.c.number.desc()).limit(1)).first()
     change = connection.scalar(sa.select(sa.func.max(CHANGE.c.id))) or 0
-    number, who = (last.number, _named(last)) if last else (0, "")
+    number, who = (last.number, _named(last.source, last.patient_id)) if last else (0, "")
     return f"{number}.{change}.{who}"
 
 
@@ -99,7 +99,8 @@ def placed_since(connection: Connection, mark: str | None) -> pa.Table | None:
     number, change, who = mark.split(".")
     last = connection.execute(_NUMBERED.where(PATIENT.c.number == int(number))).first()
     newest = connection.scalar(sa.select(sa.func.max(CHANGE.c.id))) or 0
-    if (_named(last) if last else "") != who or newest < int(change) or (last is None and int(number)):
+    named = _named(last.source, last.patient_id) if last else ""
+    if named != who or newest < int(change) or (last is None and int(number)):
         return None
     later = CHANGE.c.id > int(change)
     changed = sa.union(sa.select(CHANGE.c.person).where(later), sa.select(CHANGE.c.other).where(later))
@@ -110,9 +111,9 @@ def placed_since(connection: Connection, mark: str | None) -> pa.Table | None:
     return arrow(rows.all(), _PLACED_SCHEMA)
 
 
-def _named(row: sa.Row[Any]) -> str:
+def _named(source: str, patient: str) -> str:
     """Who a patient is, without saying it."""
-    return hashlib.sha256(f"{row.source}\x1f{row.patient_id}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{source}\x1f{patient}".encode()).hexdigest()[:16]
 
 
 def _among(columns: Sequence[sa.Column[Any]], source: str, ids: pa.Array) -> sa.Select[Any]:

@@ -12,7 +12,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -169,15 +169,17 @@ def run(
     step: Step | None = None,
     wait: Callable[[], bool] | None = None,
     check: Callable[[], None] | None = None,
+    holding: bool = False,
 ) -> PullReport:
     """Bring a pull to its end from wherever it is. One pull of a source at a time: ConflictError when there is another.
 
     A source that fails leaves its pull to be gone on with; any other error of ours ends it. ``step`` carries out each
     step, ``wait`` says whether to wait for another pull of the source, ``check`` raises when it is time to stop.
+    Who is ``holding`` the source's place already says so.
     """
     row = gateway.pulls.get(pull_id)
     carry = step or (lambda _, work: work())
-    with held(gateway, row.source, wait):
+    with nullcontext() if holding else held(gateway, row.source, wait):
         try:
             carry("download", lambda: _download(gateway, pull_id, progress, check))
             carry("commit", lambda: _commit(gateway, pull_id, progress))

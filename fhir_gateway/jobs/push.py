@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,13 +32,16 @@ def push(
     drafts: Path,
     deletions: Mapping[str, tuple[str, ...]] | None = None,
     issues: Iterable[SourceIssue] = (),
+    *,
+    holding: bool = False,
 ) -> PullReport:
     """Take in what lies in ``drafts``, which becomes the pull's folder; ``issues`` are kept with the pull.
 
     A body that was the sender's latest changes nothing when it comes again; one that others came after is taken in
-    anew. ConflictError while something else of that sender is under way.
+    anew. ConflictError while something else of that sender is under way. Who looked at what the sender has stored
+    before is ``holding`` its place since then.
     """
-    with held(gateway, staged.source):
+    with nullcontext() if holding else held(gateway, staged.source):
         named = replace(staged, id=_pull_id(gateway, staged))
         size = sum(file.path.stat().st_size for file in named.files)
         keep(drafts, PullOutcome(named, tuple(issues), deletions or {}, bytes=size))
@@ -46,7 +49,7 @@ def push(
         shutil.rmtree(folder, ignore_errors=True)
         drafts.rename(folder)
         gateway.pulls.start(named.id, named.source, "files", {"files": [file.name for file in named.files]})
-    return run(gateway, named.id)
+    return run(gateway, named.id, holding=holding)
 
 
 def _pull_id(gateway: Gateway, staged: StagedPull) -> str:

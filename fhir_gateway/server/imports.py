@@ -4,8 +4,9 @@ The body is NDJSON of resources of any type, mixed, or one Bundle (collection, t
 either may be gzipped. Each client is a source of its own (``push-...``), so no sender can overwrite what another source
 said. The answer is a Parameters resource with the ledger and an OperationOutcome that names each refused line.
 
-A transaction is stored whole or not at all; of anything else what passes is stored, and what does not is quarantined
-and named. What a Bundle may ask for is in :mod:`fhir_gateway.sources.push`.
+A transaction is stored whole or not at all, and answered as FHIR says, with a Bundle (``transaction-response``); of
+anything else what passes is stored, and what does not is quarantined and named. What a Bundle may ask for is in
+:mod:`fhir_gateway.sources.push`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from fhir_gateway.conformance.declared import Broken, broken_promises
 from fhir_gateway.errors import InputError, Location
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.locks import hold
-from fhir_gateway.jobs.pull import PullReport
+from fhir_gateway.jobs.matching import StoredMatches
+from fhir_gateway.jobs.pull import PullReport, held
 from fhir_gateway.jobs.push import DRAFT, SENDER, push
 from fhir_gateway.lake.lines import read_blocks
 from fhir_gateway.lake.quarantine import QuarantinedLine
@@ -47,6 +49,7 @@ from fhir_gateway.server.problems import (
     issue,
     outcome,
 )
+from fhir_gateway.server.transaction_answers import by_type, transaction_response
 from fhir_gateway.sources.contents import resource_types
 from fhir_gateway.sources.files import stage_files
 from fhir_gateway.sources.models import StagedFile, StagedPull
@@ -140,17 +143,35 @@ def _take_in(gateway: Gateway, path: Path, token: AccessToken, *, ndjson: bool) 
     """Status and answer."""
     source = source_name(token.client_id)
     if ndjson:
-        sent = Push(False, ())
-        staged = stage_files([path], source, path.parent)
-    else:
-        sent, staged = _bundle(path, source)
-    authorize(token, resource_types(staged.files), sent.deletions)
+        return _carry_out(gateway, Push(False, ()), stage_files([path], source, path.parent), path, token)
+    # what a condition finds must not change before the Bundle is stored
+    with held(gateway, source):
+        stored = StoredMatches(gateway.lake, source)
+        sent, staged = _bundle(path, source, stored)
+        return _carry_out(gateway, sent, staged, path, token, stored)
+
+
+def _carry_out(
+    gateway: Gateway,
+    sent: Push,
+    staged: StagedPull,
+    path: Path,
+    token: AccessToken,
+    stored: StoredMatches | None = None,
+) -> tuple[int, dict[str, Any]]:
+    """Check and store; with what is ``stored`` already the sender's place is held."""
+    found = {one.reference.partition("/")[0] for one in sent.asked if one.found}
+    authorize(token, resource_types(staged.files) | found, sent.deletions)
     if sent.atomic and (refused := refusals(staged.files)):
         return 422, outcome(*named(refused, sent.places), issue("error", "processing", "nothing was stored"))
     noted, refusal = promises(gateway, staged.files)
     if refusal is not None:
         return 422, refusal
-    return 200, _answer(gateway, push(gateway, staged, path.parent, sent.deletions, noted), sent)
+    before = {}
+    if stored is not None and sent.atomic:
+        before = {kind: stored.has(kind, ids) for kind, ids in by_type(sent.asked).items()}
+    report = push(gateway, staged, path.parent, sent.deletions, noted, holding=stored is not None)
+    return 200, transaction_response(gateway, report, sent, before) if sent.atomic else _answer(gateway, report, sent)
 
 
 def promises(gateway: Gateway, files: Sequence[StagedFile]) -> tuple[list[SourceIssue], dict[str, Any] | None]:
@@ -165,10 +186,10 @@ def promises(gateway: Gateway, files: Sequence[StagedFile]) -> tuple[list[Source
     return [SourceIssue("warning", str(one), _NAME, one.count) for one in broken], None
 
 
-def _bundle(path: Path, source: str) -> tuple[Push, StagedPull]:
+def _bundle(path: Path, source: str, stored: StoredMatches) -> tuple[Push, StagedPull]:
     """What a body of JSON holds, with its lines in place of the body."""
     body = path.read_bytes()
-    sent = read_push(body)
+    sent = read_push(body, stored)
     path.unlink()
     lines = path.with_name(_NAME)
     with lines.open("w", encoding="utf-8", newline="\n") as out:

@@ -6,40 +6,24 @@ import json
 from collections.abc import Iterator
 from json.decoder import WHITESPACE, scanstring  # type: ignore[attr-defined]
 
-from fhir_gateway.errors import InputError, Location
-
 _SPLIT_TYPES = frozenset({"collection", "searchset", "transaction", "batch"})
 """Bundles that are a set of resources; any other Bundle (document, message, history) is a resource itself."""
 _DECODER = json.JSONDecoder()
 
 
-def resources(text: str) -> Iterator[str]:
-    """The resources in the text of a resource or Bundle, each on one line.
-
-    What is not JSON, or a Bundle without a list of entries, comes whole; an entry that is no object comes as it is:
-    validation says what is wrong with it, and nothing is dropped. InputError for a deletion, which is no line.
-    """
-    try:
-        bundle, _ = _DECODER.raw_decode(text, _skip(text, 0))
-    except (ValueError, RecursionError):
-        bundle = None
-    if not is_set(bundle):
-        yield one_line(text)
-        return
+def entries(text: str) -> Iterator[str]:
+    """The texts of the entries of a Bundle."""
     for key, start, _ in members(text, 0):
         if key == "entry":
-            for position, end in elements(text, start):
-                if text[position] != "{":
-                    yield text[position:end]
-                    continue
-                entry = {name: text[at:end] for name, at, end in members(text, position)}
-                if "resource" in entry and not is_outcome(entry.get("search")):
-                    yield one_line(entry["resource"])
-                elif _is_deletion(entry.get("request")):
-                    raise InputError(
-                        "files bring resources; a Bundle that deletes is to be sent to $import",
-                        location=Location(path="Bundle.entry.request.method", rule="method"),
-                    )
+            yield from (text[position:end] for position, end in elements(text, start))
+
+
+def parsed(text: str) -> object:
+    """A text, parsed; None for what is not JSON."""
+    try:
+        return _DECODER.raw_decode(text, _skip(text, 0))[0]
+    except (ValueError, RecursionError):
+        return None
 
 
 def is_set(bundle: object) -> bool:
@@ -55,13 +39,14 @@ def is_set(bundle: object) -> bool:
 
 def is_outcome(search: str | None) -> bool:
     """Entries about the search itself are not data."""
-    parsed = None if search is None else json.loads(search)
-    return isinstance(parsed, dict) and parsed.get("mode") == "outcome"
+    told = None if search is None else json.loads(search)
+    return isinstance(told, dict) and told.get("mode") == "outcome"
 
 
-def _is_deletion(request: str | None) -> bool:
-    parsed = None if request is None else json.loads(request)
-    return isinstance(parsed, dict) and parsed.get("method") == "DELETE"
+def is_deletion(request: str | None) -> bool:
+    """Whether an entry asks for a deletion, which is no line."""
+    asked = None if request is None else json.loads(request)
+    return isinstance(asked, dict) and asked.get("method") == "DELETE"
 
 
 def one_line(text: str) -> str:

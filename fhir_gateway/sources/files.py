@@ -2,7 +2,7 @@
 
 What a file holds is told by its content. Lines of NDJSON may be of any type, mixed. A Bundle of resources
 (collection, searchset, transaction, batch) becomes its entries' resources, with their text as it was, not written
-anew: ``1.00`` stays ``1.00``.
+anew: ``1.00`` stays ``1.00``. Only references to a ``fullUrl`` of the Bundle become references to what it names.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from fhir_gateway.errors import InputError, Location
-from fhir_gateway.sources.bundles import resources
 from fhir_gateway.sources.download import opened
 from fhir_gateway.sources.models import StagedFile, StagedPull
+from fhir_gateway.sources.push import bundled
 from fhir_gateway.sources.remote import fetch, is_remote
 
 #: Names taken from a folder; a file that is named itself is taken whatever its name.
@@ -109,11 +109,11 @@ def _staged(path: Path, name: str, target: Path) -> StagedFile:
         # not a resource per line: one resource or Bundle over many lines, or nothing of the kind
         if not name.lower().removesuffix(".gz").endswith(".json"):
             return StagedFile(path, name)
-        lines: Iterable[str] = resources(_text(path))
+        lines: Iterable[str] = bundled(_text(path))
     else:
         if not isinstance(head, dict) or head.get("resourceType") != "Bundle":
             return StagedFile(path, name)
-        lines = (text for line in _text(path).split("\n") if line.strip() for text in resources(line))
+        lines = (text for line in _text(path).split("\n") if line.strip() for text in bundled(line))
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         for line in lines:

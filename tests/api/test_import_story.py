@@ -20,6 +20,7 @@ from fhir_gateway.jobs.book import JobBook
 from fhir_gateway.jobs.locks import hold
 from fhir_gateway.jobs.pull import run
 from fhir_gateway.jobs.push import push, tidy
+from fhir_gateway.r4.models import parse
 from fhir_gateway.server.app import create_app
 from fhir_gateway.server.imports import source_name
 from fhir_gateway.sources.files import stage_files
@@ -90,6 +91,12 @@ def ledger(parameters: dict[str, Any], kind: str, count: str) -> int:
     return 0
 
 
+def responses(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    assert (answer["resourceType"], answer["type"]) == ("Bundle", "transaction-response")
+    parse(answer)
+    return [one["response"] for one in answer["entry"]]
+
+
 def outcome(parameters: dict[str, Any]) -> list[dict[str, Any]]:
     found = [one["resource"] for one in parameters["parameter"] if one["name"] == "outcome"]
     issues: list[dict[str, Any]] = found[0]["issue"]
@@ -150,14 +157,11 @@ def test_creates_get_ids_and_references_follow(gateway: Gateway) -> None:
     async def story() -> None:
         async with Sender(gateway, "clinic", "system/*.cud") as sender:
             for times in range(2):
-                answer = await sender.send(sent, JSON)
-                assert ledger(answer, "Observation", "rows-stored") == 2, times
-            given = {
-                part["part"][0]["valueInteger"]: part["part"][1]["valueReference"]["reference"]
-                for part in answer["parameter"]
-                if part["name"] == "assigned"
-            }
-            assert list(given) == [0, 1]
+                answered = responses(await sender.send(sent, JSON))
+                assert [one["status"] for one in answered] == [("200 OK" if times else "201 Created")] * 4
+            given = [one["location"].removesuffix("/_history/1") for one in answered]
+            assert given[2:] == ["Patient/p7", "Observation/o7"]
+            assert {one["etag"] for one in answered} == {'W/"1"'}
             rows = gateway.lake.read("Observation", ["_raw"])
             read = {one["id"]: one for one in map(json.loads, rows["_raw"].to_pylist())}
             first = read[given[0].removeprefix("Observation/")]
@@ -178,7 +182,8 @@ def test_deletions_are_applied_and_may_be_taken_back(gateway: Gateway) -> None:
                 await sender.send(lines(patient(1), patient(2)), NDJSON)
                 assert len(gateway.lake.read("Patient", ["id"])) == 2
                 answer = await sender.send(bundle("transaction", gone, put(patient(3))), JSON)
-                assert ledger(answer, "Patient", "rows-deleted") == 1
+                assert [one["status"] for one in responses(answer)] == ["204 No Content", "201 Created"]
+                assert "location" not in responses(answer)[0]
                 assert sorted(gateway.lake.read("Patient", ["id"])["id"].to_pylist()) == ["p2", "p3"]
                 await sender.send(bundle("batch", {"request": {"method": "DELETE", "url": "Patient/p3"}}), JSON)
                 assert gateway.lake.read("Patient", ["id"])["id"].to_pylist() == ["p2"]
@@ -186,14 +191,28 @@ def test_deletions_are_applied_and_may_be_taken_back(gateway: Gateway) -> None:
     anyio.run(story)
 
 
-CONDITIONAL = {"method": "POST", "url": "Patient", "ifNoneExist": "identifier=1"}
+def conditional(**request: str) -> dict[str, Any]:
+    return {"resource": patient(2), "request": {"method": "POST", "url": "Patient", **request}}
+
+
+def known(number: int, *values: str, **more: Any) -> dict[str, Any]:
+    return patient(number, identifier=[{"system": "urn:mrn", "value": value} for value in values], **more)
 
 
 @pytest.mark.parametrize(
     ("entries", "path", "rule"),
     [
         ([{"request": {"method": "GET", "url": "Patient/p1"}}], "[0].request.method", "method"),
-        ([put(patient(1)), {"resource": patient(2), "request": CONDITIONAL}], "[1].request.ifNoneExist", "conditional"),
+        ([put(patient(1)), conditional(ifNoneExist="name=x")], "[1].request.ifNoneExist", "conditional"),
+        ([conditional(ifNoneExist="")], "[0].request.ifNoneExist", "conditional"),
+        ([conditional(ifNoneExist="identifier=urn:mrn|")], "[0].request.ifNoneExist", "conditional"),
+        ([conditional(ifMatch='W/"1"')], "[0].request.ifMatch", "conditional"),
+        (
+            [conditional(method="PUT", url="Patient?identifier=1", ifNoneExist="_id=1")],
+            "[0].request.ifNoneExist",
+            "conditional",
+        ),
+        ([conditional(method="PUT", url="Group?identifier=1")], "[0].request.url", "url"),
         ([{"request": {"method": "DELETE", "url": "Patient?x=1"}}], "[0].request.url", "conditional"),
         ([{"request": {"method": "DELETE", "url": "Patient"}}], "[0].request.url", "url"),
         ([{"resource": patient(1), "request": {"method": "PUT", "url": "Patient/p2"}}], "[0].resource.id", "id"),
@@ -203,7 +222,10 @@ CONDITIONAL = {"method": "POST", "url": "Patient", "ifNoneExist": "identifier=1"
         ([put(patient(1)), put(patient(1))], "[1].resource.id", "duplicate"),
         ([put(patient(1)), {"request": {"method": "DELETE", "url": "Patient/p1"}}], "[1]", "duplicate"),
         ([post(observation("urn:uuid:nobody"))], "[0].resource", "reference"),
-        ([post(observation("Patient?identifier=1"))], "[0].resource", "conditional"),
+        ([post(observation("Patient?identifier=1"))], "[0].resource", "reference"),
+        ([post(observation("Patient?name=1"))], "[0].resource", "conditional"),
+        ([post(observation("Provenance?identifier=1"))], "[0].resource", "conditional"),
+        ([post(observation("Nothing?identifier=1"))], "[0].resource", "conditional"),
     ],
 )
 def test_what_a_transaction_may_not_ask(gateway: Gateway, entries: list[Any], path: str, rule: str) -> None:
@@ -212,10 +234,82 @@ def test_what_a_transaction_may_not_ask(gateway: Gateway, entries: list[Any], pa
             said = await sender.send(bundle("transaction", *entries), JSON, 400)
             assert said["issue"][0]["expression"] == [f"Bundle.entry{path}"]
             assert f"[{rule}]" in said["issue"][0]["diagnostics"]
-            assert "identifier" not in json.dumps(said)
+            assert "urn:mrn" not in json.dumps(said)
 
     anyio.run(story)
     assert gateway.lake.version == 0
+
+
+def test_conditions_find_what_this_sender_has_stored(gateway: Gateway) -> None:
+    """R4, 3.1.0.8.1 and 3.1.0.7.1: none, one, several; another sender's resources are nobody's match."""
+    new = {"resourceType": "Patient", "gender": "male"}
+
+    async def story() -> None:
+        async with Sender(gateway, "other", "system/*.cud") as other:
+            await other.send(lines(known(9, "A")), NDJSON)
+        async with Sender(gateway, "clinic", "system/*.cud") as sender:
+            await sender.send(lines(known(1, "A", "Z"), known(2, "B"), known(3, "B")), NDJSON)
+
+            async def transact(*entries: Any, status: int = 200) -> Any:
+                answer = await sender.send(bundle("transaction", *entries), JSON, status)
+                return responses(answer) if status == 200 else answer["issue"][0]
+
+            create = {"method": "POST", "url": "Patient"}
+            one, none, _ = await transact(
+                {
+                    "resource": new,
+                    "request": {**create, "ifNoneExist": "identifier=urn:mrn|A"},
+                    "fullUrl": "urn:uuid:a",
+                },
+                {
+                    "resource": new | {"identifier": [{"value": "N"}]},
+                    "request": {**create, "ifNoneExist": "Patient?identifier=N"},
+                },
+                post(observation("urn:uuid:a", id="o1")),
+            )
+            assert (one["status"], one["location"].rpartition("/_history")[0]) == ("200 OK", "Patient/p1")
+            assert none["status"] == "201 Created"
+            refused = await transact(
+                {"resource": new, "request": {**create, "ifNoneExist": "identifier=B"}}, status=412
+            )
+            assert (refused["code"], refused["expression"]) == (
+                "multiple-matches",
+                ["Bundle.entry[0].request.ifNoneExist"],
+            )
+            both = "identifier=urn:mrn|A&identifier=Z,Y&_id=p1,p2"
+            (found,) = await transact({"resource": new, "request": {**create, "ifNoneExist": both}})
+            assert found["status"] == "200 OK"
+
+            def update(query: str, resource: dict[str, Any]) -> dict[str, Any]:
+                return {"resource": resource, "request": {"method": "PUT", "url": f"Patient?{query}"}}
+
+            same, fresh, own = await transact(
+                update("identifier=urn:mrn|A", {**known(1, "A"), "gender": "other"}),
+                update("identifier=C", {"resourceType": "Patient", "identifier": [{"value": "C"}]}),
+                update("identifier=urn:mrn%7CD", known(4, "D")),
+            )
+            assert [one["status"] for one in (same, fresh, own)] == ["200 OK", "201 Created", "201 Created"]
+            assert own["location"].startswith("Patient/p4/")
+            assert (await transact(update("identifier=B", new), status=412))["code"] == "multiple-matches"
+            assert "[id]" in (await transact(update("identifier=D", known(8, "D")), status=400))["diagnostics"]
+
+            await transact(
+                post(observation("Patient?identifier=urn:mrn|D", id="o2")),
+                post(observation("Patient?identifier=urn:mrn|E", id="o3")),
+                put(known(5, "E")),
+            )
+            gone = {"request": {"method": "DELETE", "url": "Patient/p3"}}
+            await transact(post(observation("Patient?identifier=B", id="o4")), status=412)
+            await transact(post(observation("Patient?identifier=B", id="o4")), gone)
+
+    anyio.run(story)
+    rows = gateway.lake.read("Observation", ["_raw"])["_raw"].to_pylist()
+    subjects = {one["id"]: one["subject"]["reference"] for one in map(json.loads, rows)}
+    assert subjects == {"o1": "Patient/p1", "o2": "Patient/p4", "o3": "Patient/p5", "o4": "Patient/p2"}
+    mine = gateway.lake.read("Patient", ["_raw"]).to_pylist()
+    genders = {row["id"]: json.loads(row["_raw"]).get("gender") for row in mine if "clinic" in row["_source"]}
+    assert genders["p1"] == "other"
+    assert len(genders) == 6
 
 
 def test_what_a_process_that_died_left_is_removed_or_gone_on_with(gateway: Gateway, tmp_path: Path) -> None:
@@ -258,7 +352,7 @@ class Killed:
 
 
 def test_bundles_are_read_whole_and_so_are_smaller(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fhir_gateway.server.imports._MOST_BUNDLE_BYTES", 500)
+    monkeypatch.setattr("fhir_gateway.server.imports.MOST_BUNDLE_BYTES", 500)
     deep = b'{"resourceType": "Bundle", "type": "batch", "entry": [{"resource": ' + b"[" * 1000 + b"]" * 1000 + b"}]}"
 
     async def story() -> None:

@@ -6,6 +6,7 @@ import gzip
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -175,3 +176,45 @@ def test_zip_archives_are_opened(tmp_path: Path) -> None:
     (tmp_path / "broken.zip").write_bytes(b"PK\3\4nothing")
     with pytest.raises(InputError, match="damaged or encrypted"):
         stage_files([tmp_path / "broken.zip"], "s", tmp_path / "other")
+
+
+@pytest.mark.parametrize("bundle_type", ["transaction", "collection"])
+def test_references_to_entries_of_a_bundle_lead_to_them(tmp_path: Path, bundle_type: str) -> None:
+    first, second = "0c3151bd-1cbf-4d64-b04d-cd9187a4c6e0", "7d3151bd-1cbf-4d64-b04d-cd9187a4c6e1"
+    request = {"method": "POST", "url": "Patient", "ifNoneExist": "identifier=1"}
+
+    def observation(identity: str, subject: str) -> dict[str, Any]:
+        code = {"text": f"urn:uuid:{first}"}
+        return {"resourceType": "Observation", "id": identity, "code": code, "subject": {"reference": subject}}
+
+    entries = [
+        {"resource": observation("o1", f"urn:uuid:{first}"), "request": {"method": "POST", "url": "Observation"}},
+        {"fullUrl": f"urn:uuid:{first}", "resource": {"resourceType": "Patient"}, "request": request},
+        {"fullUrl": f"urn:uuid:{second}", "resource": {"resourceType": "Patient", "id": "p2"}, "request": request},
+        {"resource": observation("o2", f"urn:uuid:{second}")},
+        {"resource": observation("o3", "Patient?identifier=urn:x|1")},
+        {"resource": observation("o4", "urn:uuid:elsewhere")},
+    ]
+    bundle = {"resourceType": "Bundle", "type": bundle_type, "entry": entries}
+    path = tmp_path / "bundle.json"
+    path.write_bytes(
+        json.dumps(bundle).encode() if bundle_type == "transaction" else json.dumps(bundle, indent=1).encode()
+    )
+    (staged,) = stage_files([path], "clinic", tmp_path / "staged").files
+    found = [json.loads(line) for line in staged.path.read_text().splitlines()]
+    assert [one["id"] for one in found] == ["o1", first, "p2", "o2", "o3", "o4"]
+    subjects = [one["subject"]["reference"] for one in found if "subject" in one]
+    assert subjects == [f"Patient/{first}", "Patient/p2", "Patient?identifier=urn:x|1", "urn:uuid:elsewhere"]
+    assert found[0]["code"]["text"] == f"urn:uuid:{first}"
+
+
+def test_what_is_not_utf_8_in_a_bundle_comes_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "bundle.json"
+    start = b'{"resourceType": "Bundle", "type": "collection", "entry": [{"resource": '
+    path.write_bytes(
+        start + b'{"resourceType": "Patient", "id": "\xff"}}, {"resource": {"resourceType": "Patient", "x": NaN}}]}'
+    )
+    (staged,) = stage_files([path], "clinic", tmp_path / "staged").files
+    first, second = staged.path.read_bytes().splitlines()
+    assert b'"\xff"' in first
+    assert b"NaN" in second
