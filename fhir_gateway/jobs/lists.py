@@ -20,7 +20,6 @@ from fhir_gateway.attribution.entries import Entry, Key
 from fhir_gateway.attribution.provenance import provenance, withdrawal
 from fhir_gateway.db.audience import SYSTEM, Audience, labelled
 from fhir_gateway.db.resources import StoredResource
-from fhir_gateway.db.writing import Writing
 from fhir_gateway.errors import ConflictError, NotFoundError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.attribute import attribute
@@ -87,12 +86,17 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class _Lists:
-    """The lists of a contract: ``practices`` by id with their TIN, beside the contract's own."""
+    """The lists of a contract by id: ``practices`` with their TIN, beside the contract's own."""
 
     contract: str
     asked: str
-    whole: Mapping[str, Any]
+    groups: Mapping[str, Mapping[str, Any]]
     practices: Mapping[str, str]
+
+    @property
+    def whole(self) -> Mapping[str, Any]:
+        """The contract's own list."""
+        return self.groups[self.contract]
 
     @property
     def tin(self) -> str | None:
@@ -124,7 +128,7 @@ def add(gateway: Gateway, list_id: str, named: Named, caller: Caller) -> Changed
     patient = f"Patient/{person}"
     made = entries.entry(patient, given.reference, coverage, period)
 
-    def change(writing: Writing, groups: dict[str, dict[str, Any]]) -> Decision | None:
+    def change(groups: dict[str, dict[str, Any]]) -> Decision | None:
         present = entries.active(groups[lists.contract])
         same = next((present[key] for key in _keys(present, patient, given.names)), None)
         entry = made
@@ -159,18 +163,16 @@ def remove(gateway: Gateway, list_id: str, named: Named, caller: Caller) -> Chan
     """
     lists = _lists(gateway, list_id, caller)
     person, given = _person(gateway, named), _provider(gateway, lists, named)
-    asked = gateway.resources.read("Group", list_id).json()
-    found = _matches(entries.active(asked), person, given, named) if given or not named.names_provider else []
+    asked = entries.active(lists.groups[list_id])
+    found = _matches(asked, person, given, named) if given or not named.names_provider else []
     if person is None or not found:
         raise Refused("there is no such active entry on this list")
     practices = {
-        name: tin
-        for name, tin in lists.practices.items()
-        if entries.active(gateway.resources.read("Group", name).json()).keys() & set(found)
+        name: tin for name, tin in lists.practices.items() if entries.active(lists.groups[name]).keys() & set(found)
     }
     everything = lists.tin is None and not named.names_provider and named.coverage is None
 
-    def change(writing: Writing, groups: dict[str, dict[str, Any]]) -> Decision | None:
+    def change(groups: dict[str, dict[str, Any]]) -> Decision | None:
         keys = _matches(entries.active(groups[list_id]), person, given, named)
         if not keys:
             raise Refused("there is no such active entry on this list")
@@ -198,7 +200,7 @@ def confirm(gateway: Gateway, list_id: str, caller: Caller) -> Changed:
     lists = _lists(gateway, list_id, caller)
     touched = [list_id] if lists.tin else [lists.contract, *lists.practices]
 
-    def change(writing: Writing, groups: dict[str, dict[str, Any]]) -> Decision | None:
+    def change(groups: dict[str, dict[str, Any]]) -> Decision | None:
         if entries.status_of(groups[list_id]) == "final":
             return None
         for name, group in groups.items():
@@ -269,9 +271,9 @@ def _lists(gateway: Gateway, list_id: str, caller: Caller) -> _Lists:
     with collector_off():
         found = {name: gateway.resources.read("Group", name).json() for name in ids}
     if contract is None or contract not in found:  # a list that somebody made for himself
-        return _Lists(list_id, list_id, group, {})
+        return _Lists(list_id, list_id, {list_id: group}, {})
     practices = {name: next(iter(numbers_of_list(one)[0]), "") for name, one in found.items() if name != contract}
-    return _Lists(contract, list_id, found[contract], practices)
+    return _Lists(contract, list_id, found, practices)
 
 
 def _contract(group: Mapping[str, Any]) -> str | None:
@@ -371,7 +373,7 @@ def _change(
     lists: _Lists,
     touched: list[str],
     caller: Caller,
-    change: Callable[[Writing, dict[str, dict[str, Any]]], Decision | None],
+    change: Callable[[dict[str, dict[str, Any]]], Decision | None],
     *,
     closing: bool = False,
 ) -> Changed:
@@ -386,7 +388,7 @@ def _change(
         groups = {name: one.json() for name, one in stored.items() if one is not None}
         if not closing and any(entries.status_of(group) == "final" for group in groups.values()):
             raise FinalList("the list is final")
-        decision = change(writing, groups)
+        decision = change(groups)
         if decision is None:
             return Changed(asked, changed=False)
         labels = {one["code"]: one for group in groups.values() for one in _labels(group)}

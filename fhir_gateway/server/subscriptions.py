@@ -7,7 +7,7 @@ a client may subscribe to is what it may read: the topic's type, and of that wha
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -27,11 +27,10 @@ from fhir_gateway.jobs.deliveries import audience_of, focused
 from fhir_gateway.r4.models import validate
 from fhir_gateway.server import documentation
 from fhir_gateway.server.access import access_of, admit
-from fhir_gateway.server.interactions import represent
+from fhir_gateway.server.interactions import version_headers
 from fhir_gateway.server.negotiation import JSON_FORMATS, operation_parameters, read_body, require_json
 from fhir_gateway.server.operation_definitions import SUBSCRIPTION_EVENTS, SUBSCRIPTION_STATUS
 from fhir_gateway.server.problems import FHIR_JSON, UnknownResource, UnsupportedMediaType
-from fhir_gateway.server.summary import Subset
 from fhir_gateway.subscriptions.models import CONTENTS, STATUSES, Asked, Content, read_subscription
 from fhir_gateway.subscriptions.notifications import notification, status
 
@@ -51,11 +50,9 @@ def router(gateway: Gateway) -> APIRouter:
     routes = APIRouter(tags=["Subscription"])
     base = f"{gateway.settings.public_url.rstrip('/')}/fhir"
 
-    def written(request: Request, stored: StoredResource, status: int) -> Response:
-        response = represent(request, stored, Subset())
-        response.status_code = status
-        response.headers["Location"] = f"{base}/Subscription/{stored.id}/_history/{stored.version}"
-        return response
+    def written(stored: StoredResource, status: int) -> Response:
+        where = {"Location": f"{base}/Subscription/{stored.id}/_history/{stored.version}"}
+        return Response(stored.body, status, version_headers(stored) | where, FHIR_JSON)
 
     @routes.post("/Subscription", **documentation.create("Subscription"))
     async def create(request: Request) -> Response:
@@ -65,7 +62,7 @@ def router(gateway: Gateway) -> APIRouter:
         def work() -> StoredResource:
             return _save(gateway, token_of(), f"sub-{secrets.token_hex(8)}", _parse(body), None, new=True)
 
-        return written(request, await run_in_threadpool(work), 201)
+        return written(await run_in_threadpool(work), 201)
 
     @routes.put("/Subscription/{id}", **documentation.update("Subscription"))
     async def update(request: Request, id: str) -> Response:
@@ -78,7 +75,7 @@ def router(gateway: Gateway) -> APIRouter:
                 raise InputError("the id is not that of the URL", location=Location(path="Subscription.id"))
             return _save(gateway, token, id, resource, request.headers.get("if-match"), new=False)
 
-        return written(request, await run_in_threadpool(work), 200)
+        return written(await run_in_threadpool(work), 200)
 
     @routes.delete("/Subscription/{id}", **documentation.delete("Subscription"))
     async def delete(request: Request, id: str) -> Response:
@@ -152,7 +149,7 @@ async def _asked(request: Request, code: str, subscription: str | None) -> list[
     return pairs
 
 
-def _token(gateway: Gateway, request: Request, letter: str) -> Any:
+def _token(gateway: Gateway, request: Request, letter: str) -> Callable[[], AccessToken]:
     """A function that admits the caller, to be called outside the event loop."""
     header, access = request.headers.get("authorization"), access_of(request)
     return lambda: admit(gateway.authorization, header, access, "Subscription", letter)
