@@ -7,12 +7,14 @@ trail needs is the ids, not where they stood. More than a row may name is noted 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from itertools import islice
 
 from fhir_gateway.server.audit import MOST_PERSONS, Access
 
-_PERSON = re.compile(
-    rb'["/]Patient/([A-Za-z0-9\-.]{1,64})|"resourceType": ?"Patient", ?"id": ?"([A-Za-z0-9\-.]{1,64})"'
-)
+#: Both begin with what they look for, word by word: that is found ten times as fast as a choice of beginnings.
+_REFERENCE = re.compile(rb"Patient/([A-Za-z0-9\-.]{1,64})")
+_RESOURCE = re.compile(rb'"resourceType": ?"Patient", ?"id": ?"([A-Za-z0-9\-.]{1,64})"')
 _TAG = re.compile(rb'W/"(\d{1,9})"')
 
 
@@ -31,9 +33,16 @@ def note(access: Access, headers: list[tuple[bytes, bytes]], body: bytes, whole:
     if not whole:
         access.disclose_everyone()
         return
-    found: dict[str, None] = {}
-    for match in _PERSON.finditer(body):
-        found[(match[1] or match[2]).decode("ascii")] = None
-        if len(found) > MOST_PERSONS:
-            break
-    access.disclose(found)
+    access.disclose(islice(_persons(body), MOST_PERSONS + 1))
+
+
+def _persons(body: bytes) -> Iterator[str]:
+    """Ids, each once."""
+    found: set[bytes] = set()
+    for pattern in (_RESOURCE, _REFERENCE):
+        for match in pattern.finditer(body):
+            # a reference begins here or behind the slash of an address; OutPatient/ is something else
+            named = pattern is _RESOURCE or body[match.start() - 1 : match.start()] in (b'"', b"/")
+            if named and match[1] not in found:
+                found.add(match[1])
+                yield match[1].decode("ascii")
