@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import ra_rules
 from face import MODEL, PERIOD, Face, parameters
+from joserfc import jwt
+from joserfc.jwk import ECKey, RSAKey
 
-from checks import check
+from checks import check, line
 from checks.deqm_us import bundles, evaluate, outcome
 from checks.export import kick_off
+from fhir_gateway.auth.assertion import generate_key, public_key_set
 from fhir_gateway.db.audience import label, labelled
 from tests.contract.vbpr_rules import check_performance_report
 from tests.measures.deqm_rules import problems
@@ -77,26 +83,62 @@ def _statuses(face: Face) -> None:
         store.delete("Group", name)
 
 
-@check("J2", OURS, "M", "gaps: document and collection; the status follows the report; a remark leaves it alone")
+@check("J2", OURS, "M", "gaps: document and collection, and each status follows from the counts of its report")
 def gaps(face: Face) -> None:
     asked = [*PERIOD.items(), ("measureId", face.measure["id"]), ("subject", f"Group/{face.group}")]
     statuses = [("status", one) for one in ("open-gap", "closed-gap", "prospective-gap", "not-applicable")]
     answered = face.post("Measure/$care-gaps", parameters(*asked, *statuses))
     assert answered.status_code == 200, answered.text[:200]
-    for one in answered.json().get("parameter", ()):
+    statuses_found = set()
+    for one in answered.json()["parameter"]:
         bundle = one["resource"]
+        statuses_found |= set(_gap_statuses(bundle))
         assert bundle["type"] == "document"
         assert bundle["entry"][0]["resource"]["resourceType"] == "Composition"
         assert bundle["identifier"]["system"]
         assert bundle["timestamp"]
-    plain = [(name, value) for name, value in (*asked, *statuses)]
-    body = parameters(*plain)
+    assert statuses_found <= {"open-gap", "closed-gap", "not-applicable"}, (
+        "a period in the past has no prospective gaps"
+    )
+    assert statuses_found
+    body = parameters(*asked, *statuses)
     body["parameter"].append({"name": "isDocument", "valueBoolean": False})
     for one in face.post("Measure/$care-gaps", body).json().get("parameter", ()):
         kinds = [entry["resource"]["resourceType"] for entry in one["resource"]["entry"]]
         assert one["resource"]["type"] == "collection"
         assert "Composition" not in kinds
         assert "MeasureReport" in kinds
+
+
+def _gap_statuses(bundle: dict[str, Any]) -> Iterator[str]:
+    """The statuses of a Bundle's gaps, each as the counts of its report have it (of one patient, one group)."""
+    entries = {f"{one['resource']['resourceType']}/{one['resource']['id']}": one["resource"] for one in bundle["entry"]}
+    for issue in (one for one in entries.values() if one["resourceType"] == "DetectedIssue"):
+        told = issue["modifierExtension"][0]["valueCodeableConcept"]["coding"][0]["code"]
+        report = _report_behind(issue, entries)
+        (group,) = report.get("group", ({},))
+        counts: Counter[str] = Counter()
+        for population in group.get("population", ()):
+            counts[population["code"]["coding"][0]["code"]] += population["count"]
+        wanted = report["improvementNotation"]["coding"][0]["code"] if "improvementNotation" in report else "increase"
+        if not counts["initial-population"]:
+            expected = {"not-applicable"}
+        elif not counts["denominator"] or counts["denominator-exclusion"] or counts["denominator-exception"]:
+            expected = {"closed-gap", "not-applicable"}
+        else:
+            expected = {"closed-gap" if bool(counts["numerator"]) == (wanted == "increase") else "open-gap"}
+        assert told in expected, f"{told}, of {dict(counts)}, {wanted}"
+        yield told
+
+
+def _report_behind(issue: dict[str, Any], entries: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The report of a gap: evidence itself, or of the patient in the same Bundle where that is a GuidanceResponse."""
+    named = [detail["reference"] for one in issue["evidence"] for detail in one["detail"]]
+    direct = [entries[one] for one in named if one in entries and one.startswith("MeasureReport/")]
+    return direct[0] if direct else next(one for one in entries.values() if one["resourceType"] == "MeasureReport")
+
+
+line("J9", OURS, "M", "a remark on a gap by PATCH leaves its status alone")
 
 
 @check("J3", OURS, "M", "deqm-0 to deqm-9 hold for every report")
@@ -142,13 +184,19 @@ def performance(face: Face) -> None:
         assert not broken, broken[:3]
 
 
-@check("J5", OURS, "M", "tokens: keys from elsewhere, long lives, wrong kinds of key, narrowed scopes, challenges")
+@check(
+    "J5",
+    OURS,
+    "M",
+    "tokens: keys from elsewhere, of another kind, two of one name, new ones; long lives; narrowed scopes; challenges",
+)
 def tokens(face: Face) -> None:
     client = face.register("system/Patient.rs")
     once = client.assertion(jti="only-once-" + client.name)
     assert client.ask(client_assertion=once).status_code == 200
     assert client.ask(client_assertion=once).status_code in (400, 401)
     assert client.ask(client_assertion=client.assertion(exp=int(time.time()) + 400)).status_code in (400, 401)
+    _keys(face)
     narrowed = client.ask("system/Patient.rs system/Group.rs")
     assert narrowed.status_code == 200
     assert "Group" not in narrowed.json()["scope"]
@@ -166,11 +214,63 @@ def tokens(face: Face) -> None:
     assert face.get(f"Patient/{other}", token=False, headers=headers).status_code in (403, 404)
 
 
-@check("J6", OURS, "M", "Bulk Data 3: _until, and too many exports are a 429 with Retry-After")
+def _keys(face: Face) -> None:
+    """Which key an assertion may be signed with."""
+    client = face.register("system/Patient.rs")
+    claims = {
+        "iss": client.name,
+        "sub": client.name,
+        "aud": face.token_url,
+        "exp": int(time.time()) + 200,
+    }
+
+    def ask(header: dict[str, Any], key: Any, **more: Any) -> int:
+        payload = claims | {"jti": uuid.uuid4().hex} | more
+        assertion = jwt.encode({"typ": "JWT"} | header, payload, key, algorithms=[header["alg"]])
+        return client.ask("system/Patient.rs", client_assertion=assertion).status_code
+
+    own = ECKey.import_key(client.key)
+    elsewhere = {"alg": "ES384", "kid": client.key["kid"], "jku": "https://keys.example/jwks.json"}
+    assert ask(elsewhere, own) in (400, 401), "jku that is not registered"
+    stranger = RSAKey.generate_key(2048)
+    assert ask({"alg": "RS384", "kid": client.key["kid"]}, stranger) in (400, 401), "a key of another kind"
+    assert ask({"alg": "ES384", "kid": "unknown"}, own) in (400, 401), "unknown kid"
+    for alg in ("RS384", "ES384"):  # two keys of one name at an address are told apart by their kind
+        twins = face.register("system/Patient.rs", alg, by_url=True)
+        other = generate_key("RS384" if alg == "ES384" else "ES384", twins.key["kid"])
+        face.jwks[f"/{twins.name}"] = public_key_set(other, twins.key)
+        assert twins.ask("system/Patient.rs").status_code == 200, f"two keys, {alg}"
+    same = face.register("system/Patient.rs", by_url=True)
+    face.jwks[f"/{same.name}"] = public_key_set(same.key, generate_key("ES384", same.key["kid"]))
+    assert same.ask("system/Patient.rs").status_code in (400, 401), "two keys of one name and kind"
+    rotating = face.register("system/Patient.rs", by_url=True)
+    assert rotating.ask("system/Patient.rs").status_code == 200
+    rotating.key = generate_key("ES384", "new-key")
+    face.jwks[f"/{rotating.name}"] = public_key_set(rotating.key)
+    deadline = time.monotonic() + 20
+    while (status := rotating.ask("system/Patient.rs").status_code) != 200 and time.monotonic() < deadline:
+        time.sleep(1)  # fetches are apart from each other, so that assertions cannot hammer the client's server
+    assert status == 200, "a new key at the same address"
+
+
+@check(
+    "J6",
+    OURS,
+    "M",
+    "Bulk Data 3: _until, files by patient, separate status; too many exports are a 429 with Retry-After",
+)
 def third_version(face: Face) -> None:
     url = kick_off(face, "Patient/$export", params={"_until": "2020-01-01T00:00:00Z"})
     told: dict[str, Any] = face.finished(url).json()
     assert told["output"] == []
+    path = f"Group/{face.group}/$export"
+    by_patient = face.finished(kick_off(face, path, params={"organizeOutputBy": "Patient"})).json()
+    assert by_patient["outputOrganizedBy"] == "Patient"
+    assert by_patient["output"]
+    separate = face.get(path, headers={"Prefer": "respond-async, separate-export-status"})
+    assert separate.status_code == 202
+    assert "separate-export-status" in separate.headers["preference-applied"]
+    face.request("DELETE", separate.headers["content-location"])
     client = face.register("system/*.rs")
     headers = {**client.headers("system/*.rs"), "Prefer": "respond-async"}
     answers = [face.get("$export", token=False, headers=headers) for _ in range(8)]
