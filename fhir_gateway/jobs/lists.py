@@ -66,13 +66,17 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who decides, what they may see, and what they say of it; ``version`` is the list's that they looked at."""
+    """Who decides, what they may see, and what they say of it.
+
+    ``version`` is the list's that they looked at, ``reads`` the types that they may read along.
+    """
 
     name: str
     audience: Audience
     why: str | None = None
     said: Mapping[str, Any] | None = None
     version: int | None = None
+    reads: Callable[[str], bool] = lambda _: True
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +247,7 @@ def status(gateway: Gateway, list_id: str, named: Named, caller: Caller) -> dict
             kind, _, resource_id = (
                 entries.extension(one, url).get("valueReference", {}).get("reference", "").partition("/")
             )
-            if resource_id:
+            if resource_id and caller.reads(kind):
                 wanted.add((kind, resource_id))
     meta = group["meta"] | {"tag": [*group["meta"].get("tag", ()), _SUBSETTED]}
     parts = sorted(seen.read_many(sorted(wanted)), key=lambda one: (one.type != "Patient", one.type, one.id))

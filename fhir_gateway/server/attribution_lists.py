@@ -190,7 +190,14 @@ def _period(value: Any) -> dict[str, str] | None:
 
 def _caller(request: Request, token: AccessToken) -> Caller:
     said = _provenance(request.headers.get("x-provenance"))
-    return Caller(token.client_id, token.audience, _why(said), said, _version(request.headers.get("if-match")))
+    return Caller(
+        token.client_id,
+        token.audience,
+        _why(said),
+        said,
+        _version(request.headers.get("if-match")),
+        lambda kind: token.allows(kind, "r", some=True),
+    )
 
 
 def _version(header: str | None) -> int | None:

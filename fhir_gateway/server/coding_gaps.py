@@ -6,7 +6,7 @@ nothing the answer says so: an empty report would say that there are no gaps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -77,7 +77,9 @@ async def _answer(gateway: Gateway, request: Request, operation: Operation, meas
         if measure_id is not None and given.one_of(*_MODELS):
             raise wrong(str(given.one_of(*_MODELS)), "the operation was called on a Measure already")
         store = gateway.resources.seen_by(token.audience)
-        answered, persons = reports(gateway, store, given, operation, measure_id)
+        answered, persons = reports(
+            gateway, store, given, operation, measure_id, lambda kind: token.allows(kind, "r", some=True)
+        )
         access.disclose(persons)
         return orjson.dumps(answered)
 
@@ -85,9 +87,17 @@ async def _answer(gateway: Gateway, request: Request, operation: Operation, meas
 
 
 def reports(
-    gateway: Gateway, store: ResourceStore, given: Given, operation: Operation, measure_id: str | None
+    gateway: Gateway,
+    store: ResourceStore,
+    given: Given,
+    operation: Operation,
+    measure_id: str | None,
+    reads: Callable[[str], bool],
 ) -> tuple[dict[str, Any], list[str]]:
-    """A Bundle for each member as Parameters, and who they are; ``store`` as the caller sees it."""
+    """A Bundle for each member as Parameters, and who they are.
+
+    ``store`` is as the caller sees it, ``reads`` says which types of evidence they may read along.
+    """
     period = given.period()
     subject = given.reference("subject", "Patient", "Group")
     if subject is None:
@@ -110,19 +120,26 @@ def reports(
         raise NotComputed("there are no results of this risk adjustment model for this period")
     patients = {one.id: one.json() for one in store.read_many(("Patient", person) for person in persons)}
     base = f"{gateway.settings.public_url.rstrip('/')}/fhir"
-    bundles = [_bundle(base, store, patients[one], found.get(one, [])) for one in persons if one in patients]
+    bundles = [_bundle(base, store, patients[one], found.get(one, []), reads) for one in persons if one in patients]
     parameters = [{"name": "return", "resource": one} for one in bundles]
     return {"resourceType": "Parameters"} | ({"parameter": parameters} if parameters else {}), sorted(patients)
 
 
-def _bundle(base: str, store: ResourceStore, patient: Mapping[str, Any], gaps: Sequence[CodingGaps]) -> dict[str, Any]:
+def _bundle(
+    base: str,
+    store: ResourceStore,
+    patient: Mapping[str, Any],
+    gaps: Sequence[CodingGaps],
+    reads: Callable[[str], bool],
+) -> dict[str, Any]:
     reporter = {"reference": f"Organization/{REPORTER}"}
     wanted = set()
     for one in gaps:
         for category in one.categories:
             for reference in category.evidence:
                 kind, _, resource_id = reference.partition("/")
-                wanted.add((kind, resource_id))
+                if reads(kind):
+                    wanted.add((kind, resource_id))
     evidence = sorted(store.read_many(wanted), key=lambda one: (one.type, one.id))
     made = [coding_gap_report(one, reporter) for one in gaps]
     return report_bundle(base, patient, made, [one.json() for one in evidence])

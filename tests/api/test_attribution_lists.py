@@ -27,14 +27,16 @@ pytestmark = pytest.mark.anyio
 
 MEMBERS = "https://payer.example/members"
 PERIOD = {"start": "2025-01-01", "end": "2025-12-31"}
-#: Clients by grants; the last one may only read.
+#: Clients by grants; the last two may only read, and the last one only some.
 GRANTS: dict[str, list[str] | None] = {
     "operator": None,
     "payer": ["contract:aco"],
     "practice": ["organization:111"],
     "stranger": ["organization:999"],
     "reader": None,
+    "narrow": None,
 }
+SCOPES = {"reader": "system/*.rs", "narrow": "system/Group.r system/Patient.r"}
 
 
 def _group(name: str, tins: list[str], members: list[dict[str, Any]], status: str) -> dict[str, Any]:
@@ -154,7 +156,7 @@ async def story(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         headers = {}
         for name, grants in GRANTS.items():
             signing = ECKey.generate_key("P-384", {"kid": f"{name}-key", "use": "sig", "alg": "ES384"})
-            scopes = "system/*.rs" if name == "reader" else "system/*.cruds"
+            scopes = SCOPES.get(name, "system/*.cruds")
             jwks = {"keys": [signing.as_dict(private=False)]}
             gateway.authorization.register_client(name, scopes=scopes, jwks=jwks, grants=grants)
             headers[name] = await authorize(http, name, signing, scopes)
@@ -343,6 +345,9 @@ async def test_attribution_status_shows_one_member(story: Story) -> None:
     found = {one["resource"]["resourceType"]: one["resource"] for one in bundle["entry"]}
     assert set(found) == {"Group", "Patient", "Coverage", "Organization"}
     assert [one["entity"]["reference"] for one in found["Group"]["member"]] == ["Patient/p1"]
+    narrow = await story.call("narrow", "Group/aco-111/$attribution-status", memberId=member_id(1))
+    kinds = [one["resource"]["resourceType"] for one in narrow.json()["entry"]]
+    assert kinds == ["Group", "Patient"]  # what its scopes do not cover does not come along
     for number in (2, 99):
         other = await story.call("practice", "Group/aco-111/$attribution-status", memberId=member_id(number))
         assert other.status_code == 422

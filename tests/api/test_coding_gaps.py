@@ -73,11 +73,16 @@ async def story() -> AsyncIterator[Story]:
     gateway.__dict__["coding_gaps"] = (Computed(),)
     async with client_for(create_app(gateway)) as http:
         headers = {}
-        for name, grants in (("operator", None), ("practice", ["organization:111"])):
+        narrow = "system/Patient.r system/MeasureReport.r"
+        for name, grants, scopes in (
+            ("operator", None, "system/*.rs"),
+            ("practice", ["organization:111"], "system/*.rs"),
+            ("narrow", None, narrow),
+        ):
             key = ECKey.generate_key("P-384", {"kid": name, "use": "sig", "alg": "ES384"})
             jwks = {"keys": [key.as_dict(private=False)]}
-            gateway.authorization.register_client(name, scopes="system/*.rs", jwks=jwks, grants=grants)
-            headers[name] = await authorize(http, name, key, "system/*.rs")
+            gateway.authorization.register_client(name, scopes=scopes, jwks=jwks, grants=grants)
+            headers[name] = await authorize(http, name, key, scopes)
         yield Story(http, gateway, headers)
 
 
@@ -128,6 +133,12 @@ async def test_of_a_list_everybody_has_a_bundle_also_without_gaps(story: Story) 
     assert answer.status_code == 200, answer.text
     found = [[e["resource"]["resourceType"] for e in one["resource"]["entry"]] for one in answer.json()["parameter"]]
     assert found == [["Patient", "MeasureReport", "Coverage"], ["Patient"]]
+
+
+async def test_evidence_beyond_the_scopes_stays_away(story: Story) -> None:
+    answer = await story.ask("MeasureReport/$report", "narrow", subject="Patient/p1")
+    (returned,) = answer.json()["parameter"]
+    assert [one["resource"]["resourceType"] for one in returned["resource"]["entry"]] == ["Patient", "MeasureReport"]
 
 
 @pytest.mark.parametrize(
