@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -74,6 +77,39 @@ def test_an_unknown_key_id_refetches_but_not_again_and_again() -> None:
         assert cache.refresh(URL) is not None
         assert cache.refresh(URL) is None
         assert server.requests == 2
+
+
+def test_a_fresh_set_stays_good_while_its_server_is_down() -> None:
+    server = PartnerServer(lambda: _set("max-age=600"))
+    cache = server.cache()
+    with time_machine.travel("2026-03-01T12:00:00+05:00", tick=False) as clock:
+        cache.get(URL)
+        clock.shift(jwks.RETRY_SECONDS + 1)
+        server.answer = lambda: httpx.Response(503)
+        with pytest.raises(SourceError):
+            cache.refresh(URL)  # somebody asked with an unknown kid
+        assert cache.get(URL)["keys"]
+        clock.shift(600)
+        with pytest.raises(SourceError):
+            cache.get(URL)
+
+
+def test_of_many_that_come_at_once_with_an_unknown_key_id_one_asks() -> None:
+    gate = threading.Event()
+
+    def slowly() -> httpx.Response:
+        gate.wait(5)
+        return _set()
+
+    server = PartnerServer(_set)
+    cache = server.cache()
+    cache.get(URL)
+    with time_machine.travel(time.time() + jwks.RETRY_SECONDS + 1, tick=True), ThreadPoolExecutor(8) as pool:
+        server.answer = slowly
+        asked = [pool.submit(cache.refresh, URL) for _ in range(8)]
+        gate.set()
+        assert len([one for one in asked if one.result() is not None]) == 1
+    assert server.requests == 2
 
 
 @pytest.mark.parametrize(
