@@ -213,9 +213,9 @@ async def test_who_may_not_write_is_refused(face: Face) -> None:
     bare = await face.http.post("/fhir/MeasureReport", json=report(), headers={"Content-Type": "application/fhir+json"})
     assert bare.status_code == 401
     for method, path in (
-        ("POST", "Patient"),
-        ("PUT", "Patient/p1"),
-        ("DELETE", "Patient/p1"),
+        ("POST", "Library"),
+        ("PUT", "Library/m"),
+        ("DELETE", "Provenance/p"),
         ("PATCH", "MeasureReport/x"),
         ("POST", "MeasureReport/x"),
     ):
@@ -304,7 +304,7 @@ async def test_the_entries_of_a_batch_are_requests_of_their_own(face: Face) -> N
         entry("POST", "MeasureReport", report(), ifNoneExist="identifier=urn:reports|1"),
         entry("GET", f"{BASE}/MeasureReport?identifier=urn:reports|1"),
         entry("POST", "MeasureReport", {"resourceType": "MeasureReport"}),
-        entry("DELETE", "Patient/p1"),
+        entry("DELETE", "Provenance/p"),
         entry("GET", "Nonsense/1"),
         entry("GET", "Patient/p1", ifNoneMatch='W/"1"'),
         entry("GET", "metadata"),
@@ -361,8 +361,9 @@ async def test_a_transaction_is_whole(face: Face) -> None:
     ("failing", "status"),
     [
         (entry("POST", "MeasureReport", {"resourceType": "MeasureReport"}), 400),
-        (entry("POST", "Patient", {"resourceType": "Patient"}), 405),
-        (entry("POST", "Observation", {"resourceType": "Observation"}), 404),
+        (entry("POST", "Measure", {"resourceType": "Measure"}), 405),
+        (entry("POST", "Patient", {"resourceType": "Patient"}), 400),  # goes into the lake: a transaction of its own
+        (entry("POST", "Device", {"resourceType": "Device"}), 404),
         (entry("PUT", "MeasureReport/never-was", {**report(), "id": "never-was"}), 405),
         (entry("DELETE", "MeasureReport/ours"), 403),
         (entry("PUT", "MeasureReport?status=complete", report()), 403),

@@ -252,11 +252,11 @@ def test_refusals_without_and_with_too_small_a_token() -> None:
 @pytest.mark.parametrize(
     ("method", "path", "headers", "status", "code"),
     [
-        ("GET", "/fhir/Observation/1", {}, 404, "not-supported"),
+        ("GET", "/fhir/Device/1", {}, 404, "not-supported"),
         ("GET", "/fhir/Nonsense", {}, 404, "not-supported"),
         ("GET", "/elsewhere", {}, 404, "not-found"),
         ("GET", "/fhir/Patient/unknown", {}, 404, "not-found"),
-        ("DELETE", "/fhir/Patient/p001", {}, 405, "not-supported"),
+        ("DELETE", "/fhir/Library/l001", {}, 405, "not-supported"),
         ("GET", "/fhir/Patient/p001?_format=xml", {}, 406, "not-supported"),
         ("GET", "/fhir/Patient/p001", {"Accept": "application/fhir+xml"}, 406, "not-supported"),
         ("GET", "/fhir/metadata", {"Accept": "application/fhir+json; fhirVersion=5.0"}, 406, "not-supported"),
