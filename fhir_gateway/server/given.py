@@ -14,6 +14,7 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from fhir_gateway.errors import InputError, Location
+from fhir_gateway.lake.explain import issues
 
 _TIME = r"T\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:\d\d)?"
 _DATE = re.compile(rf"(\d{{4}})(?:-(\d\d)(?:-(\d\d)(?:{_TIME})?)?)?", re.ASCII)
@@ -91,6 +92,10 @@ class Given:
         for value in self._values.get(name, ()):
             if not isinstance(value, dict) or value.get("resourceType") not in types:
                 raise wrong(name, f"not a {' or '.join(types)} resource in a Parameters body")
+            # its shape has to be that of R4; what it leaves out that a stored one must have is nobody's business here
+            broken = next((one for one in issues(value, contained=True) if one.rule != "required"), None)
+            if broken is not None:
+                raise InputError(broken.message, location=Location(path=f"{name}: {broken.path}", rule=broken.rule))
             found.append(value)
         return found
 

@@ -110,8 +110,8 @@ def _take_in(
     if refusal is not None:
         return 422, refusal
     report = push(gateway, staged, folder, deletions, noted)
-    _serve(gateway, source, token.client_id, submitted)
     wrong = {line.line for line in gateway.lake.quarantined(report.pull_id)}
+    _serve(gateway, source, token.client_id, submitted, wrong)
     patients = sorted({identity for one in submitted for kind, identity, _ in one.entries if kind == "Patient"})
     persons = gateway.persons.lookup(source, pa.array(patients, pa.string())).to_pylist()
     return 200, _answered(source, dict(zip(patients, persons, strict=True)), submitted, wrong)
@@ -129,15 +129,18 @@ def _deletions(submitted: Sequence[Submitted]) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _serve(gateway: Gateway, source: str, client_id: str, submitted: Sequence[Submitted]) -> None:
-    """Serve the reports, their references led to what we serve."""
+def _serve(gateway: Gateway, source: str, client_id: str, submitted: Sequence[Submitted], wrong: set[int]) -> None:
+    """Serve the reports that were taken in, their references led to what we serve."""
     references = References(gateway, _NOBODY, {})
     found = []
+    first = 1
     for one in submitted:
-        for report in one.reports:
-            served = references.rewrite(source, orjson.dumps(report).decode())
-            identity = published_id(source, str(report["id"]))
-            found.append(labelled({**served, "id": identity}, label(CLIENT, client_id)))
+        for number, text in one.reports.items():
+            if first + number not in wrong:
+                report = references.rewrite(source, text)
+                named = {**report, "id": published_id(source, str(report["id"]))}
+                found.append(labelled(named, label(CLIENT, client_id)))
+        first += len(one.push.lines)
     gateway.resources.put_many(found)
 
 

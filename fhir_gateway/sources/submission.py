@@ -28,19 +28,25 @@ class Submitted:
     entries: tuple[tuple[str, str, str], ...]
 
     @property
-    def reports(self) -> list[dict[str, Any]]:
-        """The MeasureReports in it."""
-        found = [orjson.loads(line) for line in self.push.lines if '"MeasureReport"' in line]
-        return [one for one in found if isinstance(one, dict) and one.get("resourceType") == "MeasureReport"]
+    def reports(self) -> Mapping[int, str]:
+        """The MeasureReports in it, as text, by the number of their line."""
+        lines = enumerate(zip(self.push.lines, self.entries, strict=True))
+        return {number: line for number, (line, (kind, _, _)) in lines if kind == "MeasureReport"}
 
 
 def read_submission(body: bytes) -> list[Submitted]:
     """The Bundles of a Parameters resource; InputError names the parameter and the rule that is broken."""
     try:
-        text = body.decode()
-        resource = orjson.loads(text)
+        return _read(body)
     except ValueError:
         raise InputError("the body is not JSON", location=Location(rule="json")) from None
+    except RecursionError:
+        raise InputError("the body is nested too deep", location=Location(rule="depth")) from None
+
+
+def _read(body: bytes) -> list[Submitted]:
+    text = body.decode()
+    resource = orjson.loads(text)
     if not isinstance(resource, dict) or resource.get("resourceType") != "Parameters":
         raise InputError("the body is not a Parameters resource", location=Location(path="resourceType"))
     bundles: list[str] = []
@@ -112,10 +118,11 @@ def _submitted(text: str, name: str) -> Submitted:
 
 
 def _entry(bundle: Mapping[str, Any], place: int, line: str) -> tuple[str, str, str]:
-    resource = orjson.loads(line)
-    asked = bundle["entry"][place].get("request") or {}
+    resource, entry = orjson.loads(line), bundle["entry"][place]
     head = resource if isinstance(resource, dict) else {}
-    return str(head.get("resourceType", "")), str(head.get("id", "")), str(asked.get("method", "PUT"))
+    asked = entry.get("request") if isinstance(entry, dict) else None
+    method = asked.get("method", "PUT") if isinstance(asked, dict) else "PUT"
+    return str(head.get("resourceType", "")), str(head.get("id", "")), str(method)
 
 
 def _wrong(name: str, rule: str) -> InputError:

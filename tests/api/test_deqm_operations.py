@@ -676,6 +676,34 @@ async def test_an_organization_that_comes_along_is_known_by_its_numbers(kit: Kit
     assert reports(bundle)[0]["subject"]["reference"] == f"Patient/{person}"
 
 
+@pytest.mark.parametrize(
+    ("name", "resource"),
+    [
+        ("organizationResource", {"resourceType": "Organization", "identifier": "x"}),
+        ("organizationResource", {"resourceType": "Organization", "identifier": [{"system": 7}]}),
+        ("subjectGroup", {"resourceType": "Group", "type": "person", "actual": "yes"}),
+    ],
+)
+async def test_resources_that_come_along_have_the_shape_of_r4(kit: Kit, name: str, resource: Resource) -> None:
+    issue = refused(
+        await kit.post("$collect-data", text("measureId", DIABETES), {"name": name, "resource": resource}), 400
+    )
+    assert issue["expression"][0].startswith(name)
+
+
+async def test_a_report_that_is_refused_is_not_served(kit: Kit) -> None:
+    good, bad = (one["entry"][0]["resource"] for one in (submission(6), submission(7)))
+    entries = [{"resource": one} for one in (good, {**bad, "status": 7})]
+    bundle = {"resourceType": "Bundle", "type": "collection", "entry": entries}
+    answer = await kit.post("$submit-data", {"name": "bundle", "resource": bundle}, period=False)
+    assert answer.status_code == 200, answer.text
+    first, second = (one["response"] for one in answer.json()["parameter"][0]["resource"]["entry"])
+    assert (first["status"][:3], second["status"][:3]) == ("200", "422")
+    assert (await kit.http.get(f"/fhir/{first['location']}", headers=kit.headers)).status_code == 200
+    found = (await kit.http.get("/fhir/MeasureReport?type=data-collection&_count=100", headers=kit.headers)).json()
+    assert not any(one["resource"]["id"].endswith("kit-report-7") for one in found["entry"])
+
+
 async def test_a_measure_without_gaps_is_refused_when_it_is_named(kit: Kit) -> None:
     asked = {"subject": "Group/two", "status": "open-gap"}
     assert (await kit.query("$care-gaps", **asked, measureId=STAYS)).status_code == 200  # of stays, each a case
