@@ -314,9 +314,18 @@ def carry_out(gateway: Gateway, id: str, check: Callable[[], None]) -> str | Non
     return log.state(id)
 
 
+def revive(gateway: Gateway, book: JobBook, id: str) -> None:
+    """Look after a request that has waited long: its acceptor may have died, or the operator ended its job."""
+    job = book.find(id)
+    if job is None:
+        submit(book, id)
+    elif job.state in ("failed", "cancelled"):
+        give_up(gateway, id)
+
+
 def give_up(gateway: Gateway, id: str) -> None:
-    """Tell the client of a request at which workers die that it failed."""
-    failure = {"status": 500, "issue": "exception", "message": "the work ended unexpectedly, more than once"}
+    """Tell the client of a request that nobody will carry out, or at which workers die, that it failed."""
+    failure = {"status": 500, "issue": "exception", "message": "the work was ended before it was done"}
     RequestLog(gateway).end(id, "failed", failure | {"path": None})
 
 

@@ -27,11 +27,11 @@ from fhir_gateway.auth.models import AccessToken
 from fhir_gateway.errors import NotFoundError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.book import JobBook
-from fhir_gateway.jobs.requests import Answer, AnswerFile, Asked, RequestLog, submit
+from fhir_gateway.jobs.requests import Answer, AnswerFile, Asked, RequestLog, revive, submit
 from fhir_gateway.server import documentation
 from fhir_gateway.server.access import access_of
 from fhir_gateway.server.negotiation import preferences
-from fhir_gateway.server.problems import FHIR_JSON, InsufficientScope, MissingToken, issue, outcome
+from fhir_gateway.server.problems import FHIR_JSON, InsufficientScope, MissingToken, NotAcceptable, issue, outcome
 
 PATH = "/$async"
 #: Kinds whose finished poll is a manifest whatever the client accepts.
@@ -41,7 +41,8 @@ NDJSON = "application/fhir+ndjson"
 _JSON = "application/json"
 _MOST_WAIT = 30
 _LOST_SECONDS = 30.0
-"""A request that waits longer than this may have been accepted by a process that died before it submitted it."""
+"""A request that takes longer than this may be nobody's: its job is looked at."""
+_MOST_BUNDLE_BYTES = 2**26
 _BLOCK = 1 << 18
 
 
@@ -103,7 +104,8 @@ class RespondAsync:
     def _poll(self, request: Request, id: str) -> Response:
         asked, _ = self._theirs(request, id)
         if not asked.finished:
-            self._revive(asked)
+            if time.time() - asked.created > _LOST_SECONDS:
+                revive(self._gateway, self._book, asked.id)
             wait = min(_MOST_WAIT, 1 + int((time.time() - asked.created) / 10))
             response = Response(None, 202, {"Retry-After": str(wait), "X-Progress": asked.progress or asked.state})
         elif asked.failure is not None:
@@ -128,6 +130,8 @@ class RespondAsync:
         try:
             answer = Answer.read(folder)
             if self._as_bundle(request, asked):
+                if sum((folder / one.name).stat().st_size for one in answer.output) > _MOST_BUNDLE_BYTES:
+                    raise NotAcceptable("too much for a Bundle: poll with Accept: application/json for a manifest")
                 lines = [line for one in answer.output for line in (folder / one.name).read_bytes().splitlines()]
                 entries = [{"resource": orjson.Fragment(line), "response": {"status": "200 OK"}} for line in lines]
                 return _json(_bundle(entries), FHIR_JSON, asked)
@@ -202,10 +206,6 @@ class RespondAsync:
         if asked.client_id != token.client_id or not (now is None or (then is not None and then <= now)):
             raise NotFoundError("there is no such request")
         return asked, token
-
-    def _revive(self, asked: Asked) -> None:
-        if asked.state == "accepted" and time.time() - asked.created > _LOST_SECONDS:
-            submit(self._book, asked.id)
 
     def _as_bundle(self, request: Request, asked: Asked) -> bool:
         return asked.kind not in MANIFEST_ONLY and "application/fhir+json" in request.headers.get("accept", "").lower()

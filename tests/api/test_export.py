@@ -386,11 +386,13 @@ async def test_a_post_names_patients(face: Face) -> None:
         "Patient": {"p2", "p5"},
         "MeasureReport": {"p2", "p5"},
     }
+    lists = parameters(("_type", "valueString", "Group"), ("patient", "valueReference", {"reference": "Patient/p5"}))
+    assert await face.export("Patient/$export", "operator", lists) == {"Group": {"other"}}
     assert await face.export("Group/aco/$export", "operator", of("p2")) == {"Patient": {"p2"}, "MeasureReport": {"p2"}}
     for path, name in (("Group/aco/$export", "p5"), ("Group/aco/$export", "p4"), ("Patient/$export", "nobody")):
         refused = await face.kick_off(path, "operator", of("p1", name))
         assert (refused.status_code, refused.json()["issue"][0]["expression"]) == (400, ["patient"])
-    lenient = {"Prefer": "handling=lenient"}
+    lenient = {"Prefer": "respond-async, handling=lenient"}
     assert await face.export("Group/aco/$export", "operator", of("p1", "p5"), **lenient) == {
         "Patient": {"p1"},
         "MeasureReport": {"p1"},

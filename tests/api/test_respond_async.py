@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from fhir_gateway.config import Settings
 from fhir_gateway.errors import ContractError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs import requests
+from fhir_gateway.jobs.book import JobBook
 from fhir_gateway.jobs.durable import Worker
 from fhir_gateway.jobs.requests import Answer, RequestLog, Task
+from fhir_gateway.server import respond_async
 from fhir_gateway.server.access import access_of, admit
 from fhir_gateway.server.app import create_app
 from fhir_gateway.server.respond_async import RespondAsync
@@ -235,6 +238,32 @@ async def test_the_status_of_the_poll_may_be_apart_from_that_of_the_work(story: 
     assert answer.json()["resourceType"] == "OperationOutcome"
     await story.http.delete(url, headers=story.headers["one"])
     assert (await story.get(url)).status_code == 404
+
+
+async def test_what_nobody_will_carry_out_is_told(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(respond_async, "_LOST_SECONDS", 0.0)
+    urls = [(await story.kick_off("wait", client)).headers["content-location"] for client in ("one", "two")]
+    ids = [url.rpartition("/")[2] for url in urls]
+    log = RequestLog(story.gateway)
+    deadline = time.monotonic() + 30
+    while any(log.state(id) != "running" for id in ids):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.1)
+    # both places of the worker are taken: this one waits until the operator cancels its job
+    third = (await story.kick_off("it")).headers["content-location"]
+    with closing(JobBook(story.gateway)) as book:
+        await run_in_threadpool(book.cancel, third.rpartition("/")[2])
+    assert (await story.get(third)).status_code == 202
+    told = await story.get(third)
+    assert (told.status_code, told.json()["issue"][0]["diagnostics"]) == (500, "the work was ended before it was done")
+    # a request whose acceptor died before it was submitted is submitted by its poll
+    lost = log.accept("two", "test", {"do": "it"}, "http://x/")
+    BEGIN.set()
+    url = f"{BASE}/$async/{lost.id}"
+    while (answer := await story.get(url, "two")).status_code == 202:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.1)
+    assert answer.status_code == 200
 
 
 async def test_accesses_are_audited(story: Story) -> None:

@@ -53,8 +53,13 @@ def _rows(resource_type: str, export: Export, moment: Frozen) -> Iterator[Block]
         chosen = chosen.where(*changed(wanted.since, wanted.until))
     for condition in _conditions(export, moment, resource_type):
         for rows in moment.rows(chosen.where(condition), export.rows):
-            bodies = [bytes(row.body) for row in rows] if shape is None else [shape(bytes(row.body)) for row in rows]
-            yield Block(b"\n".join(bodies) + b"\n", len(bodies))
+            bodies = [bytes(row.body) for row in rows]
+            if resource_type == "Group" and wanted.level == "patient" and wanted.patients is not None:
+                bodies = [body for body in bodies if _lists(body, wanted.patients)]
+            if shape is not None:
+                bodies = [shape(body) for body in bodies]
+            if bodies:
+                yield Block(b"\n".join(bodies) + b"\n", len(bodies))
 
 
 def _conditions(export: Export, moment: Frozen, resource_type: str) -> Iterable[sa.ColumnElement[bool]]:
@@ -109,6 +114,12 @@ def shaped(elements: frozenset[str] | None, only: frozenset[str] | None, body: b
     meta = dict(resource.get("meta", {}))
     meta["tag"] = [*meta.get("tag", []), _SUBSETTED]
     return orjson.dumps({**resource, "meta": meta})
+
+
+def _lists(body: bytes, patients: Sequence[str]) -> bool:
+    """Whether any of some patients is on a list."""
+    only = {f"Patient/{one}" for one in patients}
+    return any(one.get("entity", {}).get("reference") in only for one in orjson.loads(body).get("member", ()))
 
 
 def known_patients(gateway: Gateway, store: ResourceStore, ids: Sequence[str], group: str | None) -> set[str]:
