@@ -1,8 +1,8 @@
 """Sending to an address that a client chose: only where it may lead, with nothing followed and nothing read.
 
 The name is resolved here and the connection goes to the address that was looked at, so that a name cannot lead
-elsewhere between the look and the connection; TLS is verified against the name. Proxies of the environment are not used,
-redirects are not followed, and of the answer only the status counts.
+elsewhere between the look and the connection; TLS is verified against the name. Proxies of the environment are not
+used, redirects are not followed, and of the answer only the status counts.
 """
 
 from __future__ import annotations
