@@ -10,7 +10,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 ARGS ?=
 
-.PHONY: help install demo test test-postgresql test-third-party lint type docs pages openapi lock conformance bench-measures bench-ingest chaos bench-incremental
+.PHONY: help install demo test test-postgresql test-third-party lint type docs pages openapi lock conformance bench-measures bench-ingest chaos bench-incremental bench-server
 .PHONY: help install demo test test-postgresql test-third-party lint type docs pages openapi lock bench-measures bench-ingest chaos bench-incremental fuzz
 
 help: ## Show the verbs
@@ -86,6 +86,11 @@ bench-measures: install ## Measure evaluation of six measures and of Synthea nex
 
 bench-ingest: install ## Measure ingest: resources per second and peak memory
 	@$(BIN)/python -m bench.ingest $(ARGS)
+
+bench-server: install ## Measure reads, searches and evaluations over HTTP with SQLite and PostgreSQL, and exports
+	@$(BIN)/python -m bench.server $(ARGS)
+	@tests/support/with_postgresql.sh bash -c '$(BIN)/python -m bench.server --database "$$FHIR_GATEWAY_TEST_POSTGRESQL" $(ARGS)'
+	@$(if $(ARGS),,$(BIN)/python -m bench.export)
 
 bench-incremental: install ## Measure what a 1 % change costs when it is pulled incrementally
 	@$(BIN)/python -m bench.incremental $(ARGS)
