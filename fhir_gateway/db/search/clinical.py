@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType
 
-from fhir_gateway.db.search.parameters import SearchParameter, path
+from fhir_gateway.db.search.elements import path
+from fhir_gateway.db.search.parameters import SearchParameter
 from fhir_gateway.db.search.values import Kind
 from fhir_gateway.r4.spec import patient_element
 

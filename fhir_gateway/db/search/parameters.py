@@ -8,31 +8,18 @@ Da Vinci Value-Based Performance Reporting guide.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
 from typing import Any
 
 from fhir_gateway.db.search import values
+from fhir_gateway.db.search.elements import Elements, extension, path, targets_of
 from fhir_gateway.db.search.values import Entry, Kind
-from fhir_gateway.r4.spec import type_definition
 
 #: To be raised when the same definitions come to index something else.
 EDITION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Elements:
-    """Yields elements of a resource; it has none when it has none of the top-level members ``roots``."""
-
-    roots: frozenset[str]
-    find: Callable[[Mapping[str, Any]], Iterator[Any]]
-    paths: tuple[str, ...] = ()  # dotted, where that is all there is to say
-
-    def __call__(self, resource: Mapping[str, Any]) -> Iterator[Any]:
-        """Yield the elements of a resource."""
-        return iter(()) if self.roots.isdisjoint(resource) else self.find(resource)
 
 
 _CATEGORY = "http://hl7.org/fhir/StructureDefinition/measurereport-category"
@@ -61,7 +48,7 @@ class SearchParameter:
             return frozenset({self.target})
         if self.kind == "canonical" and not self.elements.paths:
             return frozenset({"Library", "Measure"})  # relatedArtifact of measures: what they are made of
-        return frozenset().union(*(_targets(resource_type, one) for one in self.elements.paths))
+        return frozenset().union(*(targets_of(resource_type, one) for one in self.elements.paths))
 
     def entries(self, resource: Mapping[str, Any], base_url: str | None) -> Iterator[Entry]:
         """Yield the index entries of a resource; raises ValueError when an element is malformed."""
@@ -80,51 +67,6 @@ class SearchParameter:
                 yield from values.composites(element, base_url)
             else:
                 yield from values.uris(element)
-
-
-def path(*paths: str) -> Elements:
-    """Return a function that yields all elements at the given dotted paths; lists are flattened on the way."""
-    split = [(first, tuple(rest)) for first, *rest in (one.split(".") for one in paths)]
-
-    def elements(resource: Mapping[str, Any]) -> Iterator[Any]:
-        for first, rest in split:
-            child = resource.get(first)
-            if child is not None:
-                yield from _descend(child, rest)
-
-    return Elements(frozenset(first for first, _ in split), elements, paths)
-
-
-def _targets(resource_type: str, dotted: str) -> frozenset[str]:
-    """Target types of the Reference or canonical at a path."""
-    *above, last = dotted.split(".")
-    for name in above:
-        resource_type = type_definition(resource_type).elements[name].type
-    return frozenset(type_definition(resource_type).elements[last].targets) - {"Resource"}
-
-
-def _descend(node: Any, steps: tuple[str, ...]) -> Iterator[Any]:
-    if isinstance(node, list):
-        for one in node:
-            yield from _descend(one, steps)
-    elif not steps:
-        yield node
-    elif isinstance(node, dict):
-        child = node.get(steps[0])
-        if child is not None:
-            yield from _descend(child, steps[1:])
-
-
-def extension(url: str, value: str, at: str | None = None) -> Elements:
-    """Return a function that yields ``value`` of each extension ``url`` of the resource, or of its element ``at``."""
-    holders = path(f"{at}.extension" if at else "extension")
-
-    def elements(resource: Mapping[str, Any]) -> Iterator[Any]:
-        for one in holders(resource):
-            if one.get("url") == url and value in one:
-                yield one[value]
-
-    return Elements(holders.roots, elements)
 
 
 def _token(name: str, *paths: str, system: str | None = None) -> SearchParameter:
