@@ -21,8 +21,8 @@ from fhir_gateway.lake import explain
 from fhir_gateway.r4 import rules, spec
 from fhir_gateway.r4.rules import Invariant
 
-#: Invariants of R4 that base validation decides already, or that are advice (dom-6: a resource should have narrative).
-_DECIDED = frozenset({"ele-1", "ext-1", "dom-6"})
+#: Invariants of R4 that base validation decides already (ele-1), or that are advice (dom-6: there should be narrative).
+_DECIDED = frozenset({"ele-1", "dom-6"})
 #: Invariants of R4 that are about contained resources only.
 _OF_CONTAINED = frozenset({"dom-2", "dom-3", "dom-4", "dom-5"})
 _ABSTRACT = {"Resource", "DomainResource"}

@@ -161,6 +161,7 @@ def test_what_keeps_everything_has_no_findings_and_nothing_unchecked(validator: 
         ({"member": [{"entity": {"reference": "Patient/1"}, "extension": [STATE]}]},
          ("Group.member[0].extension[0]", "extension-context")),
         ({"actual": False}, ("Group", "grp-1")),  # an invariant of R4 itself
+        ({"extension": [STATE, {"url": "https://else.example/empty"}]}, ("Group.extension[1]", "ext-1")),
         ({"text": {"status": "generated"}}, ("Group.text.div", "required")),  # base validation
     ],
 )  # fmt: skip
