@@ -25,6 +25,7 @@ from fhir_gateway.errors import InputError
 
 Condition = sa.ColumnElement[bool]
 Place = tuple[int, str, str, int]  # last updated, type, id, version
+_AT_ONCE = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +60,15 @@ def versions(
     place = None if after is None else _decode(after)
     found: list[tuple[Place, StoredResource]] = []
     while len(found) <= count:
-        page: list[tuple[Place, StoredResource, bool]] = []
+        heads: list[tuple[Place, bool]] = []
         ended = True
         for resource_type, conditions in visible.items():
             for earlier in (False, True):
                 chosen = _select(resource_type, earlier, conditions, resource_id, since, at, place)
                 rows = connection.execute(chosen.limit(count + 1)).all()
                 ended = ended and len(rows) <= count
-                page += [((row.last_updated, row.type, row.id, row.version), stored(row), earlier) for row in rows]
-        page = heapq.nlargest(count + 1, page, key=lambda one: one[0])
+                heads += [((row.last_updated, row.type, row.id, row.version), earlier) for row in rows]
+        page = _with_bodies(connection, heapq.nlargest(count + 1, heads))
         shown = {id(one) for one in showing([one for _, one, earlier in page if earlier])}
         found += [(where, one) for where, one, earlier in page if not earlier or id(one) in shown]
         if ended and len(page) <= count:
@@ -88,7 +89,7 @@ def _select(
 ) -> sa.Select[Any]:
     present, former = table_of(ResourceRow), table_of(ResourceVersionRow)
     rows = former if earlier else present
-    names = ("type", "id", "version", "last_updated", "deleted", "body")
+    names = ("type", "id", "version", "last_updated")  # bodies are large: only those of the page are fetched
     chosen = sa.select(*(rows.c[name] for name in names)).where(rows.c.type == resource_type, *conditions)
     if earlier:
         chosen = chosen.join(present, sa.and_(present.c.type == former.c.type, present.c.id == former.c.id))
@@ -103,6 +104,21 @@ def _select(
     if place is not None:
         chosen = chosen.where(_behind(rows, resource_type, place))
     return chosen.order_by(rows.c.last_updated.desc(), rows.c.id.desc(), rows.c.version.desc())
+
+
+def _with_bodies(
+    connection: Connection, heads: Sequence[tuple[Place, bool]]
+) -> list[tuple[Place, StoredResource, bool]]:
+    """The versions at these places, in the same order; ``True`` beside a place is an earlier version."""
+    bodies: dict[tuple[str, str, int], StoredResource] = {}
+    for resource_type in {kind for (_, kind, *_), _ in heads}:
+        for earlier, rows in ((False, table_of(ResourceRow)), (True, table_of(ResourceVersionRow))):
+            wanted = [(key[2], key[3]) for key, former in heads if key[1] == resource_type and former == earlier]
+            for start in range(0, len(wanted), _AT_ONCE):
+                some = sa.tuple_(rows.c.id, rows.c.version).in_(wanted[start : start + _AT_ONCE])
+                for row in connection.execute(sa.select(rows).where(rows.c.type == resource_type, some)):
+                    bodies[row.type, row.id, row.version] = stored(row)
+    return [(key, bodies[key[1:]], earlier) for key, earlier in heads]
 
 
 def _ended(present: sa.Table, former: sa.Table) -> sa.ColumnElement[int]:
