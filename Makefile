@@ -10,8 +10,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 ARGS ?=
 
-.PHONY: help install demo test test-postgresql test-third-party lint type docs pages openapi lock conformance bench-measures bench-ingest chaos bench-incremental bench-server
-.PHONY: help install demo test test-postgresql test-third-party lint type docs pages openapi lock bench-measures bench-ingest chaos bench-incremental fuzz
+.PHONY: help install demo test test-postgresql test-third-party lint type docs pages openapi lock conformance bench-measures bench-ingest chaos bench-incremental bench-server fuzz
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
