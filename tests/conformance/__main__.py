@@ -14,6 +14,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parent))
 
 import checks
+import page
 from face import running
 
 
@@ -22,7 +23,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("ids", nargs="*", help="only these lines or sections, such as A or F17")
     parser.add_argument("--patients", type=int, default=60)
+    parser.add_argument("--page", action="store_true", help="write the part of the page that is made from the checks")
     asked = parser.parse_args()
+    if asked.page:
+        page.PAGE.write_text(page.current(), encoding="utf-8")
+        return 0
     chosen = [
         one for one in checks.all_checks() if not asked.ids or any(one.id == id or one.id[0] == id for id in asked.ids)
     ]

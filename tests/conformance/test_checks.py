@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import checks
+import page
 import pytest
 from face import Face, running
 
@@ -23,6 +24,11 @@ def test_each_line_of_the_sheet_is_registered_once() -> None:
     expected = [f"{section}{number}" for section, count in SHEET.items() for number in range(1, count + 1)]
     assert sorted(one.id for one in LINES) == sorted(expected)
     assert set(checks.reasons()) <= set(expected)
+
+
+def test_the_page_says_where_we_stand() -> None:
+    """Write it anew with ``python -m tests.conformance --page``."""
+    assert page.PAGE.read_text(encoding="utf-8") == page.current()
 
 
 @pytest.mark.parametrize("one", LINES, ids=lambda one: one.id)
