@@ -10,7 +10,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 ARGS ?=
 
-.PHONY: help install demo test test-postgresql test-third-party lint type docs pages openapi lock conformance bench-measures bench-ingest chaos bench-incremental bench-server fuzz
+.PHONY: help install demo test test-postgresql test-third-party lint type docs pages openapi lock conformance bench-measures bench-ingest bench-incremental bench-server chaos fuzz tiny-files
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -96,6 +96,9 @@ bench-incremental: install ## Measure what a 1 % change costs when it is pulled 
 
 fuzz: install ## Send many made-up requests to every route of the OpenAPI document (FUZZ_EXAMPLES=100)
 	@FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),100) $(BIN)/python -m pytest -n 2 tests/api/test_openapi_contract.py $(ARGS)
+
+tiny-files: install ## Pull an export of 20,000 files of one line (ARGS="--files 1000")
+	@$(BIN)/python -m tests.support.tiny_files $(ARGS)
 
 chaos: install ## Disturb and kill pulls, and compare what arrives (ARGS="--rounds 100 --seed 7")
 	@$(BIN)/python -m tests.support.chaos $(ARGS)

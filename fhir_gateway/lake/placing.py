@@ -64,7 +64,6 @@ def place(
     """
     connection.register("staged", staged)
     if isinstance(staged, pa.Table):
-        connection.execute("drop table if exists fresh")  # of a type before, with many rows: no view takes its place
         connection.execute(f"create or replace temp view fresh as {_FRESH}")
         total, distinct = staged.num_rows, pc.count_distinct(staged["id"]).as_py()
     else:
