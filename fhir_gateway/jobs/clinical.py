@@ -15,8 +15,10 @@ import pyarrow.compute as pc
 
 from fhir_gateway.db.resources import StoredResource
 from fhir_gateway.db.search.dates import instant, parse_range
+from fhir_gateway.errors import Location, NotFoundError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.publish import References, published_id
+from fhir_gateway.terminology.value_sets import ValueSets
 
 _LONGEST_ID = 64
 
@@ -27,6 +29,11 @@ class ClinicalRows:
     def __init__(self, gateway: Gateway, version: int | None = None) -> None:
         self._gateway = gateway
         self.version = gateway.lake.version if version is None else version
+
+    def members(self) -> list[str]:
+        """All persons, sorted."""
+        found: list[str] = self._gateway.lake.members(version=self.version).to_pylist()
+        return found
 
     def of_members(self, resource_type: str, members: Sequence[str]) -> Iterator[StoredResource]:
         """All resources of a type about these persons, by person, source and id."""
@@ -81,3 +88,18 @@ class ClinicalRows:
                 head = {"resourceType": resource_type, "id": identity, "meta": meta}
                 body = orjson.dumps(head | {name: value for name, value in resource.items() if name not in head})
                 yield StoredResource(resource_type, identity, row["_seq"], updated, False, body)
+
+
+def codes_of(gateway: Gateway, canonical: str) -> frozenset[tuple[str, str]]:
+    """The codes (system, code) of a value set that a measure package or the terminology store has.
+
+    NotFoundError when neither has it; TerminologyError when it cannot be computed.
+    """
+    url, _, version = canonical.partition("|")
+    for package in gateway.measures.packages():
+        if url in package.value_sets.urls:
+            return package.value_sets.resolve(url, version or None).codes
+    found = gateway.terminology.find("ValueSet", canonical)
+    if found is None:
+        raise NotFoundError("there is no such value set", location=Location(rule="in"))
+    return ValueSets([found[1]]).resolve(url).codes

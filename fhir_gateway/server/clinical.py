@@ -1,14 +1,18 @@
 """Clinical and claims resources out of the lake: read and search for whose person is known.
 
-A search names persons (``patient``, ``subject``, also by chain) or ids; one that goes over everybody is what
-``$export`` is for. Their criteria are matched one by one, as the resources of a few persons are few.
+A search names persons (``patient``, ``subject``, also by chain) or ids, and its criteria are matched one by one, as the
+resources of a few persons are few. One that names nobody goes from person to person, page by page, in no other order;
+for everybody's resources there is ``$export``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from fhir_gateway.db.audience import Audience
 from fhir_gateway.db.history import only_version
@@ -20,13 +24,15 @@ from fhir_gateway.db.search.parameters import search_parameters
 from fhir_gateway.db.search.values import reference_parts
 from fhir_gateway.errors import AuthorizationError, InputError, Location
 from fhir_gateway.factory import Gateway
-from fhir_gateway.jobs.clinical import ClinicalRows
+from fhir_gateway.jobs.clinical import ClinicalRows, codes_of
 from fhir_gateway.server.catalog import Found
 from fhir_gateway.server.problems import TooCostly, UnknownResource
 from fhir_gateway.server.search import Query
 
 #: Persons whose resources one search may be about.
 MOST_PERSONS = 500
+#: Persons whose resources one request of a search that names nobody looks at, and how many of them together.
+MOST_SCANNED, _CHUNK = 5000, 250
 _COMMA = re.compile(r"(?<!\\),")
 
 
@@ -45,6 +51,7 @@ class ClinicalCatalog:
         self._base_url = base_url
         self._store = store or gateway.resources
         self._searchable = searchable
+        self._codes: dict[str, frozenset[tuple[str, str]]] = {}  # of one search: a catalog is made for each request
 
     def seen_by(self, audience: Audience, searchable: Callable[[str], bool] | None = None) -> ClinicalCatalog:
         """What the audience may see."""
@@ -85,18 +92,71 @@ class ClinicalCatalog:
         if persons is None:
             ids = [one for name, value in query.criteria if name == "_id" for one in _COMMA.split(value)]
             if not ids:
-                names = " or ".join(sorted(patient_parameters(kind)))
-                raise TooCostly(f"a search of {kind} names whose: {names}, or _id; everybody's are exported by $export")
+                return self._everybody(query, rows, others)
             found: Iterable[StoredResource] = filter(None, (rows.of_id(kind, one) for one in dict.fromkeys(ids)))
         else:
             found = rows.of_members(kind, self._visible(persons))
-        met = [one for one in found if self._shows(one) and matches(one.json(), others, self._base_url, now)]
+        met = [one for one in found if self._shows(one) and self._meets(one.json(), others, now)]
         met = _sorted(met, query.sort, self._base_url)
         start = _offset(query.after)
         page = tuple(met[start : start + query.count])
         end = start + len(page)
         total = len(met) if query.count_total else query.total
         return Found(page, total, str(end) if page and end < len(met) else None)
+
+    def _everybody(self, query: Query, rows: ClinicalRows, criteria: Sequence[Criterion]) -> Found:
+        """One page of a search that names nobody: person by person, as far as one request may look.
+
+        A page may have fewer matches than asked for, and none, and yet a next one. TooCostly where a sort or a count would
+        have to look at everybody.
+        """
+        kind, now = query.resource_type, datetime.now(UTC)
+        listed = None if self._store.audience.everybody else self._store.members()
+        members = rows.members() if listed is None else sorted(listed)
+        whole = len(members) <= MOST_SCANNED
+        if query.sort or (query.count == 0 and not whole):
+            raise TooCostly(
+                f"this search of {kind} names whose: {' or '.join(sorted(patient_parameters(kind)))}, or _id"
+            )
+        first, _, taken = (query.after or "").partition(":")
+        place, passed = bisect_left(members, first), _offset(taken or None)
+        page: list[StoredResource] = []
+        total, ends = 0, min(len(members), place + MOST_SCANNED)
+        while place < ends:
+            chunk = members[place : min(place + _CHUNK, ends)]
+            number: Counter[str] = Counter()
+            for one in rows.of_members(kind, chunk):
+                resource = one.json()
+                if not (self._store.permits(resource) and self._meets(resource, criteria, now)):
+                    continue
+                person = self._store.audience.person(resource, self._base_url) or ""
+                number[person] += 1
+                total += 1
+                if query.count == 0 or (person == first and number[person] <= passed):
+                    continue
+                if len(page) == query.count:
+                    return Found(tuple(page), query.total, f"{person}:{number[person] - 1}")
+                page.append(one)
+            place += len(chunk)
+        following = None if place >= len(members) else f"{members[place]}:0"
+        known = total if query.count_total and query.after is None and following is None else query.total
+        return Found(tuple(page), known, following)
+
+    def _meets(self, resource: Mapping[str, Any], criteria: Sequence[Criterion], now: datetime) -> bool:
+        """True when the resource meets all criteria, those with the modifier ``in`` among them."""
+        plain = [(name, value) for name, value in criteria if not name.endswith(":in")]
+        return matches(resource, plain, self._base_url, now) and all(
+            self._is_in(resource, name.removesuffix(":in"), value) for name, value in criteria if name.endswith(":in")
+        )
+
+    def _is_in(self, resource: Mapping[str, Any], name: str, value_set: str) -> bool:
+        parameter = search_parameters(str(resource["resourceType"])).get(name)
+        if parameter is None or parameter.kind != "token":
+            raise InputError("in is a modifier of codes", location=Location(path=name, rule="modifier"))
+        if value_set not in self._codes:
+            self._codes[value_set] = codes_of(self._gateway, value_set)
+        codes = self._codes[value_set]
+        return any((system, code) in codes for system, code, *_ in parameter.entries(resource, self._base_url))
 
     def _persons(self, kind: str, criteria: Sequence[Criterion]) -> tuple[set[str] | None, list[Criterion]]:
         """Whose resources are meant (None: it is not said), and the criteria that are left to be matched."""

@@ -169,16 +169,44 @@ async def test_pages_are_continued(face: Face) -> None:
 @pytest.mark.parametrize(
     "query",
     [
-        "",
-        "?code=4548-4",
-        "?_lastUpdated=gt2020-01-01",
+        "?_sort=date",
+        "?code:in=http://nobody.example/ValueSet/x",
+        "?status:in=x",
         "?patient=a&encounter.status=finished",
         "?_has:Group:member:name=x",
     ],
 )
-async def test_a_search_that_names_nobody_is_refused(face: Face, query: str) -> None:
-    outcome = await face.get(f"Observation{query}", status=400)
-    assert outcome["issue"][0]["severity"] == "error"
+async def test_what_cannot_be_searched_is_refused(face: Face, query: str) -> None:
+    answered = await face.http.get(f"/fhir/Observation{query}", headers=face.headers["reader"])
+    assert answered.status_code in (400, 404)
+    assert answered.json()["issue"][0]["severity"] == "error"
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 10])
+async def test_a_search_that_names_nobody_goes_from_person_to_person(face: Face, count: int) -> None:
+    found: list[str] = []
+    path = f"Observation?_count={count}"
+    pages = 0
+    while path:
+        page = await face.get(path)
+        found += [one["resource"]["id"] for one in page.get("entry", [])]
+        links = {one["relation"]: one["url"] for one in page["link"]}
+        path = links["next"].removeprefix(f"{BASE}/") if "next" in links else ""
+        pages += 1
+        assert pages < 9
+    assert len(found) == len(set(found)) == 4
+    total = await face.get("Observation?_summary=count&code=4548-4")
+    assert total["total"] == 3
+    assert len((await face.get("Observation?_count=50", "practice"))["entry"]) == 1
+
+
+async def test_codes_are_searched_by_value_set(face: Face) -> None:
+    include = [{"system": LOINC, "concept": [{"code": "8867-4"}]}]
+    url = "http://terms.example/ValueSet/pulse"
+    body = {"resourceType": "ValueSet", "url": url, "version": "1", "status": "active", "compose": {"include": include}}
+    face.gateway.terminology.put([("test", body)])
+    assert len(await face.ids(f"Observation?code:in={url}")) == 1
+    assert len(await face.ids(f"Observation?code:in={url}&patient={face.persons['Birch']}")) == 0
 
 
 async def test_too_many_persons_are_refused(face: Face) -> None:

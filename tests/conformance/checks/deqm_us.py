@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import date
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 from face import PERIOD, Face, parameters
@@ -89,9 +90,16 @@ def data_requirements_period(face: Face) -> None:
 @check("F5", DEQM, "M", "searches that data requirements lead to")
 def queries(face: Face) -> None:
     told = face.post(f"Measure/{face.measure['id']}/$data-requirements", parameters(*PERIOD.items())).json()
-    types = dict.fromkeys(one["type"] for one in told["dataRequirement"])
-    missing = [kind for kind in types if face.get(kind, params={"_count": "1"}).status_code != 200]
-    assert not missing, f"no search on {', '.join(missing)}"
+    asked: dict[tuple[str, str], None] = {}
+    for one in told["dataRequirement"]:
+        query = "_count=5"
+        for narrow in one.get("codeFilter", ()):
+            if "valueSet" in narrow and narrow.get("path") == "code":
+                query += f"&code:in={quote(narrow['valueSet'])}"
+        asked[one["type"], query] = None
+    assert any(":in=" in query for _, query in asked)
+    missing = [f"{kind}?{query}" for kind, query in asked if face.get(f"{kind}?{query}").status_code != 200]
+    assert not missing, f"no search {', '.join(missing)}"
 
 
 @check("F6", DEQM, "M", "$evaluate on a measure: complete reports of its period")
