@@ -22,14 +22,8 @@ ANCHOR = "Patient"
 Places = np.ndarray[tuple[int], np.dtype[np.intp]]
 
 _ROWS = 2000
-_MEMORY = "512MB"
-#: Lines are read whole: no JSON has the character between columns.
-_LINES = """
-SELECT {person} AS person, {rank} AS rank, line FROM read_csv(
-    {files}, columns = {{'line': 'VARCHAR'}}, header = false, delim = '\x01', quote = '', escape = '',
-    max_line_size = 268435456, auto_detect = false, strict_mode = false
-)
-"""
+_READ = 1 << 23
+_KEYS = "SELECT {person} AS person FROM rows"
 
 
 def organize(folder: Path, files: Sequence[AnswerFile], limit: int) -> list[AnswerFile]:
@@ -39,24 +33,58 @@ def organize(folder: Path, files: Sequence[AnswerFile], limit: int) -> list[Answ
 
 
 def _sorted(folder: Path, files: Sequence[AnswerFile]) -> Iterator[pa.Table]:
-    """Lines with their persons: person by person, the Patient first."""
-    selected = []
-    for kind in sorted({one.type for one in files}):
-        names = [str(folder / one.name) for one in files if one.type == kind]
-        person = "json_extract_string(line, '$.id')"
-        if kind != ANCHOR:
-            reference = f"json_extract_string(line, '$.{person_element(kind)}.reference')"
-            person = f"regexp_extract({reference}, '(?:^|/)Patient/([A-Za-z0-9.-]+)', 1)"
-        selected.append(_LINES.format(person=person, rank=int(kind != ANCHOR), files=names))
-    everything = " UNION ALL ".join(f"({one})" for one in selected)
-    with duckdb.connect(config={"memory_limit": _MEMORY, "temp_directory": str(folder / "sorting")}) as connection:
-        connection.execute("SET preserve_insertion_order = false")
-        found = connection.sql(
-            f"SELECT person, line FROM ({everything}) WHERE person <> '' ORDER BY person, rank, line"  # noqa: S608
-        )
-        reader: pa.RecordBatchReader = found.to_arrow_reader(_ROWS)
-        for batch in reader:
-            yield pa.Table.from_batches([batch])
+    """Lines with their persons, person by person, the Patient first; only who is meant by each is in memory."""
+    lines, persons = [], []
+    for one in files:
+        found = _lines(folder / one.name)
+        lines.append(found)
+        persons += [_persons(found.slice(start, _ROWS), one.type) for start in range(0, len(found), _ROWS)]
+    person = pa.concat_arrays(persons)
+    file = np.repeat(np.arange(len(files), dtype=np.int32), [len(one) for one in lines])
+    row = np.concatenate([np.arange(len(one), dtype=np.int32) for one in lines])
+    anchors = np.array([one.type == ANCHOR for one in files])
+    order = pc.sort_indices(
+        pa.table({"person": person, "rank": pa.array(~anchors[file])}),
+        sort_keys=[("person", "ascending"), ("rank", "ascending")],
+    ).to_numpy()
+    order = order[np.asarray(pc.not_equal(person, ""))[order]]
+    for start in range(0, len(order), _ROWS):
+        some = order[start : start + _ROWS]
+        yield pa.table({"person": person.take(pa.array(some)), "line": _gathered(lines, file[some], row[some])})
+
+
+def _gathered(lines: Sequence[pa.Array], file: Places, row: Places) -> pa.Array:
+    """Rows of files, in the order given."""
+    by_file = np.argsort(file, kind="stable")
+    parts = [lines[one].take(pa.array(row[file == one])) for one in np.unique(file).tolist()]
+    place = np.empty_like(by_file)
+    place[by_file] = np.arange(len(by_file))
+    return pa.concat_arrays(parts).take(pa.array(place)).cast(pa.string())
+
+
+def _lines(path: Path) -> pa.Array:
+    """The lines of a file, each with its line feed, as they lie on disk."""
+    ends, before = [np.zeros(1, np.int64)], 0
+    with path.open("rb") as file:
+        while block := file.read(_READ):
+            ends.append(np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n")) + 1 + before)
+            before += len(block)
+    offsets = np.concatenate(ends)
+    mapped = pa.memory_map(str(path)).read_buffer()
+    return pa.LargeStringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), mapped)
+
+
+def _persons(lines: pa.Array, resource_type: str) -> pa.Array:
+    """Whom each line is about; empty for nobody."""
+    person = "json_extract_string(line, '$.id')"
+    if resource_type != ANCHOR:
+        reference = f"json_extract_string(line, '$.{person_element(resource_type)}.reference')"
+        person = f"regexp_extract({reference}, '(?:^|/)Patient/([A-Za-z0-9.-]+)', 1)"
+    with duckdb.connect() as connection:
+        connection.execute("SET threads = 1")
+        connection.register("rows", pa.table({"line": lines}))
+        found = connection.sql(_KEYS.format(person=f"coalesce({person}, '')")).to_arrow_table()["person"]
+    return found.combine_chunks().cast(pa.string())
 
 
 def _write(folder: Path, tables: Iterator[pa.Table], limit: int) -> Iterator[AnswerFile]:
@@ -75,7 +103,7 @@ def _write(folder: Path, tables: Iterator[pa.Table], limit: int) -> Iterator[Ans
             person,
             '"}}]}\n',
         )
-        lines = concatenated(pc.if_else(pa.array(starts), header, ""), table["line"].combine_chunks(), "\n")
+        lines = concatenated(pc.if_else(pa.array(starts), header, ""), table["line"].combine_chunks())
         places = np.flatnonzero(starts)
         begin = 0
         while begin < len(lines):
