@@ -93,8 +93,8 @@ class Settings(BaseSettings):
     )
     registration: Literal["off", "invited", "open"] = Field(
         default="off",
-        description="Whether clients may register themselves (RFC 7591), for an operator to approve: not at all, with an "
-        "initial access token, or anyone.",
+        description="Whether clients may register themselves (RFC 7591), for an operator to approve: not at all, with "
+        "an initial access token, or anyone.",
     )
     registration_private_jwks: bool = Field(
         default=False, description="Whether the JWKS URL of a self-registered client may be at a private address."
@@ -137,8 +137,8 @@ class Settings(BaseSettings):
     )
     validate_pushed: Literal["off", "record", "refuse"] = Field(
         default="off",
-        description="What `$import` does about resources that break profiles they declare: nothing, tell and record it, "
-        "or refuse the whole body when a rule of severity error is broken. Judged one by one: some milliseconds each.",
+        description="What `$import` does about resources that break profiles they declare: nothing, tell and record "
+        "it, or refuse the whole body when a rule of severity error is broken. Each takes some milliseconds.",
     )
     deqm_family: Literal["us", "uv"] = Field(
         default="us",

@@ -52,9 +52,11 @@ def place(compiler: Compiler, library: Library, elm: Elm) -> Place:
     key = ("place", id(elm))
     count, of, found = library.known.get(key, (None, None, None))
     if found is None or count != compiler.node_count or of is not compiler:
-        found = _place(compiler, library, elm, "")
-        library.known[key] = (compiler.node_count, compiler, found)
-    return found
+        made = _place(compiler, library, elm, "")
+        library.known[key] = (compiler.node_count, compiler, made)
+        return made
+    kept: Place = found
+    return kept
 
 
 def _place(compiler: Compiler, library: Library, elm: Elm, field: str) -> Place:

@@ -174,7 +174,7 @@ def _group_name(report: Resource, group: str, link_ids: bool) -> str:
 
 def _rows(of_member: Mapping[str, object], member: str) -> list[Resource]:
     rows = of_member.get(member)
-    return [] if rows is None else rows.to_pylist()  # type: ignore[attr-defined, no-any-return]
+    return [] if rows is None else rows.to_pylist()  # type: ignore[attr-defined]
 
 
 def _identity(*parts: str) -> str:

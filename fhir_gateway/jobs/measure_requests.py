@@ -60,7 +60,10 @@ class MeasureRequest:
     @classmethod
     def of(cls, payload: Mapping[str, Any]) -> Self:
         """The request that was written as JSON."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in payload.items()})
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in payload.items()
+        }
+        return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON."""

@@ -107,8 +107,8 @@ class ClinicalCatalog:
     def _everybody(self, query: Query, rows: ClinicalRows, criteria: Sequence[Criterion]) -> Found:
         """One page of a search that names nobody: person by person, as far as one request may look.
 
-        A page may have fewer matches than asked for, and none, and yet a next one. TooCostly where a sort or a count would
-        have to look at everybody.
+        A page may have fewer matches than asked for, and none, and yet a next one. TooCostly where a sort or a count
+        would have to look at everybody.
         """
         kind, now = query.resource_type, datetime.now(UTC)
         listed = None if self._store.audience.everybody else self._store.members()

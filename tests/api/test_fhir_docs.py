@@ -1,4 +1,4 @@
-"""docs/use/fhir-api.md says what the code serves."""
+"""docs/use/fhir-api.md, and the pages beside it that it leads to, say what the code serves."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ from fhir_gateway.server.app import create_app
 from fhir_gateway.server.registry import RESULT_PARAMETERS, SERVED
 from fhir_gateway.server.search import DEFAULT_COUNT, MAX_COUNT
 
-DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "use" / "fhir-api.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+DOCUMENT = (DOCS / "use" / "fhir-api.md").read_text(encoding="utf-8")
+#: Pages of single subjects, and of those who run the gateway.
+ALL = "\n".join(
+    page.read_text(encoding="utf-8") for page in (*sorted((DOCS / "use").glob("*.md")), DOCS / "operate" / "deploy.md")
+)
 
 
 @pytest.mark.parametrize("name", sorted(SERVED))
 def test_every_type_and_operation_is_described(name: str) -> None:
     assert f"`{name}`" in DOCUMENT
     for operation in SERVED[name].operations:
-        assert f"${operation.code}" in DOCUMENT
+        assert f"${operation.code}" in ALL
         for parameter, _ in operation.parameters:
-            assert f"`{parameter}`" in DOCUMENT
+            assert f"`{parameter}`" in ALL, f"{operation.code} {parameter}"
 
 
 @pytest.mark.parametrize("name", RESULT_PARAMETERS)
@@ -37,4 +42,4 @@ def test_routes_beside_the_types_are_described() -> None:
     others = [path for path in paths if not any(f"/fhir/{name}" in path for name in SERVED)]
     assert "/fhir/metadata" in others
     for path in others:
-        assert path.removeprefix("/fhir") in DOCUMENT, path
+        assert path.removeprefix("/fhir") in ALL, path
