@@ -9,8 +9,8 @@
     token.require("Observation", "s")    -> AuthorizationError unless granted
 
 Access tokens are opaque: 256 random bits whose digest is a row of the control plane, so that every process knows them
-and a revocation holds at once (docs/adr/0040). All calls block on the database and some on the network: in an event
-loop run them in a thread.
+and a revocation holds at once, in other processes within a second (docs/adr/0040). All calls block on the database and
+some on the network: in an event loop run them in a thread.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from fhir_gateway.auth.assertions import PrivateKeyJwt
 from fhir_gateway.auth.endpoints import OAuthServer, bearer_client, bearer_token
 from fhir_gateway.auth.issuers import Issuers, TokenRefused
 from fhir_gateway.auth.jwks import JwksCache, check_jwks_url
+from fhir_gateway.auth.kept import KeptTokens
 from fhir_gateway.auth.keys import check_key_set
 from fhir_gateway.auth.models import AccessToken, Client, Reply
 from fhir_gateway.auth.registration import Mode, Registration
@@ -75,6 +76,7 @@ class AuthorizationServer:
         self._issuers = Issuers(trusted, cache)
         self.registration_url = f"{auth_url.rstrip('/')}/register" if issues and registration != "off" else None
         self._registration = Registration(self.store, registration, private_jwks)
+        self._kept = KeptTokens()
         self._counts: Counter[tuple[str, str]] = Counter()
         self._counting = threading.Lock()
         self._types = None if supported_types is None else frozenset(supported_types)
@@ -221,8 +223,16 @@ class AuthorizationServer:
         presented = bearer_token(authorization)
         if presented is None:
             raise AuthenticationError("an access token is required: Authorization: Bearer <token>")
-        if self._issuers and presented.count(".") == 2:
-            return self._outside(presented)
+        state = self.store.state  # before anything is read, so that no change comes between
+        token = self._kept.find(presented, state)
+        if token is None:
+            outside = self._issuers and presented.count(".") == 2
+            token = self._outside(presented) if outside else self._own(presented)
+            self._kept.keep(presented, token, state)
+        return token
+
+    def _own(self, presented: str) -> AccessToken:
+        """The token that we issued."""
         issued = self.store.token(presented) if self.issues else None
         if issued is None or issued.is_revoked():
             raise AuthenticationError("the access token is not valid")

@@ -98,6 +98,8 @@ class AuthStore:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        #: Another object after every change of a client or a token by this process: what was read before may be old.
+        self.state = object()
         self._purge_lock = threading.Lock()
         self._purged_at = 0.0
 
@@ -150,6 +152,7 @@ class AuthStore:
             if not changed.rowcount:
                 raise NotFoundError(f"there is no client {client_id}")
             connection.execute(update(_TOKEN).where(_TOKEN.c.client_id == client_id).values(revoked=True))
+        self.state = object()
 
     def pending_clients(self) -> int:
         """How many registrations wait for approval."""
@@ -234,6 +237,7 @@ class AuthStore:
         """Refuse a token from now on."""
         with transaction(self._engine) as connection:
             connection.execute(update(_TOKEN).where(_TOKEN.c.token_hash == token_hash).values(revoked=True))
+        self.state = object()
 
     def purge(self, now: int) -> None:
         """Delete assertions and tokens that can no longer be accepted anyway."""

@@ -127,7 +127,7 @@ def rotate(
     jwks_url: Annotated[str | None, typer.Option(help="URL of its public JWK Set.")] = None,
     new_key: Annotated[Path | None, typer.Option(help="Make a key pair; write the private JWK to this file.")] = None,
 ) -> None:
-    """Put other keys in place of a client's; those of before count no more, and its tokens end at once."""
+    """Put other keys in place of a client's; those of before count no more, its tokens end within a second."""
     here = context(command)
     if [jwks, jwks_url, new_key].count(None) != 2:
         raise ConfigurationError("give one of --jwks, --jwks-url and --new-key")
@@ -155,7 +155,7 @@ def invite(
 
 @app.command()
 def disable(command: typer.Context, name: Annotated[str, typer.Argument(help="Client id.")]) -> None:
-    """Refuse a client from now on; its tokens end at once."""
+    """Refuse a client from now on; its tokens end within a second."""
     here = context(command)
     here.gateway.authorization.disable_client(name)
     here.output.say(f"{name} is disabled")
