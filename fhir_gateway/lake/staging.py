@@ -23,6 +23,9 @@ Progress = Callable[[str, int], None]
 
 #: Bytes of rows that a pull may hold in memory.
 _HELD_BYTES = 1 << 26
+#: Batches of fewer rows than these are put together, this many at a time: each costs as much as a hundred rows.
+_SMALL_ROWS = 64
+_SMALL_BATCHES = 512
 _HEAD = [name for name in CHECKED.names if name != "_raw"]
 
 
@@ -34,13 +37,23 @@ class StagedRows:
         self._path = folder / f"{resource_type}.arrow"
         self._writer: pa.ipc.RecordBatchFileWriter | None = None
         self._held: list[pa.RecordBatch] = []
+        self._seen = 0  # batches held that were looked at already
         self.raw_bytes = 0
 
     def add(self, batch: pa.RecordBatch) -> int:
         """Take rows that follow those before; returns the memory they take."""
         self._held.append(batch)
+        if len(self._held) - self._seen >= _SMALL_BATCHES:
+            self._put_together()
         self.raw_bytes += batch["_raw"].nbytes
         return int(batch.nbytes)
+
+    def _put_together(self) -> None:
+        """Make one of the last batches where they are small: an export may have thousands of files of one line."""
+        last = self._held[self._seen :]
+        if sum(batch.num_rows for batch in last) < _SMALL_ROWS * len(last):
+            self._held[self._seen :] = pa.Table.from_batches(last).combine_chunks().to_batches()
+        self._seen = len(self._held)
 
     def spill(self) -> None:
         """Move what is held in memory to the disk."""
@@ -50,7 +63,7 @@ class StagedRows:
             self._writer = pa.ipc.new_file(str(self._path), CHECKED)
         for batch in self._held:
             self._writer.write_batch(batch)
-        self._held = []
+        self._held, self._seen = [], 0
 
     def close(self) -> None:
         """No more rows will come."""
