@@ -118,8 +118,8 @@ class AuthorizationServer:
         """Register a backend client by its public keys, inline (``jwks``) or by URL; InputError when unfit.
 
         ``scopes`` is the most it may be granted, for example ``system/*.rs``. ``grants`` limit whose data it sees
-        (``contract:ID``, ``organization:TIN``; None: everybody's); ``purpose`` is a code of PurposeOfUse, for the audit
-        trail. Without keys its tokens come from an outside issuer. ConflictError when the id is taken.
+        (``contract:ID``, ``organization:TIN``, ``group:ID``; None: everybody's); ``purpose`` is a code of PurposeOfUse,
+        for the audit trail. Without keys its tokens come from an outside issuer. ConflictError when the id is taken.
         """
         if not client_id or len(client_id) > 255 or not client_id.isprintable() or " " in client_id:
             raise InputError("a client id is 1 to 255 printable characters without spaces")

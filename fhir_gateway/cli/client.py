@@ -31,16 +31,17 @@ def add(
     outside: Annotated[bool, typer.Option("--outside", help="An outside issuer gives it tokens: no keys.")] = False,
     contract: Annotated[list[str] | None, typer.Option(help="Sees this contract, its list and its members.")] = None,
     organization: Annotated[list[str] | None, typer.Option(help="Sees the patients of this practice (TIN).")] = None,
+    group: Annotated[list[str] | None, typer.Option(help="Sees this list (id of a Group) and its members.")] = None,
     purpose: Annotated[str | None, typer.Option(help="Why it reads (PurposeOfUse), such as HPAYMT.")] = None,
 ) -> None:
     """Register a backend client by its public keys.
 
-    Without --contract and --organization it sees everybody's data: that is for the operator's own systems.
+    Without --contract, --organization and --group it sees everybody's data: that is for the operator's own systems.
     """
     here = context(command)
     if [jwks, jwks_url, new_key, outside or None].count(None) != 3:
         raise ConfigurationError("give one of --jwks, --jwks-url, --new-key and --outside")
-    grants = _grants(contract, organization)
+    grants = _grants(contract, organization, group)
     keys = _keys(jwks, new_key, f"{name}-1")
     try:
         client = here.gateway.authorization.register_client(
@@ -104,6 +105,7 @@ def approve(
     scope: Annotated[list[str], typer.Option(help="The most it may be granted, such as system/*.rs.")],
     contract: Annotated[list[str] | None, typer.Option(help="Sees this contract, its list and its members.")] = None,
     organization: Annotated[list[str] | None, typer.Option(help="Sees the patients of this practice (TIN).")] = None,
+    group: Annotated[list[str] | None, typer.Option(help="Sees this list (id of a Group) and its members.")] = None,
     everything: Annotated[bool, typer.Option("--everything", help="Sees everybody's data.")] = False,
     purpose: Annotated[str | None, typer.Option(help="Why it reads (PurposeOfUse), such as HPAYMT.")] = None,
 ) -> None:
@@ -112,9 +114,9 @@ def approve(
     Look at it first (client show), and ask whom it names whether they sent it.
     """
     here = context(command)
-    grants = _grants(contract, organization)
+    grants = _grants(contract, organization, group)
     if (grants is None) != everything:
-        raise ConfigurationError("say whose data it sees: --contract, --organization, or --everything")
+        raise ConfigurationError("say whose data it sees: --contract, --organization, --group, or --everything")
     here.gateway.authorization.approve_client(name, scopes=" ".join(scope), grants=grants, purpose=purpose)
     here.output.say(f"{name} is approved")
 
@@ -197,9 +199,9 @@ def token(
         typer.echo(body["access_token"])
 
 
-def _grants(contract: list[str] | None, organization: list[str] | None) -> list[str] | None:
-    found = [f"contract:{one}" for one in contract or ()] + [f"organization:{one}" for one in organization or ()]
-    return found or None
+def _grants(contract: list[str] | None, organization: list[str] | None, group: list[str] | None) -> list[str] | None:
+    named = {"contract": contract, "organization": organization, "group": group}
+    return [f"{kind}:{one}" for kind, values in named.items() for one in values or ()] or None
 
 
 def _keys(jwks: Path | None, new_key: Path | None, kid: str) -> dict[str, Any] | None:

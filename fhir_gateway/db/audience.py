@@ -1,7 +1,8 @@
 """Who may see which served resource: security labels on lists and contracts, and membership for everything of a person.
 
 A list (Group), a contract (Measure) and what is reported under it carry ``meta.security`` labels of
-:data:`SYSTEM`: ``contract:ID`` or ``organization:TIN``. An audience is a set of such labels. It sees
+:data:`SYSTEM`: ``contract:ID``, ``organization:TIN`` or, of one list alone, ``group:ID``. An audience is a set of such
+labels. It sees
 
 * what carries one of its labels;
 * persons on the active entries of the lists that carry one, their coverage and their individual reports;
@@ -34,7 +35,7 @@ Restriction = tuple[tuple[tuple[Criterion, ...], ...], ...]
 BY_NAME = frozenset({"AuditEvent", "Endpoint"})
 #: Code system of the labels; defined in ``profiles/``.
 SYSTEM = "https://fhir-gateway.example/fhir/CodeSystem/audience"
-KINDS = ("contract", "organization")
+KINDS = ("contract", "organization", "group")
 #: Label of what a client wrote; never granted.
 CLIENT = "client"
 #: Index parameter of the persons whose entry on a list is active; not a search parameter.
@@ -91,7 +92,7 @@ class Audience:
 
     @classmethod
     def of(cls, labels: Iterable[str]) -> Audience:
-        """An audience of these labels (``contract:ID``, ``organization:TIN``); InputError for anything else."""
+        """An audience of labels (``contract:ID``, ``organization:TIN``, ``group:ID``); InputError for anything else."""
         found = frozenset(labels)
         for one in sorted(found):
             kind, _, value = one.partition(":")

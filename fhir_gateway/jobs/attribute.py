@@ -145,7 +145,7 @@ def _serve(
                 tin=tin,
                 decided=decided,
             )
-            audience = [label("contract", contract.id)]
+            audience = [label("contract", contract.id), label("group", name)]
             if tin is not None or len(tins) == 1:
                 audience.append(label("organization", tin or tins[0]))
             group = labelled(group, *audience)

@@ -40,6 +40,7 @@ GRANTS: dict[str, list[str] | None] = {
     "payer": ["contract:aco"],
     "practice": ["organization:111"],
     "both": ["organization:222", "contract:other"],
+    "one-list": ["group:aco-222"],
     "stranger": ["organization:999"],
 }
 #: Whom each client sees, worked out by hand.
@@ -48,6 +49,7 @@ SEES: dict[str, dict[str, set[str]]] = {
     "payer": {"lists": {"aco", "aco-111", "aco-222"}, "persons": {"p1", "p2"}, "contracts": {"aco"}},
     "practice": {"lists": {"aco-111", "other"}, "persons": {"p1", "p4"}, "contracts": set()},
     "both": {"lists": {"aco-222", "other"}, "persons": {"p2", "p4"}, "contracts": {"other"}},
+    "one-list": {"lists": {"aco-222"}, "persons": {"p2"}, "contracts": set()},
     "stranger": {"lists": set(), "persons": set(), "contracts": set()},
 }
 CLIENTS = sorted(GRANTS)
@@ -58,7 +60,7 @@ def _group(name: str) -> dict[str, Any]:
     entries = [{"entity": {"reference": f"Patient/{one}"}, "inactive": False} for one in active]
     entries += [{"entity": {"reference": f"Patient/{one}"}, "inactive": True} for one in inactive]
     group = {"resourceType": "Group", "id": name, "type": "person", "actual": True, "member": entries}
-    return labelled(group, *labels)
+    return labelled(group, *labels, label("group", name))
 
 
 def _contract(name: str) -> list[dict[str, Any]]:
@@ -246,7 +248,7 @@ async def test_operations_reach_no_further_than_reads(face: Face, method: str) -
         assert answer.status_code == 404, answer.text
 
 
-@pytest.mark.parametrize("grants", [["contract:"], ["group:x"], ["contract"], ["organization:\x00"]])
+@pytest.mark.parametrize("grants", [["contract:"], ["patient:x"], ["contract"], ["organization:\x00"]])
 def test_grants_of_no_kind_are_refused(grants: list[str]) -> None:
     with pytest.raises(InputError, match="a grant is"):
         Audience.of(grants)
