@@ -12,18 +12,19 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from fhir_gateway.db.audience import EVERYONE, Audience
-from fhir_gateway.db.engine import snapshot, table_of, transaction
+from fhir_gateway.db.engine import Lookup, snapshot, table_of, transaction
 from fhir_gateway.db.freezing import Frozen, freeze
 from fhir_gateway.db.history import Versions, only_version, versions
 from fhir_gateway.db.resource_tables import ResourceRow, ResourceVersionRow, SearchIndexRow, SearchIndexState
 from fhir_gateway.db.search.criteria import Criterion, Reach, sort_value
-from fhir_gateway.db.search.dates import microseconds
+from fhir_gateway.db.search.dates import instant, microseconds
 from fhir_gateway.db.search.matching import matches
 from fhir_gateway.db.search.paging import beyond, decode, encode
 from fhir_gateway.db.search.parameters import definitions_digest
@@ -175,13 +176,30 @@ class ResourceStore:
 
     def read(self, resource_type: str, resource_id: str) -> StoredResource:
         """Return the current version; raises NotFoundError, and DeletedError for a deleted resource."""
+        found = self._found(resource_type, resource_id)
+        if found is None:
+            raise _not_found(resource_type)
+        if found.deleted:
+            raise DeletedError(f"this {resource_type} was deleted")
+        return found
+
+    @cached_property
+    def _lookup(self) -> Lookup:
+        row = self._resource.c
+        chosen = sa.select(row.version, row.last_updated, row.deleted, row.body)
+        return Lookup(self._engine, chosen.where(row.type == sa.bindparam("type"), row.id == sa.bindparam("id")))
+
+    def _found(self, resource_type: str, resource_id: str) -> StoredResource | None:
+        """The current version, which may be a deletion; None when there is none that is seen."""
+        if self.audience.unlimited:  # all that is asked is the key
+            found = self._lookup.first(type=resource_type, id=resource_id)
+            if found is None:
+                return None
+            version, updated, deleted, body = found
+            return StoredResource(resource_type, resource_id, version, instant(updated), bool(deleted), bytes(body))
         with snapshot(self._engine) as connection:
             row = connection.execute(self._select(resource_type).where(self._resource.c.id == resource_id)).first()
-        if row is None:
-            raise _not_found(resource_type)
-        if row.deleted:
-            raise DeletedError(f"this {resource_type} was deleted")
-        return stored(row)
+        return None if row is None else stored(row)
 
     def read_many(self, references: Iterable[tuple[str, str]]) -> list[StoredResource]:
         """Return the resources of (type, id) pairs that exist, in no given order."""

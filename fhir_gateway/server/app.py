@@ -105,6 +105,8 @@ def create_app(gateway: Gateway) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
+        # spans and records of requests would say whose they are; /metrics and the audit trail are ours
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.openapi = partial(documentation.openapi, app)  # type: ignore[method-assign]  # FastAPI's documented hook
     app.state.audit = trail
