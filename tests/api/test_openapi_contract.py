@@ -30,7 +30,7 @@ from fhir_gateway.server.registry import SERVED
 from fhir_gateway.server.serve import GatewayServer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "3"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "1"))
 CHECKS = (
     not_a_server_error,
     status_code_conformance,
