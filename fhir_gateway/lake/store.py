@@ -37,6 +37,8 @@ if TYPE_CHECKING:  # and where it is used: the compiler of the walk takes a seco
 #: Columns that every read gives.
 KEY_COLUMNS = ("_source", "id", "_member", "_bucket", "_last_updated")
 _FORMAT = 1
+#: Below so many rows DuckDB needs longer to open (17 ms of CPU) than Arrow to sort; above, it uses all cores.
+_FEW_TO_SORT = 50_000
 
 
 def _folder(url: str | Path) -> Path:
@@ -368,6 +370,9 @@ def _current(rows: pa.Table) -> pa.Array:
 def _in_order(rows: pa.Table) -> pa.Array:
     """Row numbers in reading order."""
     keys = rows.select(["_member", "_source", "id"])
+    if rows.num_rows < _FEW_TO_SORT:
+        keys = keys.set_column(1, "_source", keys["_source"].cast(pa.string()))
+        return pc.sort_indices(keys, [(name, "ascending") for name in keys.column_names])  # nulls come last
     keys = keys.append_column("i", pa.array(np.arange(rows.num_rows, dtype=np.int64)))
     with duckdb.connect() as connection:
         connection.register("keys", keys)
