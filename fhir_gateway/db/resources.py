@@ -335,10 +335,12 @@ class ResourceStore:
         ends = [order.desc() if descending else order.asc() for order, descending in orders]
         ends.append(resource.c.key.desc() if orders[0][1] else resource.c.key.asc())
         with snapshot(self._engine) as connection:
-            number = (
-                connection.scalar(sa.select(sa.func.count()).select_from(resource).where(*where)) if total else None
-            )
             rows = connection.execute(statement.order_by(*ends).limit(count + 1)).all() if count else []
+            number: int | None = None
+            if total and count and after is None and len(rows) <= count:  # all of them are here
+                number = len(rows)
+            elif total:
+                number = connection.scalar(sa.select(sa.func.count()).select_from(resource).where(*where))
         last = rows[count - 1] if len(rows) > count else None
         following = None
         if last is not None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from datetime import date, datetime
 from datetime import time as clock
+from functools import cache
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -100,7 +101,7 @@ class Evaluator:
             title=package.title,
             period=period,
             evaluated_at=now,
-            engine_version=version("fhir-gateway"),
+            engine_version=_engine_version(),
             package_hash=package.package_hash,
             terminology_hash=package.terminology_hash,
             lake_version=lake_version,
@@ -213,6 +214,12 @@ def evaluate(
 ) -> MeasureResult:
     """Compile ``package`` and evaluate it over ``population``; see :meth:`Evaluator.evaluate`."""
     return Evaluator(package).evaluate(population, period, now)
+
+
+@cache
+def _engine_version() -> str:
+    """Which gateway this is: looking through what is installed takes a millisecond."""
+    return version("fhir-gateway")
 
 
 def _copies(batch: Batch) -> int:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 
 import sqlalchemy as sa
 
@@ -95,7 +96,7 @@ class Reach:
             # Stored with milliseconds: the instant stands for its whole millisecond.
             return _either([_date(code, one, updated, updated + 1000, now) for one in alternatives])
         parameter = self._parameter(resource_type, code)
-        index = self.index.alias()
+        index = _entries(self.index)
 
         def has(*match: Condition, suffix: str = "") -> Condition:
             named = index.c.parameter == _indexed(resource_type, parameter) + suffix
@@ -220,6 +221,15 @@ def _check_indexed(resource_type: str) -> None:
 def _check_depth(depth: int) -> None:
     if depth >= MAX_CHAIN:
         raise InputError(f"a chain may lead over {MAX_CHAIN} references")
+
+
+@lru_cache(maxsize=8)
+def _entries(index: sa.Table) -> sa.Alias:
+    """The index as it stands in conditions that lead nowhere else; made once, as an alias copies all columns.
+
+    None of these sub-selects is inside another, so that all may have the same.
+    """
+    return index.alias()
 
 
 def _indexed(resource_type: str, parameter: SearchParameter) -> str:
