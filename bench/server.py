@@ -43,7 +43,10 @@ def main() -> None:
         kind = "PostgreSQL" if given.database else "SQLite"
         print(f"{platform.machine()}, Python {platform.python_version()}, {kind}, {given.patients} patients")
         print(f"{CONNECTIONS} connections, {given.seconds:g} s each; p50 and p99 in ms")
-        print("what | bytes | requests/s | p50 | p99 | server CPU ms | bare requests/s | bare p99 | of the bare route")
+        print(
+            "CPU: of the serving process for one request, in ms; of bare: our requests/s by theirs, their CPU by ours"
+        )
+        print("what | bytes | requests/s | p50 | p99 | CPU | bare requests/s | p99 | CPU | of bare: requests/s | CPU")
         for row in measure(about, given.seconds):
             print(" | ".join(row))
 
@@ -152,7 +155,9 @@ def measure(about: Mapping[str, Any], seconds: float) -> Iterator[tuple[str, ...
                 f"{ours['cpu']:.2f}",
                 f"{theirs['rate']:,.0f}",
                 f"{theirs['p99']:.1f}",
+                f"{theirs['cpu']:.2f}",
                 f"{ours['rate'] / theirs['rate']:.2f}",
+                f"{theirs['cpu'] / ours['cpu']:.2f}",
             )
 
 

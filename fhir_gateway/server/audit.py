@@ -165,8 +165,11 @@ class AuditTrail:
                 self._expire(connection, entries[0][0].recorded)
         except Exception as error:  # noqa: BLE001 - handed to every request that waits for this commit
             failure = error
+        waiting: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
         for _, done, loop in entries:
-            loop.call_soon_threadsafe(_finish, done, failure)
+            waiting.setdefault(loop, []).append(done)
+        for loop, ended in waiting.items():  # each call wakes its loop up: once is enough
+            loop.call_soon_threadsafe(_finish, ended, failure)
 
     def _expire(self, connection: Connection, now: datetime) -> None:
         """Once a day, delete what the setting says is old; the database refuses what is younger than six years."""
@@ -177,10 +180,11 @@ class AuditTrail:
         connection.execute(delete(audit_events).where(audit_events.c.recorded < oldest))
 
 
-def _finish(done: asyncio.Future[None], failure: BaseException | None) -> None:
-    if done.cancelled():
-        return
-    if failure is None:
-        done.set_result(None)
-    else:
-        done.set_exception(failure)
+def _finish(ended: list[asyncio.Future[None]], failure: BaseException | None) -> None:
+    for done in ended:
+        if done.cancelled():
+            continue
+        if failure is None:
+            done.set_result(None)
+        else:
+            done.set_exception(failure)

@@ -6,9 +6,9 @@ Plain ASGI, so that answers are not buffered and background work keeps its conte
 from __future__ import annotations
 
 import logging
+import random
 import re
 import time
-import uuid
 from collections.abc import Mapping
 from http import HTTPStatus
 
@@ -56,7 +56,8 @@ class RequestFrame:
         self._throttle = throttle
         self._metrics = metrics
         self._base_path = base_path
-        self._extra = {"Strict-Transport-Security": "max-age=31536000"} if https else {}
+        always = {**SECURITY_HEADERS, **({"Strict-Transport-Security": "max-age=31536000"} if https else {})}
+        self._always = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in always.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one HTTP request; other kinds of connection pass through."""
@@ -64,7 +65,7 @@ class RequestFrame:
             await self._app(scope, receive, send)
             return
         offered = Headers(scope=scope).get("x-request-id", "")
-        access = Access(offered if _REQUEST_ID.fullmatch(offered) else uuid.uuid4().hex)
+        access = Access(offered if _REQUEST_ID.fullmatch(offered) else _new_id())
         access.address = str(scope["client"][0])[:64] if scope.get("client") else None
         access.limit = self._throttle.client
         scope.setdefault("state", {})["access"] = access
@@ -78,10 +79,7 @@ class RequestFrame:
             nonlocal answering, held
             if message["type"] == "http.response.start" and not answering:
                 access.status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-Id"] = access.request_id
-                for name, value in {**SECURITY_HEADERS, **self._extra}.items():
-                    headers.setdefault(name, value)
+                self._complete(message, access)
                 held = message  # until the body says whose data it holds
                 return
             if held is not None:
@@ -143,13 +141,21 @@ class RequestFrame:
     def _bare(self, send: Send, access: Access) -> Send:
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-Id"] = access.request_id
-                for name, value in {**SECURITY_HEADERS, **self._extra}.items():
-                    headers.setdefault(name, value)
+                self._complete(message, access)
             await send(message)
 
         return answer
+
+    def _complete(self, message: Message, access: Access) -> None:
+        """Put on an answer's head what is on every one; what a route has said itself stays."""
+        MutableHeaders(scope=message)["X-Request-Id"] = access.request_id
+        said = {name for name, _ in message["headers"]}
+        message["headers"].extend(one for one in self._always if one[0] not in said)
+
+
+def _new_id() -> str:
+    """An id that no other request has; no secret, so that the system need not be asked for randomness each time."""
+    return f"{random.getrandbits(128):032x}"
 
 
 async def _note(access: Access, start: Message, message: Message) -> None:

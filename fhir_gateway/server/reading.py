@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
 from fhir_gateway.db.resources import StoredResource
 from fhir_gateway.errors import DeletedError
 from fhir_gateway.server.access import admit
+from fhir_gateway.server.beside import beside
 from fhir_gateway.server.interactions import Interactions, begin, represent
 from fhir_gateway.server.negotiation import require_json
 from fhir_gateway.server.problems import UnknownResource
@@ -34,7 +34,7 @@ class Reading:
             token = admit(self.rest.verifier, header, access, resource_type, "r", some=True)
             return self.rest.catalog(resource_type, token, "r").read(resource_type, resource_id)
 
-        return represent(request, await run_in_threadpool(work), subset)
+        return represent(request, await beside(work), subset)
 
     async def vread(self, request: Request, resource_type: str, resource_id: str, version: str) -> Response:
         """``GET [type]/[id]/_history/[vid]``: that version; 410 when it is a deletion."""
@@ -49,7 +49,7 @@ class Reading:
                 raise UnknownResource(f"there is no such version of a {resource_type}")
             return self.rest.catalog(resource_type, token, "r").vread(resource_type, resource_id, int(version))
 
-        stored = await run_in_threadpool(work)
+        stored = await beside(work)
         if stored.deleted:
             raise DeletedError("this version is a deletion")
         return represent(request, stored, subset)
