@@ -29,6 +29,9 @@ CACHE_KIB = 64 * 1024
 #: Errors of a statement show its parameters, and those are patients' data, unless told not to.
 _PRIVATE: dict[str, Any] = {"hide_parameters": True}
 
+#: Connections are kept, those used last first: opening one costs more than most statements, and threads come and go.
+_POOL: dict[str, Any] = {"pool_size": 15, "max_overflow": 0, "pool_use_lifo": True}
+
 
 def create_engine(url: str) -> Engine:
     """Return an engine for ``url`` (``sqlite:///path``, ``sqlite://`` for memory, or ``postgresql://...``).
@@ -44,7 +47,7 @@ def create_engine(url: str) -> Engine:
     if backend == "sqlite":
         return _sqlite(parsed)
     if backend == "postgresql":
-        return sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, **_PRIVATE)
+        return sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, **_PRIVATE, **_POOL)
     raise ConfigurationError("database_url must begin with sqlite:// or postgresql://")
 
 
@@ -55,6 +58,7 @@ def _sqlite(url: URL) -> Engine:
         # One connection, used by one thread at a time: each new one would be another, empty database.
         arguments |= {"poolclass": QueuePool, "pool_size": 1, "max_overflow": 0, "pool_timeout": 10}
     else:
+        arguments |= _POOL
         _create_private_file(Path(str(url.database)))
     engine = sa.create_engine(url, **arguments)
 
