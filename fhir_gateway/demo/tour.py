@@ -19,6 +19,7 @@ from fhir_gateway.jobs.attribute import attribute
 from fhir_gateway.jobs.evaluate import evaluate
 from fhir_gateway.jobs.pull import pull_endpoint
 from fhir_gateway.jobs.settle import settle
+from fhir_gateway.server.registry import DEFINITIONS
 from fhir_gateway.sources.models import LedgerEntry
 from fhir_gateway.sources.outcome import Progress, PullProgress
 
@@ -109,7 +110,7 @@ def run(gateway: Gateway, options: Options, steps: Steps) -> Summary:
         persons_in_both=shared,
         measures=tuple(MeasureSummary.of(report.run, report.result) for report in reports),
         settlements=tuple(settlements),
-        served=gateway.resources.counts(),
+        served={kind: count for kind, count in gateway.resources.counts().items() if kind not in DEFINITIONS},
         seconds=time.perf_counter() - started,
     )
 

@@ -46,7 +46,7 @@ class ClinicalRows:
         row = self._row(resource_type, served)
         if row is None:
             return None
-        members = pa.array([row["_member"]], pa.string())
+        members = None if row["_member"] is None else pa.array([row["_member"]], pa.string())  # None: it is nobody's
         return next(self._served(resource_type, members, (row["_source"], row["id"])), None)
 
     def key_of(self, resource_type: str, served: str) -> tuple[str, str] | None:
@@ -70,14 +70,17 @@ class ClinicalRows:
                 return row
         return None
 
-    def _served(self, resource_type: str, members: pa.Array, only: tuple[str, str] | None) -> Iterator[StoredResource]:
+    def _served(
+        self, resource_type: str, members: pa.Array | None, only: tuple[str, str] | None
+    ) -> Iterator[StoredResource]:
         lake = self._gateway.lake
         rows = lake.read(resource_type, ["_raw", "_seq"], version=self.version, members=members)
         if only is not None:
             rows = rows.filter(pc.and_(pc.equal(rows["_source"], only[0]), pc.equal(rows["id"], only[1])))
         if not rows.num_rows:
             return
-        references = References(self._gateway, lake.read("Patient", version=self.version, members=members), {})
+        about = pa.array([], pa.string()) if members is None else members
+        references = References(self._gateway, lake.read("Patient", version=self.version, members=about), {})
         committed = {one.version: parse_range(one.committed_at)[0] for one in lake.versions()}
         for batch in rows.select(["_source", "id", "_raw", "_seq"]).to_batches(max_chunksize=1000):
             for row in batch.to_pylist():

@@ -37,7 +37,8 @@ _REFERENCE = re.compile(r'("reference"\s*:\s*)("(?:[^"\\]|\\.)*")')
 
 _GOLDEN = """
 SELECT member, arg_min(source, place) AS source, arg_min(raw, place) AS raw,
-  list(json_extract(raw, '$.identifier')) FILTER (json_extract(raw, '$.identifier') IS NOT NULL) AS identifiers
+  list(json_extract(raw, '$.identifier') ORDER BY place)
+    FILTER (json_extract(raw, '$.identifier') IS NOT NULL) AS identifiers
 FROM (
   SELECT _member AS member, _source AS source, _raw AS raw,
     struct_pack(rank := coalesce(r.rank, 1000000), source := _source, id := id) AS place

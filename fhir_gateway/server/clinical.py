@@ -206,7 +206,8 @@ class ClinicalCatalog:
     def _shows(self, one: StoredResource) -> bool:
         resource = one.json()
         person = self._store.audience.person(resource, self._base_url)
-        return person is not None and bool(self._visible([person])) and self._store.permits(resource)
+        seen = self._store.audience.everybody if person is None else bool(self._visible([person]))
+        return seen and self._store.permits(resource)
 
 
 def _offset(after: str | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from fastapi import FastAPI
@@ -240,6 +241,15 @@ def async_file() -> dict[str, Any]:
     return described
 
 
+def _name_path_parameters(path: str, operation: dict[str, Any]) -> None:
+    """Routes that read their path from the request do not declare what is in it."""
+    named = {one["name"] for one in operation.get("parameters", ()) if one["in"] == "path"}
+    for name in re.findall(r"{(\w+)}", path):
+        if name not in named:
+            schema = {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            operation.setdefault("parameters", []).append(schema)
+
+
 _ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
 #: Answers to mistakes that a route does not list one by one: too many requests, wrong bodies, no token.
 _REFUSALS: dict[str, Any] = {
@@ -260,6 +270,7 @@ def openapi(app: FastAPI) -> dict[str, Any]:
         }
         for path, item in schema["paths"].items():
             for operation in item.values():
+                _name_path_parameters(path, operation)
                 kind = "OAuthRefused" if path.startswith("/auth/") else "Refused"
                 operation["responses"].setdefault("4XX", {"$ref": f"#/components/responses/{kind}"})
         schema.setdefault("components", {})["responses"] = _REFUSALS

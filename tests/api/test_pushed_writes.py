@@ -123,6 +123,13 @@ async def test_a_clinical_resource_belongs_to_the_person_and_to_its_writer(face:
     assert (await face.ask("GET", path)).status_code == 404
 
 
+async def test_what_is_nobodys_is_kept_and_read_by_who_sees_everybody(face: Face) -> None:
+    made = await face.create({"resourceType": "CareTeam", "name": "Night shift"})
+    assert (await face.ask("GET", f"CareTeam/{made['id']}")).json() == made
+    changed = await face.ask("PUT", f"CareTeam/{made['id']}", {**made, "name": "Day shift"})
+    assert (changed.status_code, changed.json()["name"]) == (200, "Day shift")
+
+
 async def test_another_client_adds_to_the_same_person_by_its_identifier(face: Face) -> None:
     made = await face.create(patient(1))
     theirs = await face.ask("POST", "Observation", observation(f"Patient/{made['id']}"), "other")

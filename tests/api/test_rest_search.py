@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, date, datetime
 
@@ -125,6 +126,7 @@ async def face(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Face]:
         payor = [{"reference": "Organization/clinic"}]
         coverage = {"resourceType": "Coverage", "id": f"cov-{person}", "beneficiary": beneficiary, "payor": payor}
         gateway.resources.put_many([patient, coverage])
+        time.sleep(0.002)  # the next is stored in another millisecond
     app = create_app(gateway)
     async with client_for(app) as http:
         key = ECKey.generate_key("P-384", {"kid": "k", "use": "sig", "alg": "ES384"})

@@ -179,7 +179,8 @@ def test_an_end_in_the_middle_costs_the_client_nothing(tmp_path: Path, moment: s
             "client_assertion": client_assertion("them", token, key, "ES384"),
         }
         headers = {"Authorization": f"Bearer {httpx.post(token, data=form).json()['access_token']}"}
-        accepted = httpx.get(f"{url}/fhir/$export?_type=MeasureReport", headers=headers)
+        asked = {**headers, "Prefer": "respond-async"}
+        accepted = httpx.get(f"{url}/fhir/$export?_type=MeasureReport", headers=asked)
         assert accepted.status_code == 202
         deadline = time.monotonic() + 60
         while not MOMENTS[moment](folder):

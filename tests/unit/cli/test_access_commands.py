@@ -33,6 +33,7 @@ def gateway(tmp_path: Path) -> Gateway:
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     def run(*arguments: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["fhir-gateway", "--data-dir", str(tmp_path), *arguments])
+        monkeypatch.setenv("COLUMNS", "200")  # nothing is broken over lines
         code = 0
         try:
             main()
