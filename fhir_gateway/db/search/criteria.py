@@ -224,7 +224,7 @@ def _check_depth(depth: int) -> None:
 
 
 @lru_cache(maxsize=8)
-def _entries(index: sa.Table) -> sa.Alias:
+def _entries(index: sa.Table) -> sa.FromClause:
     """The index as it stands in conditions that lead nowhere else; made once, as an alias copies all columns.
 
     None of these sub-selects is inside another, so that all may have the same.
