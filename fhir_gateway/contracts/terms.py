@@ -67,6 +67,12 @@ class AttributionReference(Terms):
     list_status: Literal["draft", "open", "final"] = "final"
 
 
+class TableReference(Terms):
+    """A table that comes with the contract: a CSV file with a header, its path relative to the contract."""
+
+    path: str
+
+
 class ClaimsTerms(Terms):
     """Which cost counts: amount, dates, run-out, truncation, completion."""
 
@@ -104,10 +110,14 @@ class Scoring(Terms):
     ``threshold``: 1 at ``target`` or better, else 0. ``linear``: 0 at ``threshold``, 1 at ``target``. ``ladder``: the
     points of the best step reached. ``attainment_or_improvement``: the better of achievement and improvement points of
     Hospital Value-Based Purchasing, of 10 (42 CFR 412.165), from ``threshold``, ``target`` (the benchmark) and
-    ``baseline``.
+    ``baseline``. ``improvement``: ``relative``, the part of the way from ``baseline`` to ``target``, nothing below the
+    part ``threshold``; ``absolute``, the gain over ``baseline``, 0 at ``threshold`` (default no gain) and 1 at
+    ``target``. ``percentile``: the rank in a peer set (table ``peers``), as such, by ``steps``, or from ``threshold`` to
+    ``target``.
     """
 
-    kind: Literal["threshold", "linear", "ladder", "attainment_or_improvement"]
+    kind: Literal["threshold", "linear", "ladder", "attainment_or_improvement", "improvement", "percentile"]
+    improvement: Literal["relative", "absolute"] = "relative"
     target: Decimal | None = None
     threshold: Decimal | None = None
     baseline: Decimal | None = None
