@@ -17,6 +17,9 @@ from tests.contract.public_tables.report import NotSuchATable
 
 #: Name of the programme -> module of this package that knows its files.
 PROGRAMMES = {
+    "hac": "hac",
+    "hrrp": "hrrp",
+    "hvbp": "hvbp",
     "mssp": "mssp",
     "reach": "reach",
 }
