@@ -1,4 +1,4 @@
-"""A contract: its terms as one validated value, from TOML.
+"""A contract: its terms as one validated value, from TOML, YAML or JSON.
 
 Loading refuses unknown keys and terms that contradict each other; the ContractError names every term concerned.
 """
@@ -6,7 +6,6 @@ Loading refuses unknown keys and terms that contradict each other; the ContractE
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from datetime import date
@@ -14,11 +13,14 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
+import pyarrow as pa
+from pydantic import BeforeValidator, Field, InstanceOf, SerializeAsAny, ValidationError
 
 from fhir_gateway.attribution import AttributionTerms, Participant, Roster
 from fhir_gateway.contracts import scoring
-from fhir_gateway.contracts.arrangements import ARRANGEMENTS, ArrangementTerms
+from fhir_gateway.contracts.arrangements import ARRANGEMENTS, ArrangementTerms, Needs
+from fhir_gateway.contracts.documents import read_document
+from fhir_gateway.contracts.given import Given
 from fhir_gateway.contracts.settlement import Rounding
 from fhir_gateway.contracts.terms import (
     AttributionReference,
@@ -28,6 +30,7 @@ from fhir_gateway.contracts.terms import (
     Party,
     Period,
     ProviderParty,
+    TableReference,
     Terms,
 )
 from fhir_gateway.errors import ContractError, Location
@@ -65,20 +68,17 @@ class Contract(Terms):
     arrangements: tuple[Annotated[SerializeAsAny[ArrangementTerms], BeforeValidator(_arrangement)], ...] = Field(
         min_length=1
     )
+    tables: dict[str, TableReference] = Field(
+        default={}, description="Tables (CSV) that arrangements look at: rates, weights, peer groups, assessments."
+    )
     attribution_terms: AttributionTerms | None = Field(default=None, exclude=True)
+    given: Mapping[str, InstanceOf[Given]] = Field(default={}, exclude=True)
 
     @classmethod
     def load(cls, path: Path | str, known_measures: Collection[str] | None = None) -> Self:
-        """The contract of a TOML file. ``known_measures`` are canonicals (url or url|version) that can be evaluated."""
+        """The contract of a file. ``known_measures`` are canonicals (url or url|version) that can be evaluated."""
         path = Path(path)
-        where = Location(file=str(path))
-        try:
-            stated = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
-        except FileNotFoundError as error:
-            raise ContractError("contract not found", location=where) from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ContractError(f"not TOML: {error}", location=where) from error
-        return cls.of(stated, path.parent, known_measures, where)
+        return cls.of(read_document(path), path.parent, known_measures, Location(file=str(path)))
 
     @classmethod
     def of(
@@ -89,8 +89,10 @@ class Contract(Terms):
         where: Location | None = None,
     ) -> Self:
         """The contract of already parsed terms; paths in them are relative to ``folder``."""
-        if "attribution_terms" in stated:
-            raise ContractError("attribution_terms: is not a term; give attribution.terms", location=where)
+        if derived := sorted({"attribution_terms", "given"} & set(stated)):
+            raise ContractError(
+                f"{derived[0]}: is not a term; it is read from the files that terms name", location=where
+            )
         if unwieldy := list(_unwieldy(stated)):
             rule = "a number has at most 15 digits before its decimal point"
             raise ContractError("; ".join(f"{term}: {rule}" for term in unwieldy), location=where)
@@ -108,7 +110,11 @@ class Contract(Terms):
             if error.location.file is not None:
                 raise  # it names the file of the attribution terms
             raise ContractError(f"attribution.terms: {error.message}", location=where) from error
-        return contract.model_copy(update={"attribution_terms": terms})
+        given = {
+            name: Given.read((folder or Path()) / contract.tables[name].path, schema, name)
+            for name, schema in sorted(contract.table_schemas().items())
+        }
+        return contract.model_copy(update={"attribution_terms": terms, "given": given})
 
     def problems(self) -> list[str]:
         """Contradictions between terms, each as ``term: message``."""
@@ -140,7 +146,33 @@ class Contract(Terms):
                 if name not in known
             ]
             found += self._weights(terms)
-        return found
+            found += [
+                f"{terms.where}: needs a table '{name}', and tables has none"
+                for name in terms.needs().tables
+                if name not in self.tables
+            ]
+        used = {name for terms in self.arrangements for name in terms.needs().tables}
+        return found + [f"tables.{name}: no arrangement looks at it" for name in self.tables if name not in used]
+
+    def table_schemas(self) -> dict[str, pa.Schema]:
+        """Columns of each table, by all arrangements that look at it; ContractError where they do not agree."""
+        schemas: dict[str, pa.Schema] = {}
+        for terms in self.arrangements:
+            for name, schema in terms.needs().tables.items():
+                try:
+                    schemas[name] = pa.unify_schemas([schemas.get(name, pa.schema([])), schema])
+                except pa.ArrowTypeError as error:
+                    raise ContractError(f"{terms.where}: tables.{name}: another arrangement has other types") from error
+        return schemas
+
+    def needs(self) -> Needs:
+        """What all arrangements together look at beside sums."""
+        each = [terms.needs() for terms in self.arrangements]
+        return Needs(
+            lines=tuple(sorted({column for one in each for column in one.lines})),
+            tables=self.table_schemas(),
+            people=any(one.people for one in each),
+        )
 
     def _weights(self, terms: ArrangementTerms) -> list[str]:
         chosen = terms.chosen(self.measures)
@@ -166,8 +198,9 @@ class Contract(Terms):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all terms, attribution terms included."""
+        """SHA-256 of all terms, attribution terms and tables included."""
         text = self.model_dump_json() + (self.attribution_terms.digest if self.attribution_terms else "")
+        text += "".join(f"{name} {one.digest}" for name, one in sorted(self.given.items()))
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fhir_gateway.attribution import Attribution, member_months
-from fhir_gateway.contracts.arrangements import Exposure, SettlementInputs
+from fhir_gateway.contracts.arrangements import Exposure, Facts, SettlementInputs
+from fhir_gateway.contracts.arrangements.facts import PEOPLE_SCHEMA
 from fhir_gateway.contracts.contract import Contract
 from fhir_gateway.contracts.scoring import MeasureOutcome
 from fhir_gateway.errors import ContractError
@@ -94,14 +95,17 @@ def collect(
     outcomes: Mapping[str, MeasureOutcome],
     coverage: pa.Table | None = None,
     stamps: Mapping[str, str] | None = None,
+    persons: pa.Table | None = None,
 ) -> SettlementInputs:
     """Inputs of a settlement.
 
     ``lines`` are claim lines (:data:`COST_COLUMNS` are enough) as of the contract's paid-through date
     (``lake.claims(..., paid_through=...)``);
     ``outcomes`` are measure results over the attributed members by canonical (``url|version`` or ``url``);
-    ``coverage`` is needed when a target is last year's cost of the same members. ContractError when attribution was
-    made under other terms or another period than the contract's.
+    ``coverage`` is needed when a target is last year's cost of the same members. Where an arrangement looks at columns
+    (``contract.needs()``), ``lines`` must have those it names and ``persons`` (``member``, ``birth_date``, ``gender``,
+    ``died``) are who the members are. ContractError when attribution was made under other terms or another period than
+    the contract's.
     """
     if attribution.period != contract.dates:
         raise ContractError("period: the attribution is of another period than the contract")
@@ -122,6 +126,48 @@ def collect(
         outcomes=_by_measure(contract, outcomes),
         baseline=baseline,
         stamps=given,
+        facts=_facts(contract, attribution, chosen, lines, coverage, persons) if contract.needs() else None,
+    )
+
+
+def _facts(
+    contract: Contract,
+    attribution: Attribution,
+    chosen: pa.Table,
+    lines: pa.Table,
+    coverage: pa.Table | None,
+    persons: pa.Table | None,
+) -> Facts:
+    needs = contract.needs()
+    if coverage is None or persons is None:
+        raise ContractError("arrangements: Coverage and persons are needed and were not given")
+    if missing := sorted({"counts", "_member", *needs.lines} - set(lines.column_names)):
+        raise ContractError(f"arrangements: claim lines lack {', '.join(missing)}")
+    roster = chosen.select(["member", "tin", "npi", "months"])
+    people = roster.join(persons, "member", join_type="left outer").select(PEOPLE_SCHEMA.names).sort_by("member")
+    return Facts(
+        period=contract.dates,
+        lines=lines.filter(lines["counts"]).select(["_member", *(name for name in needs.lines if name != "_member")]),
+        people=people.cast(PEOPLE_SCHEMA).combine_chunks(),
+        months=_months(attribution, chosen["member"], coverage, contract.dates, persons),
+        baseline_months=_months(attribution, chosen["member"], coverage, _before(contract.dates), persons),
+        tables={name: one.table for name, one in contract.given.items()},
+    )
+
+
+def _months(
+    attribution: Attribution,
+    members: pa.Array,
+    coverage: pa.Table,
+    period: tuple[date, date],
+    persons: pa.Table | None = None,
+) -> pa.Table:
+    """Member months of the roster in a period, by the attribution terms' month rule."""
+    rule = attribution.terms.eligibility
+    deaths = None if persons is None else persons.filter(persons["died"].is_valid()).select(["member", "died"])
+    counted = member_months(coverage, period, rule.month_rule, rule.include_types, rule.exclude_types, deaths)
+    return counted.filter(pc.is_in(counted["member"], value_set=members)).sort_by(
+        [("member", "ascending"), ("month", "ascending")]
     )
 
 
@@ -170,13 +216,14 @@ def _by_measure(contract: Contract, outcomes: Mapping[str, MeasureOutcome]) -> d
 def _baseline(
     contract: Contract, attribution: Attribution, members: pa.Array, lines: pa.Table, coverage: pa.Table
 ) -> Exposure:
-    start, end = contract.dates
-    before = (_year_before(start), _year_before(end))
-    rule = attribution.terms.eligibility
-    counted = member_months(coverage, before, rule.month_rule, rule.include_types, rule.exclude_types)
-    mine = counted.filter(pc.is_in(counted["member"], value_set=members))
+    before = _before(contract.dates)
+    mine = _months(attribution, members, coverage, before)
     months = sum(mine["months"].to_pylist(), Decimal(0))
     return exposure(contract, members, months, lines, before)
+
+
+def _before(period: tuple[date, date]) -> tuple[date, date]:
+    return _year_before(period[0]), _year_before(period[1])
 
 
 def _year_before(day: date) -> date:

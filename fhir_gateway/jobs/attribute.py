@@ -16,7 +16,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -32,17 +31,10 @@ from fhir_gateway.errors import ContractError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.claim_lines import kept_claim_lines
 from fhir_gateway.jobs.clock import instant
+from fhir_gateway.jobs.people import persons_of
 from fhir_gateway.jobs.publish import published_id
 from fhir_gateway.lake.claims import directory
 from fhir_gateway.sources.outcome import Progress, PullProgress
-
-#: A partial date of death is taken as its last day: whoever died in 2025 was covered until then.
-_DEATHS = """
-SELECT _member AS member, min(CASE length(deceasedDateTime) WHEN 4 THEN try_cast(deceasedDateTime || '-12-31' AS DATE)
-  WHEN 7 THEN last_day(try_cast(deceasedDateTime || '-01' AS DATE))
-  ELSE try_cast(deceasedDateTime[1:10] AS DATE) END) AS died
-FROM patients WHERE deceasedDateTime IS NOT NULL AND _member IS NOT NULL GROUP BY _member ORDER BY _member
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +79,10 @@ def attribute(
     lake, version = gateway.lake, gateway.lake.version
     if progress:
         progress(PullProgress("attribute", contract.title))
-    columns = sorted({*LINE_COLUMNS, *COST_COLUMNS})
+    columns = sorted({*LINE_COLUMNS, *COST_COLUMNS, *contract.needs().lines})
     lines = kept_claim_lines(gateway, version, contract.claims.paid_through, columns, contract.claims.precedence)
     coverage = lake.read("Coverage", COVERAGE_COLUMNS, version=version)
-    with duckdb.connect() as connection:
-        connection.register("patients", lake.read("Patient", ["deceasedDateTime"], version=version))
-        deaths = connection.sql(_DEATHS).to_arrow_table()
+    people = persons_of(gateway, version)
     attribution = attribute_members(
         lines,
         coverage,
@@ -100,7 +90,7 @@ def attribute(
         contract.dates,
         contract.participants,
         members=lake.members(version=version),
-        deaths=deaths,
+        deaths=people.filter(people["died"].is_valid()).select(["member", "died"]),
     )
     attribution, group, digest = _serve(gateway, contract, attribution, lines, version, instant(gateway, now))
     return AttributionReport(contract, attribution, lines, coverage, version, group, digest)

@@ -21,6 +21,7 @@ from fhir_gateway.jobs.attribute import AttributionReport, attribute, organizati
 from fhir_gateway.jobs.claim_lines import copies_set_aside
 from fhir_gateway.jobs.clock import instant
 from fhir_gateway.jobs.evaluate import evaluate
+from fhir_gateway.jobs.people import persons_of
 from fhir_gateway.jobs.publish import REPORTER
 from fhir_gateway.measures.model import MeasureResult
 from fhir_gateway.measures.package import MeasurePackage
@@ -73,6 +74,7 @@ def settle(
         measure_scores(distinct.values(), members),
         attributed.coverage,
         stamps,
+        persons_of(gateway, attributed.lake_version) if contract.needs() else None,
     )
     settlement = settle_contract(contract, inputs)
     report = _serve(gateway, attributed, settlement, results, moment)

@@ -10,9 +10,11 @@ from typing import ClassVar, TypeVar
 
 from pydantic import Field
 
+from fhir_gateway.contracts.arrangements.facts import Facts, Needs
 from fhir_gateway.contracts.scoring import MeasureOutcome
 from fhir_gateway.contracts.settlement import Ledger
 from fhir_gateway.contracts.terms import MeasureTerms, Terms
+from fhir_gateway.errors import ContractError
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +31,19 @@ class Exposure:
 
 @dataclass(frozen=True, slots=True)
 class SettlementInputs:
-    """All that a settlement is computed from. ``outcomes`` by measure id of the contract."""
+    """All that a settlement is computed from. ``outcomes`` by measure id of the contract; ``facts`` where needed."""
 
     exposure: Exposure
     outcomes: Mapping[str, MeasureOutcome]
     baseline: Exposure | None = None
     stamps: Mapping[str, str] = field(default_factory=dict)
+    facts: Facts | None = None
+
+    def columns(self) -> Facts:
+        """The columns of an arrangement that needs them; ContractError when they were not given."""
+        if self.facts is None:
+            raise ContractError("claim lines, persons and tables are needed and were not given")
+        return self.facts
 
 
 class ArrangementTerms(Terms):
@@ -76,6 +85,10 @@ class ArrangementTerms(Terms):
     @abstractmethod
     def settle(self, inputs: SettlementInputs, measures: tuple[MeasureTerms, ...], ledger: Ledger) -> None:
         """Write every number into the ledger, the payable line last."""
+
+    def needs(self) -> Needs:
+        """What it looks at beside sums: nothing."""
+        return Needs()
 
     def needs_baseline(self) -> bool:
         """Whether cost and months of the year before are needed."""

@@ -1,0 +1,70 @@
+"""What settlements of single services, months, episodes and cases are computed from: columns, not sums.
+
+Shared savings and pay for performance need sums only (:class:`~fhir_gateway.contracts.arrangements.Exposure`);
+capitation, bundles, case rates and fees look at months, claim lines and persons, and at tables that come with the
+contract (rates, weights, peer groups, assessments). An arrangement says what it needs (:class:`Needs`), and gets that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date
+
+import pyarrow as pa
+
+from fhir_gateway.errors import ContractError
+
+AMOUNT = pa.decimal128(28, 8)
+
+#: A row per member of the roster. ``tin`` and ``npi`` are those that attribution found the member by.
+PEOPLE_SCHEMA = pa.schema(
+    [
+        ("member", pa.string()),
+        ("birth_date", pa.date32()),
+        ("gender", pa.string()),
+        ("died", pa.date32()),
+        ("tin", pa.string()),
+        ("npi", pa.string()),
+        ("months", AMOUNT),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What an arrangement looks at beside sums.
+
+    ``lines``: columns of claim lines (:data:`fhir_gateway.lake.claims.LINE_SCHEMA`); ``_member`` always comes too.
+    ``tables``: tables of the contract by name, with the columns that must be there; a field that is not nullable must
+    have a value in each row, a nullable one may lack its whole column. ``people``: persons and months of the roster.
+    """
+
+    lines: tuple[str, ...] = ()
+    tables: Mapping[str, pa.Schema] = field(default_factory=dict)
+    people: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.lines or self.tables or self.people)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """The columns. ``lines`` are of all members, attributed or not, whatever their dates: those that count only
+    (newest versions, paid through the contract's last day, nobody's copies). ``people`` (:data:`PEOPLE_SCHEMA`) and
+    ``months`` (member, month as its first day, months: the part that counts by the attribution terms' month rule) are
+    of the roster; ``baseline_months`` are the same members' of the year before.
+    """
+
+    period: tuple[date, date]
+    lines: pa.Table
+    people: pa.Table
+    months: pa.Table
+    baseline_months: pa.Table
+    tables: Mapping[str, pa.Table]
+
+    def table(self, name: str) -> pa.Table:
+        """A table of the contract; ContractError when it was not given."""
+        if name not in self.tables:
+            raise ContractError(f"tables.{name}: is needed and was not given")
+        return self.tables[name]

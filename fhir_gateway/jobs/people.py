@@ -1,0 +1,29 @@
+"""Who the members are, as attribution and settlement look at them: born, sex, died."""
+
+from __future__ import annotations
+
+import duckdb
+import pyarrow as pa
+
+from fhir_gateway.factory import Gateway
+
+# Of several sources' words the newest that says anything; a partial date of birth is its first day, one of death its
+# last (whoever died in 2025 was covered until then), and of several deaths the earliest counts.
+_PEOPLE = """
+SELECT _member AS member,
+  arg_max(try_cast(CASE length(birthDate) WHEN 4 THEN birthDate || '-01-01' WHEN 7 THEN birthDate || '-01'
+    ELSE birthDate END AS DATE), (_last_updated, _source, id)) FILTER (birthDate IS NOT NULL) AS birth_date,
+  arg_max(gender, (_last_updated, _source, id)) FILTER (gender IS NOT NULL) AS gender,
+  min(CASE length(deceasedDateTime) WHEN 4 THEN try_cast(deceasedDateTime || '-12-31' AS DATE)
+    WHEN 7 THEN last_day(try_cast(deceasedDateTime || '-01' AS DATE))
+    ELSE try_cast(deceasedDateTime[1:10] AS DATE) END) AS died
+FROM patients WHERE _member IS NOT NULL GROUP BY _member ORDER BY _member
+"""
+
+
+def persons_of(gateway: Gateway, version: int) -> pa.Table:
+    """A row per member: member, birth_date, gender, died (null when alive or unknown), sorted by member."""
+    with duckdb.connect() as connection:
+        columns = ["birthDate", "gender", "deceasedDateTime"]
+        connection.register("patients", gateway.lake.read("Patient", columns, version=version))
+        return connection.sql(_PEOPLE).to_arrow_table()
