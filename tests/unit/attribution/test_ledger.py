@@ -99,8 +99,8 @@ standings = st.dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=25)
-@given(st.lists(standings, min_size=1, max_size=5), st.integers(0, 12))
+@settings(deadline=None, max_examples=12)
+@given(st.lists(standings, min_size=1, max_size=4), st.integers(0, 12))
 def test_each_posting_leads_to_what_stands(history: list[Standing], window: int) -> None:
     ledger = ledger_schema(CELLS).empty_table()
     for month, standing in enumerate(history, start=1):
@@ -113,7 +113,7 @@ def test_each_posting_leads_to_what_stands(history: list[Standing], window: int)
         assert stands == {(who, cycle(at), cell): many for (who, at), (cell, many) in standing.items()}
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(standings, standings, st.integers(1, 6), st.integers(0, 6))
 def test_a_change_and_its_reversal_leave_zero(before: Standing, change: Standing, month: int, later: int) -> None:
     base = post(None, table(before), cycle(1), 12)
@@ -123,7 +123,7 @@ def test_a_change_and_its_reversal_leave_zero(before: Standing, change: Standing
     assert all(one["months"] == 0 and one["outside"] == 0 for one in both.to_pylist())
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(standings, standings, st.integers(1, 12), st.integers(0, 12))
 def test_parts_post_what_the_whole_posts(before: Standing, after: Standing, month: int, window: int) -> None:
     whole = post(None, table(before), cycle(1), window)
