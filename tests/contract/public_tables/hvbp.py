@@ -18,11 +18,11 @@ from pathlib import Path
 from fhir_gateway.contracts.scoring import hospital_vbp as engine
 from fhir_gateway.contracts.scoring.hospital_vbp import Domain, HospitalVbpYear, Rates
 from tests.contract.public_tables import tables
+from tests.contract.public_tables.folders import fiscal_year, read_all
 from tests.contract.public_tables.report import NotSuchATable, Report, Tally
 from tests.contract.public_tables.tables import Table, key
 
 _ID = ("Facility ID", "Provider ID", "Provider Number", "CMS Certification Number (CCN)", "CCN", "Hospital CCN")
-_YEAR = ("Fiscal Year", "FY", "Year")
 _PARTS = {
     "threshold": ("achievementthreshold",),
     "benchmark": ("benchmark",),
@@ -34,6 +34,8 @@ _PARTS = {
     "floor": ("floor",),
 }
 _DOMAIN = re.compile(r"^(?P<un>un)?weighted(?:normalized)?(?P<title>.+?)(?:domain)?score$")
+#: Some exports write scores as binary floating point numbers.
+_BINARY = Decimal("1e-9")
 _POINTS = re.compile(r"^\s*(\d+)(?:\.0*)?(?:\s+out\s+of\s+\d+)?\s*$", re.IGNORECASE)
 
 
@@ -48,39 +50,17 @@ class _Hospital:
 def check(paths: Sequence[Path]) -> Iterator[Report]:
     """One report per fiscal year."""
     found: dict[int, list[Table]] = defaultdict(list)
-    for path in _files(paths):
-        table = tables.read(path)
+    for table in read_all(paths):
         if _measures(table) or _published_domains(table):
-            found[_year(table)].append(table)
+            year = fiscal_year(table)
+            if year is None:
+                raise NotSuchATable(f"{table.path}: neither rows nor file name say which fiscal year it is")
+            found[year].append(table)
     if not found:
         raise NotSuchATable(f"{', '.join(map(str, paths))}: no table with points or scores of hospitals in it")
     for year, of_year in sorted(found.items()):
         with localcontext(Context(prec=60)):
             yield _check_year(year, of_year)
-
-
-def _files(paths: Sequence[Path]) -> list[Path]:
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in (".csv", ".txt", ".json"))
-            if not inside:
-                raise NotSuchATable(f"{path}: there is no table in this folder")
-            files += inside
-        else:
-            files.append(path)
-    return files
-
-
-def _year(table: Table) -> int:
-    for row in table.rows:
-        text = tables.cell(row, *_YEAR)
-        if text and (stated := re.search(r"20\d\d", text)):
-            return int(stated.group())
-    named = re.search(r"(?:FY|fy|^|_)(20\d\d)", table.path.name)
-    if named is None:
-        raise NotSuchATable(f"{table.path}: neither the rows nor the file's name say which fiscal year it is")
-    return int(named.group(1))
 
 
 def _measures(table: Table) -> dict[str, dict[str, str]]:
@@ -257,6 +237,12 @@ def _check_totals(table: Table, terms: HospitalVbpYear, report: Report, hospital
     named = {title: by_title.get(title) for title, _ in columns}
     for title in sorted(title for title, domain in named.items() if domain is None):
         report.lacks(f"domain '{title}'", f"the programme's table of FY{terms.year} has no such domain")
+    published_at_all = {
+        name: any(tables.number(row, name) is not None for row in table.rows)
+        for name in (*columns.values(), key("Total Performance Score"))
+    }
+    if not published_at_all[key("Total Performance Score")]:
+        report.lacks("Total Performance Score", "no hospital has one")
     for row in table.rows:
         ccn = _ccn(row, report)
         if ccn is None:
@@ -273,9 +259,12 @@ def _check_totals(table: Table, terms: HospitalVbpYear, report: Report, hospital
                 scores[domain.id] = published  # its table is not here: taken as published
                 continue
             scores[domain.id] = computed
-            if column:
+            if column and published_at_all[column]:
                 _compare(report.tally(f"{domain.id} domain score"), ccn, computed, published)
-        _check_total(ccn, row, columns, named, terms, scores, report)
+            elif column:
+                report.lacks(f"{domain.id} domain score", "no hospital has one")
+        if published_at_all[key("Total Performance Score")]:
+            _check_total(ccn, row, columns, named, terms, scores, report)
 
 
 def _knows(hospitals: Mapping[str, _Hospital], domain: Domain) -> bool:
@@ -329,4 +318,5 @@ def _compare(tally: Tally, row: str, computed: Decimal | None, published: Decima
         tally.add(row, computed is published, computed, published)
         return
     rounded = computed.quantize(Decimal(1).scaleb(min(0, int(published.as_tuple().exponent))), ROUND_HALF_UP)
-    tally.add(row, rounded == published, rounded, published)
+    agrees = rounded == published or abs(computed - published) < _BINARY
+    tally.add(row, agrees, rounded, published)
