@@ -17,7 +17,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Any
@@ -155,7 +155,7 @@ class MisbehavingSource:
         kind = self._kind(scope["method"], path)
         seen = Seen(kind, path, query, headers, scope["method"], body)
         self.seen.append(seen)
-        self._clients.add(tuple(scope["client"]))
+        self._clients.add(tuple(scope["client"]))  # those that were open at any time
         self.connections = len(self._clients)
         due = len(self.requests(kind)) % self.fault_every.get(kind, 1) == 0 if kind in self.fault_every else True
         fault = self.faults[kind].pop(0) if self.faults[kind] and due else None
@@ -168,14 +168,16 @@ class MisbehavingSource:
             return
         if fault.endless:
             await _start(send, status, answer_headers)
+            piece = content * (1 + (1 << 14) // len(content))
             while not await _gone(receive):
-                await send({"type": "http.response.body", "body": content, "more_body": True})
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
             return
         declared = {**answer_headers, "Content-Length": str(len(content))}
         await _start(send, status, declared)
         await send({"type": "http.response.body", "body": content[: len(content) // 2], "more_body": True})
         if fault.stall:
-            await asyncio.sleep(fault.stall)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(receive(), fault.stall)  # or until the client goes away
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _kind(self, method: str, path: str) -> str:
@@ -482,13 +484,14 @@ def running(app: Any, certificate: tuple[str, str] | None = None) -> Iterator[st
         ws="none",
         lifespan="off",
         date_header=False,
+        timeout_keep_alive=3600,  # who closes a connection that waits is the client, however slow both are
         ssl_certfile=certificate[0] if certificate else None,
         ssl_keyfile=certificate[1] if certificate else None,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 300
     while not server.started:
         if time.monotonic() > deadline:
             raise TimeoutError("the test server did not start")

@@ -90,10 +90,10 @@ def test_stray_502s_and_500s_cost_a_retry_each(source: MisbehavingSource, pullin
 
 
 def test_truncated_and_stalled_files_are_fetched_again(
-    source: MisbehavingSource, pulling: Pulling, tmp_path: Path
+    source: MisbehavingSource, pulling: Pulling, quick: VendorProfile, tmp_path: Path
 ) -> None:
-    source.faults["file"] = [Fault(truncate=True), Fault(stall=1.5), Fault(truncate=True)]
-    assert len(lines(pulling())) == 5
+    source.faults["file"] = [Fault(truncate=True), Fault(stall=600), Fault(truncate=True)]
+    assert len(lines(pulling(profile=replace(quick, read_timeout=2.0)))) == 5
     assert not list(tmp_path.glob("*.part"))
 
 

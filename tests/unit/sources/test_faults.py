@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import httpx
 import pytest
 
 from fhir_gateway.errors import SourceError
+from fhir_gateway.sources.endpoint import Endpoint
 from fhir_gateway.sources.limit import AdaptiveLimit
 from fhir_gateway.sources.outcome import PullOutcome
+from fhir_gateway.sources.retry import Clock
+from fhir_gateway.sources.session import SourceSession, new_client
 from fhir_gateway.sources.vendors import VendorProfile
 from tests.support.misbehaving import Fault, MisbehavingSource, patients
 
@@ -35,7 +41,10 @@ def test_a_file_that_drips_is_cut_off_by_time_and_fetched_again(
     source: MisbehavingSource, pulling: Pulling, quick: VendorProfile
 ) -> None:
     source.faults["file"] = [Fault(endless=True)]
-    assert len(lines(pulling(profile=replace(quick, file_deadline=0.5)))) == 5
+    ticks = itertools.count()  # a second passes whenever somebody looks, which is once for each piece of a file
+    clock = Clock(monotonic=lambda: float(next(ticks)), sleep=lambda seconds: asyncio.sleep(0))
+    assert len(lines(pulling(profile=replace(quick, file_deadline=60.0), clock=clock))) == 5
+    assert next(ticks) > 60
 
 
 @pytest.mark.parametrize("kind", ["poll", "metadata", "smart"])
@@ -44,9 +53,16 @@ def test_an_answer_without_end_is_cut_off(
 ) -> None:
     source.faults[kind], source.polls_before_done = [Fault(endless=True)], 0
     with pytest.raises(SourceError, match="larger than 1 MiB"):
-        pulling(profile=replace(quick, max_body=1 << 20, read_timeout=60))  # only the size may end it
+        pulling(profile=replace(quick, max_body=1 << 20))
 
 
+@pytest.fixture
+def kept_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No connection of ours is closed for its age: on a slow machine all would be, and then opened anew."""
+    monkeypatch.setattr(httpx, "Limits", partial(httpx.Limits, keepalive_expiry=None))
+
+
+@pytest.mark.usefixtures("kept_alive")
 def test_thousands_of_tiny_files_with_bounded_memory_and_connections(
     source: MisbehavingSource, pulling: Pulling, quick: VendorProfile
 ) -> None:
@@ -64,9 +80,26 @@ def test_thousands_of_tiny_files_with_bounded_memory_and_connections(
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(outcome.staged.files) == count
-    assert source.connections <= quick.max_concurrency + 2
+    assert source.connections <= quick.max_concurrency + 2  # ever, so at once too; and each is used again and again
     assert peak < 64 * 2**20
     assert len(source.requests("delete")) == 1
+
+
+@pytest.mark.usefixtures("kept_alive")
+def test_no_more_connections_than_the_vendor_bears_whoever_asks(
+    source: MisbehavingSource, endpoint: Endpoint, quick: VendorProfile
+) -> None:
+    """The last of three bounds (workers, the adaptive limit, the client's own), without the other two."""
+    source.open = True
+    few = replace(quick, max_concurrency=2)
+
+    async def story() -> list[httpx.Response]:
+        async with new_client(few) as client:
+            session = SourceSession(client, endpoint, few)
+            return await asyncio.gather(*(session.send("GET", f"{source.base}/metadata") for _ in range(40)))
+
+    assert [one.status_code for one in asyncio.run(story())] == [200] * 40
+    assert source.connections == few.max_concurrency + 2
 
 
 def test_a_download_that_broke_off_goes_on_with_the_missing_files(
