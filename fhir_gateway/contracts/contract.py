@@ -19,6 +19,8 @@ from pydantic import BeforeValidator, Field, InstanceOf, SerializeAsAny, Validat
 from fhir_gateway.attribution import AttributionTerms, Participant, Roster
 from fhir_gateway.contracts import scoring
 from fhir_gateway.contracts.arrangements import ARRANGEMENTS, ArrangementTerms, Needs
+from fhir_gateway.contracts.calendar import Calendar
+from fhir_gateway.contracts.distribution import Distribution
 from fhir_gateway.contracts.documents import read_document
 from fhir_gateway.contracts.given import Given
 from fhir_gateway.contracts.settlement import Rounding
@@ -68,6 +70,8 @@ class Contract(Terms):
     arrangements: tuple[Annotated[SerializeAsAny[ArrangementTerms], BeforeValidator(_arrangement)], ...] = Field(
         min_length=1
     )
+    calendar: Calendar = Calendar()
+    distributions: tuple[Distribution, ...] = ()
     tables: dict[str, TableReference] = Field(
         default={}, description="Tables (CSV) that arrangements look at: rates, weights, peer groups, assessments."
     )
@@ -137,12 +141,18 @@ class Contract(Terms):
         ]
         for measure in self.measures:
             found += scoring.problems(measure)
+        found += self.calendar.problems(self.period.start)
+        found += _repeated("distributions", "arrangement", [one.arrangement for one in self.distributions])
+        for shared in self.distributions:
+            found += shared.problems()
+            if shared.arrangement not in {a.id for a in self.arrangements}:
+                found.append(f"{shared.where}: there is no arrangement '{shared.arrangement}'")
         known = {m.id for m in self.measures}
         for terms in self.arrangements:
             found += terms.problems()
             found += [
                 f"{terms.where}.measures: there is no measure '{name}'"
-                for name in terms.measures or ()
+                for name in (*(terms.measures or ()), *terms.names_measures())
                 if name not in known
             ]
             found += self._weights(terms)
@@ -180,6 +190,8 @@ class Contract(Terms):
             return [f"{terms.where}.measures: quality plays no part in it"] if terms.measures else []
         if not chosen:
             return [f"{terms.where}.measures: it pays by quality and has no measure"]
+        if not terms.weighs_measures():
+            return []
         total = sum((m.weight for m in chosen), Decimal(0))
         found = [f"{terms.where}.measures: the weights of its measures sum to {total}, not 1"] if total != 1 else []
         found += [f"measures.{m.id}.weight: is zero, but it is contractual" for m in chosen if m.weight == 0]
@@ -198,8 +210,8 @@ class Contract(Terms):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all terms, attribution terms and tables included."""
-        text = self.model_dump_json() + (self.attribution_terms.digest if self.attribution_terms else "")
+        """SHA-256 of all terms, of attribution terms and tables by what they say and not by where they lie."""
+        text = self.model_dump_json(exclude={"tables": True, "attribution": {"terms"}}) + (self.attribution_terms.digest if self.attribution_terms else "")
         text += "".join(f"{name} {one.digest}" for name, one in sorted(self.given.items()))
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -11,6 +11,8 @@ from typing import ClassVar, TypeVar
 from pydantic import Field
 
 from fhir_gateway.contracts.arrangements.facts import Facts, Needs
+from fhir_gateway.contracts.calendar import Cut
+from fhir_gateway.contracts.distribution import Panel
 from fhir_gateway.contracts.scoring import MeasureOutcome
 from fhir_gateway.contracts.settlement import Ledger
 from fhir_gateway.contracts.terms import MeasureTerms, Terms
@@ -31,13 +33,20 @@ class Exposure:
 
 @dataclass(frozen=True, slots=True)
 class SettlementInputs:
-    """All that a settlement is computed from. ``outcomes`` by measure id of the contract; ``facts`` where needed."""
+    """All that a settlement is computed from. ``outcomes`` by measure id of the contract; ``facts`` where needed.
+
+    ``part`` is how much of the contract's period the inputs are about: 1, or less for an interim settlement, where
+    amounts agreed for the year count in proportion. ``panels`` are the roster by ``tin`` and ``npi``.
+    """
 
     exposure: Exposure
     outcomes: Mapping[str, MeasureOutcome]
     baseline: Exposure | None = None
     stamps: Mapping[str, str] = field(default_factory=dict)
     facts: Facts | None = None
+    cut: Cut | None = None
+    part: Decimal = Decimal(1)
+    panels: Mapping[str, Mapping[str, Panel]] = field(default_factory=dict)
 
     def columns(self) -> Facts:
         """The columns of an arrangement that needs them; ContractError when they were not given."""
@@ -77,6 +86,14 @@ class ArrangementTerms(Terms):
     @abstractmethod
     def uses_quality(self) -> bool:
         """Whether quality changes the payment."""
+
+    def weighs_measures(self) -> bool:
+        """Whether the measures' weights matter; they sum to 1 then."""
+        return self.uses_quality()
+
+    def names_measures(self) -> tuple[str, ...]:
+        """Ids of measures that other terms than ``measures`` name."""
+        return ()
 
     @abstractmethod
     def problems(self) -> list[str]:

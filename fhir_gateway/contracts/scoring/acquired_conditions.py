@@ -15,7 +15,7 @@ from fhir_gateway.errors import ContractError
 
 
 class AcquiredConditionsYear(ProgrammeYear):
-    """A fiscal year: percentiles that results are winsorised at, the one above which payment is reduced, by how much."""
+    """A fiscal year: percentiles to winsorise at, the one above which payment is reduced, and by how much."""
 
     winsor: tuple[Fraction, Fraction]
     cut_percentile: Fraction
@@ -29,7 +29,7 @@ class AcquiredConditionsYear(ProgrammeYear):
 
 
 def percentile(values: Sequence[Decimal], at: Decimal) -> Decimal:
-    """Empirical distribution function with averaging: where n x ``at`` is whole, the mean of that value and the next."""
+    """Empirical distribution with averaging: where n x ``at`` is whole, the mean of that value and the next."""
     if not values:
         raise ContractError("percentile: there is no value")
     ordered = sorted(values)
