@@ -104,6 +104,13 @@ class Step(Terms):
     points: Fraction
 
 
+class Decile(Terms):
+    """Where a decile of a benchmark begins, in the better direction."""
+
+    decile: Annotated[int, Field(ge=1, le=10)]
+    at: Decimal
+
+
 class Scoring(Terms):
     """How a measure's score becomes points between 0 and 1.
 
@@ -112,16 +119,20 @@ class Scoring(Terms):
     Hospital Value-Based Purchasing, of 10 (42 CFR 412.165), from ``threshold``, ``target`` (the benchmark) and
     ``baseline``. ``improvement``: ``relative``, the part of the way from ``baseline`` to ``target``, nothing below the
     part ``threshold``; ``absolute``, the gain over ``baseline``, 0 at ``threshold`` (default no gain) and 1 at
-    ``target``. ``percentile``: the rank in a peer set (table ``peers``), as such, by ``steps``, or from ``threshold`` to
-    ``target``.
+    ``target``. ``percentile``: the rank in a peer set (the arrangement's ``peers``), as such, by ``steps``, or from
+    ``threshold`` to ``target``. ``decile``: 1 to 10 points of 10 by the ``deciles`` of a benchmark as in MIPS, at most
+    ``cap`` (topped-out measures), at least ``floor`` (new ones); without deciles nothing but the floor.
     """
 
-    kind: Literal["threshold", "linear", "ladder", "attainment_or_improvement", "improvement", "percentile"]
+    kind: Literal["threshold", "linear", "ladder", "attainment_or_improvement", "improvement", "percentile", "decile"]
     improvement: Literal["relative", "absolute"] = "relative"
     target: Decimal | None = None
     threshold: Decimal | None = None
     baseline: Decimal | None = None
     steps: tuple[Step, ...] = ()
+    deciles: tuple[Decile, ...] = ()
+    cap: Annotated[Decimal, Field(gt=0, le=10)] | None = None
+    floor: Annotated[Decimal, Field(ge=0, le=10)] | None = None
 
 
 class MeasureTerms(Terms):

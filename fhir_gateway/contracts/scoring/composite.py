@@ -106,6 +106,7 @@ _TERMS: dict[str, tuple[set[str], set[str]]] = {
     "attainment_or_improvement": ({"target", "threshold"}, {"baseline"}),
     "improvement": ({"target", "baseline"}, {"threshold", "improvement"}),
     "percentile": (set(), {"target", "threshold", "steps"}),
+    "decile": (set(), {"deciles", "cap", "floor"}),
 }
 
 
@@ -116,7 +117,8 @@ def problems(measure: MeasureTerms) -> list[str]:
         return [f"{where}: is missing"] if measure.status == "contractual" else []
     sign = ONE if measure.direction == "increase" else -ONE
     needed, allowed = _TERMS[scoring.kind]
-    given = {name for name in ("target", "threshold", "steps", "baseline") if getattr(scoring, name) not in (None, ())}
+    names = ("target", "threshold", "steps", "baseline", "deciles", "cap", "floor")
+    given = {name for name in names if getattr(scoring, name) not in (None, ())}
     if "improvement" in scoring.model_fields_set:
         given.add("improvement")
     found = [f"{where}.{name}: a {scoring.kind} scoring needs it" for name in sorted(needed - given)]
@@ -126,7 +128,9 @@ def problems(measure: MeasureTerms) -> list[str]:
     found += _order(scoring, where, sign, measure.direction)
     ranks = scoring.kind == "percentile"
     steps = [(step.at, step.points) for step in scoring.steps]
-    return found + ladder_problems(f"{where}.steps", steps, ONE if ranks else sign)
+    found += ladder_problems(f"{where}.steps", steps, ONE if ranks else sign)
+    deciles = [(decile.at, Decimal(decile.decile)) for decile in scoring.deciles]
+    return found + ladder_problems(f"{where}.deciles", deciles, sign)
 
 
 def _order(scoring: Scoring, where: str, sign: Decimal, direction: str) -> list[str]:

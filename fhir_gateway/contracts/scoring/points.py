@@ -14,7 +14,7 @@ from fhir_gateway.contracts.terms import Scoring
 from fhir_gateway.errors import ContractError
 
 ZERO, ONE = Decimal(0), Decimal(1)
-_HALF = Decimal("0.5")
+_HALF, _NINE_TENTHS, _CENT, _TEN = Decimal("0.5"), Decimal("0.9"), Decimal("0.01"), Decimal(10)
 Direction = Literal["increase", "decrease"]
 
 
@@ -58,6 +58,26 @@ def percentile_rank(score: Decimal, peers: Sequence[Decimal], direction: Directi
     return (below + _HALF * ties) / Decimal(len(peers))
 
 
+def decile_points(score: Decimal, direction: Direction, scoring: Scoring) -> Decimal:
+    """0-10 points by the deciles of a benchmark: decile d and the part of the way to the next, at most d.9.
+
+    10 in the tenth decile; 1 below the first; nothing without a benchmark. Two decimals, as published examples have
+    them. Then ``scoring.floor`` and ``scoring.cap``.
+    """
+    sign = ONE if direction == "increase" else -ONE
+    found = ZERO if not scoring.deciles else ONE
+    for here, beyond in zip(scoring.deciles, (*scoring.deciles[1:], None), strict=True):
+        if sign * (score - here.at) < 0:
+            break
+        if beyond is None:
+            found = _TEN if here.decile == 10 else here.decile + _NINE_TENTHS
+        else:
+            part = min(_NINE_TENTHS, (score - here.at) / (beyond.at - here.at))
+            found = here.decile + part.quantize(_CENT, ROUND_HALF_UP)
+    found = found if scoring.floor is None else max(scoring.floor, found)
+    return found if scoring.cap is None else min(scoring.cap, found)
+
+
 def points(score: Decimal, direction: Direction, scoring: Scoring, peers: Sequence[Decimal] = ()) -> Decimal:
     """Points between 0 and 1 that a score earns. ``peers`` are the scores of the peer set, for a ``percentile``."""
     if scoring.kind == "percentile":
@@ -72,6 +92,8 @@ def points(score: Decimal, direction: Direction, scoring: Scoring, peers: Sequen
         return _ladder(score, sign, scoring)
     if scoring.kind == "improvement":
         return _improvement(score, sign, scoring)
+    if scoring.kind == "decile":
+        return decile_points(score, direction, scoring) / 10
     target = _given(scoring.target, "target")
     if scoring.kind == "threshold":
         return ONE if sign * (score - target) >= 0 else ZERO
