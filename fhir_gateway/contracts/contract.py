@@ -211,7 +211,9 @@ class Contract(Terms):
     @property
     def digest(self) -> str:
         """SHA-256 of all terms, of attribution terms and tables by what they say and not by where they lie."""
-        text = self.model_dump_json(exclude={"tables": True, "attribution": {"terms"}}) + (self.attribution_terms.digest if self.attribution_terms else "")
+        text = self.model_dump_json(exclude={"tables": True, "attribution": {"terms"}}) + (
+            self.attribution_terms.digest if self.attribution_terms else ""
+        )
         text += "".join(f"{name} {one.digest}" for name, one in sorted(self.given.items()))
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -13,8 +13,10 @@ import pyarrow.compute as pc
 
 from fhir_gateway.attribution import Attribution, member_months
 from fhir_gateway.contracts.arrangements import Exposure, Facts, SettlementInputs
-from fhir_gateway.contracts.arrangements.facts import PEOPLE_SCHEMA
+from fhir_gateway.contracts.arrangements.facts import AMOUNT, PEOPLE_SCHEMA
+from fhir_gateway.contracts.calendar import Cut
 from fhir_gateway.contracts.contract import Contract
+from fhir_gateway.contracts.distribution import ORGANIZATION, Panel
 from fhir_gateway.contracts.scoring import MeasureOutcome
 from fhir_gateway.errors import ContractError
 from fhir_gateway.measures.model import MeasureResult
@@ -48,9 +50,17 @@ FROM cost
 
 
 def exposure(
-    contract: Contract, members: pa.Array, months: Decimal, lines: pa.Table, period: tuple[date, date]
+    contract: Contract,
+    members: pa.Array,
+    months: Decimal,
+    lines: pa.Table,
+    period: tuple[date, date],
+    paid_through: date | None = None,
 ) -> Exposure:
-    """Cost of members in a period by the claims terms: counting lines only, truncated per member, completed."""
+    """Cost of members in a period by the claims terms: counting lines only, truncated per member, completed.
+
+    Paid through the contract's last day, or an earlier one.
+    """
     claims = contract.claims
     with duckdb.connect() as connection:
         connection.register("roster", pa.table({"member": members}))
@@ -65,7 +75,7 @@ def exposure(
             {
                 "start": period[0],
                 "end": period[1],
-                "paid_through": claims.paid_through,
+                "paid_through": paid_through or claims.paid_through,
                 "types": list(claims.types),
             },
         )
@@ -96,6 +106,7 @@ def collect(
     coverage: pa.Table | None = None,
     stamps: Mapping[str, str] | None = None,
     persons: pa.Table | None = None,
+    cut: Cut | None = None,
 ) -> SettlementInputs:
     """Inputs of a settlement.
 
@@ -105,29 +116,81 @@ def collect(
     ``coverage`` is needed when a target is last year's cost of the same members. Where an arrangement looks at columns
     (``contract.needs()``), ``lines`` must have those it names and ``persons`` (``member``, ``birth_date``, ``gender``,
     ``died``) are who the members are. ContractError when attribution was made under other terms or another period than
-    the contract's.
+    the contract's. With a ``cut``, services up to it and payments up to its paid-through date count; the roster is the
+    same.
     """
     if attribution.period != contract.dates:
         raise ContractError("period: the attribution is of another period than the contract")
     if contract.attribution_terms is None or attribution.terms.digest != contract.attribution_terms.digest:
         raise ContractError("attribution.terms: the attribution was made under other terms")
     chosen = attribution.table.filter(pc.equal(attribution.table["entity"], contract.provider.entity))
+    if cut is not None:
+        chosen = _until(attribution, chosen, coverage, contract.dates[0], cut, persons)
     members = chosen["member"].combine_chunks()
-    months = sum(chosen["months"].to_pylist(), Decimal(0))
+    months = _total(chosen["months"])
+    period = contract.dates if cut is None else (contract.dates[0], cut.through)
     baseline = None
     if any(terms.needs_baseline() for terms in contract.arrangements):
         if coverage is None:
             raise ContractError("target: Coverage is needed to count the member months of the year before")
-        baseline = _baseline(contract, attribution, members, lines, coverage)
+        baseline = _baseline(contract, attribution, members, lines, coverage, _before(period))
     given = dict(stamps or {})
     given |= {"attribution_terms": attribution.terms.digest, "contract": contract.digest}
     return SettlementInputs(
-        exposure=exposure(contract, members, months, lines, contract.dates),
+        exposure=exposure(contract, members, months, lines, period, cut.paid_through if cut else None),
         outcomes=_by_measure(contract, outcomes),
         baseline=baseline,
         stamps=given,
-        facts=_facts(contract, attribution, chosen, lines, coverage, persons) if contract.needs() else None,
+        facts=_facts(contract, attribution, chosen, lines, coverage, persons, period) if contract.needs() else None,
+        cut=cut,
+        part=_part(contract.dates, period),
+        panels={by: _panels(chosen, by) for by in ("tin", "npi")},
     )
+
+
+def _until(
+    attribution: Attribution,
+    chosen: pa.Table,
+    coverage: pa.Table | None,
+    start: date,
+    cut: Cut,
+    persons: pa.Table | None,
+) -> pa.Table:
+    """The roster with its months up to the cut."""
+    if coverage is None:
+        raise ContractError("interim: Coverage is needed to count the member months up to the cut")
+    if attribution.terms.eligibility.coverage == "ignored":  # then everybody is covered in every month
+        whole = Decimal(_months_between(start, cut.through))
+        months = pa.array([min(m, whole) for m in chosen["months"].to_pylist()], AMOUNT)
+    else:
+        counted = _months(attribution, chosen["member"], coverage, (start, cut.through), persons)
+        sums = counted.group_by("member").aggregate([("months", "sum")])
+        joined = chosen.select(["member"]).join(sums, "member", join_type="left outer").sort_by("member")
+        chosen = chosen.sort_by("member")
+        months = pc.fill_null(joined["months_sum"].cast(AMOUNT), Decimal(0))
+    return chosen.set_column(chosen.column_names.index("months"), "months", months)
+
+
+def _months_between(start: date, end: date) -> int:
+    return (end.year - start.year) * 12 + end.month - start.month + 1
+
+
+def _part(whole: tuple[date, date], period: tuple[date, date]) -> Decimal:
+    """Calendar months of a period by those of the whole."""
+    return Decimal(_months_between(*period)) / _months_between(*whole)
+
+
+def _panels(chosen: pa.Table, by: str) -> dict[str, Panel]:
+    """Members and months of the roster by TIN or NPI; those without one are the organization's."""
+    party = pc.fill_null(chosen[by], ORGANIZATION)
+    grouped = pa.table({"party": party, "months": chosen["months"]}).group_by("party")
+    counts = grouped.aggregate([("months", "count"), ("months", "sum")]).sort_by("party").to_pylist()
+    return {one["party"]: Panel(one["months_count"], one["months_sum"]) for one in counts}
+
+
+def _total(amounts: pa.ChunkedArray) -> Decimal:
+    total: Decimal | None = pc.sum(amounts).as_py()
+    return Decimal(0) if total is None else total
 
 
 def _facts(
@@ -137,6 +200,7 @@ def _facts(
     lines: pa.Table,
     coverage: pa.Table | None,
     persons: pa.Table | None,
+    period: tuple[date, date],
 ) -> Facts:
     needs = contract.needs()
     if coverage is None or persons is None:
@@ -146,11 +210,11 @@ def _facts(
     roster = chosen.select(["member", "tin", "npi", "months"])
     people = roster.join(persons, "member", join_type="left outer").select(PEOPLE_SCHEMA.names).sort_by("member")
     return Facts(
-        period=contract.dates,
+        period=period,
         lines=lines.filter(lines["counts"]).select(["_member", *(name for name in needs.lines if name != "_member")]),
         people=people.cast(PEOPLE_SCHEMA).combine_chunks(),
-        months=_months(attribution, chosen["member"], coverage, contract.dates, persons),
-        baseline_months=_months(attribution, chosen["member"], coverage, _before(contract.dates), persons),
+        months=_months(attribution, chosen["member"], coverage, period, persons),
+        baseline_months=_months(attribution, chosen["member"], coverage, _before(period), persons),
         tables={name: one.table for name, one in contract.given.items()},
     )
 
@@ -214,11 +278,15 @@ def _by_measure(contract: Contract, outcomes: Mapping[str, MeasureOutcome]) -> d
 
 
 def _baseline(
-    contract: Contract, attribution: Attribution, members: pa.Array, lines: pa.Table, coverage: pa.Table
+    contract: Contract,
+    attribution: Attribution,
+    members: pa.Array,
+    lines: pa.Table,
+    coverage: pa.Table,
+    before: tuple[date, date],
 ) -> Exposure:
-    before = _before(contract.dates)
     mine = _months(attribution, members, coverage, before)
-    months = sum(mine["months"].to_pylist(), Decimal(0))
+    months = _total(mine["months"])
     return exposure(contract, members, months, lines, before)
 
 

@@ -13,12 +13,13 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import Any, Literal, NamedTuple
 
 Rounding = Literal["cent", "dollar"]
-_QUANTUM = {"cent": Decimal("0.01"), "dollar": Decimal(1)}
+#: What published amounts are whole numbers of.
+QUANTUM = {"cent": Decimal("0.01"), "dollar": Decimal(1)}
 
 
 def publish(value: Decimal, rounding: Rounding) -> Decimal:
     """Round for publication: half up (away from zero), to whole cents or dollars."""
-    rounded = value.quantize(_QUANTUM[rounding], ROUND_HALF_UP)
+    rounded = value.quantize(QUANTUM[rounding], ROUND_HALF_UP)
     return rounded + 0  # no negative zero
 
 
