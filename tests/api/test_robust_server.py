@@ -6,26 +6,32 @@ import asyncio
 import json
 import logging
 import socket
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import time_machine
+import uvicorn
 from cryptography.fernet import Fernet
 from fhir_face import PUBLIC_URL, authorize, client_for, new_gateway, register
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 from starlette.types import Message
+from uvicorn.server import ServerState
 
 from fhir_gateway import logs
 from fhir_gateway.config import Settings
 from fhir_gateway.factory import Gateway
 from fhir_gateway.server.app import create_app
-from fhir_gateway.server.patience import ClientStalled, HttpProtocol, Patience
+from fhir_gateway.server.patience import HEAD_SECONDS, ClientStalled, HttpProtocol, Patience
 from fhir_gateway.server.problems import RequestTimeout
 from fhir_gateway.server.serve import GatewayServer
+from tests.support.waiting import HANG, leaping
+
+NOON = "2026-06-01T12:00:00+05:45"
+"""A minute that does not end: with the next one a client's haste begins to be forgotten."""
 
 
 def gateway(folder: Path, **settings: Any) -> Gateway:
@@ -43,7 +49,8 @@ def test_a_client_that_asks_too_often_is_told_when_to_come_back_and_others_are_s
             hasty = [await http.get("/fhir/Patient", headers=headers["hasty"]) for _ in range(4)]
             return hasty, await http.get("/fhir/Patient", headers=headers["calm"])
 
-    hasty, calm = asyncio.run(story())
+    with time_machine.travel(NOON, tick=False):
+        hasty, calm = asyncio.run(story())
     assert [one.status_code for one in hasty] == [200, 200, 200, 429]
     assert 1 <= int(hasty[-1].headers["retry-after"]) <= 60
     assert hasty[-1].json()["issue"][0]["code"] == "throttled"
@@ -58,13 +65,16 @@ def test_an_address_that_asks_for_tokens_too_often_has_to_wait(tmp_path: Path) -
             asked = [await http.post("/auth/token", data={"grant_type": "client_credentials"}) for _ in range(3)]
             return [*asked, await http.get("/fhir/metadata")]
 
-    *asked, metadata = asyncio.run(story())
+    with time_machine.travel(NOON, tick=False):
+        *asked, metadata = asyncio.run(story())
     assert [one.status_code for one in asked] == [400, 400, 429]
     assert int(asked[-1].headers["retry-after"]) >= 1
     assert metadata.status_code == 200
 
 
-async def _patient_app(messages: list[Message], delay: float) -> None:
+async def _patient_app(messages: list[Message], coming: float = 0.0, taking: float = 0.0) -> None:
+    """A request of which a part comes every ``coming`` seconds, and whose answer is taken after ``taking``."""
+
     async def app(scope: Any, receive: Any, send: Any) -> None:
         more = True
         while more:
@@ -72,29 +82,28 @@ async def _patient_app(messages: list[Message], delay: float) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
     async def receive() -> Message:
-        if not messages:
-            await asyncio.sleep(60)
+        await asyncio.sleep(coming if messages else 3600)
         return messages.pop(0)
 
     async def send(message: Message) -> None:
-        await asyncio.sleep(delay)
+        await asyncio.sleep(taking)
 
-    await Patience(app, body_seconds=0.2, answer_seconds=0.2)({"type": "http"}, receive, send)
+    await Patience(app, body_seconds=30, answer_seconds=60)({"type": "http"}, receive, send)
 
 
 def test_a_request_whose_body_stops_is_given_up() -> None:
     with pytest.raises(RequestTimeout):
-        asyncio.run(_patient_app([{"type": "http.request", "body": b"{", "more_body": True}], 0))
+        leaping(_patient_app([{"type": "http.request", "body": b"{", "more_body": True}]))
 
 
 def test_an_answer_that_is_not_taken_is_given_up() -> None:
     with pytest.raises(ClientStalled):
-        asyncio.run(_patient_app([{"type": "http.request", "body": b"{}"}], 60))
+        leaping(_patient_app([{"type": "http.request", "body": b"{}"}], taking=61))
 
 
-def test_a_slow_body_that_comes_on_is_waited_for() -> None:
+def test_a_slow_body_that_comes_on_is_waited_for_and_so_is_who_takes_slowly() -> None:
     parts: list[Message] = [{"type": "http.request", "body": b"x", "more_body": True} for _ in range(5)]
-    asyncio.run(_patient_app([*parts, {"type": "http.request", "body": b""}], 0.05))
+    leaping(_patient_app([*parts, {"type": "http.request", "body": b""}], coming=29, taking=59))
 
 
 @pytest.mark.parametrize("head", [b"", b"GET /health HTTP/1.1\r\nHost: x\r\nX-", b"\r\n"])
@@ -102,18 +111,70 @@ def test_a_connection_that_sends_no_whole_head_is_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: bytes
 ) -> None:
     monkeypatch.setattr(HttpProtocol, "head_seconds", 0.3)
-    with GatewayServer(gateway(tmp_path), port=0) as server:
-        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
-            connection.sendall(head)
-            assert connection.recv(1024) == b""
-        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
-            for _ in range(2):  # and one that does is kept
-                connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-                answered = b""
-                while not answered.endswith(b'{"status":"ok"}'):
-                    answered += connection.recv(4096)
-                assert answered.startswith(b"HTTP/1.1 200")
-                time.sleep(0.5)
+    with (
+        GatewayServer(gateway(tmp_path), port=0) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=HANG) as connection,
+    ):
+        connection.sendall(head)
+        assert connection.recv(1024) == b""
+
+
+class Wire(asyncio.Transport):
+    """A connection in memory: what was written to it, and whether it was closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written, self.closed = b"", False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += data
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+
+async def _one(scope: Any, receive: Any, send: Any) -> None:
+    """An application that answers ``ok``."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+def test_the_head_of_each_request_has_its_time_and_what_comes_between_requests_has_its_own() -> None:
+    whole = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+    kept = 3 * HEAD_SECONDS
+    config = uvicorn.Config(_one, lifespan="off", log_config=None, timeout_keep_alive=int(kept) + 1)
+    config.load()
+
+    async def story() -> None:
+        def connect() -> tuple[HttpProtocol, Wire]:
+            protocol, wire = HttpProtocol(config, ServerState(), {}), Wire()
+            protocol.connection_made(wire)
+            return protocol, wire
+
+        protocol, wire = connect()
+        for answers in (1, 2):  # slowly, but whole in time; and it is kept until it asks again
+            for part in (whole[:5], whole[5:20], whole[20:]):
+                protocol.data_received(part)
+                if part != whole[20:]:
+                    await asyncio.sleep(HEAD_SECONDS * 0.4)
+            await asyncio.sleep(kept)
+            assert wire.written.count(b"HTTP/1.1 200 OK") == answers
+            assert not wire.closed
+        protocol.data_received(whole[:5])
+        await asyncio.sleep(HEAD_SECONDS - 1)
+        assert not wire.closed
+        protocol.data_received(whole[5:20])  # a head that drips is not waited for longer
+        await asyncio.sleep(2)
+        assert wire.closed
+        protocol.connection_lost(None)
+        _, silent = connect()
+        await asyncio.sleep(HEAD_SECONDS + 1)
+        assert silent.closed
+
+    leaping(story())
 
 
 def test_health_and_readiness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

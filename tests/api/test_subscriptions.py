@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import time_machine
 from cryptography.fernet import Fernet
 from fhir_face import BASE, PUBLIC_URL, authorize, client_for
 from joserfc.jwk import ECKey
@@ -25,6 +26,7 @@ from fhir_gateway.jobs.rest_hook import DeliveryError, RestHook
 from fhir_gateway.server.app import create_app
 from fhir_gateway.subscriptions.models import is_public
 from tests.support.subscriber import Subscriber
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -114,6 +116,13 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
+def clock(story: Story) -> Iterator[time_machine.Coordinates]:
+    """The time of day, which stands still unless it is shifted."""
+    with time_machine.travel(datetime.now(UTC), tick=False) as found:
+        yield found
+
+
+@pytest.fixture
 def subscriber() -> Iterator[Subscriber]:
     with Subscriber() as found:
         yield found
@@ -143,13 +152,6 @@ async def story(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         yield found
         found.hook.close()
     gateway.engine.dispose()
-
-
-def until(due: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not due():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.02)
 
 
 async def test_a_subscription_from_handshake_to_end(story: Story, subscriber: Subscriber) -> None:
@@ -245,7 +247,7 @@ async def test_what_a_subscriber_no_longer_sees_is_not_told(story: Story, subscr
 
 
 async def test_a_failing_receiver_is_asked_again_and_gets_everything_in_order(
-    story: Story, subscriber: Subscriber, caplog: pytest.LogCaptureFixture
+    story: Story, subscriber: Subscriber, caplog: pytest.LogCaptureFixture, clock: time_machine.Coordinates
 ) -> None:
     asked = subscription(subscriber.url, extra=[("max-count", "valuePositiveInt", 2)])
     asked["channel"]["header"] = ["Authorization: Bearer very-secret"]
@@ -258,7 +260,7 @@ async def test_a_failing_receiver_is_asked_again_and_gets_everything_in_order(
             story.gateway.resources.put(group("one", "111", version))
         statuses = []
         while story.gateway.subscriptions.channel(one["id"]).delivered < 5:
-            time.sleep(0.06)
+            clock.shift(QUICK.longest)
             story.tell()
             statuses.append(story.status(one["id"]))
     tried = [(one.answered, one.numbers) for one in subscriber.taken[1:]]
@@ -275,7 +277,9 @@ async def test_a_failing_receiver_is_asked_again_and_gets_everything_in_order(
     assert history == ["active", "error", "active", "requested"]
 
 
-async def test_a_receiver_that_is_gone_ends_off_and_may_come_back(story: Story) -> None:
+async def test_a_receiver_that_is_gone_ends_off_and_may_come_back(
+    story: Story, clock: time_machine.Coordinates
+) -> None:
     with Subscriber() as receiver:
         one = (await story.create("practice", subscription(receiver.url))).json()["id"]
         story.tell()
@@ -283,7 +287,7 @@ async def test_a_receiver_that_is_gone_ends_off_and_may_come_back(story: Story) 
     hopeless = Patience(first=0.01, longest=0.01, error_after=2, give_up=0.05)
     for _ in range(8):
         story.tell(hopeless)
-        time.sleep(0.02)
+        clock.shift(0.02)
     assert story.status(one) == "off"
     stored = (await story.get("practice", f"Subscription/{one}")).json()
     assert stored["error"].startswith("the endpoint could not be reached")
@@ -298,28 +302,31 @@ async def test_a_receiver_that_is_gone_ends_off_and_may_come_back(story: Story) 
 
 
 async def test_a_slow_receiver_holds_nobody_else_back(story: Story, subscriber: Subscriber) -> None:
-    with Subscriber(delay=1.5) as slow:
+    with Subscriber() as slow:
+        slow.free.clear()
         timeout = [("timeout", "valueUnsignedInt", 1)]
         lame = (await story.create("operator", subscription(slow.url, extra=timeout))).json()["id"]
         quick = (await story.create("operator", subscription(subscriber.url))).json()["id"]
         with Deliveries(story.gateway, QUICK):
-            until(lambda: story.status(quick) == "active", 1.0)
+            until(lambda: story.status(quick) == "active")
             for version in range(2, 12):
                 story.gateway.resources.put(group("one", "111", version))
             until(lambda: story.gateway.subscriptions.channel(quick).delivered == 10)
             until(lambda: story.status(lame) == "error")
+        assert slow.taken
     assert [number for one in subscriber.of("event-notification") for number in one.numbers] == list(range(1, 11))
     assert "did not answer within 1 seconds" in str(story.gateway.subscriptions.channel(lame).error)
 
 
 async def test_heartbeats_say_that_nothing_happened(
-    story: Story, subscriber: Subscriber, monkeypatch: pytest.MonkeyPatch
+    story: Story, subscriber: Subscriber, clock: time_machine.Coordinates
 ) -> None:
-    monkeypatch.setattr("fhir_gateway.subscriptions.models.SHORTEST_HEARTBEAT", 1)
-    asked = subscription(subscriber.url, extra=[("heartbeat-period", "valueUnsignedInt", 1)])
+    asked = subscription(subscriber.url, extra=[("heartbeat-period", "valueUnsignedInt", 10)])
     assert (await story.create("practice", asked)).status_code == 201
     assert (story.tell(), story.tell()) == (1, 0)
-    time.sleep(1.05)
+    clock.shift(9.9)
+    assert story.tell() == 0
+    clock.shift(0.2)
     assert story.tell() == 1
     assert [one.type for one in subscriber.taken] == ["handshake", "heartbeat"]
     assert subscriber.taken[1].numbers == []

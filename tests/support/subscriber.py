@@ -47,11 +47,15 @@ def _value(one: dict[str, Any]) -> Any:
 
 @dataclass
 class Subscriber:
-    """Answers with the next of ``statuses``, then with 200; ``delay`` before each answer."""
+    """Answers with the next of ``statuses``, then with 200; after ``delay`` seconds, and not before ``free`` is set."""
 
     statuses: deque[int] = field(default_factory=deque)
     delay: float = 0.0
+    free: threading.Event = field(default_factory=threading.Event)
     taken: list[Taken] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.free.set()
 
     def __enter__(self) -> Self:
         outer = self
@@ -62,6 +66,7 @@ class Subscriber:
                 code = outer.statuses.popleft() if outer.statuses else 200
                 outer.taken.append(Taken(body, dict(self.headers.items()), code))
                 time.sleep(outer.delay)
+                outer.free.wait()
                 try:
                     self.send_response(code)
                     if code == 302:
@@ -87,6 +92,7 @@ class Subscriber:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.free.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
