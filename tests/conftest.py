@@ -1,4 +1,4 @@
-"""Fixtures for all tests: the optional reference data beside the checkout."""
+"""For all tests: how examples are made up, and the optional reference data beside the checkout."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# The same examples each time and however long they take: a run says whether the code is right, not how busy the machine
+# is or whether chance found something today. ``--hypothesis-profile=explore`` looks for something new.
+_BUSY = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+settings.register_profile("same", deadline=None, derandomize=True, database=None, suppress_health_check=_BUSY)
+settings.register_profile("explore", deadline=None, suppress_health_check=_BUSY, print_blob=True)
+settings.load_profile("same")
 
 
 @pytest.fixture(scope="session")

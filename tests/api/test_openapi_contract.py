@@ -65,6 +65,6 @@ schema = schemathesis.openapi.from_path(REPOSITORY / "openapi" / "openapi.json")
 
 
 @schema.parametrize()
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), derandomize=True)
 def test_nothing_fails_and_every_answer_is_documented(case: Case, door: tuple[str, dict[str, str]]) -> None:
     case.call_and_validate(base_url=door[0], headers=door[1], checks=CHECKS)

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from fhir_face import BASE, authorize, client_for, new_gateway
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from joserfc.jwk import ECKey
 
@@ -302,7 +302,7 @@ PIECES = st.sampled_from(
 TEXT = st.one_of(st.text(max_size=20), st.lists(PIECES | st.sampled_from(NAMES), max_size=6).map("".join))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150)
 @given(
     kind=st.sampled_from([*sorted(SERVED), "", "_history", "Patient/_history", "Nonsense"]),
     pairs=st.lists(st.tuples(st.one_of(st.sampled_from(NAMES), TEXT), TEXT), min_size=1, max_size=4),

@@ -12,7 +12,7 @@ import orjson
 import pytest
 import sqlalchemy as sa
 from fhir_face import BASE, authorize, client_for, new_gateway
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from joserfc.jwk import ECKey
 
@@ -417,7 +417,7 @@ def entry_of(body: Any, method: Any, url: Any) -> dict[str, Any]:
     return {"resource": body, "request": {"method": method, "url": url}}
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80)
 @given(
     odd=st.dictionaries(st.sampled_from([*PATHS, "resourceType", "contained", "x"]), JSON, max_size=3),
     method=st.sampled_from(["POST", "PUT", "DELETE", "GET", "PATCH", "TRACE", 5]),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fhir_gateway.conformance.definitions import Definitions
@@ -217,7 +217,7 @@ _JSON = st.recursive(
 )
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=200)
 @given(
     st.dictionaries(st.sampled_from([*GROUP, "contained", "entry", "parameter"]), _JSON, max_size=3),
     st.sampled_from(["Group", "Bundle", "Parameters"]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fhir_gateway.cql import compile_library
@@ -79,7 +79,7 @@ def answers(groups: list[tuple[str, list[dict[str, Any]]]], size: int | None) ->
     return result
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40)
 @given(st.lists(observations, min_size=1, max_size=6), st.randoms(), st.integers(1, 3))
 def test_shuffled_split_and_alone_give_the_same(values: list[list[Any]], random: Any, size: int) -> None:
     groups = [(f"p{i}", resources(f"p{i}", v)) for i, v in enumerate(values)]

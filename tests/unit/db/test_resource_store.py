@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy.engine import Engine
 
@@ -128,7 +128,7 @@ def pages(store: ResourceStore, count: int, sort: str | None) -> list[str]:
         after = page.next
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 @given(
     names=st.lists(st.sampled_from(["", "A", "b", "B", "Ä", "zz"]), min_size=1, max_size=12),
     count=st.integers(1, 5),

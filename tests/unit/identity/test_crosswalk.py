@@ -265,7 +265,7 @@ def together(assigned: dict[tuple[str, str], str]) -> set[frozenset[tuple[str, s
     return {frozenset(pair) for pair in combinations(assigned, 2) if assigned[pair[0]] == assigned[pair[1]]}
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(world=WORLDS, order=st.randoms(use_true_random=False))
 def test_the_order_of_sources_does_not_change_who_is_who(world: list[Any], order: Any) -> None:
     pulls = [pull(number, rows) for number, rows in enumerate(world)]
@@ -278,7 +278,7 @@ def test_the_order_of_sources_does_not_change_who_is_who(world: list[Any], order
     two.dispose()
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(world=WORLDS)
 def test_assigning_twice_is_assigning_once(world: list[Any]) -> None:
     pulls = [pull(number, rows) for number, rows in enumerate(world)]
@@ -291,7 +291,7 @@ def test_assigning_twice_is_assigning_once(world: list[Any]) -> None:
     engine.dispose()
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(world=WORLDS)
 def test_no_person_contradicts_itself(world: list[Any]) -> None:
     pulls = [pull(number, rows) for number, rows in enumerate(world)]

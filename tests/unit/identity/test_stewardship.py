@@ -198,7 +198,7 @@ def test_decisions_on_every_database(kind: str, tmp_path: Path) -> None:
 SOURCES = ("a", "b", "c", "d", "e")
 
 
-@settings(max_examples=10, deadline=None, phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=10, phases=[Phase.explicit, Phase.generate])
 @given(
     births=st.lists(st.sampled_from(["1950-01-01", "1990-05-05", None]), min_size=5, max_size=5),
     numbers=st.lists(st.sampled_from(["X1", "Y2", None]), min_size=5, max_size=5),

@@ -62,7 +62,7 @@ def by_duckdb(texts: list[str]) -> pa.Array:
     return _transformed(pa.table({"_raw": texts}), STRUCTURE).cast(spec.arrow_type(STRUCTURE))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(LIKELY, min_size=1, max_size=4))
 def test_resources_are_typed_as_by_duckdb(resources: list[dict[str, Any]]) -> None:
     texts = [orjson.dumps(resource).decode() for resource in resources]
@@ -71,7 +71,7 @@ def test_resources_are_typed_as_by_duckdb(resources: list[dict[str, Any]]) -> No
     assert found.to_pylist() == by_duckdb(texts).to_pylist()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.dictionaries(st.sampled_from(sorted(STRUCTURE)), ANYTHING, max_size=3))
 def test_whatever_is_typed_here_is_typed_alike(resource: dict[str, Any]) -> None:
     texts = [orjson.dumps(resource).decode()]

@@ -149,7 +149,7 @@ def a_result(draw: Any) -> MeasureResult:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(a_result(), st.integers(1, 5))
 def test_whatever_a_result_holds(tmp_path_factory: pytest.TempPathFactory, result: MeasureResult, size: int) -> None:
     expected = one_by_one(result, run_id(result))
