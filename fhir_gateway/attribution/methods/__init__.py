@@ -2,7 +2,7 @@
 
 A method is a function over a :class:`Workspace`. It adds rows to the table ``assigned`` for members it settles and
 leaves alone those that an earlier method settled. Adding a method: a module here with ``@method("name")``, its import
-below, its test, and a line in ``docs/use/contracts.md``.
+below, its test, and a line in ``docs/use/attribution.md``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from datetime import date
 
 import duckdb
 
-from fhir_gateway.attribution.models import AttributionTerms
+from fhir_gateway.attribution.rules import AttributionTerms
 from fhir_gateway.errors import ContractError
 
 
@@ -21,14 +21,15 @@ from fhir_gateway.errors import ContractError
 class Workspace:
     """A connection with the tables that methods read and write.
 
-    ``eligible`` (member); ``qualified`` (member, competitor, participant, tin, npi, day, groups list, allowed, paid):
-    counting services; ``selections`` (member, competitor, participant, tin, npi, made date, kind); ``assigned`` and
-    ``candidates``: what methods write (see :mod:`fhir_gateway.attribution.service`).
+    ``eligible`` (member); ``lines``, ``clinicians`` (which ``knows_providers`` says are known), ``selections_given``,
+    ``residence``, ``areas`` (entity, code), ``participants``, ``held`` (who won before) as they were given;
+    ``assigned``, ``candidates`` and ``unattributed``: what methods write (see :mod:`fhir_gateway.attribution.service`).
     """
 
     connection: duckdb.DuckDBPyConnection
     terms: AttributionTerms
     period: tuple[date, date]
+    knows_providers: bool = False
 
 
 Method = Callable[[Workspace], None]
@@ -54,4 +55,4 @@ def find(name: str) -> Method:
         raise ContractError(f"methods: there is no attribution method '{name}' (there are {known})") from None
 
 
-from fhir_gateway.attribution.methods import plurality, selection  # noqa: E402, F401 they register themselves
+from fhir_gateway.attribution.methods import geography, plurality, selection  # noqa: E402, F401 they register themselves

@@ -1,26 +1,27 @@
 """Plurality of primary care services, in ordered passes.
 
-Each pass sums the measure of the terms (allowed, paid, visits or days) over the counting services of its specialty
-groups in its window, per competitor: participants are pooled into one, everybody else competes by TIN (42 CFR
-425.402(b)). A member is settled by the first pass in which somebody competes for him. More is strictly more; equals are
-separated by the tie-breaks of the terms, and when none separates them the member stays unattributed (``tie``).
+Each pass sums the measure of the terms (allowed, paid, visits, days or relative value units) over the counting
+services of its specialty groups in its window, per competitor: participants are pooled into one, everybody else
+competes by TIN (42 CFR 425.402(b)). A member is settled by the first pass in which somebody competes for him. More is
+strictly more; equals are separated by the tie-breaks of the terms, and when none separates them the member stays
+unattributed (``tie``). Where the terms are sticky, who won before stays first while within that share of the leader.
 
-A visit is a distinct pair of clinician and day, a day a distinct day.
+A visit is a distinct day of a clinician at a practice, a day a distinct day. Weights by age are kept as whole numbers
+until amounts are compared, so that thirds are exact.
 """
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date
+from fractions import Fraction
+from math import lcm
 
+from fhir_gateway.attribution.eligibility import window_end, window_start
 from fhir_gateway.attribution.methods import Workspace, method
-from fhir_gateway.attribution.models import Pass
-
-_AMOUNTS = {
-    "allowed": "sum(coalesce(allowed, 0))",
-    "paid": "sum(coalesce(paid, 0))",
-    "visits": "count(DISTINCT coalesce(npi, '') || day)",
-    "days": "count(DISTINCT day)",
-}
+from fhir_gateway.attribution.rules import AttributionTerms, Pass
+from fhir_gateway.attribution.services import bits, group_bits, list_bits, prepare_services
 
 #: Tie-break -> (column, larger wins)
 _TIES = {
@@ -33,139 +34,256 @@ _TIES = {
 }
 
 
-def window_start(end: date, months: int) -> date:
-    """First day of a window of so many whole months that ends on ``end``."""
-    following = end + timedelta(days=1)
-    index = following.year * 12 + following.month - 1 - months
-    year, month = divmod(index, 12)
-    day = following.day
-    while True:  # 31 Mar minus one month: the last day there is
-        try:
-            return date(year, month + 1, day)
-        except ValueError:
-            day -= 1
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """A pass in numbers: days, bits of its groups and lists, whole-number weights by day."""
 
+    step: Pass
+    start: date
+    end: date
+    earliest: date
+    lists: int
+    groups: dict[str, int]
+    divisor: int
+    weight: str
 
-def window_end(workspace: Workspace) -> date:
-    """Last day of the windows."""
-    end = workspace.period[1]
-    offset = workspace.terms.window_offset_months
-    return window_start(end, offset) - timedelta(days=1) if offset else end
+    def service(self, groups: Iterable[str], since: date | None = None) -> str:
+        """SQL: a service of the groups, in the pass's window or since another day."""
+        return f"(groups & {bits(groups, self.groups)} <> 0 AND day >= {_day(since or self.start)})"
 
 
 @method("plurality")
 def plurality(workspace: Workspace) -> None:
     """Settle members by the passes of the terms."""
     connection, terms = workspace.connection, workspace.terms
-    competitor = {"entity": "competitor", "tin": "coalesce('tin:' || tin, competitor)"}.get(
-        terms.level, "coalesce('npi:' || npi, competitor)"
-    )
+    windows = [_window(terms, step, window_end(terms, workspace.period)) for step in terms.passes]
     connection.execute(
-        f"CREATE TABLE services AS SELECT * REPLACE ({competitor} AS competitor), competitor AS owner FROM qualified"  # noqa: S608 fixed words
-        " WHERE member IN (SELECT member FROM eligible) AND member NOT IN (SELECT member FROM assigned)"
+        "CREATE TABLE contested AS SELECT member FROM eligible WHERE member NOT IN (SELECT member FROM assigned)"
     )
+    whole = (min(one.earliest for one in windows), windows[0].end)
+    prepare_services(connection, terms, whole, "contested", providers=workspace.knows_providers)
     connection.execute(
-        "CREATE TABLE competing (step VARCHAR, member VARCHAR, competitor VARCHAR, owner VARCHAR, participant BOOLEAN,"
-        " amount DECIMAL(28, 8), visits BIGINT, last_service DATE, allowed DECIMAL(38, 8), paid DECIMAL(38, 8),"
-        " lottery VARCHAR)"
+        """
+        CREATE TABLE parts (step VARCHAR, member VARCHAR, competitor VARCHAR, owner VARCHAR, participant BOOLEAN,
+          tin VARCHAR, npi VARCHAR, amount DECIMAL(38, 4), visits BIGINT, last_service DATE, allowed DECIMAL(38, 4),
+          paid DECIMAL(38, 4));
+        CREATE TABLE competing (step VARCHAR, member VARCHAR, competitor VARCHAR, owner VARCHAR, participant BOOLEAN,
+          amount DECIMAL(38, 4), visits BIGINT, last_service DATE, allowed DECIMAL(38, 4), paid DECIMAL(38, 4));
+        CREATE TABLE steps (step VARCHAR, opened DATE, closed DATE, divisor BIGINT, by_day BOOLEAN);
+        """
     )
-    connection.execute("CREATE TABLE steps (step VARCHAR, groups VARCHAR[], opened DATE, closed DATE)")
-    for step in terms.passes:
-        _compete(workspace, step)
+    for one in windows:
+        _compete(workspace, one)
     _settle(workspace)
 
 
-def _compete(workspace: Workspace, step: Pass) -> None:
-    """Competitors of one pass for the members that no pass before had competitors for."""
-    terms, end = workspace.terms, window_end(workspace)
+def _window(terms: AttributionTerms, step: Pass, end: date) -> _Window:
     start = window_start(end, step.window_months)
-    workspace.connection.execute("INSERT INTO steps VALUES (?, ?, ?, ?)", [step.name, list(step.groups), start, end])
-    values: dict[str, object] = {
-        "step": step.name,
-        "groups": list(step.groups),
-        "start": start,
-        "end": end,
-        "unless": list(step.unless_any),
-        "visits": terms.min_visits,
-        "seed": f"{terms.name}|{terms.version}|{workspace.period[0]}|{workspace.period[1]}",
+    known = list_bits(terms)
+    counted = set(step.services or known)
+    for one in terms.services:
+        touches = one.if_window_touches
+        if touches and (touches[1] < start or touches[0] > end):
+            counted.discard(one.name)
+    fractions = [Fraction(one) for one in step.weights] or [Fraction(1)]
+    divisor = lcm(*(one.denominator for one in fractions))
+    whole = [int(one * divisor) for one in fractions]
+    months = step.window_months // len(whole)
+    cases = [
+        f"WHEN day < {_day(window_start(end, months * (len(whole) - number - 1)))} THEN {weight}"
+        for number, weight in enumerate(whole[:-1])
+    ]
+    return _Window(
+        step=step,
+        start=start,
+        end=end,
+        earliest=min([start, *(window_start(end, need.window_months) for need in step.needs)]),
+        lists=bits(counted, known),
+        groups=group_bits(terms),
+        divisor=divisor,
+        weight=f"CASE {' '.join(cases)} ELSE {whole[-1]} END" if cases else str(whole[-1]),
+    )
+
+
+def _compete(workspace: Workspace, window: _Window) -> None:
+    """Competitors of one pass for the members that no pass before had competitors for."""
+    terms, step, connection = workspace.terms, window.step, workspace.connection
+    connection.execute(
+        "INSERT INTO steps VALUES (?, ?, ?, ?, ?)",
+        [step.name, window.start, window.end, window.divisor, step.winner == "latest"],
+    )
+    value = {"visits": "1", "days": "1"}.get(terms.measure, terms.measure)
+    flags = {
+        f"need{number}": window.service(need.groups, window_start(window.end, need.window_months))
+        for number, need in enumerate(step.needs)
     }
-    needs = "TRUE"
-    for number, need in enumerate(step.needs):
-        values |= {f"need{number}": list(need.groups), f"since{number}": window_start(end, need.window_months)}
-        needs += f" AND bool_or(list_has_any(groups, $need{number}) AND day BETWEEN $since{number} AND $end)"
-    fitting = "s.member IN (SELECT member FROM fits) AND (NOT participant OR f.competitor IS NOT NULL)"
-    workspace.connection.execute(
+    if step.unless_any:
+        flags["barred"] = window.service(step.unless_any)
+    weighted = value if window.weight == "1" else f"{value} * {window.weight}"
+    kept = {"amount": _if("fits", weighted)}
+    if step.at_least:
+        of = (*step.at_least.groups, *step.at_least.of)
+        kept |= {
+            "some": _if(window.service(step.at_least.groups), weighted),
+            "whole": _if(window.service(of), weighted),
+        }
+    keys = "member, competitor, owner, participant"
+    # money is summed over lines; a visit is one row of a clinician, practice and day, a day one row of a day
+    once = value == "1"
+    grain = f"{keys}, day" if terms.measure == "days" else f"{keys}, tin, npi, day"
+    combine = "max" if once else "sum"
+    daily = "".join(f", {combine}({term}) AS {name}" for name, term in kept.items())
+    daily += "".join(f", bool_or({term}) AS {name}" for name, term in flags.items())
+    added = "".join(f", sum({name}) AS {name}" for name in kept)
+    added += "".join(f", bool_or({name}) AS {name}" for name in flags)
+    open_ = "" if not _begun(workspace) else " AND member NOT IN (SELECT member FROM competing)"
+    connection.execute(
+        f"""
+        CREATE OR REPLACE TABLE tallied AS
+        WITH services AS (
+          SELECT *, {window.service(step.groups)} AS fits FROM qualified
+          WHERE lists & {window.lists} <> 0 AND day BETWEEN {_day(window.earliest)} AND {_day(window.end)}{open_}
+        ), daily AS (
+          SELECT {grain}, bool_or(fits) AS fits, sum(allowed) FILTER (fits) AS allowed, sum(paid) FILTER (fits) AS paid
+            {daily}
+          FROM services GROUP BY {grain}
+        )
+        SELECT {grain.removesuffix(", day")}, count(*) FILTER (fits) AS visits, max(day) FILTER (fits) AS last_service,
+          sum(allowed) AS allowed, sum(paid) AS paid{added}
+        FROM daily GROUP BY {grain.removesuffix(", day")}
+        """  # noqa: S608 only words and numbers of the terms' own bits and days are spliced in
+    )
+    needs = " AND ".join(f"bool_or({name})" for name in flags if name.startswith("need"))
+    allowed_in = []
+    if needs:  # for a member of whom no participant has what it needs this pass is none
+        allowed_in.append(
+            f"member IN (SELECT member FROM tallied WHERE participant GROUP BY member, competitor HAVING {needs})"  # noqa: S608 words of this module
+        )
+    if step.unless_any:
+        allowed_in.append("member NOT IN (SELECT member FROM tallied WHERE barred)")
+    if step.at_least:
+        share = Fraction(step.at_least.share)
+        reached = f"sum(some) > 0 AND sum(some) * {share.denominator} >= sum(whole) * {share.numerator}"
+        allowed_in.append(f"member IN (SELECT member FROM tallied GROUP BY member HAVING {reached})")  # noqa: S608
+    connection.execute(
         f"""
         INSERT INTO competing BY NAME
-        WITH fits AS (
-          SELECT member, competitor FROM services WHERE participant GROUP BY member, competitor HAVING {needs}
-        )
-        SELECT $step AS step, s.member, s.competitor, any_value(owner) AS owner, any_value(participant) AS participant,
-          {_AMOUNTS[terms.measure]} AS amount, {_AMOUNTS["visits"]} AS visits, max(day) AS last_service,
-          sum(coalesce(allowed, 0)) AS allowed, sum(coalesce(paid, 0)) AS paid,
-          md5($seed || '|' || s.member || '|' || s.competitor) AS lottery
-        FROM services s LEFT JOIN fits f ON f.member = s.member AND f.competitor = s.competitor
-        WHERE list_has_any(groups, $groups) AND day BETWEEN $start AND $end
-          AND (len($unless) = 0 OR s.member NOT IN (
-            SELECT member FROM services WHERE list_has_any(groups, $unless) AND day BETWEEN $start AND $end))
-          AND s.member NOT IN (SELECT member FROM competing)
-          AND {fitting if step.needs else "TRUE"}
-        GROUP BY s.member, s.competitor
-        HAVING visits >= $visits
+        SELECT $step AS step, {keys}, sum(amount) AS amount, sum(visits) AS visits, max(last_service) AS last_service,
+          sum(allowed) AS allowed, sum(paid) AS paid
+        FROM tallied {"WHERE " + " AND ".join(allowed_in) if allowed_in else ""}
+        GROUP BY {keys}
+        HAVING sum(visits) >= $visits {f"AND (NOT participant OR ({needs}))" if needs else ""}
         """,  # noqa: S608 only words of this module are spliced in; values are bound
-        values,
+        {"step": step.name, "visits": terms.min_visits},
     )
+    if terms.measure != "days":
+        connection.execute(
+            "INSERT INTO parts BY NAME SELECT ? AS step, t.member, t.competitor, t.owner, t.participant, t.tin, t.npi,"
+            " t.amount, t.visits, t.last_service, t.allowed, t.paid FROM (FROM tallied WHERE visits > 0) t"
+            " SEMI JOIN competing c USING (member, competitor, owner)",
+            [step.name],
+        )
+        return
+    connection.execute(
+        f"""
+        INSERT INTO parts BY NAME
+        SELECT ? AS step, {keys}, tin, npi, count(DISTINCT day) AS amount, count(DISTINCT day) AS visits,
+          max(day) AS last_service
+        FROM qualified q
+        WHERE lists & {window.lists} <> 0 AND {window.service(step.groups)} AND day <= {_day(window.end)}
+          AND EXISTS (SELECT 1 FROM competing c WHERE c.member = q.member AND c.competitor = q.competitor
+            AND c.owner = q.owner AND c.step = ?)
+        GROUP BY {keys}, tin, npi
+        """,  # noqa: S608 only words and numbers of the terms' own bits and days are spliced in
+        [step.name, step.name],
+    )
+
+
+def _begun(workspace: Workspace) -> bool:
+    return bool(workspace.connection.execute("SELECT count(*) FROM steps").fetchall()[0][0] > 1)
 
 
 def _settle(workspace: Workspace) -> None:
     """Rank the competitors and write winners, runners-up and reasons."""
     connection, terms = workspace.connection, workspace.terms
     ties = [(name, *_TIES[name]) for name in terms.tie_break]
-    order = ", ".join(["amount DESC", *(f"{column} {'DESC' if larger else 'ASC'}" for _, column, larger in ties)])
+    order = ", ".join(
+        ["score DESC", *(f"{column} {'DESC' if larger else 'ASC'} NULLS LAST" for _, column, larger in ties)]
+    )
     separates = "".join(f" WHEN r.{column} <> o.{column} THEN '{name}'" for name, column, _ in ties)
+    seed = f"{terms.name}|{terms.version}|{workspace.period[0]}|{workspace.period[1]}"
+    stays = Fraction(1) - Fraction(terms.stickiness)
+    sticky = (
+        "h.competitor IS NOT NULL AND NOT p.by_day"
+        f" AND c.amount * {stays.denominator} >= max(c.amount) OVER (PARTITION BY c.member) * {stays.numerator}"
+    )
+    held = "LEFT JOIN held h ON h.member = c.member AND h.competitor = c.competitor"
     connection.execute(
         f"""
         CREATE TABLE ranked AS
-        SELECT *, row_number() OVER (PARTITION BY member ORDER BY {order}, competitor) AS rank,
-          sum(amount) OVER (PARTITION BY member) AS total
-        FROM competing;
+        WITH scored AS (
+          SELECT c.* EXCLUDE (amount), c.amount AS units, (((c.amount::DECIMAL(24, 4) * 10000)::HUGEINT * 20000
+              + p.divisor) // (2 * p.divisor))::DECIMAL(28, 0) * 0.00000001::DECIMAL(10, 8) AS amount, -- half up
+            CASE WHEN p.by_day THEN date_diff('day', DATE '1900-01-01', c.last_service) ELSE c.amount END AS score,
+            {sticky if terms.stickiness else "FALSE"} AS sticky, p.by_day
+          FROM competing c JOIN steps p USING (step) {held if terms.stickiness else ""}
+        ), drawn AS (
+          SELECT *, CASE WHEN count(*) OVER (PARTITION BY member, score) > 1
+            THEN md5($seed || '|' || member || '|' || competitor) END AS lottery FROM scored
+        )
+        SELECT *, row_number() OVER (PARTITION BY member ORDER BY sticky DESC, {order}, competitor, owner) AS rank,
+          sum(units) OVER (PARTITION BY member) AS total
+        FROM {"drawn" if "hash" in terms.tie_break else "scored"}
+        """,  # noqa: S608 only words of this module are spliced in
+        {"seed": seed},
+    )
+    connection.execute(
+        f"""
         INSERT INTO candidates BY NAME
         SELECT member, step, rank, competitor, participant, amount, visits, last_service FROM ranked;
         CREATE TABLE decided AS
         SELECT r.* EXCLUDE (rank), o.competitor AS runner_up, o.amount AS runner_up_amount,
-          CASE WHEN o.amount IS NULL OR o.amount <> r.amount THEN NULL{separates} ELSE 'none' END AS tie_break
+          CASE WHEN o.member IS NULL THEN NULL WHEN r.sticky AND o.score > r.score THEN 'stickiness'
+            WHEN o.score <> r.score OR r.sticky <> o.sticky THEN NULL{separates} ELSE 'none' END AS tie_break
         FROM ranked r LEFT JOIN ranked o ON o.member = r.member AND o.rank = 2
         WHERE r.rank = 1
         """  # noqa: S608 only words of this module are spliced in
     )
-    connection.execute(
-        """
-        INSERT INTO unattributed BY NAME
-        SELECT member, CASE WHEN tie_break = 'none' THEN 'tie' ELSE 'below-share' END AS reason
-        FROM decided WHERE tie_break = 'none' OR amount < $share * total
-        """,
-        {"share": terms.min_share},
-    )
+    share = Fraction(terms.min_share)
     connection.execute(
         f"""
+        INSERT INTO unattributed BY NAME
+        SELECT member, CASE WHEN tie_break = 'none' THEN 'tie' ELSE 'below-share' END AS reason
+        FROM decided
+        WHERE tie_break = 'none' OR (NOT by_day AND units * {share.denominator} < {share.numerator} * total)
+        """  # noqa: S608 only numbers are spliced in
+    )
+    connection.execute(
+        """
         INSERT INTO assigned BY NAME
         WITH winning AS (
-          SELECT s.member, s.tin, s.npi, {_AMOUNTS[terms.measure]} AS amount, max(day) AS last_day
-          FROM services s
-          JOIN (SELECT member, competitor, step FROM decided) d ON d.member = s.member AND d.competitor = s.competitor
-          JOIN steps p ON p.step = d.step AND list_has_any(s.groups, p.groups) AND s.day BETWEEN p.opened AND p.closed
-          GROUP BY s.member, s.tin, s.npi
+          SELECT p.member, p.tin, p.npi, p.amount, p.last_service
+          FROM parts p JOIN decided d USING (member, competitor, owner, step)
         ), by_tin AS (
           SELECT member, tin FROM winning GROUP BY member, tin
-          QUALIFY row_number() OVER (PARTITION BY member ORDER BY sum(amount) DESC, max(last_day) DESC, tin) = 1
+          QUALIFY row_number() OVER (PARTITION BY member ORDER BY sum(amount) DESC, max(last_service) DESC, tin) = 1
         ), by_npi AS (
           SELECT w.member, w.tin, w.npi FROM winning w
           JOIN by_tin t ON t.member = w.member AND t.tin IS NOT DISTINCT FROM w.tin
-          QUALIFY row_number() OVER (PARTITION BY w.member ORDER BY w.amount DESC, w.last_day DESC, w.npi) = 1
+          QUALIFY row_number() OVER (PARTITION BY w.member ORDER BY w.amount DESC, w.last_service DESC, w.npi) = 1
         )
         SELECT d.member, d.owner AS competitor, d.participant, 'plurality' AS method, d.step, n.tin, n.npi, d.amount,
-          d.visits, d.last_service, d.runner_up, d.runner_up_amount, d.tie_break
-        FROM decided d LEFT JOIN by_npi n USING (member)
+          d.visits, d.last_service, d.runner_up, d.runner_up_amount, d.tie_break, s.opened AS window_start,
+          s.closed AS window_end
+        FROM decided d JOIN steps s USING (step) LEFT JOIN by_npi n USING (member)
         WHERE d.member NOT IN (SELECT member FROM unattributed)
-        """  # noqa: S608 only words of this module are spliced in
+        """
     )
+
+
+def _if(condition: str, value: str) -> str:
+    return f"CASE WHEN {condition} THEN {value} ELSE 0 END"
+
+
+def _day(day: date) -> str:
+    return f"DATE '{day.isoformat()}'"

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from fhir_gateway.attribution import AttributionTerms, Participant, attribute, shipped_terms
-from fhir_gateway.attribution.methods.plurality import window_start
+from fhir_gateway.attribution.eligibility import window_start
 from fhir_gateway.errors import ContractError
 
 PERIOD = (date(2024, 1, 1), date(2024, 12, 31))
