@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fhir_gateway.auth.service import AuthorizationServer
     from fhir_gateway.conformance.definitions import Definitions
     from fhir_gateway.conformance.validator import Validator
+    from fhir_gateway.contracts.store import SettlementStore
     from fhir_gateway.db.resources import ResourceStore
     from fhir_gateway.db.secrets import SecretBox
     from fhir_gateway.identity.crosswalk import Crosswalk
@@ -133,6 +134,13 @@ class Gateway:
         from fhir_gateway.attribution.store import DecisionStore
 
         return DecisionStore(self.engine)
+
+    @cached_property
+    def settlements(self) -> SettlementStore:
+        """Contract versions, settlement runs, what they posted, and disputes."""
+        from fhir_gateway.contracts.store import SettlementStore
+
+        return SettlementStore(self.engine)
 
     @cached_property
     def subscriptions(self) -> SubscriptionStore:

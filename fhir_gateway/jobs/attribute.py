@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from fhir_gateway.attribution.decisions import Decision
 from fhir_gateway.attribution.entries import Key, same
 from fhir_gateway.contracts import COST_COLUMNS, Contract
 from fhir_gateway.db.audience import label, labelled
-from fhir_gateway.errors import ContractError
+from fhir_gateway.errors import ContractError, NotFoundError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.claim_lines import kept_claim_lines
 from fhir_gateway.jobs.clock import instant
@@ -42,7 +42,7 @@ class AttributionReport:
     """Attribution under a contract: the evidence, what it was computed from, and the roster served.
 
     ``lines`` has the columns that attribution and settlement look at. ``decisions`` is a digest of the decisions that
-    were applied, empty when there are none.
+    were applied, empty when there are none. ``evidence`` names what is kept of it (:func:`kept_attribution`).
     """
 
     contract: Contract
@@ -52,6 +52,7 @@ class AttributionReport:
     lake_version: int
     group: Mapping[str, Any]
     decisions: str = ""
+    evidence: str = ""
 
     @property
     def members(self) -> pa.Array:
@@ -79,8 +80,7 @@ def attribute(
     lake, version = gateway.lake, gateway.lake.version
     if progress:
         progress(PullProgress("attribute", contract.title))
-    columns = sorted({*LINE_COLUMNS, *COST_COLUMNS, *contract.needs().lines})
-    lines = kept_claim_lines(gateway, version, contract.claims.paid_through, columns, contract.claims.precedence)
+    lines = kept_lines(gateway, contract, version, contract.claims.paid_through)
     coverage = lake.read("Coverage", COVERAGE_COLUMNS, version=version)
     people = persons_of(gateway, version)
     attribution = attribute_members(
@@ -92,8 +92,40 @@ def attribute(
         members=lake.members(version=version),
         deaths=people.filter(people["died"].is_valid()).select(["member", "died"]),
     )
-    attribution, group, digest = _serve(gateway, contract, attribution, lines, version, instant(gateway, now))
-    return AttributionReport(contract, attribution, lines, coverage, version, group, digest)
+    attribution, group, digest, key = _serve(gateway, contract, attribution, lines, version, instant(gateway, now))
+    return AttributionReport(contract, attribution, lines, coverage, version, group, digest, key)
+
+
+def kept_lines(gateway: Gateway, contract: Contract, version: int, paid_through: date) -> pa.Table:
+    """Claim lines with the columns that attribution and settlement of a contract look at."""
+    columns = sorted({*LINE_COLUMNS, *COST_COLUMNS, *contract.needs().lines})
+    return kept_claim_lines(gateway, version, paid_through, columns, contract.claims.precedence)
+
+
+def kept_attribution(gateway: Gateway, contract: Contract, evidence: str) -> AttributionReport:
+    """An attribution as it was made and decided then, over the lake version it was made of; NotFoundError."""
+    folder = attributions_folder(gateway, contract.id) / evidence
+    if contract.attribution_terms is None or not (folder / "header.json").exists():
+        raise NotFoundError("the attribution that was settled is not kept any more")
+    header = orjson.loads((folder / "header.json").read_bytes())
+    attribution = Attribution(
+        table=pq.read_table(folder / "members.parquet"),
+        candidates=pq.read_table(folder / "candidates.parquet"),
+        terms=contract.attribution_terms,
+        period=contract.dates,
+        participants=contract.participants,
+    )
+    version = header["lake_version"]
+    return AttributionReport(
+        contract,
+        attribution,
+        kept_lines(gateway, contract, version, contract.claims.paid_through),
+        gateway.lake.read("Coverage", COVERAGE_COLUMNS, version=version),
+        version,
+        {},
+        header["decisions"],
+        evidence,
+    )
 
 
 def organizations(gateway: Gateway, version: int) -> dict[str, str]:
@@ -103,8 +135,8 @@ def organizations(gateway: Gateway, version: int) -> dict[str, str]:
 
 def _serve(
     gateway: Gateway, contract: Contract, attribution: Attribution, lines: pa.Table, version: int, now: datetime
-) -> tuple[Attribution, Mapping[str, Any], str]:
-    """The attribution as decided, the list that is served, and the digest of the decisions."""
+) -> tuple[Attribution, Mapping[str, Any], str, str]:
+    """The attribution as decided, the list served, the digest of the decisions, the name of the evidence."""
     tins = contract.provider.tins
     practices = tins if len(tins) > 1 else ()
     lists: dict[str, str | None] = {contract.id: None} | {_practice_list(contract.id, tin): tin for tin in practices}
@@ -147,7 +179,7 @@ def _serve(
     key = hashlib.sha256(f"{contract.digest} {version} {digest}".rstrip().encode()).hexdigest()[:16]
     header = {"contract": contract.digest, "lake_version": version, "computed": now.isoformat(), "decisions": digest}
     _keep(attributions_folder(gateway, contract.id) / key, aligned, _services(contract, lines), header)
-    return aligned, gateway.resources.read("Group", contract.id).json(), digest
+    return aligned, gateway.resources.read("Group", contract.id).json(), digest, key
 
 
 def _decide(

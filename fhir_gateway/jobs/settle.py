@@ -1,65 +1,94 @@
-"""Settle a contract: attribution, measure results over its members, cost, lines, and the VBPR resources served."""
+"""Settle a contract: attribution, measure results over its members, cost, lines, and the VBPR resources served.
+
+Each settlement is a run (:mod:`fhir_gateway.contracts.runs`) that posts the difference to what was posted before.
+"""
 
 from __future__ import annotations
 
+import getpass
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from pathlib import Path
 
 import orjson
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from fhir_gateway.contracts import Contract, Settlement, collect
 from fhir_gateway.contracts import settle as settle_contract
+from fhir_gateway.contracts.calendar import Cut
 from fhir_gateway.contracts.inputs import measure_scores
+from fhir_gateway.contracts.runs import Kind, Run, due
 from fhir_gateway.contracts.vbpr import measure, performance_report, quality_report
 from fhir_gateway.db.audience import label, labelled
 from fhir_gateway.errors import ContractError
 from fhir_gateway.factory import Gateway
-from fhir_gateway.jobs.attribute import AttributionReport, attribute, organizations
+from fhir_gateway.jobs.attribute import AttributionReport, attribute, kept_lines, organizations
 from fhir_gateway.jobs.claim_lines import copies_set_aside
 from fhir_gateway.jobs.clock import instant
-from fhir_gateway.jobs.evaluate import evaluate
+from fhir_gateway.jobs.contract_results import results_of
+from fhir_gateway.jobs.contract_versions import register
 from fhir_gateway.jobs.people import persons_of
 from fhir_gateway.jobs.publish import REPORTER
 from fhir_gateway.measures.model import MeasureResult
-from fhir_gateway.measures.package import MeasurePackage
 from fhir_gateway.measures.reports import summary
-from fhir_gateway.measures.supplement import supplemented
 from fhir_gateway.sources.outcome import Progress, PullProgress
 
 
 @dataclass(frozen=True, slots=True)
 class SettlementReport:
-    """A settled contract. ``report`` is the id of the performance MeasureReport that is served."""
+    """A settled contract. ``report`` is the id of the performance MeasureReport that is served, and of the run."""
 
     contract: Contract
     attribution: AttributionReport
     settlement: Settlement
     report: str
+    run: Run
 
 
 def settle(
-    gateway: Gateway, contract_name: str, *, now: datetime | None = None, progress: Progress | None = None
+    gateway: Gateway,
+    contract_name: str,
+    *,
+    now: datetime | None = None,
+    progress: Progress | None = None,
+    interim: date | None = None,
+    by: str | None = None,
+    reason: str | None = None,
 ) -> SettlementReport:
-    """Settle a contract on the newest lake version.
+    """Settle a contract on the newest lake version, for its whole period or, ``interim``, up to a cut of its calendar.
 
     Measures of the contract that have no result for its period and this lake version are evaluated first, as of
-    ``now``. The same inputs give the same settlement under the same report id.
+    ``now``. The same inputs give the same settlement under the same report id, and no second run. A contract that was
+    settled before with other terms under the same version is refused.
     """
     moment = instant(gateway, now)
+    path = gateway.contract(contract_name)
+    cut = _cut(Contract.load(path), interim)
     attributed = attribute(gateway, contract_name, now=moment, progress=progress)
     contract = attributed.contract
-    results = _results(gateway, attributed, moment, progress)
+    kept = register(gateway, path, contract, moment)
+    results = results_of(gateway, contract, attributed.lake_version, moment, progress)
     if progress:
         progress(PullProgress("settle", contract.title))
-    members = attributed.members
-    stamps = {"lake_version": str(attributed.lake_version)}
+    settlement = compute(gateway, attributed, results, cut)
+    report = _serve(gateway, attributed, settlement, results, moment)
+    run = _record(gateway, attributed, settlement, report, cut, moment, by or f"prompt:{getpass.getuser()}", reason)
+    return SettlementReport(Contract.load(kept), attributed, settlement, report, run)
+
+
+def compute(
+    gateway: Gateway, attributed: AttributionReport, results: dict[str, MeasureResult], cut: Cut | None
+) -> Settlement:
+    """The settlement of an attribution and measure results: nothing is written."""
+    contract, members = attributed.contract, attributed.members
+    terms = contract.claims
+    paid_through = terms.paid_through if cut is None else cut.paid_through
+    stamps = {"lake_version": str(attributed.lake_version), "attribution.evidence": attributed.evidence}
     if attributed.decisions:
         stamps["attribution.decisions"] = attributed.decisions
-    terms = contract.claims
-    aside = copies_set_aside(gateway, attributed.lake_version, terms.paid_through, terms.precedence, members)
+    aside = copies_set_aside(gateway, attributed.lake_version, paid_through, terms.precedence, members)
     for (source, taken), count in aside.items():
         stamps[f"claims.copies.{source}.set_aside_for.{taken}"] = str(count)
     for name, result in results.items():
@@ -70,77 +99,80 @@ def settle(
     inputs = collect(
         contract,
         attributed.attribution,
-        attributed.lines,
+        _lines(gateway, attributed, cut),
         measure_scores(distinct.values(), members),
         attributed.coverage,
         stamps,
         persons_of(gateway, attributed.lake_version) if contract.needs() else None,
+        cut,
     )
-    settlement = settle_contract(contract, inputs)
-    report = _serve(gateway, attributed, settlement, results, moment)
-    return SettlementReport(contract, attributed, settlement, report)
+    return settle_contract(contract, inputs)
 
 
-def _results(
-    gateway: Gateway, attributed: AttributionReport, now: datetime, progress: Progress | None
-) -> dict[str, MeasureResult]:
-    """Results by measure id of the contract: those kept for this period and lake version, else evaluated now.
+def statements_folder(gateway: Gateway, contract_id: str) -> Path:
+    """Where the statements of a contract are kept."""
+    return gateway.data_folder / "settlements" / contract_id
 
-    Kept results of a measure that is installed count when they were made by its present content and terminology.
-    """
+
+def statement(settlement: Settlement) -> bytes:
+    """The settlement as it is kept: the same bytes for the same settlement."""
+    return orjson.dumps(settlement.to_dict(), option=orjson.OPT_INDENT_2)
+
+
+def _cut(contract: Contract, interim: date | None) -> Cut | None:
+    if interim is None:
+        return None
+    cuts = contract.calendar.cuts(*contract.dates)
+    for cut in cuts:
+        if cut.through == interim:
+            return cut
+    known = ", ".join(cut.through.isoformat() for cut in cuts) or "none"
+    raise ContractError(f"calendar.interim: {interim.isoformat()} is no cut of this contract's (there are: {known})")
+
+
+def _lines(gateway: Gateway, attributed: AttributionReport, cut: Cut | None) -> pa.Table:
+    """Claim lines as of the last day that payments count; of an interim settlement that day is earlier."""
+    if cut is None:
+        return attributed.lines
+    return kept_lines(gateway, attributed.contract, attributed.lake_version, cut.paid_through)
+
+
+def _record(
+    gateway: Gateway,
+    attributed: AttributionReport,
+    settlement: Settlement,
+    report: str,
+    cut: Cut | None,
+    now: datetime,
+    by: str,
+    reason: str | None,
+) -> Run:
+    """Keep the run, and post what it changes."""
     contract = attributed.contract
-    wanted = {terms.id: terms.canonical for terms in contract.measures}
-    content = _content(gateway, wanted, contract.dates[0])
-    copies = gateway.settings.encounter_copies
-    kept: dict[str, tuple[datetime, str]] = {}
-    for run in gateway.results.runs() if wanted else ():
-        header = gateway.results.header(run)
-        if (header.period, header.lake_version, header.copies) == (contract.dates, attributed.lake_version, copies):
-            for name, canonical in wanted.items():
-                newer = name not in kept or header.evaluated_at > kept[name][0]
-                made_by = (header.package_hash, header.terminology_hash)
-                if newer and _is(canonical, header.url, header.version) and content.get(name, made_by) == made_by:
-                    kept[name] = header.evaluated_at, run
-    runs = {name: run for name, (_, run) in kept.items()}
-    missing = {name: canonical for name, canonical in wanted.items() if name not in runs}
-    if missing:
-        paths = _packages(gateway, missing)
-        for report in evaluate(gateway, paths, contract.dates, now=now, progress=progress):
-            header = gateway.results.header(report.run)
-            runs |= {
-                name: report.run for name, canonical in missing.items() if _is(canonical, header.url, header.version)
-            }
-    results = {run: gateway.results.load(run) for run in sorted(set(runs.values()))}
-    return {name: results[runs[name]] for name in wanted}
-
-
-def _content(gateway: Gateway, wanted: dict[str, str], on: date) -> dict[str, tuple[str, str]]:
-    """Hashes of package and terminology of the measures that are installed."""
-    found: dict[str, tuple[str, str]] = {}
-    for path in gateway.measure_packages() if wanted else ():
-        package = MeasurePackage.load(path, profiles=gateway.settings.profiles)
-        names = [name for name, canonical in wanted.items() if _is(canonical, package.url, package.version)]
-        if names:
-            package = supplemented(package, gateway.terminology, on)
-            made_by = (package.package_hash, package.terminology_hash)
-            found |= {name: made_by for name in names if name not in found}
-    return found
-
-
-def _packages(gateway: Gateway, wanted: dict[str, str]) -> Sequence[str]:
-    """Paths of the installed packages that hold these measures; ContractError names those that none holds."""
-    installed = {path: MeasurePackage.load(path) for path in gateway.measure_packages()}
-    paths: dict[str, None] = {}
-    for name, canonical in wanted.items():
-        found = [str(path) for path, package in installed.items() if _is(canonical, package.url, package.version)]
-        if not found:
-            raise ContractError(f"measures.{name}.canonical: no such measure is installed in {gateway.measures_folder}")
-        paths[found[0]] = None
-    return list(paths)
-
-
-def _is(canonical: str, url: str, version: str) -> bool:
-    return canonical in (url, f"{url}|{version}")
+    standing = [run for run in gateway.settlements.runs(contract.id) if run.state in ("preliminary", "review", "final")]
+    amends = standing[-1] if standing and cut is None else None
+    kind: Kind = "interim" if cut else "amendment" if amends and amends.state != "preliminary" else "final"
+    run = Run(
+        id=report,
+        contract=contract.id,
+        version=contract.version,
+        digest=contract.digest,
+        kind=kind,
+        state="interim" if cut else "preliminary",
+        through=settlement.period[1],
+        paid_through=settlement.paid_through,
+        lake_version=attributed.lake_version,
+        evidence=attributed.evidence,
+        as_of=now,
+        total=settlement.total,
+        currency=contract.currency,
+        statement=hashlib.sha256(statement(settlement)).hexdigest(),
+        by=by,
+        made=now,
+        reason=reason,
+        amends=amends.id if amends else None,
+    )
+    return gateway.settlements.add(run, due(settlement, kind, contract.calendar, contract.rounding))
 
 
 def _quality_id(report_id: str, name: str, run: str) -> str:
@@ -156,7 +188,7 @@ def _serve(
     now: datetime,
 ) -> str:
     contract, members = attributed.contract, attributed.members
-    stated = orjson.dumps(settlement.to_dict(), option=orjson.OPT_INDENT_2)
+    stated = statement(settlement)
     report_id = f"s{hashlib.sha256(stated).hexdigest()[:24]}"
     quality = {}
     for name, result in results.items():
@@ -173,7 +205,7 @@ def _serve(
     )
     served = [measure(contract), *quality.values(), performance]
     gateway.resources.put_many(labelled(one, label("contract", contract.id)) for one in served)
-    folder = gateway.data_folder / "settlements" / contract.id
+    folder = statements_folder(gateway, contract.id)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = folder / f".{report_id}.part"
     partial.write_bytes(stated)
