@@ -38,7 +38,7 @@ class ContractVersionRow(SQLModel, table=True):
 class SettlementRunRow(SQLModel, table=True):
     """A settlement run; amounts are decimal texts."""
 
-    __tablename__ = "settlement_run"
+    __tablename__ = "contract_settlement"
 
     number: int | None = Field(default=None, primary_key=True)
     id: str = Field(unique=True, max_length=64)
@@ -65,7 +65,7 @@ class SettlementRunRow(SQLModel, table=True):
 class SettlementPostingRow(SQLModel, table=True):
     """What a run posted for one arrangement; the sum of ``amount - previous`` over all runs is what is owed."""
 
-    __tablename__ = "settlement_posting"
+    __tablename__ = "contract_posting"
 
     number: int | None = Field(default=None, primary_key=True)
     run: str = Field(index=True, max_length=64)
@@ -79,7 +79,7 @@ class SettlementPostingRow(SQLModel, table=True):
 class DisputeRow(SQLModel, table=True):
     """A dispute about a line of a run."""
 
-    __tablename__ = "settlement_dispute"
+    __tablename__ = "contract_dispute"
 
     number: int | None = Field(default=None, primary_key=True)
     id: str = Field(unique=True, max_length=64)
