@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from fhir_gateway.attribution.rules import AttributionTerms, Eligibility, MonthRule
 
-#: Columns of Coverage that :func:`member_months` reads; without ``class`` only types tell which part is covered.
+#: Columns of Coverage that :func:`member_months` reads; ``class`` may be missing: then types alone are looked at.
 COVERAGE_COLUMNS = ("status", "type", "period", "class")
 
 MONTH_SCHEMA = pa.schema([("member", pa.string()), ("month", pa.date32()), ("months", pa.decimal128(28, 8))])
@@ -46,10 +46,10 @@ WITH stated AS (
   WHERE c._member IS NOT NULL AND c.status NOT IN ('cancelled', 'entered-in-error', 'draft')
 )
 SELECT member, coverage, greatest(opened, $start) AS opened, least(closed, $end) AS closed,
-  list_has_any(types, $exclude) AS excluded, {parts} AS parts
+  list_has_any(types || classes, $exclude) AS excluded, {parts} AS parts
 FROM stated
 WHERE opened <= $end AND closed >= $start AND opened <= closed
-  AND (len($include) = 0 OR list_has_any(types, $include) OR list_has_any(types, $exclude))
+  AND (len($include) = 0 OR list_has_any(types || classes, $include) OR list_has_any(types || classes, $exclude))
 """
 
 # overlapping and adjacent spans of a part become one (gaps of 0 days are joined)
@@ -164,6 +164,7 @@ def prepare_spans(
     exclude_types: Sequence[str] = (),
     deaths: pa.Table | None = None,
     parts: Mapping[str, Sequence[str]] | None = None,
+    without_parts: Sequence[str] = (),
 ) -> None:
     """Create the table ``spans`` (member, coverage, opened, closed, excluded, parts), clipped to the period."""
     connection.register("coverage", coverage)
@@ -182,8 +183,10 @@ def prepare_spans(
             flags.append(f"(CASE WHEN list_has_any(types || classes, $codes{number}) THEN [$part{number}] ELSE [] END)")
         everything = ", ".join(f"$part{number}" for number in range(len(flags)))
         stated = " || ".join(flags)
-        covered = f"CASE WHEN len({stated}) = 0 THEN [{everything}] ELSE {stated} END"
-    has_class = parts and "class" in coverage.column_names
+        values["without"] = list(without_parts)
+        none = "CASE WHEN list_has_any(types || classes, $without) THEN [] ELSE"
+        covered = f"CASE WHEN len({stated}) = 0 THEN {none} [{everything}] END ELSE {stated} END"
+    has_class = "class" in coverage.column_names
     classes = 'list_transform(coalesce(c."class", []), lambda x: x.value)' if has_class else "[]::VARCHAR[]"
     connection.execute(_SPANS.format(classes=classes, parts=covered), values)
 
@@ -225,7 +228,9 @@ def prepare_eligible(
     ranges = {"period": [period], "window": [window], "window_and_period": [window, period]}[rule.over]
     whole = (min(period[0], *(one[0] for one in ranges)), max(period[1], *(one[1] for one in ranges)))
     deaths = connection.table("deaths").to_arrow_table()
-    prepare_spans(connection, coverage, whole, rule.include_types, rule.exclude_types, deaths, rule.parts)
+    prepare_spans(
+        connection, coverage, whole, rule.include_types, rule.exclude_types, deaths, rule.parts, rule.without_parts
+    )
     parts, by_month = max(1, len(rule.parts)), rule.excludes == "month"
     tests = []
     for number, one in enumerate([*ranges, period]):

@@ -173,6 +173,7 @@ class Eligibility(_Terms):
         default_factory=dict,
         description="Coverage codes by part (A, B): a month counts with all parts; a Coverage without a code has all.",
     )
+    without_parts: tuple[str, ...] = Field(default=(), description="Codes of Coverage that has none of the parts (D).")
     split_months: Literal["excluded", "ignored"] = Field(
         default="excluded", description="Whether a month with some of the parts only excludes the member."
     )

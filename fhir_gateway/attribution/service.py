@@ -78,15 +78,18 @@ CREATE TABLE unattributed (member VARCHAR, reason VARCHAR);
 CREATE TABLE area_months (member VARCHAR, months DECIMAL(28, 8));
 """
 
-# who was selected without a practice: that of the clinician
-_SELECTIONS = """
+_CLINICIANS = """
 CREATE TABLE clinicians AS
 SELECT npi, any_value(tin ORDER BY start DESC NULLS LAST, tin) AS tin,
   any_value(specialty ORDER BY start DESC NULLS LAST, specialty) AS specialty
-FROM providers WHERE coalesce(start <= $day, TRUE) AND coalesce("end" >= $day, TRUE) GROUP BY npi;
+FROM providers WHERE coalesce(start <= $day, TRUE) AND coalesce("end" >= $day, TRUE) GROUP BY npi
+"""
+
+# who was selected without a practice: that of the clinician
+_SELECTIONS = """
 CREATE TABLE chosen AS
 SELECT n.member, coalesce(n.tin, p.tin) AS tin, n.npi, n.made, n.kind, n.until
-FROM selections_given n LEFT JOIN clinicians p ON p.npi = n.npi;
+FROM selections_given n LEFT JOIN clinicians p ON p.npi = n.npi
 """
 
 _OWNED_SELECTIONS = """
@@ -244,7 +247,8 @@ def _attribute(
         if areas
         else pa.schema([("entity", pa.string()), ("code", pa.string())]).empty_table(),
     )
-    connection.execute(_SELECTIONS, {"day": period[1]})
+    connection.execute(_CLINICIANS, {"day": period[1]})
+    connection.execute(_SELECTIONS)
     prepare_owners(
         connection, "SELECT DISTINCT tin, npi, NULL::VARCHAR AS ccn, NULL::VARCHAR AS organization FROM chosen"
     )
