@@ -1,0 +1,23 @@
+"""Arrangements that pay by member and month: what they pay can be disputed row by row."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import pyarrow as pa
+
+from fhir_gateway.contracts.arrangements.base import ArrangementTerms, SettlementInputs
+
+_ORDER = ("rule", "member", "month", "cell", "rate", "factor", "quantity", "amount")
+
+
+class AuditedTerms(ArrangementTerms):
+    """Terms of an arrangement whose payments are rows."""
+
+    @abstractmethod
+    def rows(self, inputs: SettlementInputs) -> pa.Table:
+        """Every payment (:data:`~fhir_gateway.contracts.audit.AUDIT_SCHEMA`), unsorted; lines are their exact sums."""
+
+    def audit(self, inputs: SettlementInputs) -> pa.Table:
+        """The same in order: the same inputs give the same table."""
+        return self.rows(inputs).sort_by([(name, "ascending") for name in _ORDER])

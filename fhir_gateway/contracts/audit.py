@@ -1,0 +1,89 @@
+"""Payments by member month as rows, so that a sum can be disputed row by row.
+
+The rounding rule: an amount is ``quantity x rate``, rounded half up to 8 places, times ``factor``, rounded half up to 8
+places. Sums of rows are exact; the line of a settlement is such a sum, and is rounded once, when it is published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+ZERO = Decimal(0)
+PLACES = Decimal("1e-8")
+AMOUNT = pa.decimal128(28, 8)
+FACTOR = pa.decimal128(38, 16)
+
+#: What becomes of a row: it pays; it corrects what was posted before; it would, but comes too late; it pays nothing.
+STATUSES = ("paid", "adjustment", "outside_window", "unpaid")
+
+#: A row per member, month and rule. ``reason`` says why a row does not pay, or what it corrects.
+AUDIT_SCHEMA = pa.schema(
+    [
+        ("member", pa.string()),
+        ("month", pa.date32()),
+        ("rule", pa.string()),
+        ("cell", pa.string()),
+        ("quantity", AMOUNT),
+        ("rate", AMOUNT),
+        ("factor", FACTOR),
+        ("amount", AMOUNT),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+
+#: The rounding rule in SQL.
+MACROS = """
+CREATE MACRO amount_of(quantity, rate, factor) AS
+  ((quantity::DECIMAL(28, 8) * rate::DECIMAL(28, 8))::DECIMAL(28, 8) * factor::DECIMAL(38, 16))::DECIMAL(28, 8);
+CREATE MACRO part_of(amount, numerator, denominator) AS  -- of amounts that are not negative; decimals divide as floats
+  ((((amount::DECIMAL(28, 8) * 100000000)::HUGEINT * (2 * numerator)::HUGEINT + denominator::HUGEINT)
+    // (2 * denominator)::HUGEINT)::DECIMAL(38, 0) * 0.00000001::DECIMAL(9, 8))::DECIMAL(28, 8);
+"""
+
+
+def connect(**tables: pa.Table) -> duckdb.DuckDBPyConnection:
+    """A connection with these tables and the rounding rule."""
+    connection = duckdb.connect()
+    connection.execute(MACROS)
+    for name, table in tables.items():
+        connection.register(name, table)
+    return connection
+
+
+def amount_of(quantity: Decimal, rate: Decimal, factor: Decimal = Decimal(1)) -> Decimal:
+    """The rounding rule for a single amount."""
+    return places(places(quantity * rate) * factor)
+
+
+def places(value: Decimal) -> Decimal:
+    """Half up to the places of rows."""
+    return value.quantize(PLACES, "ROUND_HALF_UP")
+
+
+def total(rows: pa.Table, rule: str | None = None) -> Decimal:
+    """Exact sum of the amounts of a rule, or of all."""
+    if rule is not None:
+        rows = rows.filter(pc.equal(rows["rule"], rule))
+    return pc.sum(rows["amount"].cast(pa.decimal128(38, 8))).as_py() or ZERO
+
+
+def totals(rows: pa.Table, by: Sequence[str]) -> list[tuple[tuple[str, ...], Decimal, Decimal, int]]:
+    """Sums by the values of columns: values, quantity, amount, number of rows; sorted."""
+    names = ", ".join(f'"{name}"' for name in by)
+    with duckdb.connect() as connection:
+        connection.register("rows", rows)
+        found = connection.execute(
+            f"SELECT {names}, sum(quantity), sum(amount), count(*) FROM rows GROUP BY {names} ORDER BY {names}"  # noqa: S608
+        ).fetchall()
+    return [(tuple(row[:-3]), row[-3] or ZERO, row[-2] or ZERO, row[-1]) for row in found]
+
+
+def text(column: str) -> str:
+    """A column's name in SQL."""
+    return '"' + column.replace('"', '""') + '"'
