@@ -8,7 +8,7 @@ at once (``BEGIN IMMEDIATE``, https://www.sqlite.org/lang_transaction.html) and 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -115,30 +115,36 @@ def snapshot(engine: Engine) -> Iterator[Connection]:
 
 
 class Lookup:
-    """A SELECT of one row that is asked for again and again, in a tenth of the time that :func:`snapshot` needs.
+    """A SELECT that is asked for again and again, in a tenth of the time that :func:`snapshot` needs.
 
     One statement sees one state by itself, so there is no transaction around it, and it is put into SQL once. Values
     come as the driver has them: integers, texts and bytes; a Boolean may be 0 or 1.
     """
 
     def __init__(self, engine: Engine, statement: sa.Select[Any]) -> None:
-        """Over a statement whose parameters are ``sa.bindparam(name)``."""
-        compiled: Any = statement.compile(dialect=engine.dialect)
+        """Over a statement whose parameters are ``sa.bindparam(name, any value)``, beside what it says itself."""
+        compiled: Any = statement.compile(dialect=engine.dialect, compile_kwargs={"render_postcompile": True})
         self._engine = engine
         self._text = str(compiled)
+        self._said: dict[str, Any] = compiled.params
         self._places: list[str] | None = compiled.positiontup
         self._begins = engine.dialect.name == "postgresql"  # psycopg begins a transaction unless told not to
 
     def first(self, **values: Any) -> tuple[Any, ...] | None:
         """The first row for these values of the parameters, None when there is none."""
-        given = values if self._places is None else tuple(values[name] for name in self._places)
+        return next(iter(self.all(values)), None)
+
+    def all(self, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """All rows for these values of the parameters."""
+        named = {**self._said, **values}
+        given = named if self._places is None else tuple(named[name] for name in self._places)
         opened = self._engine.raw_connection()
         driver: Any = opened.driver_connection
         try:
             if self._begins:
                 driver.autocommit = True
-            row: tuple[Any, ...] | None = driver.execute(self._text, given).fetchone()
-            return row
+            rows: list[tuple[Any, ...]] = driver.execute(self._text, given).fetchall()
+            return rows
         finally:
             if self._begins and not driver.closed:
                 driver.autocommit = False

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
@@ -34,6 +33,10 @@ from fhir_gateway.errors import AuthorizationError, DeletedError, NotFoundError
 __all__ = ["Page", "PutOutcome", "ResourceStore", "StoredResource", "Versions", "only_version"]
 
 _LOCK = "fhir_resource"
+#: Ids that one statement reads: it is made for a few numbers of them, and the last id is asked for again.
+_SIZES = (1, 4, 16, 64, 256)
+MOST_AT_ONCE = _SIZES[-1]
+_MOST_LOOKUPS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,7 @@ class ResourceStore:
         self._index = table_of(SearchIndexRow)
         self.searchable = searchable
         self._reach = Reach(self._resource, self._index, self._base_url, self._visible, searchable)
+        self._lookups: dict[tuple[Any, ...], Lookup] = {}
 
     def seen_by(self, audience: Audience, searchable: Callable[[str], bool] | None = None) -> ResourceStore:
         """The same resources as ``audience`` may read them: what it may not see does not exist, nor does writing.
@@ -76,7 +80,9 @@ class ResourceStore:
         """
         if audience.unlimited and searchable is None:
             return self
-        return ResourceStore(self._engine, self._base_url, self._clock, audience, searchable or self.searchable)
+        view = ResourceStore(self._engine, self._base_url, self._clock, audience, searchable or self.searchable)
+        view._lookups = self._lookups
+        return view
 
     def following(self, view: ResourceStore) -> ResourceStore:
         """What is visible here, searched by chains that lead only to what is visible in ``view``."""
@@ -183,23 +189,42 @@ class ResourceStore:
             raise DeletedError(f"this {resource_type} was deleted")
         return found
 
-    @cached_property
-    def _lookup(self) -> Lookup:
-        row = self._resource.c
-        chosen = sa.select(row.version, row.last_updated, row.deleted, row.body)
-        return Lookup(self._engine, chosen.where(row.type == sa.bindparam("type"), row.id == sa.bindparam("id")))
-
     def _found(self, resource_type: str, resource_id: str) -> StoredResource | None:
         """The current version, which may be a deletion; None when there is none that is seen."""
-        if self.audience.unlimited:  # all that is asked is the key
-            found = self._lookup.first(type=resource_type, id=resource_id)
-            if found is None:
-                return None
-            version, updated, deleted, body = found
-            return StoredResource(resource_type, resource_id, version, instant(updated), bool(deleted), bytes(body))
-        with snapshot(self._engine) as connection:
-            row = connection.execute(self._select(resource_type).where(self._resource.c.id == resource_id)).first()
-        return None if row is None else stored(row)
+        return next(iter(self.current(resource_type, [resource_id])), None)
+
+    def current(self, resource_type: str, ids: Sequence[str]) -> list[StoredResource]:
+        """The current versions, deletions among them, of those ids that are seen, in no given order.
+
+        At most :data:`MOST_AT_ONCE` ids, in one statement that is kept for the next time.
+        """
+        if self.audience.grants:  # what they say may depend on the time
+            with snapshot(self._engine) as connection:
+                chosen = self._select(resource_type).where(self._resource.c.id.in_(ids))
+                return [stored(row) for row in connection.execute(chosen)]
+        size = next(one for one in _SIZES if one >= len(ids))
+        values = {f"id_{place}": ids[min(place, len(ids) - 1)] for place in range(size)}
+        rows = self._lookup(resource_type, size).all(values)
+        return [
+            StoredResource(resource_type, one, version, instant(updated), bool(deleted), bytes(body))
+            for one, version, updated, deleted, body in rows
+        ]
+
+    def _lookup(self, resource_type: str, size: int) -> Lookup:
+        """The statement for so many ids of a type, as far as this audience sees."""
+        key = (resource_type, size, self.audience.labels, None if self.audience.everybody else self.audience.viewer)
+        found = self._lookups.get(key)
+        if found is None:
+            if len(self._lookups) >= _MOST_LOOKUPS:
+                self._lookups.clear()
+            row = self._resource.c
+            chosen = sa.select(row.id, row.version, row.last_updated, row.deleted, row.body).where(
+                row.type == resource_type,
+                row.id.in_([sa.bindparam(f"id_{place}", "", row.id.type) for place in range(size)]),
+                *self._visible(resource_type),
+            )
+            found = self._lookups[key] = Lookup(self._engine, chosen)
+        return found
 
     def read_many(self, references: Iterable[tuple[str, str]]) -> list[StoredResource]:
         """Return the resources of (type, id) pairs that exist, in no given order."""

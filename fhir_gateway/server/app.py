@@ -55,6 +55,7 @@ from fhir_gateway.server.metrics import Metrics
 from fhir_gateway.server.middleware import RequestFrame
 from fhir_gateway.server.negotiation import require_json
 from fhir_gateway.server.patience import Patience
+from fhir_gateway.server.point_reads import PointReads
 from fhir_gateway.server.presentation import Presentation
 from fhir_gateway.server.problems import FHIR_JSON, MethodNotAllowed, UnsupportedType, error_response
 from fhir_gateway.server.pushing import PushedWrites
@@ -80,6 +81,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     catalogs["AuditEvent"] = AuditCatalog(gateway.engine)
     catalogs["MeasureReport"] = ReportCatalog(gateway.resources, lambda: gateway.results, individual_report)
     settings = gateway.settings
+    https = settings.public_url.startswith("https:")
     throttle = Throttle(settings.client_requests_per_minute, settings.token_requests_per_minute)
     metrics = Metrics(gateway)
     links = PageLinks(base_url, gateway.secrets)
@@ -137,9 +139,20 @@ def create_app(gateway: Gateway) -> FastAPI:
         throttle=throttle,
         metrics=metrics,
         base_path=FHIR_PATH,
-        https=settings.public_url.startswith("https:"),
+        https=https,
     )
     app.add_middleware(Presentation, base_path=FHIR_PATH)  # outside the frame, which reads whose data an answer holds
+    app.add_middleware(
+        PointReads,
+        store=gateway.resources,
+        verifier=gateway.authorization,
+        trail=trail,
+        throttle=throttle,
+        metrics=metrics,
+        base_path=FHIR_PATH,
+        kinds=[kind for kind, one in catalogs.items() if isinstance(one, StoredCatalog | ReportCatalog)],
+        https=https,
+    )
     return app
 
 

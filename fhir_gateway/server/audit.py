@@ -17,9 +17,11 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from itertools import chain
+from operator import attrgetter
+from typing import Any, Protocol
 
-from sqlalchemy import Column, Connection, DateTime, Engine, Integer, String, Table, Text, delete, insert
+from sqlalchemy import Column, Connection, DateTime, Engine, Integer, String, Table, Text, delete
 from sqlmodel import SQLModel
 
 from fhir_gateway.db.engine import transaction
@@ -48,7 +50,10 @@ audit_events = Table(
 )
 
 
-_COLUMNS = tuple(column.name for column in audit_events.columns if column.name != "id")
+_COLUMNS = tuple(column.name for column in audit_events.columns if column.name != "id")  # recorded is the first
+_values = attrgetter(*_COLUMNS)
+#: Rows that one statement adds; those of a commit are put together out of these.
+_SIZES = (64, 16, 4, 1)
 
 
 @dataclass(slots=True)
@@ -102,7 +107,38 @@ class Access:
         self.parameters = ",".join(sorted(set(names)))[:1024]
 
 
-_Entry = tuple[Access, "asyncio.Future[None]", asyncio.AbstractEventLoop]
+class Errand(Protocol):
+    """Something that ends in entries of the trail: done in its thread, and told when they are committed."""
+
+    loop: asyncio.AbstractEventLoop
+
+    def work(self) -> list[Access]:
+        """What is to be written; nothing is, of this errand, when it raises."""
+        ...
+
+    def ended(self, failure: BaseException | None) -> None:
+        """Called in the loop when the entries are committed, or with what went wrong."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class _Recording:
+    """The entry of one request, and whoever waits for it."""
+
+    access: Access
+    loop: asyncio.AbstractEventLoop
+    done: asyncio.Future[None]
+
+    def work(self) -> list[Access]:
+        return [self.access]
+
+    def ended(self, failure: BaseException | None) -> None:
+        if self.done.cancelled():
+            return
+        if failure is None:
+            self.done.set_result(None)
+        else:
+            self.done.set_exception(failure)
 
 
 class AuditTrail:
@@ -111,19 +147,26 @@ class AuditTrail:
     def __init__(self, engine: Engine, keep_years: int | None = None) -> None:
         """``keep_years``: entries older than that are deleted, now and then; None keeps all of them."""
         self._engine = engine
+        self._inserts = _insertions(engine)
+        stored = audit_events.c.recorded.type.dialect_impl(engine.dialect).bind_processor(engine.dialect)
+        self._stored_time: Callable[[datetime], Any] = stored or (lambda moment: moment)
         self._keep_years = keep_years
         self._expired_at: datetime | None = None
-        self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Errand | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
     async def record(self, access: Access) -> None:
         """Return when the access is committed; raises what the database raised."""
-        self._start()
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
-        self._queue.put((access, done, loop))
+        self.send(_Recording(access, loop, done))
         await done
+
+    def send(self, errand: Errand) -> None:
+        """Have an errand done; errands that wait at the same moment share a commit."""
+        self._start()
+        self._queue.put(errand)
 
     def close(self) -> None:
         """Write what is waiting and stop the thread."""
@@ -134,6 +177,8 @@ class AuditTrail:
             thread.join()
 
     def _start(self) -> None:
+        if self._thread is not None:
+            return
         with self._lock:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._write, name="audit", daemon=True)
@@ -142,34 +187,55 @@ class AuditTrail:
     def _write(self) -> None:
         running = True
         while running:
-            entry = self._queue.get()
-            entries: list[_Entry] = []
-            while entry is not None:
-                entries.append(entry)
-                if len(entries) == 500:
+            errand = self._queue.get()
+            errands: list[Errand] = []
+            while errand is not None:
+                errands.append(errand)
+                if len(errands) == 500:
                     break
                 try:
-                    entry = self._queue.get_nowait()
+                    errand = self._queue.get_nowait()
                 except queue.Empty:
                     break
             else:
                 running = False
+            if errands:
+                self._carry_out(errands)
+
+    def _carry_out(self, errands: list[Errand]) -> None:
+        failures: list[BaseException | None] = []
+        entries: list[Access] = []
+        for errand in errands:
+            try:
+                entries += errand.work()
+                failures.append(None)
+            except Exception as error:  # noqa: BLE001 - handed to whoever waits for this errand
+                failures.append(error)
+        try:
             if entries:
                 self._commit(entries)
-
-    def _commit(self, entries: list[_Entry]) -> None:
-        failure: BaseException | None = None
-        try:
-            with transaction(self._engine) as connection:
-                connection.execute(insert(audit_events), [access.row() for access, _, _ in entries])
-                self._expire(connection, entries[0][0].recorded)
         except Exception as error:  # noqa: BLE001 - handed to every request that waits for this commit
-            failure = error
-        waiting: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
-        for _, done, loop in entries:
-            waiting.setdefault(loop, []).append(done)
-        for loop, ended in waiting.items():  # each call wakes its loop up: once is enough
-            loop.call_soon_threadsafe(_finish, ended, failure)
+            failures = [one or error for one in failures]
+        waiting: dict[asyncio.AbstractEventLoop, list[tuple[Errand, BaseException | None]]] = {}
+        for errand, failure in zip(errands, failures, strict=True):
+            waiting.setdefault(errand.loop, []).append((errand, failure))
+        for loop, done in waiting.items():  # each call wakes its loop up: once is enough
+            loop.call_soon_threadsafe(_finish, done)
+
+    def _commit(self, entries: list[Access]) -> None:
+        with transaction(self._engine) as connection:
+            rows = [self._row(access) for access in entries]
+            start = 0
+            for size in _SIZES:  # one statement for many rows: each crosses into the driver once
+                while len(rows) - start >= size:
+                    values = tuple(chain.from_iterable(rows[start : start + size]))
+                    connection.exec_driver_sql(self._inserts[size], values)
+                    start += size
+            self._expire(connection, entries[0].recorded)
+
+    def _row(self, access: Access) -> tuple[Any, ...]:
+        recorded, *others = _values(access)
+        return self._stored_time(recorded), *others
 
     def _expire(self, connection: Connection, now: datetime) -> None:
         """Once a day, delete what the setting says is old; the database refuses what is younger than six years."""
@@ -180,11 +246,14 @@ class AuditTrail:
         connection.execute(delete(audit_events).where(audit_events.c.recorded < oldest))
 
 
-def _finish(ended: list[asyncio.Future[None]], failure: BaseException | None) -> None:
-    for done in ended:
-        if done.cancelled():
-            continue
-        if failure is None:
-            done.set_result(None)
-        else:
-            done.set_exception(failure)
+def _finish(done: list[tuple[Errand, BaseException | None]]) -> None:
+    for errand, failure in done:
+        errand.ended(failure)
+
+
+def _insertions(engine: Engine) -> dict[int, str]:
+    """Statements for the driver itself that add so many rows each."""
+    mark = "?" if engine.dialect.paramstyle == "qmark" else "%s"
+    row = f"({', '.join([mark] * len(_COLUMNS))})"
+    into = f"INSERT INTO {audit_events.name} ({', '.join(_COLUMNS)}) VALUES "  # noqa: S608  # our own names
+    return {size: into + ", ".join([row] * size) for size in _SIZES}

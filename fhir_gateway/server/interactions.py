@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
+from functools import lru_cache
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -56,30 +57,36 @@ def begin(request: Request, interaction: str, resource_type: str | None, resourc
     return access
 
 
+@lru_cache(maxsize=4096)
+def http_date(instant: str) -> str:
+    """A FHIR instant as HTTP writes times; many resources are of the same moment."""
+    return format_datetime(datetime.fromisoformat(instant).astimezone(UTC), usegmt=True)
+
+
 def version_headers(stored: StoredResource) -> dict[str, str]:
     """``ETag`` (weak: the version) and ``Last-Modified``."""
-    modified = datetime.fromisoformat(stored.last_updated).astimezone(UTC)
-    return {"ETag": f'W/"{stored.version}"', "Last-Modified": format_datetime(modified, usegmt=True)}
+    return {"ETag": f'W/"{stored.version}"', "Last-Modified": http_date(stored.last_updated)}
 
 
 def represent(request: Request, stored: StoredResource, subset: Subset) -> Response:
     """The resource with its version as weak ETag; 304 when the client's copy is the same version."""
     headers = version_headers(stored)
-    if _unchanged(request, headers["ETag"], datetime.fromisoformat(stored.last_updated).astimezone(UTC)):
+    conditions = request.headers.get("if-none-match"), request.headers.get("if-modified-since")
+    if unchanged(stored, *conditions):
         return Response(status_code=304, headers=headers)
     return Response(subset.apply(stored.body), headers=headers, media_type=FHIR_JSON)
 
 
-def _unchanged(request: Request, etag: str, modified: datetime) -> bool:
+def unchanged(stored: StoredResource, tags: str | None, since: str | None) -> bool:
     """RFC 9110 13.1: If-None-Match decides when it is there, else If-Modified-Since (whole seconds)."""
-    tags = request.headers.get("if-none-match")
     if tags is not None:
-        return any(tag.strip() in ("*", etag, etag.removeprefix("W/")) for tag in tags.split(","))
-    since = request.headers.get("if-modified-since")
+        version = f'"{stored.version}"'
+        return any(tag.strip() in ("*", f"W/{version}", version) for tag in tags.split(","))
     if since is None:
         return False
     try:
         limit = parsedate_to_datetime(since)
     except ValueError:
         return False
+    modified = datetime.fromisoformat(stored.last_updated).astimezone(UTC)
     return modified.replace(microsecond=0) <= (limit if limit.tzinfo else limit.replace(tzinfo=UTC))

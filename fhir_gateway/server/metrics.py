@@ -10,6 +10,7 @@ import hmac
 import ipaddress
 from collections.abc import Iterator
 from datetime import datetime
+from functools import cache
 from importlib.metadata import version
 
 from fastapi import APIRouter
@@ -43,11 +44,13 @@ class Metrics:
         )
         self.under_way = Gauge("fhir_gateway_requests_under_way", "Requests being answered.", registry=self.registry)
         self.registry.register(_ControlPlane(gateway))
+        self._counter = cache(lambda *named: self._requests.labels(*map(str, named)))  # as many as are exposed
+        self._timer = cache(self._seconds.labels)
 
     def answered(self, access: Access, seconds: float) -> None:
         """Count a request that has ended."""
-        self._requests.labels(access.interaction, access.resource_type or "", str(access.status)).inc()
-        self._seconds.labels(access.interaction).observe(seconds)
+        self._counter(access.interaction, access.resource_type or "", access.status).inc()
+        self._timer(access.interaction).observe(seconds)
 
     def router(self, token: str | None) -> APIRouter:
         """``GET /metrics`` in the format that the scraper asks for."""

@@ -56,16 +56,14 @@ class RequestFrame:
         self._throttle = throttle
         self._metrics = metrics
         self._base_path = base_path
-        always = {**SECURITY_HEADERS, **({"Strict-Transport-Security": "max-age=31536000"} if https else {})}
-        self._always = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in always.items()]
+        self._always = always(https)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one HTTP request; other kinds of connection pass through."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        offered = Headers(scope=scope).get("x-request-id", "")
-        access = Access(offered if _REQUEST_ID.fullmatch(offered) else _new_id())
+        access = Access(chosen_id(Headers(scope=scope).get("x-request-id", "")))
         access.address = str(scope["client"][0])[:64] if scope.get("client") else None
         access.limit = self._throttle.client
         scope.setdefault("state", {})["access"] = access
@@ -114,21 +112,7 @@ class RequestFrame:
         finally:
             seconds = time.perf_counter() - started
             self._metrics.answered(access, seconds)
-            said = {
-                "client": access.client_id,
-                "interaction": access.interaction,
-                "resource_type": access.resource_type,
-                "status": access.status,
-                "milliseconds": round(seconds * 1000, 1),
-            }
-            log.info(
-                "%s %s -> %d in %.1f ms",
-                access.interaction,
-                access.resource_type or "-",
-                access.status,
-                seconds * 1000,
-                extra=said,
-            )
+            log_answer(access, seconds)
             request_id.reset(logged)
 
     async def _record_failure(self, access: Access) -> None:
@@ -153,9 +137,34 @@ class RequestFrame:
         message["headers"].extend(one for one in self._always if one[0] not in said)
 
 
-def _new_id() -> str:
-    """An id that no other request has; no secret, so that the system need not be asked for randomness each time."""
-    return f"{random.getrandbits(128):032x}"
+def chosen_id(offered: str) -> str:
+    """The id that a client gives its request, or one that no other has where it gives none that can be used.
+
+    It is no secret, so that the system need not be asked for randomness each time.
+    """
+    return offered if offered and _REQUEST_ID.fullmatch(offered) else f"{random.getrandbits(128):032x}"
+
+
+def always(https: bool) -> list[tuple[bytes, bytes]]:
+    """The headers of every answer."""
+    found = {**SECURITY_HEADERS, **({"Strict-Transport-Security": "max-age=31536000"} if https else {})}
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in found.items()]
+
+
+def log_answer(access: Access, seconds: float) -> None:
+    """The line of a request that has ended."""
+    if not log.isEnabledFor(logging.INFO):
+        return
+    milliseconds = round(seconds * 1000, 1)
+    said = {
+        "client": access.client_id,
+        "interaction": access.interaction,
+        "resource_type": access.resource_type,
+        "status": access.status,
+        "milliseconds": milliseconds,
+    }
+    what = access.interaction, access.resource_type or "-", access.status, milliseconds
+    log.info("%s %s -> %d in %.1f ms", *what, extra=said)
 
 
 async def _note(access: Access, start: Message, message: Message) -> None:

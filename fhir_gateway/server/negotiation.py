@@ -9,6 +9,7 @@ import re
 import zlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -42,9 +43,15 @@ def require_json(request: Request) -> None:
         if _media(chosen)[0].replace(" ", "+") not in JSON_FORMATS:
             raise NotAcceptable("only JSON is served", location=Location(path="_format", rule="format"))
         return
-    header = request.headers.get("accept")
-    if header is None or not header.strip():
-        return
+    if not accepts_json(request.headers.get("accept", "")):
+        raise NotAcceptable("only FHIR R4 JSON is served", location=Location(path="Accept", rule="format"))
+
+
+@lru_cache(maxsize=256)
+def accepts_json(header: str) -> bool:
+    """True when a client that sends this ``Accept`` header takes FHIR JSON of R4; also when it sends none."""
+    if not header.strip():
+        return True
     for part in header.split(","):
         name, parameters = _media(part)
         if parameters.get("q") in ("0", "0.0", "0.00", "0.000"):
@@ -52,8 +59,8 @@ def require_json(request: Request) -> None:
         if name in JSON_FORMATS or name in _WILDCARDS:
             if parameters.get("fhirversion", "4.0") not in ("4.0", "4.0.1"):
                 continue
-            return
-    raise NotAcceptable("only FHIR R4 JSON is served", location=Location(path="Accept", rule="format"))
+            return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,12 @@ takes something every now and then may take as long as it needs: uploads and dow
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from fhir_gateway.server.problems import RequestTimeout
 
@@ -61,6 +63,11 @@ class Patience:
         await self._app(scope, next_part, take)
 
 
+#: In the state of the ASGI scope: a function (status, headers, body) that takes a whole answer in one piece and returns
+#: True; or returns False, and nothing is done, when the client has not taken what it was sent before.
+WHOLE = "fhir_gateway.whole"
+
+
 class HttpProtocol(HttpToolsProtocol):
     """HTTP/1.1 as uvicorn speaks it, for clients that send the head of each request without much ado."""
 
@@ -81,6 +88,11 @@ class HttpProtocol(HttpToolsProtocol):
         elif self._waiting is None:
             self._wait()
 
+    def on_headers_complete(self) -> None:
+        """A request: its application may answer in one piece."""
+        super().on_headers_complete()
+        self.scope["state"][WHOLE] = partial(_send_whole, self.cycle)
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Nobody is there any more."""
         self._forget()
@@ -98,3 +110,21 @@ class HttpProtocol(HttpToolsProtocol):
         self._waiting = None
         if self.transport is not None and not self.transport.is_closing():
             self.transport.close()
+
+
+def _send_whole(cycle: RequestResponseCycle, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
+    """What ``cycle.send`` does with the two messages of an answer, in one write; ``headers`` are ours, and in order."""
+    if cycle.flow.write_paused:
+        return False
+    if cycle.disconnected:
+        return True
+    lines = [b"%b: %b\r\n" % one for one in (*cycle.default_headers, *headers)]
+    if not cycle.keep_alive:
+        lines.append(b"connection: close\r\n")
+    cycle.response_started = cycle.response_complete = True
+    cycle.transport.write(b"".join((STATUS_LINE[status], *lines, b"\r\n", body)))
+    cycle.message_event.set()
+    if not cycle.keep_alive:
+        cycle.transport.close()
+    cycle.on_response()
+    return True

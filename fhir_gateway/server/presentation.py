@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Callable
+from functools import lru_cache
 from urllib.parse import parse_qsl
 
 import orjson
@@ -38,7 +39,7 @@ class Presentation:
         head = scope["method"] == "HEAD"
         if head:
             scope = {**scope, "method": "GET"}
-        packed = not head and _takes_gzip(Headers(scope=scope))
+        packed = not head and takes_gzip(",".join(Headers(scope=scope).getlist("accept-encoding")))
         pretty = b"_pretty" in scope["query_string"] and _pretty(scope["query_string"])
         started: Message | None = None
         ended = False
@@ -62,7 +63,7 @@ class Presentation:
                     body = await _beside(_indented, body)
                 headers.add_vary_header("Accept-Encoding")
                 if packed and len(body) >= SMALLEST:
-                    body = await _beside(_gzipped, body)
+                    body = await _beside(gzipped, body)
                     headers["Content-Encoding"] = "gzip"
                 if start["status"] not in (204, 304):
                     headers["Content-Length"] = str(len(body))
@@ -73,9 +74,10 @@ class Presentation:
         await self._app(scope, receive, present)
 
 
-def _takes_gzip(headers: Headers) -> bool:
-    """True when the client lists gzip, or everything, and not with weight 0 (RFC 9110 12.5.3)."""
-    for part in ",".join(headers.getlist("accept-encoding")).split(","):
+@lru_cache(maxsize=256)
+def takes_gzip(accepted: str) -> bool:
+    """True when ``Accept-Encoding`` lists gzip, or everything, and not with weight 0 (RFC 9110 12.5.3)."""
+    for part in accepted.split(","):
         name, _, weight = part.partition(";")
         if name.strip().lower() in ("gzip", "x-gzip", "*"):
             return weight.replace(" ", "").lower() not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
@@ -90,7 +92,8 @@ def _indented(body: bytes) -> bytes:
     return orjson.dumps(orjson.loads(body), option=orjson.OPT_INDENT_2)
 
 
-def _gzipped(body: bytes) -> bytes:
+def gzipped(body: bytes) -> bytes:
+    """The body as it leaves to those who take gzip; the same every time."""
     return gzip.compress(body, _LEVEL, mtime=0)
 
 

@@ -28,6 +28,10 @@ class Throttle:
         """Count one request of a client; TooManyRequests when it is one too many."""
         self._count(self._client, "client", client_id)
 
+    def allows(self, client_id: str) -> bool:
+        """Count one request of a client; False, and nothing is counted, when it is one too many."""
+        return self._client is None or self._limiter.hit(self._client, "client", client_id)
+
     def address(self, address: str | None) -> None:
         """Count one request of an address for a token; TooManyRequests when it is one too many."""
         self._count(self._address, "address", address or "unknown")
