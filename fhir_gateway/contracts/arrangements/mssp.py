@@ -76,7 +76,8 @@ class SharedSavingsProgram(ArrangementTerms):
 
     def problems(self) -> list[str]:
         """Terms that contradict each other, or the program."""
-        where, found = self.where, []
+        where = self.where
+        found: list[str] = []
         try:
             level, year = mssp_rules().level(self.level), mssp_year(self.performance_year)
         except ContractError as error:
@@ -93,8 +94,8 @@ class SharedSavingsProgram(ArrangementTerms):
         if self.disaster is not None and self.relief_amount:
             found.append(f"{where}.relief_amount: losses are forgiven twice")
         if not level.two_sided:
-            given = {"revenue": self.revenue, "disaster": self.disaster, "relief_amount": self.relief_amount or None}
-            given["guardrail"] = self.guardrail
+            given: dict[str, object] = {"revenue": self.revenue, "disaster": self.disaster, "guardrail": self.guardrail}
+            given["relief_amount"] = self.relief_amount
             found += [f"{where}.{name}: there are no losses to share" for name, value in given.items() if value]
         if not found and self.target is not None:
             found += self.settled_as(self.target).problems()

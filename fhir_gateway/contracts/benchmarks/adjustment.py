@@ -22,7 +22,7 @@ class Adjustment:
 def final_adjustment(
     regional: Decimal | None, prior: Decimal | None, *, new_rules: bool, population: Decimal | None = None
 ) -> Adjustment:
-    """The higher of the regional and the prior savings adjustment, or the population adjustment when it is higher still.
+    """The higher of the regional and the prior savings adjustment, or the population adjustment when it is higher.
 
     Agreement periods from 2024 (``new_rules``, 42 CFR 425.652(a)): a negative regional adjustment is replaced by none.
     """
@@ -48,7 +48,7 @@ def prior_savings_adjustment(
 ) -> Decimal:
     """``share`` of the mean net savings per capita of the years before, prorated for growth, at most ``cap``.
 
-    ``growth`` is person years then / person years of the benchmark, at most 1: savings per head do not multiply with heads.
+    ``growth`` is person years then / those of the benchmark, at most 1: savings per head do not multiply with heads.
     Losses on the whole adjust nothing.
     """
     return min(cap * national, max(ZERO, share * net_savings * min(Decimal(1), growth)))

@@ -1,0 +1,92 @@
+"""Individual stop-loss and equity adjustment of ACO REACH: per member, summed into ledger lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import duckdb
+import pyarrow as pa
+
+from fhir_gateway.contracts.arrangements.base import SettlementInputs
+from fhir_gateway.contracts.benchmarks.cost import member_costs
+from fhir_gateway.contracts.benchmarks.stop_loss import band_costs
+from fhir_gateway.contracts.scoring import ZERO
+from fhir_gateway.contracts.settlement import Ledger, Number
+from fhir_gateway.contracts.statements import percent
+from fhir_gateway.errors import ContractError
+
+if TYPE_CHECKING:
+    from fhir_gateway.contracts.arrangements.reach import Equity, StopLoss
+
+
+def add_stop_loss(
+    terms: StopLoss, inputs: SettlementInputs, months: Number, cost: Number, where: str, ledger: Ledger
+) -> Number:
+    """Cost net of individual stop-loss: less what it pays, plus what it costs."""
+    add = ledger.add
+    if terms.notified is not None:
+        net = add("stop-loss", terms.notified, "Stop-loss: charge less payout", "as notified", f"{where}.notified")
+        because = [cost, net]
+        value = cost.value + net.value
+    else:
+        facts = inputs.columns()
+        costs = member_costs(facts.lines, facts.people["member"].combine_chunks(), facts.period)
+        inside = band_costs(costs, [band.at for band in terms.bands])
+        because, value = [cost], cost.value
+        for number, (band, amount) in enumerate(zip(terms.bands, inside, strict=True), 1):
+            formula = f"{percent(band.share)} of cost above {band.at} per member: {amount}"
+            line = add(
+                f"stop-loss-{number}", -band.share * amount, f"Stop-loss band {number}", formula, f"{where}.bands"
+            )
+            because.append(line)
+            value += line.value
+        if terms.charge:
+            formula, amount = f"{terms.charge} x member months", terms.charge * months.value
+            charge = add(
+                "stop-loss-charge",
+                terms.charge * months.value,
+                "Stop-loss charge",
+                formula,
+                f"{where}.charge",
+                (months,),
+            )
+            because.append(charge)
+            value += charge.value
+    return add("net-cost", value, "Total cost of care net of stop-loss", "cost + stop-loss", where, because)
+
+
+def add_equity(
+    terms: Equity, amounts: Sequence[Decimal], inputs: SettlementInputs, number: Number, where: str, ledger: Ledger
+) -> Number:
+    """The benchmark after the equity adjustment."""
+    up, down, formula = terms.up, terms.down, "as notified"
+    if terms.by_tenth:
+        facts = inputs.columns()
+        months = _months_by_tenth(facts.table("equity_tenths"), facts.months)
+        parts = [amount * count for amount, count in zip(amounts, months, strict=True)]
+        up, down = (sum((part for part in parts if sign * part > 0), ZERO) for sign in (1, -1))
+        formula = "sum over tenths of amount x member months"
+    raised = ledger.add("equity-up", up, "Equity adjustment, up", formula, where)
+    lowered = ledger.add("equity-down", down, "Equity adjustment, down", formula, where)
+    value = number.value + raised.value + lowered.value
+    label = "Benchmark after the equity adjustment"
+    return ledger.add("after-equity", value, label, "benchmark + up + down", where, (number, raised, lowered))
+
+
+def _months_by_tenth(tenths: pa.Table, months: pa.Table) -> tuple[Decimal, ...]:
+    """Member months of each of the ten; members without a score count in none."""
+    with duckdb.connect() as connection:
+        connection.register("tenths", tenths)
+        connection.register("months", months)
+        found = connection.sql(
+            """
+            WITH each AS (SELECT member, any_value(tenth) AS tenth FROM tenths GROUP BY member)
+            SELECT tenth, sum(months)::DECIMAL(38, 8) FROM each JOIN months USING (member) GROUP BY tenth
+            """
+        ).fetchall()
+    counts = dict(found)
+    if any(tenth not in range(1, 11) for tenth in counts):
+        raise ContractError("tables.equity_tenths: tenth is not a number from 1 to 10")
+    return tuple(counts.get(tenth, ZERO) for tenth in range(1, 11))
