@@ -184,19 +184,9 @@ class AcoReach(ArrangementTerms):
         if not stated.final:
             number = self._reduce(inputs, measures, number, year, ledger)
         if self.retention_withhold and not self.retention_returned:
-            value, formula = (
-                number.value * (ONE - self.retention_withhold),
-                f"x (1 - {percent(self.retention_withhold)})",
-            )
-            term = f"{self.where}.retention_withhold"
-            number = add(
-                "after-retention",
-                number.value * left,
-                "Benchmark less the retention withhold",
-                formula,
-                term,
-                (number,),
-            )
+            kept, term = ONE - self.retention_withhold, f"{self.where}.retention_withhold"
+            label, formula = "Benchmark less the retention withhold", f"x (1 - {percent(self.retention_withhold)})"
+            number = add("after-retention", number.value * kept, label, formula, term, (number,))
         if self.equity:
             amounts = self.equity.amounts or year.equity
             number = add_equity(self.equity, amounts, inputs, number, f"{self.where}.equity", ledger)
