@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from decimal import ROUND_HALF_UP, Decimal
+from itertools import zip_longest
 from typing import Literal
 
 from fhir_gateway.contracts.terms import Scoring
@@ -66,7 +67,7 @@ def decile_points(score: Decimal, direction: Direction, scoring: Scoring) -> Dec
     """
     sign = ONE if direction == "increase" else -ONE
     found = ZERO if not scoring.deciles else ONE
-    for here, beyond in zip(scoring.deciles, (*scoring.deciles[1:], None), strict=True):
+    for here, beyond in zip_longest(scoring.deciles, scoring.deciles[1:]):
         if sign * (score - here.at) < 0:
             break
         if beyond is None:
