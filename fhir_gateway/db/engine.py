@@ -114,6 +114,22 @@ def snapshot(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
+@contextmanager
+def single_statements(engine: Engine) -> Iterator[Any]:
+    """A connection of the driver itself (sqlite3, psycopg) on which each statement is a transaction of its own."""
+    opened = engine.raw_connection()
+    driver: Any = opened.driver_connection
+    begins = engine.dialect.name == "postgresql"  # psycopg begins a transaction unless told not to
+    try:
+        if begins:
+            driver.autocommit = True
+        yield driver
+    finally:
+        if begins and not driver.closed:
+            driver.autocommit = False
+        opened.close()
+
+
 class Lookup:
     """A SELECT that is asked for again and again, in a tenth of the time that :func:`snapshot` needs.
 
@@ -128,7 +144,6 @@ class Lookup:
         self._text = str(compiled)
         self._said: dict[str, Any] = compiled.params
         self._places: list[str] | None = compiled.positiontup
-        self._begins = engine.dialect.name == "postgresql"  # psycopg begins a transaction unless told not to
 
     def first(self, **values: Any) -> tuple[Any, ...] | None:
         """The first row for these values of the parameters, None when there is none."""
@@ -138,17 +153,9 @@ class Lookup:
         """All rows for these values of the parameters."""
         named = {**self._said, **values}
         given = named if self._places is None else tuple(named[name] for name in self._places)
-        opened = self._engine.raw_connection()
-        driver: Any = opened.driver_connection
-        try:
-            if self._begins:
-                driver.autocommit = True
+        with single_statements(self._engine) as driver:
             rows: list[tuple[Any, ...]] = driver.execute(self._text, given).fetchall()
             return rows
-        finally:
-            if self._begins and not driver.closed:
-                driver.autocommit = False
-            opened.close()
 
 
 @contextmanager

@@ -21,10 +21,10 @@ from itertools import chain
 from operator import attrgetter
 from typing import Any, Protocol
 
-from sqlalchemy import Column, Connection, DateTime, Engine, Integer, String, Table, Text, delete
+from sqlalchemy import Column, DateTime, Engine, Integer, String, Table, Text, delete
 from sqlmodel import SQLModel
 
-from fhir_gateway.db.engine import transaction
+from fhir_gateway.db.engine import single_statements, transaction
 
 #: Persons that one row names, as many as a page of a search holds.
 MOST_PERSONS = 1000
@@ -52,8 +52,6 @@ audit_events = Table(
 
 _COLUMNS = tuple(column.name for column in audit_events.columns if column.name != "id")  # recorded is the first
 _values = attrgetter(*_COLUMNS)
-#: Rows that one statement adds; those of a commit are put together out of these.
-_SIZES = (64, 16, 4, 1)
 
 
 @dataclass(slots=True)
@@ -147,7 +145,7 @@ class AuditTrail:
     def __init__(self, engine: Engine, keep_years: int | None = None) -> None:
         """``keep_years``: entries older than that are deleted, now and then; None keeps all of them."""
         self._engine = engine
-        self._inserts = _insertions(engine)
+        self._add = _adder(engine)
         stored = audit_events.c.recorded.type.dialect_impl(engine.dialect).bind_processor(engine.dialect)
         self._stored_time: Callable[[datetime], Any] = stored or (lambda moment: moment)
         self._keep_years = keep_years
@@ -223,27 +221,21 @@ class AuditTrail:
             loop.call_soon_threadsafe(_finish, done)
 
     def _commit(self, entries: list[Access]) -> None:
-        with transaction(self._engine) as connection:
-            rows = [self._row(access) for access in entries]
-            start = 0
-            for size in _SIZES:  # one statement for many rows: each crosses into the driver once
-                while len(rows) - start >= size:
-                    values = tuple(chain.from_iterable(rows[start : start + size]))
-                    connection.exec_driver_sql(self._inserts[size], values)
-                    start += size
-            self._expire(connection, entries[0].recorded)
+        self._add([self._row(access) for access in entries])
+        self._expire(entries[0].recorded)
 
     def _row(self, access: Access) -> tuple[Any, ...]:
         recorded, *others = _values(access)
         return self._stored_time(recorded), *others
 
-    def _expire(self, connection: Connection, now: datetime) -> None:
+    def _expire(self, now: datetime) -> None:
         """Once a day, delete what the setting says is old; the database refuses what is younger than six years."""
         if self._keep_years is None or (self._expired_at is not None and now - self._expired_at < timedelta(days=1)):
             return
         self._expired_at = now
         oldest = now - timedelta(days=366 * self._keep_years)
-        connection.execute(delete(audit_events).where(audit_events.c.recorded < oldest))
+        with transaction(self._engine) as connection:
+            connection.execute(delete(audit_events).where(audit_events.c.recorded < oldest))
 
 
 def _finish(done: list[tuple[Errand, BaseException | None]]) -> None:
@@ -251,9 +243,30 @@ def _finish(done: list[tuple[Errand, BaseException | None]]) -> None:
         errand.ended(failure)
 
 
-def _insertions(engine: Engine) -> dict[int, str]:
-    """Statements for the driver itself that add so many rows each."""
-    mark = "?" if engine.dialect.paramstyle == "qmark" else "%s"
-    row = f"({', '.join([mark] * len(_COLUMNS))})"
-    into = f"INSERT INTO {audit_events.name} ({', '.join(_COLUMNS)}) VALUES "  # noqa: S608  # our own names
-    return {size: into + ", ".join([row] * size) for size in _SIZES}
+def _adder(engine: Engine) -> Callable[[list[tuple[Any, ...]]], None]:
+    """What commits rows in as few statements of the driver as may be: each crosses into it, and is read there, once.
+
+    PostgreSQL takes one, with a list for each column; SQLite some for 64, 16, 4 and one row, in a transaction.
+    """
+    into = f"INSERT INTO {audit_events.name} ({', '.join(_COLUMNS)}) "
+    if engine.dialect.name == "postgresql":
+        kinds = (audit_events.c[name].type.compile(engine.dialect) for name in _COLUMNS)
+        lists = f"{into} SELECT * FROM unnest({', '.join(f'%s::{kind}[]' for kind in kinds)})"  # noqa: S608  # our own names
+
+        def add_columns(rows: list[tuple[Any, ...]]) -> None:
+            with single_statements(engine) as driver:
+                driver.execute(lists, tuple(map(list, zip(*rows, strict=True))))
+
+        return add_columns
+    row = f"({', '.join('?' * len(_COLUMNS))})"
+    statements = [(size, f"{into} VALUES {', '.join([row] * size)}") for size in (64, 16, 4, 1)]
+
+    def add_rows(rows: list[tuple[Any, ...]]) -> None:
+        start = 0
+        with transaction(engine) as connection:
+            for size, statement in statements:
+                while len(rows) - start >= size:
+                    connection.exec_driver_sql(statement, tuple(chain.from_iterable(rows[start : start + size])))
+                    start += size
+
+    return add_rows
