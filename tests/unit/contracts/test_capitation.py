@@ -22,6 +22,7 @@ D = Decimal
 Terms = dict[str, Any]
 Make = Callable[..., Contract]
 RATES = {"rates": [{"cell": "all", "rate": D(100)}]}
+SCORES = ("0.7", "1.3", "2.9")
 POINTS = [measure("q", "1")]
 
 
@@ -150,9 +151,12 @@ def test_risk_scores_with_a_reference_lag_and_cap(make: Make) -> None:
 def test_budget_neutral_risk_keeps_the_sum_and_shows_the_true_up(make: Make) -> None:
     risk = {"normalise": "budget_neutral", "interim_factor": D("0.95")}
     tables = {
-        "rates": [{"cell": "f", "rate": D("333.33"), "gender": "female"}, {"cell": "m", "rate": D(71), "gender": "male"}],
-        "risk_scores": [{"member": name, "score": D(score)} for name, score in (("a", "0.7"), ("b", "1.3"), ("c", "2.9"))],
-    }  # fmt: skip
+        "rates": [
+            {"cell": "f", "rate": D("333.33"), "gender": "female"},
+            {"cell": "m", "rate": D(71), "gender": "male"},
+        ],
+        "risk_scores": [{"member": name, "score": score} for name, score in zip("abc", map(D, SCORES), strict=True)],
+    }
     people = [{"member": name, "gender": gender} for name, gender in (("a", "female"), ("b", "male"), ("c", "male"))]
     months = months_of({"a": range(1, 8), "b": range(1, 13), "c": (2, 3)})
     contract = make(risk=risk)
@@ -342,7 +346,7 @@ def test_a_score_that_changes_after_payment(make: Make) -> None:
         ({"tins": ["1"]}, "cap.services: is missing"),
         ({"services": SERVICES}, "cap.tins: is missing"),
         ({"services": {"scope": "partial"}, "tins": ["1"]}, "no category is capitated"),
-        ({"services": {**SERVICES, "categories": [{"category": "x", "covered_by": "capitation", "procedure": ["9-80"]}]},
+        ({"services": {**SERVICES, "categories": [{"category": "x", "covered_by": "ffs", "procedure": ["9-80"]}]},
           "tins": ["1"]}, "range of codes of different length"),
         ({"geo": {}}, "either a factor or an attribute"),
         ({"geo": {"attribute": "county"}}, "'county' is not among cells.attributes"),
