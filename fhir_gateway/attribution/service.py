@@ -78,7 +78,8 @@ CREATE TABLE unattributed (member VARCHAR, reason VARCHAR);
 CREATE TABLE area_months (member VARCHAR, months DECIMAL(28, 8));
 """
 
-_CLINICIANS = """
+#: Of each clinician the TIN and specialty on a day, from what is known of providers.
+CLINICIANS = """
 CREATE TABLE clinicians AS
 SELECT npi, any_value(tin ORDER BY start DESC NULLS LAST, tin) AS tin,
   any_value(specialty ORDER BY start DESC NULLS LAST, specialty) AS specialty
@@ -247,7 +248,7 @@ def _attribute(
         if areas
         else pa.schema([("entity", pa.string()), ("code", pa.string())]).empty_table(),
     )
-    connection.execute(_CLINICIANS, {"day": period[1]})
+    connection.execute(CLINICIANS, {"day": period[1]})
     connection.execute(_SELECTIONS)
     prepare_owners(
         connection, "SELECT DISTINCT tin, npi, NULL::VARCHAR AS ccn, NULL::VARCHAR AS organization FROM chosen"

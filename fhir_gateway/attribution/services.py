@@ -133,21 +133,15 @@ def prepare_services(
     members: str,
     *,
     providers: bool,
+    more: str = "",
 ) -> None:
     """Tables ``counting`` and ``owners``, and the view ``qualified``, of members in the table ``members``.
 
     ``qualified`` (member, competitor, owner, participant, tin, npi, day, groups, lists, allowed, paid, rvu): services
     that count in ``window``. Services under numbers of several participants are left out (42 CFR 425.400(a)(2)(iii)).
     """
-    only_facility = {s.name for s in terms.services if s.only_facility}
-    values = {
-        "start": window[0],
-        "end": window[1],
-        "everyone": bits((name for name, group in terms.groups.items() if group.any), group_bits(terms)),
-        "only_facility": bits(only_facility, list_bits(terms)),
-        "listed_only": terms.institutional == "listed",
-    }
-    judged = _judged(terms, providers=providers)
+    values = {"start": window[0], "end": window[1], **judging_values(terms)}
+    judged = judging(terms, providers=providers, more=more)
     where = f"l.counts AND NOT l.denied AND l.service_from BETWEEN $start AND $end AND l._member IN (FROM {members})"
     connection.execute(
         f"CREATE TABLE counting AS SELECT * FROM ({judged} WHERE {where} AND (c.bit IS NOT NULL OR f.bit IS NOT NULL))"  # noqa: S608
@@ -170,7 +164,16 @@ def prepare_services(
     )
 
 
-def _judged(terms: AttributionTerms, *, providers: bool, more: str = "") -> str:
+def judging_values(terms: AttributionTerms) -> dict[str, object]:
+    """The parameters of :func:`judging`."""
+    return {
+        "everyone": bits((name for name, group in terms.groups.items() if group.any), group_bits(terms)),
+        "only_facility": bits((one.name for one in terms.services if one.only_facility), list_bits(terms)),
+        "listed_only": terms.institutional == "listed",
+    }
+
+
+def judging(terms: AttributionTerms, *, providers: bool, more: str = "") -> str:
     """The query over ``lines`` that says what each line counts as."""
     return _JUDGED.format(
         tin="p.tin, l.tin" if providers and terms.roll_up == "primary_tin" else "l.tin",
@@ -204,8 +207,9 @@ def _conditional(connection: duckdb.DuckDBPyConnection, terms: AttributionTerms)
         )
 
 
-def prepare_owners(connection: duckdb.DuckDBPyConnection, numbers: str) -> None:
-    """Table ``owners``: numbers of providers -> owner (participant, else the number), and how many participants."""
+def prepare_owners(connection: duckdb.DuckDBPyConnection, numbers: str, name: str = "owners") -> None:
+    """Table ``owners`` (or of another name): numbers of providers -> owner (participant, else the number), and how
+    many participants."""
     joins = (
         "n.tin = p.tin AND p.npi IS NULL",
         "n.npi = p.npi AND p.tin IS NULL",
@@ -219,7 +223,7 @@ def prepare_owners(connection: duckdb.DuckDBPyConnection, numbers: str) -> None:
     keys = ", ".join(_NUMBERS)
     connection.execute(
         f"""
-        CREATE OR REPLACE TABLE owners AS
+        CREATE OR REPLACE TABLE {name} AS
         WITH numbers AS ({numbers}), owned AS (
           SELECT {keys}, min(entity) AS entity, count(DISTINCT entity) AS entities FROM ({owned}) GROUP BY {keys}
         )

@@ -21,6 +21,7 @@ TABLE_MODULES: tuple[str, ...] = (
     "fhir_gateway.terminology.store",
     "fhir_gateway.jobs.tables",
     "fhir_gateway.attribution.store",
+    "fhir_gateway.attribution.selection_store",
     "fhir_gateway.contracts.store",
     "fhir_gateway.subscriptions.tables",
 )
