@@ -42,7 +42,7 @@ REASONS = (
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What episodes are made from. Without ``eligibility`` everybody is eligible; without ``roster`` all members count."""
+    """What episodes are made from. Without ``eligibility`` all are eligible; without ``roster`` all members count."""
 
     lines: pa.Table
     deaths: pa.Table | None = None
@@ -75,8 +75,8 @@ FROM stated SEMI JOIN (SELECT DISTINCT member FROM stated WHERE {any_trigger}) U
 _STAYS = """
 CREATE TABLE stay AS
 WITH claims AS (
-  SELECT member, claim, min(claim_from) AS opened, max(claim_thru) AS closed, min(rule) AS rule, min(provider) AS provider,
-    bool_or(bill_type IN ('112', '113')) AS interim
+  SELECT member, claim, min(claim_from) AS opened, max(claim_thru) AS closed, min(rule) AS rule,
+    min(provider) AS provider, bool_or(bill_type IN ('112', '113')) AS interim
   FROM line
   WHERE claim_type = 'inpatient'
     AND (rule IS NOT NULL OR (drg IS NOT NULL AND (bill_type IS NULL OR bill_type[1:2] IN ('11', '12', '41'))))
@@ -89,7 +89,8 @@ WITH claims AS (
     before AS (PARTITION BY member ORDER BY opened, closed, claim ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
 ), marked AS (
   SELECT *, CASE WHEN opened < reached OR (opened = reached AND (NOT same OR $same_day))
-    OR (NOT same AND opened <= reached + $gap) OR (same AND unfinished AND opened <= reached + 1) THEN 0 ELSE 1 END AS is_new
+    OR (NOT same AND opened <= reached + $gap)
+    OR (same AND unfinished AND opened <= reached + 1) THEN 0 ELSE 1 END AS is_new
   FROM following
 )
 SELECT member, claim, opened, closed, rule,

@@ -11,8 +11,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from fhir_gateway.contracts.arrangements.facts import AMOUNT
-from fhir_gateway.contracts.episodes.definition import ANCHOR, Definition
+from fhir_gateway.contracts.episodes.definition import AMOUNT, ANCHOR, Definition
 from fhir_gateway.errors import ContractError
 
 #: Geometric mean lengths of stay by MS-DRG, for days on which a stay begins (empty: always).

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import date, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+import pyarrow as pa
+from pydantic import BeforeValidator, Field
 
 from fhir_gateway.contracts.episodes.codes import Match, problems, shipped
 from fhir_gateway.contracts.terms import Fraction, Terms
 
+#: Money in tables of episodes.
+AMOUNT = pa.decimal128(28, 8)
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9\-.]{1,40}$")]
 
 
@@ -28,7 +31,7 @@ class Trigger(Terms):
 
 
 class Window(Terms):
-    """``days`` after the anchor's end. ``first_day`` says which day is day 1; ``lead_days`` before the anchor count too."""
+    """``days`` from the anchor's end, ``first_day`` being day 1; ``lead_days`` before the anchor count too."""
 
     days: int = Field(ge=0, le=730)
     first_day: Literal["discharge", "day_after"] = "day_after"
@@ -90,12 +93,24 @@ class Milestone(Terms):
     share: Fraction = Field(description="Part of the price that reaching it earns.")
 
 
+def _listed(stated: Any) -> Any:
+    """A list of ``models/services.toml`` by its name."""
+    if not isinstance(stated, str):
+        return stated
+    lists = shipped("services")
+    if stated not in lists:
+        raise ValueError(f"there is no list '{stated}' (there are {', '.join(sorted(lists))})")
+    return lists[stated]
+
+
 class Definition(Terms):
     """An episode of care."""
 
     triggers: tuple[Trigger, ...] = Field(min_length=1)
     window: Window
-    services: tuple[Service, ...] = Field(min_length=1)
+    services: Annotated[tuple[Service, ...], BeforeValidator(_listed)] = Field(
+        min_length=1, description="Categories in order, or the name of a shipped list: medicare, commercial."
+    )
     exclusions: tuple[Exclusion, ...] = ()
     complications: tuple[Match, ...] = Field(
         default=(), description="Potentially avoidable: counted apart, not left out."
@@ -135,14 +150,15 @@ class Definition(Terms):
         found = []
         if self.window.after < 0:
             found.append(f"{where}.window.days: day 1 is the day of discharge, so there is at least one")
-        for name, rules in (
-            ("triggers", self.triggers),
-            ("services", self.services),
-            ("exclusions", self.exclusions),
-            ("milestones", self.milestones),
-            ("remap", self.remap),
-        ):
-            for number, rule in enumerate(rules):
+        rules: dict[str, tuple[Trigger | Service | Exclusion | Milestone | Remap, ...]] = {
+            "triggers": self.triggers,
+            "services": self.services,
+            "exclusions": self.exclusions,
+            "milestones": self.milestones,
+            "remap": self.remap,
+        }
+        for name, stated in rules.items():
+            for number, rule in enumerate(stated):
                 found += problems(rule.match, f"{where}.{name}.{number}.match")
         for number, match in enumerate(self.complications):
             found += problems(match, f"{where}.complications.{number}")
@@ -172,11 +188,8 @@ ANCHOR = "anchor"
 
 
 def shipped_definition(programme: str) -> Definition:
-    """The definition of a programme of ``models/``; services may be named there by their list."""
-    stated = dict(shipped(programme)["episode"])
-    if isinstance(stated["services"], str):
-        stated["services"] = shipped("services")[stated["services"]]
-    return Definition.model_validate(stated)
+    """The definition of a programme of ``models/``."""
+    return Definition.model_validate(shipped(programme)["episode"])
 
 
 class Initiator(Terms):

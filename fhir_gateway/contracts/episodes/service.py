@@ -6,27 +6,27 @@ import hashlib
 import io
 from collections.abc import Mapping
 from datetime import date
+from decimal import Decimal
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as csv
 
-from fhir_gateway.contracts.arrangements.facts import AMOUNT
 from fhir_gateway.contracts.episodes.construct import Sources, construct
 from fhir_gateway.contracts.episodes.costs import CostTables, add_costs, service_lines
-from fhir_gateway.contracts.episodes.definition import Definition, Initiator
+from fhir_gateway.contracts.episodes.definition import AMOUNT, Definition, Initiator
 
 #: A row per candidate whose day falls into one of the periods.
 #:
-#: ``episode`` numbers all candidates of the run by member, anchor start and claim; ``period`` is the label of its period;
-#: ``anchor`` the claim group of the anchor; ``entity`` the initiator (``all`` when the terms name none; null at others').
-#: ``reason`` is null when it stands (:data:`construct.REASONS`), ``first`` the first of the anchors that are one episode
-#: or the episode that this one is a readmission of. Money: ``spending`` as claims say it, ``prorated`` cut at the window's
-#: end, ``actual`` at standard prices; ``costs`` is ``actual`` by category, ``excluded`` what was left out by exclusion
-#: (as claims say it), ``complications`` the part of ``actual`` that is potentially avoidable, ``after_window`` the
-#: spending of the days after the window, ``after_complications`` the avoidable part of that. ``milestones`` are the ids
-#: of those reached. Money and counts are null for candidates that do not stand.
+#: ``episode`` numbers all candidates of the run by member, anchor start and claim; ``period`` is the label of its
+#: period; ``anchor`` the claim group of the anchor; ``entity`` the initiator (``all`` when the terms name none; null at
+#: others'). ``reason`` is null when it stands (:data:`construct.REASONS`), ``first`` the first of the anchors that are
+#: one episode, or the episode that this one is a readmission of. Money: ``spending`` as claims say it, ``prorated`` cut
+#: at the window's end, ``actual`` at standard prices; ``costs`` is ``actual`` by category, ``excluded`` what was left
+#: out by exclusion (as claims say it), ``complications`` the part of ``actual`` that is potentially avoidable,
+#: ``after_window`` the spending of the days after the window, ``after_complications`` the avoidable part of that.
+#: ``milestones`` are the ids of those reached. Money and counts are null for candidates that do not stand.
 EPISODE_SCHEMA = pa.schema(
     [
         ("episode", pa.int64()),
@@ -112,7 +112,8 @@ def episodes(
             ),
         )
         money = ", ".join(
-            f"CASE WHEN c.number IS NOT NULL THEN coalesce(c.{name}, 0) END::DECIMAL(28, 8) AS {name}" for name in _MONEY
+            f"CASE WHEN c.number IS NOT NULL THEN coalesce(c.{name}, 0) END::DECIMAL(28, 8) AS {name}"
+            for name in _MONEY
         )
         query = _EPISODES.format(money=money, day=definition.period_day)
         return connection.sql(query).to_arrow_table().cast(EPISODE_SCHEMA).combine_chunks()
@@ -156,3 +157,14 @@ def digest(table: pa.Table) -> str:
     text = io.BytesIO()
     csv.write_csv(table.select(plain), text)
     return hashlib.sha256(text.getvalue()).hexdigest()
+
+
+def costs_by_category(table: pa.Table) -> dict[str, Decimal]:
+    """Sums of ``costs`` over episodes that stand, by category."""
+    with duckdb.connect() as connection:
+        connection.register("episodes", table)
+        rows = connection.sql(
+            "SELECT entry.key, sum(entry.value)::VARCHAR"
+            " FROM (SELECT unnest(map_entries(costs)) AS entry FROM episodes) GROUP BY 1 ORDER BY 1"
+        ).fetchall()
+    return {name: Decimal(amount) for name, amount in rows}

@@ -1,0 +1,275 @@
+"""What all payments by episode state, and how their episodes are found and priced."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+from typing import ClassVar, Literal
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from fhir_gateway.contracts.arrangements.base import ArrangementTerms, SettlementInputs
+from fhir_gateway.contracts.arrangements.facts import Facts, Needs
+from fhir_gateway.contracts.episodes import (
+    ELIGIBILITY_SCHEMA,
+    GMLOS_SCHEMA,
+    LINE_COLUMNS,
+    STANDARDISATION_SCHEMA,
+    CostTables,
+    Definition,
+    Initiator,
+    Sources,
+    episodes,
+    services,
+    shipped_definition,
+    standing,
+)
+from fhir_gateway.contracts.episodes.caps import CAP_SCHEMA, PERFORMANCE, Cap, applied, bounds
+from fhir_gateway.contracts.episodes.targets import (
+    MULTIPLIER_SCHEMA,
+    ONE,
+    PRICE_SCHEMA,
+    GroupBaseline,
+    Normalisation,
+    Prices,
+    Trend,
+    as_table,
+    baseline_prices,
+    mean_multiplier,
+    priced,
+    with_multipliers,
+)
+from fhir_gateway.errors import ContractError
+
+#: Severity of members' episodes; a price group becomes ``group-tier``.
+TIER_SCHEMA = pa.schema(
+    [
+        pa.field("member", pa.string(), nullable=False),
+        pa.field("tier", pa.string(), nullable=False),
+        pa.field("anchor_start", pa.date32()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reckoned:
+    """Episodes with prices, and what the prices were made of.
+
+    ``table`` (:data:`~fhir_gateway.contracts.episodes.targets.PRICED_SCHEMA`) has all candidates of the period;
+    ``discounts``, ``normalisations`` are the factors by family and by entity, ``multipliers`` the mean by entity;
+    ``baseline_counts`` the baseline episodes by entity and price group, as far as they are known.
+    """
+
+    table: pa.Table
+    baseline: tuple[GroupBaseline, ...]
+    discounts: Mapping[str, Decimal]
+    normalisations: Mapping[str, Decimal]
+    multipliers: Mapping[str, Decimal]
+    trend: Decimal
+    baseline_counts: Mapping[tuple[str | None, str], int]
+
+    @property
+    def standing(self) -> pa.Table:
+        """The episodes that count."""
+        return standing(self.table)
+
+
+class EpisodeTerms(ArrangementTerms):
+    """Terms of a payment by episode of care."""
+
+    episode: Definition | None = Field(default=None, description="What an episode is; default the programme's own.")
+    population: Literal["attributed", "all"] = Field(
+        default="attributed", description="Whose episodes count: of the members of the list, or of all with claims."
+    )
+    initiators: tuple[Initiator, ...] = Field(
+        default=(), description="Who is accountable, each reconciled for itself; none: every anchor counts."
+    )
+    eligibility: str | None = Field(default=None, description="Table of the days that members were eligible.")
+    gmlos: str | None = Field(default=None, description="Table of geometric mean lengths of stay.")
+    standardisation: str | None = Field(default=None, description="Table of factors to standard prices.")
+    multipliers: str | None = Field(default=None, description="Table of members' risk multipliers.")
+    tiers: str | None = Field(default=None, description="Table of severity tiers: a price group becomes group-tier.")
+    cap: Cap | None = None
+    price: Prices
+    normalisation: Normalisation | None = None
+    trend: Trend | None = None
+    settled_before: Decimal | None = Field(
+        default=None, description="What an earlier settlement of the period came to; the difference is paid."
+    )
+
+    #: Programme of ``episodes/models`` whose definition holds when the contract states none.
+    programme: ClassVar[str | None] = None
+
+    def stream(self) -> str:
+        """Episode of care."""
+        return "eoc"
+
+    def definition(self) -> Definition:
+        """What an episode is here."""
+        if self.episode is not None:
+            return self.episode
+        if self.programme is None:
+            raise ContractError(f"{self.where}.episode: is needed")
+        return shipped_definition(self.programme)
+
+    def discount(self, family: str) -> Decimal:
+        """What is taken off the price of a family, as a fraction."""
+        del family
+        return Decimal(0)
+
+    def bound(self) -> Cap | None:
+        """Between which amounts the cost of an episode counts."""
+        return self.cap
+
+    def post_days(self) -> int:
+        """Days after windows whose spending is looked at."""
+        return 0
+
+    def problems(self) -> list[str]:
+        """Terms that contradict each other."""
+        if self.episode is None and self.programme is None:
+            return [f"{self.where}.episode: is needed"]
+        definition = self.definition()
+        found = definition.problems(f"{self.where}.episode")
+        found += self.price.problems(f"{self.where}.price")
+        if self.cap is not None:
+            found += self.cap.problems(f"{self.where}.cap")
+            if self.cap.basis == "baseline" and self.price.kind != "baseline":
+                found.append(f"{self.where}.cap.basis: there is no baseline, prices are given")
+        if definition.needs_gmlos and self.gmlos is None:
+            found.append(f"{self.where}.gmlos: is needed, stays are prorated by it")
+        if self.normalisation is not None and self.multipliers is None:
+            found.append(f"{self.where}.normalisation: there are no multipliers")
+        names = Counter(one.name for one in self.initiators)
+        found += [f"{self.where}.initiators: two are named '{name}'" for name, count in names.items() if count > 1]
+        for one in self.initiators:
+            if not (one.tins or one.npis or one.organizations):
+                found.append(f"{self.where}.initiators.{one.name}: neither tins, npis nor organizations are given")
+        return found
+
+    def needs(self) -> Needs:
+        """Claim lines, deaths, and the tables that terms name."""
+        tables = {
+            name: schema
+            for name, schema in (
+                (self.eligibility, ELIGIBILITY_SCHEMA),
+                (self.gmlos, GMLOS_SCHEMA),
+                (self.standardisation, STANDARDISATION_SCHEMA),
+                (self.multipliers, MULTIPLIER_SCHEMA),
+                (self.tiers, TIER_SCHEMA),
+                (self.price.table, PRICE_SCHEMA),
+                (None if self.cap is None else self.cap.table, CAP_SCHEMA),
+            )
+            if name is not None
+        }
+        return Needs(lines=LINE_COLUMNS, tables=tables, people=True)
+
+    def episodes(self, inputs: SettlementInputs) -> pa.Table:
+        """Evidence: all episodes of the period with dates, costs, exclusions, target and difference.
+
+        The columns are those of :data:`~fhir_gateway.contracts.episodes.targets.PRICED_SCHEMA`.
+        """
+        return self.reckon(inputs).table
+
+    def services(self, inputs: SettlementInputs) -> pa.Table:
+        """Evidence below :meth:`episodes`: the claim lines and what counts of each (``SERVICE_SCHEMA``)."""
+        facts = inputs.columns()
+        return services(
+            self._definition(), self._sources(facts), self._periods(facts), self._costs(facts), self.initiators
+        )
+
+    def reckon(self, inputs: SettlementInputs) -> Reckoned:
+        """Find the episodes and price them."""
+        facts = inputs.columns()
+        definition = self._definition()
+        found = episodes(definition, self._sources(facts), self._periods(facts), self._costs(facts), self.initiators)
+        if self.tiers is not None:
+            found = _tiered(found, facts.table(self.tiers))
+        cap = self.bound()
+        given = None if cap is None or cap.table is None else facts.table(cap.table)
+        capped = applied(found, bounds(found, cap, given), cap)
+        entities = sorted({one.name for one in self.initiators} or {"all"})
+        baseline: list[GroupBaseline] = []
+        if self.price.kind == "baseline":
+            baseline = baseline_prices(capped, self.price, entities)
+            prices = as_table(baseline)
+        else:
+            prices = facts.table(self.price.table or "")
+        mine = with_multipliers(
+            capped.filter(pc.equal(capped["period"], PERFORMANCE)),
+            None if self.multipliers is None else facts.table(self.multipliers),
+        )
+        trend = ONE if self.trend is None else self.trend.factor
+        discounts = {
+            family: Decimal(0) if self.price.discounted else self.discount(family) for family in definition.families
+        }
+        whole = standing(mine)
+        multipliers = {name: mean_multiplier(whole.filter(pc.equal(whole["entity"], name))) for name in entities}
+        normalisations = {
+            name: ONE if self.normalisation is None else self.normalisation.factor(multipliers[name])
+            for name in entities
+        }
+        factors = {
+            (name, family): (1 - discount) * normalisations[name] * trend
+            for name in entities
+            for family, discount in discounts.items()
+        }
+        counts = {
+            (row["entity"], row["price_group"]): row["baseline_episodes"]
+            for row in prices.select(["entity", "price_group", "baseline_episodes"]).to_pylist()
+            if row["baseline_episodes"] is not None
+        }
+        return Reckoned(
+            priced(mine, prices, factors, definition.price_day),
+            tuple(baseline),
+            discounts,
+            normalisations,
+            multipliers,
+            trend,
+            counts,
+        )
+
+    def _definition(self) -> Definition:
+        return self.definition().model_copy(update={"post_days": max(self.definition().post_days, self.post_days())})
+
+    def _sources(self, facts: Facts) -> Sources:
+        return Sources(
+            facts.lines,
+            facts.people.select(["member", "died"]),
+            None if self.eligibility is None else facts.table(self.eligibility),
+            facts.people["member"].combine_chunks() if self.population == "attributed" else None,
+        )
+
+    def _periods(self, facts: Facts) -> dict[str, tuple[date, date]]:
+        return {PERFORMANCE: facts.period, **self.price.periods}
+
+    def _costs(self, facts: Facts) -> CostTables:
+        return CostTables(
+            None if self.gmlos is None else facts.table(self.gmlos),
+            None if self.standardisation is None else facts.table(self.standardisation),
+        )
+
+
+def _tiered(found: pa.Table, tiers: pa.Table) -> pa.Table:
+    with duckdb.connect() as connection:
+        connection.register("episodes", found)
+        connection.register("tiers", tiers)
+        return (
+            connection.sql(
+                """
+            SELECT e.* REPLACE (e.price_group || coalesce('-' || t.tier, '') AS price_group)
+            FROM episodes e LEFT JOIN tiers t ON t.member = e.member
+              AND (t.anchor_start IS NULL OR t.anchor_start = e.anchor_start)
+            QUALIFY row_number() OVER (PARTITION BY e.episode, e.period ORDER BY t.anchor_start NULLS LAST, t.tier) = 1
+            ORDER BY episode, period
+            """
+            )
+            .to_arrow_table()
+            .cast(found.schema)
+        )
