@@ -14,6 +14,7 @@ from pydantic import Field
 
 from fhir_gateway.contracts.arrangements.base import ArrangementTerms, SettlementInputs, arrangement
 from fhir_gateway.contracts.arrangements.facts import Needs
+from fhir_gateway.contracts.arrangements.mssp_benchmark import HistoricalBenchmark
 from fhir_gateway.contracts.arrangements.mssp_rules import Level, MsspYear, mssp_rules, mssp_year
 from fhir_gateway.contracts.arrangements.shared_savings import SharedSavings
 from fhir_gateway.contracts.arrangements.shared_savings_cost import Expenditures
@@ -36,6 +37,7 @@ class SharedSavingsProgram(ArrangementTerms):
     year_of_agreement: int | None = Field(default=None, ge=1, description="Track 2 limits its losses by it.")
     low_revenue: bool = False
     target: Target | None = Field(default=None, description="Updated benchmark, when it is agreed.")
+    benchmark: HistoricalBenchmark | None = Field(default=None, description="Or built from claims and tables.")
     expenditures: Expenditures | None = None
     election: Fraction | None = Field(default=None, description="Minimum rate chosen; default the variable one.")
     msr: Fraction | None = Field(default=None, description="Minimum rate as notified, in place of the computed one.")
@@ -68,6 +70,8 @@ class SharedSavingsProgram(ArrangementTerms):
 
     def needs(self) -> Needs:
         """Claim lines and tables of what is built from them."""
+        if self.benchmark:
+            return self.benchmark.needs()
         return self.expenditures.needs() if self.expenditures else Needs()
 
     def needs_baseline(self) -> bool:
@@ -78,6 +82,14 @@ class SharedSavingsProgram(ArrangementTerms):
         """Terms that contradict each other, or the program."""
         where = self.where
         found: list[str] = []
+        if (self.target is None) == (self.benchmark is None):
+            found.append(f"{where}.target: needs one of target and benchmark")
+        if self.benchmark is not None:
+            found += self.benchmark.problems(f"{where}.benchmark")
+            if self.expenditures is not None:
+                found.append(f"{where}.expenditures: the benchmark computes them")
+            if self.benchmark.year != self.performance_year:
+                found.append(f"{where}.benchmark.year: is not the performance year")
         try:
             level, year = mssp_rules().level(self.level), mssp_year(self.performance_year)
         except ContractError as error:
@@ -106,12 +118,18 @@ class SharedSavingsProgram(ArrangementTerms):
         level, year = mssp_rules().level(self.level), mssp_year(self.performance_year)
         formula = f"level {level.level} ({level.trust}), {self.performance_year}: {year.source} ({year.trust})"
         ledger.add("level-share", level.share, "Highest sharing rate", formula, f"{self.where}.level", unit="1")
-        target = self.target
-        if target is None:
+        if self.benchmark is not None:
+            inputs, target, guardrail = self.benchmark.build(inputs, f"{self.where}.benchmark", ledger)
+            if level.two_sided and guardrail is not None:
+                self.settled_as(target, guardrail).settle(inputs, measures, ledger)
+                return
+        elif self.target is not None:
+            target = self.target
+        else:
             raise ContractError(f"{self.where}.target: needs one of target and benchmark")
         self.settled_as(target).settle(inputs, measures, ledger)
 
-    def settled_as(self, target: Target) -> SharedSavings:
+    def settled_as(self, target: Target, guardrail: Guardrail | None = None) -> SharedSavings:
         """The shared savings terms that the program's rules come to."""
         level, year = mssp_rules().level(self.level), mssp_year(self.performance_year)
         return SharedSavings.model_validate(
@@ -128,7 +146,7 @@ class SharedSavingsProgram(ArrangementTerms):
                 "cap": level.cap,
                 "fees": self.revenue if level.limit_of_revenue else None,
                 "losses": self._losses(level),
-                "guardrail": self.guardrail,
+                "guardrail": guardrail or self.guardrail,
                 "participation_months": self.participation_months,
                 "advances": self.advances,
             }

@@ -76,6 +76,36 @@ class Band(Terms):
         return self.first + (self.last - self.first) * (beneficiaries - self.since) / (self.through - self.since)
 
 
+class RegionalWeight(Terms):
+    """Weights of the regional adjustment the n-th time that it applies."""
+
+    time: int
+    below: Fraction
+    above: Fraction
+
+
+class BenchmarkRules(Terms):
+    """How a historical benchmark is built."""
+
+    first_agreement: tuple[Decimal, Decimal, Decimal]
+    later_agreement: tuple[Decimal, Decimal, Decimal]
+    risk_cap: Fraction
+    two_way_share: Fraction
+    regional_cap: Fraction
+    negative_regional_cap: Fraction
+    negative_regional_cap_from_2024: Fraction
+    prior_savings_share: Fraction
+    prior_savings_cap: Fraction
+    population_minimum: Fraction
+    population_cap: Fraction
+    trust: Trust
+    regional: tuple[RegionalWeight, ...]
+
+    def regional_weight(self, time: int) -> RegionalWeight:
+        """The weights of a time; the last ones hold from then on."""
+        return self.regional[min(time, len(self.regional)) - 1]
+
+
 class MsspYear(ProgrammeYear):
     """What changes from year to year."""
 
@@ -90,6 +120,7 @@ class MsspRules(Terms):
     levels: tuple[Level, ...]
     low_revenue_relief: Relief
     election: Election
+    benchmark: BenchmarkRules
     msr: tuple[Band, ...]
 
     def level(self, name: str) -> Level:

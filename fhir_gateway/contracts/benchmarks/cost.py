@@ -49,7 +49,7 @@ def member_costs(
         connection.register("roster", pa.table({"member": members}))
         connection.register("excluded", pa.table({"member": excluded}))
         connection.register("lines", lines)
-        return connection.execute(
+        return connection.sql(
             f"""
             WITH mine AS (SELECT member FROM roster WHERE member NOT IN (SELECT member FROM excluded)),
             cost AS (
@@ -61,7 +61,7 @@ def member_costs(
             SELECT member, coalesce(cost, 0)::DECIMAL(38, 8) AS cost FROM mine LEFT JOIN cost USING (member)
             ORDER BY member
             """,  # noqa: S608 the words spliced in are enumerated above
-            {"start": period[0], "end": period[1], "types": list(without_types)},
+            params={"start": period[0], "end": period[1], "types": list(without_types)},
         ).to_arrow_table()
 
 

@@ -1,0 +1,203 @@
+"""The benchmark of a Shared Savings Program agreement, built from claims and the program's tables."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+import pyarrow as pa
+from pydantic import Field
+
+from fhir_gateway.contracts.arrangements.base import Exposure, SettlementInputs
+from fhir_gateway.contracts.arrangements.facts import AMOUNT, Facts, Needs
+from fhir_gateway.contracts.arrangements.mssp_rules import BenchmarkRules, mssp_rules
+from fhir_gateway.contracts.arrangements.shared_savings_parts import Guardrail, Target
+from fhir_gateway.contracts.benchmarks.adjustment import (
+    final_adjustment,
+    population_adjustment,
+    prior_savings_adjustment,
+)
+from fhir_gateway.contracts.benchmarks.historical import Benchmark, TypeYear, total
+from fhir_gateway.contracts.benchmarks.person_years import ENROLMENT_SCHEMA, TYPES, TypeCost, type_costs
+from fhir_gateway.contracts.scoring import ONE, ZERO
+from fhir_gateway.contracts.settlement import Ledger, Number
+from fhir_gateway.contracts.terms import Fraction, Terms
+from fhir_gateway.errors import ContractError
+
+#: What the program publishes per year and enrolment type.
+TYPES_SCHEMA = pa.schema(
+    [
+        pa.field("year", pa.int64(), nullable=False),
+        pa.field("type", pa.string(), nullable=False),
+        pa.field("risk", AMOUNT, nullable=False),
+        pa.field("national", AMOUNT, nullable=False),
+        pa.field("regional", AMOUNT, nullable=False),
+        ("demographic", AMOUNT),
+        ("truncation", AMOUNT),
+        ("completion", AMOUNT),
+    ]
+)
+
+
+class PriorSavings(Terms):
+    """Mean net savings per capita of the three years before the agreement, and how persons grew since."""
+
+    net_per_capita: Decimal
+    growth: Annotated[Decimal, Field(gt=0)] = ONE
+
+
+class HistoricalBenchmark(Terms):
+    """Base years, weights and adjustments; the tables `enrolment` and `benchmark_types` come with the contract."""
+
+    base_years: tuple[int, int, int]
+    year: int
+    agreement: Literal["first", "later"] = "first"
+    new_rules: bool = Field(default=False, description="Agreement periods from 2024.")
+    national_weight: Fraction = Field(description="Share of the region's assignable persons that are assigned.")
+    regional_time: Annotated[int, Field(ge=1)] | None = Field(
+        default=1, description="How often it applied; none: never."
+    )
+    prior_savings: PriorSavings | None = None
+    dual_share: Fraction | None = Field(default=None, description="Dual eligible or low-income persons, from 2025.")
+    update_in_advance: dict[str, Decimal] = Field(default={}, description="Growth set in advance (ACPT) by type.")
+    negative: Literal["keep", "zero"] = "keep"
+    rules: BenchmarkRules | None = Field(default=None, description="In place of the shipped ones.")
+
+    def problems(self, where: str) -> list[str]:
+        """Contradictions."""
+        found = []
+        if list(self.base_years) != sorted(set(self.base_years)) or self.base_years[-1] >= self.year:
+            found.append(f"{where}.base_years: go up to the year before {self.year}, oldest first")
+        if self.update_in_advance and not self.new_rules:
+            found.append(f"{where}.update_in_advance: belongs to agreement periods from 2024")
+        if self.update_in_advance and sorted(self.update_in_advance) != sorted(TYPES):
+            found.append(f"{where}.update_in_advance: needs {', '.join(TYPES)}")
+        if self.prior_savings and self.agreement == "first":
+            found.append(f"{where}.prior_savings: a first agreement has none")
+        return found
+
+    def needs(self) -> Needs:
+        """Claim lines of all years, enrolment by month, and what the program publishes."""
+        lines = ("service_from", "paid", "denied")
+        return Needs(lines, {"enrolment": ENROLMENT_SCHEMA, "benchmark_types": TYPES_SCHEMA})
+
+    def build(
+        self, inputs: SettlementInputs, where: str, ledger: Ledger
+    ) -> tuple[SettlementInputs, Target, Guardrail | None]:
+        """Inputs with the year's truncated cost, the updated benchmark, and the one without the advance update."""
+        rules, facts = self.rules or mssp_rules().benchmark, inputs.columns()
+        published = _published(facts)
+        base = [self._year(year, facts, published)[0] for year in self.base_years]
+        now, costs = self._year(self.year, facts, published)
+        work = Benchmark(base, now, self.national_weight, where, ledger)
+        weights = rules.first_agreement if self.agreement == "first" else rules.later_agreement
+        historical = self._adjusted(work, work.historical(weights), rules)
+        risk = work.risk(rules.risk_cap, in_aggregate=self.new_rules)
+        update = work.update(self.update_in_advance or None, rules.two_way_share)
+        years = sum((cost.person_years for cost in costs.values()), ZERO)
+        per_capita = work.updated(historical, risk, {kind: three for kind, (three, _) in update.items()}, "updated")
+        target = total(per_capita, years, ledger, where, "updated-total", "Updated benchmark")
+        guardrail = None
+        if self.update_in_advance:
+            other = work.updated(historical, risk, {kind: two for kind, (_, two) in update.items()}, "two-way")
+            without = total(other, years, ledger, where, "two-way-total", "Benchmark without the advance update")
+            guardrail = Guardrail(target=max(ZERO, without.value))
+        spent = sum((now[kind].per_capita * cost.person_years for kind, cost in costs.items()), ZERO)
+        exposure = Exposure(
+            inputs.exposure.members,
+            years * 12,
+            spent,
+            inputs.exposure.cost_before_truncation,
+            sum((cost.cost for cost in costs.values()), ZERO),
+            sum(cost.truncated for cost in costs.values()),
+        )
+        return replace(inputs, exposure=exposure), Target(kind="total", amount=target.value), guardrail
+
+    def _adjusted(self, work: Benchmark, historical: dict[str, Number], rules: BenchmarkRules) -> dict[str, Number]:
+        """Historical benchmark by type with the adjustment that counts."""
+        ledger, where = work.ledger, work.where
+        work.mix(historical, work.last, "historical-per-capita", "Historical benchmark per capita")
+        national = sum((work.last[kind].national * work.last[kind].person_years for kind in work.types), ZERO)
+        national /= sum((work.last[kind].person_years for kind in work.types), ZERO)
+        per_type: dict[str, Number] = {}
+        regional = None
+        if self.regional_time is not None:
+            negative = rules.negative_regional_cap_from_2024 if self.new_rules else rules.negative_regional_cap
+            weight = rules.regional_weight(self.regional_time)
+            per_type = work.regional(historical, (weight.below, weight.above), (rules.regional_cap, negative))
+            regional = work.mix(per_type, work.last, "regional-per-capita", "Regional adjustment per capita")
+        prior = None
+        if self.prior_savings:
+            stated = self.prior_savings
+            value = prior_savings_adjustment(
+                stated.net_per_capita, rules.prior_savings_share, stated.growth, rules.prior_savings_cap, national
+            )
+            formula = (
+                f"{rules.prior_savings_share} x {stated.net_per_capita} x growth, at most {rules.prior_savings_cap}"
+            )
+            prior = ledger.add("prior-savings", value, "Prior savings adjustment per capita", formula, where)
+        higher = max(regional.value if regional else ZERO, prior.value if prior else ZERO)
+        population = None
+        if self.dual_share is not None:
+            value = population_adjustment(
+                self.dual_share, rules.population_minimum, rules.population_cap, national, higher
+            )
+            formula = f"({rules.population_cap} of national - the higher of the others) x {self.dual_share}"
+            population = ledger.add("population", value, "Population adjustment per capita", formula, where)
+        chosen = final_adjustment(
+            regional.value if regional else None,
+            prior.value if prior else None,
+            new_rules=self.new_rules,
+            population=population.value if population else None,
+        )
+        because = [number for number in (regional, prior, population) if number]
+        formula = f"the highest: {chosen.kind}"
+        flat = ledger.add("adjustment", chosen.amount, "Adjustment per capita", formula, where, because)
+        return {
+            kind: ledger.add(
+                f"{kind}.adjusted",
+                number.value + (per_type[kind].value if chosen.kind == "regional" else flat.value),
+                f"{kind}: adjusted historical benchmark",
+                "historical + the adjustment",
+                where,
+                (number, per_type[kind] if chosen.kind == "regional" else flat),
+            )
+            for kind, number in historical.items()
+        }
+
+    def _year(
+        self, year: int, facts: Facts, published: dict[tuple[int, str], dict[str, Any]]
+    ) -> tuple[dict[str, TypeYear], dict[str, TypeCost]]:
+        """Types of a year, and their cost from claims."""
+        limits = {
+            kind: row["truncation"]
+            for (at, kind), row in published.items()
+            if at == year and row["truncation"] is not None
+        }
+        costs = type_costs(facts.lines, facts.table("enrolment"), year, limits, negative=self.negative)
+        found = {}
+        for kind, cost in costs.items():
+            row = published.get((year, kind))
+            if row is None:
+                raise ContractError(f"tables.benchmark_types: has no row of {kind} in {year}")
+            factor = ONE if row["completion"] is None else row["completion"]
+            found[kind] = TypeYear(
+                cost.person_years,
+                cost.per_capita * factor,
+                row["risk"],
+                row["national"],
+                row["regional"],
+                row["demographic"],
+            )
+        return found, costs
+
+
+def _published(facts: Facts) -> dict[tuple[int, str], dict[str, Any]]:
+    rows = facts.table("benchmark_types").to_pylist()
+    found = {(row["year"], row["type"]): row for row in rows}
+    if len(found) != len(rows):
+        raise ContractError("tables.benchmark_types: a year and type is there twice")
+    if any(not row["risk"] or not row["national"] or not row["regional"] for row in rows):
+        raise ContractError("tables.benchmark_types: risk, national and regional are above zero")
+    return found
