@@ -82,7 +82,7 @@ class BundleMilestones(EpisodeTerms):
             amount = ledger.add(
                 "less-claims", amount.value - spent, "Earned less claims", "difference", term, (amount, claims)
             )
-        pay(ledger, self, amount, "Earned by milestones", "earned-incentive")
+        pay(ledger, self, amount, reckoned, "Earned by milestones", "earned-incentive")
 
     def _milestone(self, ledger: Ledger, full: pa.Table, milestone: str, share: Decimal) -> Number:
         term = f"{self.where}.episode.milestones.{milestone}"

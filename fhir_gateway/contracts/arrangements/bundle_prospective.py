@@ -18,7 +18,7 @@ from fhir_gateway.contracts.arrangements.episode_ledger import Group, add_popula
 from fhir_gateway.contracts.arrangements.episode_terms import EpisodeTerms
 from fhir_gateway.contracts.episodes.reconciliation import ZERO
 from fhir_gateway.contracts.episodes.service import costs_by_category
-from fhir_gateway.contracts.settlement import Ledger, Number, publish
+from fhir_gateway.contracts.settlement import QUANTUM, Ledger, Number, publish
 from fhir_gateway.contracts.terms import Fraction, MeasureTerms, Terms
 
 
@@ -85,7 +85,7 @@ class BundleProspective(EpisodeTerms):
             costs = costs_by_category(reckoned.standing)
             self._allocate(ledger, revenue, costs)
         net = total(ledger, "net", amounts, "Owed for all episodes", self.where)
-        pay(ledger, self, net, "Prices less what was paid", "variance-cost")
+        pay(ledger, self, net, reckoned, "Prices less what was paid", "variance-cost")
 
     def _entity(self, ledger: Ledger, prefix: str, mine: list[Group]) -> tuple[Number, Number]:
         where = self.where
@@ -149,8 +149,7 @@ class BundleProspective(EpisodeTerms):
             allocation.parts if allocation.by == "parts" else {name: cost for name, cost in costs.items() if cost > 0}
         )
         whole = publish(revenue.value, ledger.rounding)
-        quantum = Decimal(1) if ledger.rounding == "dollar" else Decimal("0.01")
-        for name, part in apportion_by(whole, weights, quantum).items():
+        for name, part in apportion_by(whole, weights, QUANTUM[ledger.rounding]).items():
             formula = f"weight {weights[name]} of {sum(weights.values(), ZERO)}, largest remainder"
             ledger.add(
                 f"allocated.{name}", part, f"Of the prices to {name}", formula, f"{self.where}.allocation", (revenue,)

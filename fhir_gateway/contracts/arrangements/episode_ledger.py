@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 
 from fhir_gateway.contracts.arrangements.episode_terms import EpisodeTerms, Reckoned
 from fhir_gateway.contracts.episodes import digest
-from fhir_gateway.contracts.settlement import Ledger, Number
+from fhir_gateway.contracts.gainsharing import add_shares
+from fhir_gateway.contracts.settlement import QUANTUM, Ledger, Number, publish
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +47,24 @@ def groups(episodes: pa.Table, stop_loss: Decimal | None = None) -> list[Group]:
     with duckdb.connect() as connection:
         connection.register("episodes", episodes)
         rows = connection.execute(_GROUPS.format(counted=counted)).fetchall()
-    return [
-        Group(entity, family, group, count, *(Decimal(amount) for amount in amounts), readmissions=readmissions)
-        for entity, family, group, count, *amounts, readmissions in rows
-    ]
+    found = []
+    for (
+        entity,
+        family,
+        group,
+        count,
+        target,
+        actual,
+        within,
+        avoidable,
+        after,
+        after_avoidable,
+        spending,
+        again,
+    ) in rows:
+        amounts = map(Decimal, (target, actual, within, avoidable, after, after_avoidable, spending))
+        found.append(Group(entity, family, group, count, *amounts, again))
+    return found
 
 
 def add_population(ledger: Ledger, terms: EpisodeTerms, reckoned: Reckoned) -> Number:
@@ -205,11 +220,19 @@ def total(ledger: Ledger, name: str, numbers: list[Number], label: str, term: st
     return ledger.add(name, value, label, "sum", term, numbers, metric=metric)
 
 
-def pay(ledger: Ledger, terms: EpisodeTerms, amount: Number, label: str, metric: str) -> None:
-    """The payable line, after what was settled before."""
-    if terms.settled_before is not None:
-        term = f"{terms.where}.settled_before"
-        before = ledger.add("settled-before", terms.settled_before, "Settled before", "as stated", term)
+def pay(ledger: Ledger, terms: EpisodeTerms, amount: Number, reckoned: Reckoned, label: str, metric: str) -> None:
+    """The payable line, after what was paid before, and how it is shared."""
+    if terms.paid_before is not None:
+        term = f"{terms.where}.paid_before"
+        before = ledger.add("paid-before", terms.paid_before, "Paid before", "as stated", term)
         value = amount.value - before.value
-        amount = ledger.add("true-up", value, "True-up", "now - settled before", term, (amount, before))
+        amount = ledger.add("true-up", value, "True-up", "now - paid before", term, (amount, before))
     ledger.pay(amount, label, terms.where, metric)
+    if terms.gainsharing is not None and reckoned.collaborators is not None:
+        quantum = QUANTUM[ledger.rounding]
+        payable = Number(publish(amount.value, ledger.rounding), f"{ledger.arrangement}.payable")
+        counts = pc.value_counts(reckoned.standing["npi"].drop_null().combine_chunks()).to_pylist()
+        collaborators = terms.gainsharing.collaborators(
+            reckoned.collaborators, {row["values"]: row["counts"] for row in counts}
+        )
+        add_shares(ledger, terms.where, payable, terms.gainsharing.shares(payable.value, collaborators, quantum))

@@ -111,7 +111,7 @@ class ReconciledTerms(EpisodeTerms):
                 metric="variance-cost",
             )
         net = total(ledger, "net", parts, "Net of all initiators", self.where) if len(parts) > 1 else parts[0]
-        pay(ledger, self, net, "Reconciliation", "shared-saving-deficit")
+        pay(ledger, self, net, reckoned, "Reconciliation", "shared-saving-deficit")
 
     def _differences(
         self, ledger: Ledger, prefix: str, mine: list[Group], reckoned: Reckoned, entity: str, alone: bool

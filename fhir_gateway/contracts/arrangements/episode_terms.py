@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from fhir_gateway.attribution.anchors import INITIATOR_SCHEMA, Role, anchor_provider
 from fhir_gateway.contracts.arrangements.base import ArrangementTerms, SettlementInputs
 from fhir_gateway.contracts.arrangements.facts import Facts, Needs
 from fhir_gateway.contracts.episodes import (
@@ -45,6 +46,7 @@ from fhir_gateway.contracts.episodes.targets import (
     priced,
     with_multipliers,
 )
+from fhir_gateway.contracts.gainsharing import COLLABORATOR_SCHEMA, Gainsharing
 from fhir_gateway.errors import ContractError
 
 #: Severity of members' episodes; a price group becomes ``group-tier``.
@@ -53,6 +55,13 @@ TIER_SCHEMA = pa.schema(
         pa.field("member", pa.string(), nullable=False),
         pa.field("tier", pa.string(), nullable=False),
         pa.field("anchor_start", pa.date32()),
+    ]
+)
+#: Who was in charge of an anchor claim, for initiators by hierarchy.
+ANCHORS_SCHEMA = pa.schema(
+    [
+        pa.field("claim_group", pa.string(), nullable=False),
+        *(pa.field(name, pa.string()) for name in ("ccn", "hospital_npi", "attending", "operating")),
     ]
 )
 
@@ -73,6 +82,7 @@ class Reckoned:
     multipliers: Mapping[str, Decimal]
     trend: Decimal
     baseline_counts: Mapping[tuple[str | None, str], int]
+    collaborators: pa.Table | None
 
     @property
     def standing(self) -> pa.Table:
@@ -99,8 +109,19 @@ class EpisodeTerms(ArrangementTerms):
     price: Prices
     normalisation: Normalisation | None = None
     trend: Trend | None = None
-    settled_before: Decimal | None = Field(
-        default=None, description="What an earlier settlement of the period came to; the difference is paid."
+    paid_before: Decimal | None = Field(
+        default=None, description="What earlier settlements of the period came to; the difference is paid."
+    )
+    gainsharing: Gainsharing | None = None
+    anchors: str | None = Field(
+        default=None,
+        description="Table of who was in charge of anchors, by claim; then initiators are found by hierarchy.",
+    )
+    hierarchy: tuple[Role, ...] = Field(
+        default=("attending", "operating", "hospital"), description="By whom an initiator is found, with anchors."
+    )
+    needs_roles: tuple[Role, ...] = Field(
+        default=(), description="Roles that must all be with initiators, with anchors."
     )
 
     #: Programme of ``episodes/models`` whose definition holds when the contract states none.
@@ -149,8 +170,12 @@ class EpisodeTerms(ArrangementTerms):
         names = Counter(one.name for one in self.initiators)
         found += [f"{self.where}.initiators: two are named '{name}'" for name, count in names.items() if count > 1]
         for one in self.initiators:
-            if not (one.tins or one.npis or one.organizations):
-                found.append(f"{self.where}.initiators.{one.name}: neither tins, npis nor organizations are given")
+            if not (one.tins or one.npis or one.organizations or one.ccns):
+                found.append(f"{self.where}.initiators.{one.name}: no number says who that is")
+            if one.ccns and self.anchors is None:
+                found.append(f"{self.where}.initiators.{one.name}.ccns: claims have none; they need a table of anchors")
+        if self.anchors is not None and not self.initiators:
+            found.append(f"{self.where}.anchors: there are no initiators to be found")
         return found
 
     def needs(self) -> Needs:
@@ -165,6 +190,8 @@ class EpisodeTerms(ArrangementTerms):
                 (self.tiers, TIER_SCHEMA),
                 (self.price.table, PRICE_SCHEMA),
                 (None if self.cap is None else self.cap.table, CAP_SCHEMA),
+                (self.anchors, ANCHORS_SCHEMA),
+                (None if self.gainsharing is None else self.gainsharing.table, COLLABORATOR_SCHEMA),
             )
             if name is not None
         }
@@ -181,14 +208,18 @@ class EpisodeTerms(ArrangementTerms):
         """Evidence below :meth:`episodes`: the claim lines and what counts of each (``SERVICE_SCHEMA``)."""
         facts = inputs.columns()
         return services(
-            self._definition(), self._sources(facts), self._periods(facts), self._costs(facts), self.initiators
+            self._definition(), self._sources(facts), self._periods(facts), self._costs(facts), self._by_number()
         )
 
     def reckon(self, inputs: SettlementInputs) -> Reckoned:
         """Find the episodes and price them."""
         facts = inputs.columns()
         definition = self._definition()
-        found = episodes(definition, self._sources(facts), self._periods(facts), self._costs(facts), self.initiators)
+        if any(first <= facts.period[1] and last >= facts.period[0] for first, last in self.price.periods.values()):
+            raise ContractError(f"{self.where}.price.years: the baseline and the period have days in common")
+        found = episodes(definition, self._sources(facts), self._periods(facts), self._costs(facts), self._by_number())
+        if self.anchors is not None:
+            found = self._by_hierarchy(found, facts)
         if self.tiers is not None:
             found = _tiered(found, facts.table(self.tiers))
         cap = self.bound()
@@ -233,7 +264,43 @@ class EpisodeTerms(ArrangementTerms):
             multipliers,
             trend,
             counts,
+            None if self.gainsharing is None else facts.table(self.gainsharing.table),
         )
+
+    def _by_number(self) -> tuple[Initiator, ...]:
+        """Initiators to be found by the numbers on the anchor's claim."""
+        return self.initiators if self.anchors is None else ()
+
+    def _by_hierarchy(self, found: pa.Table, facts: Facts) -> pa.Table:
+        """Entities by the people and the hospital in charge of each anchor."""
+        named = facts.table(self.anchors or "")
+        anchors = (
+            found.select(["episode", "member", "anchor", "anchor_start", "anchor_end"])
+            .join(named, keys="anchor", right_keys="claim_group", join_type="left outer")
+            .rename_columns({"anchor_start": "start", "anchor_end": "end"})
+        )
+        anchors = anchors.set_column(
+            anchors.column_names.index("episode"), "episode", anchors["episode"].cast(pa.string())
+        )
+        lines = facts.lines.append_column("counts", pa.repeat(True, facts.lines.num_rows))
+        who = anchor_provider(
+            anchors, lines, _numbers(self.initiators), self.hierarchy, needs=self.needs_roles,
+            of_transfers=self.definition().transfers.anchor,
+        )  # fmt: skip
+        with duckdb.connect() as connection:
+            connection.register("episodes", found)
+            connection.register("accountable", who)
+            return (
+                connection.sql(
+                    """
+                SELECT e.* REPLACE (a.entity AS entity, coalesce(e.reason,
+                  CASE WHEN a.entity IS NULL THEN 'other-provider' END) AS reason)
+                FROM episodes e LEFT JOIN accountable a ON a.episode = e.episode::VARCHAR ORDER BY episode, period
+                """
+                )
+                .to_arrow_table()
+                .cast(found.schema)
+            )
 
     def _definition(self) -> Definition:
         return self.definition().model_copy(update={"post_days": max(self.definition().post_days, self.post_days())})
@@ -254,6 +321,17 @@ class EpisodeTerms(ArrangementTerms):
             None if self.gmlos is None else facts.table(self.gmlos),
             None if self.standardisation is None else facts.table(self.standardisation),
         )
+
+
+def _numbers(initiators: tuple[Initiator, ...]) -> pa.Table:
+    """Initiators as attribution takes them."""
+    rows = [
+        {"entity": one.name, kind: number}
+        for one in initiators
+        for kind, numbers in (("tin", one.tins), ("npi", one.npis), ("ccn", one.ccns))
+        for number in numbers
+    ]
+    return pa.Table.from_pylist(rows, schema=INITIATOR_SCHEMA)
 
 
 def _tiered(found: pa.Table, tiers: pa.Table) -> pa.Table:

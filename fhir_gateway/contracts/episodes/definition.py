@@ -199,3 +199,4 @@ class Initiator(Terms):
     tins: tuple[str, ...] = ()
     npis: tuple[str, ...] = ()
     organizations: tuple[str, ...] = ()
+    ccns: tuple[str, ...] = Field(default=(), description="CMS certification numbers, with a table of anchors.")

@@ -292,5 +292,5 @@ def mean_multiplier(found: pa.Table) -> Decimal:
     """Mean of the multipliers of episodes, those without one as 1."""
     if not found.num_rows:
         return ONE
-    total: Decimal = pc.sum(pc.fill_null(found["multiplier"], ONE)).as_py()
-    return total / found.num_rows
+    total = Decimal(pc.sum(pc.fill_null(found["multiplier"], ONE)).as_py())
+    return Decimal(total / found.num_rows)
