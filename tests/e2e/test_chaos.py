@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.chaos import ChaoticSource, Field, chaos, check, field_of, quiet_content, resources
+from tests.support.moments import Moment
 
 PULL = ("pull", "ehr", "--mode", "bulk")
 
@@ -47,45 +46,25 @@ def test_a_kill_at_any_request_goes_on_with_the_same_export(field: Field, expect
         assert len(asked) <= 1 + field.kills.count("file"), name
 
 
-def _exists(pattern: str) -> Callable[[Field], bool]:
-    return lambda field: any((field.folder / "data").glob(pattern))
-
-
-def _stepped(name: str) -> Callable[[Field], bool]:
-    def due(field: Field) -> bool:
-        path = field.folder / "data" / "jobs.db"
-        if not path.exists():
-            return False
-        try:
-            with sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=0) as connection:
-                found = connection.execute("SELECT 1 FROM operation_outputs WHERE function_name = ?", (name,))
-                return found.fetchone() is not None
-        except sqlite3.OperationalError:  # locked, or not made yet
-            return False
-
-    return due
-
-
 MOMENTS = {
-    "a file is here": _exists("staging/*/*.ndjson"),
-    "the export is finished": _exists("staging/*/export.json"),
-    "all is staged": _exists("staging/*/staged.json"),
-    "the commit began": _exists("lake/_lake/scratch/*"),
-    "a table was written": _exists("lake/*/_delta_log/*.json"),
-    "the lake has it": _exists("lake/_lake/v00000001.json"),
-    "the commit is done": _stepped("commit"),
-    "it is published": _stepped("publish"),
+    "a file is here": Moment("staging/*/*.ndjson"),
+    "the export is finished": Moment("staging/*/export.json"),
+    "all is staged": Moment("staging/*/staged.json"),
+    "the commit began": Moment("lake/_lake/scratch/*"),
+    "a table was written": Moment("lake/*/_delta_log/*.json"),
+    "the lake has it": Moment("lake/_lake/v00000001.json"),
+    "the commit is done": Moment(step="commit"),
+    "it is published": Moment(step="publish"),
 }
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_kill_at_any_step_costs_no_second_export(field: Field, expected: dict[str, Any], moment: str) -> None:
-    due = MOMENTS[moment]
-    field.kill_when(lambda: due(field), *PULL)
+    assert field.kill_at(MOMENTS[moment], *PULL)
+    under_way = len(field.source.files) - len(list(field.folder.glob("data/staging/*/*.ndjson")))
     field.finish(*PULL)
     assert field.source.kickoffs == 1
     served = [one.path for one in field.source.requests("file")]
-    assert len(served) <= len(field.source.files) + 1
-    if moment != "a file is here":
-        assert len(served) == len(field.source.files)
+    lost = under_way if moment == "a file is here" else 0
+    assert lost < len(field.source.files) <= len(served) <= len(field.source.files) + lost
     check(field, expected)

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,16 +27,12 @@ from fhir_gateway.server.serve import GatewayServer
 from fhir_gateway.sources.endpoint import Endpoint, SigningKey, generate_key
 from tests.support.backend_client import ASSERTION_TYPE
 from tests.support.measures import result_of
+from tests.support.moments import HELD
+from tests.support.serving import free_port, serving
+from tests.support.waiting import HANG, until
 
 REPORTER = {"reference": "Organization/gateway"}
 PEOPLE = 60
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 def a_run(number: int, size: int) -> MeasureResult:
@@ -124,45 +115,20 @@ def test_another_gateway_pulls_a_list(tmp_path: Path, ours: tuple[Gateway, str, 
     assert theirs.lake.read("MeasureReport").num_rows == 20
 
 
-@contextmanager
-def serving(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """The real server in a process of its own."""
-    environment = {
-        **os.environ,
-        "FHIR_GATEWAY_DATA_DIR": str(folder),
-        "FHIR_GATEWAY_PUBLIC_URL": f"http://127.0.0.1:{port}",
-        "FHIR_GATEWAY_EXPORT_FILE_RESOURCES": "2000",
-    }
-    command = [sys.executable, "-m", "fhir_gateway.cli", "serve", "--port", str(port)]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                httpx.get(f"http://127.0.0.1:{port}/health")
-                break
-            except httpx.TransportError:
-                assert time.monotonic() < deadline
-                assert process.poll() is None
-                time.sleep(0.1)
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-MOMENTS: dict[str, Callable[[Path], bool]] = {
-    "it was accepted": lambda folder: True,
-    "it is planned": lambda folder: any(folder.glob("requests/*/plan.json")),
-    "a part is done": lambda folder: any(folder.glob("requests/*/part-0.json")),
+MOMENTS = {
+    "it was accepted": "requests/*",
+    "it is planned": "requests/*/plan.json",
+    "a part is done": "requests/*/part-0.json",
 }
+WORK = "fhir_gateway/jobs/exports/"
+FILES = {"EXPORT_FILE_RESOURCES": "200"}
 
 
 @pytest.mark.parametrize(
     ("moment", "end"), [*((one, signal.SIGKILL) for one in MOMENTS), ("it is planned", signal.SIGTERM)]
 )
 def test_an_end_in_the_middle_costs_the_client_nothing(tmp_path: Path, moment: str, end: signal.Signals) -> None:
-    size, port = 5_000, free_port()
+    size, port = 500, free_port()
     folder = tmp_path / "data"
     url = f"http://127.0.0.1:{port}"
     gateway = Gateway(Settings(data_dir=folder, public_url=url))
@@ -170,7 +136,7 @@ def test_an_end_in_the_middle_costs_the_client_nothing(tmp_path: Path, moment: s
     key = generate_key("ES384").as_dict(private=True) | {"kid": "k", "alg": "ES384"}
     gateway.authorization.register_client("them", scopes="system/*.rs", jwks=public_key_set(key))
     gateway.engine.dispose()
-    with serving(folder, port) as server:
+    with serving(folder, port, held_at=(MOMENTS[moment], WORK), **FILES) as server:
         token = f"{url}/auth/token"
         form = {
             "grant_type": "client_credentials",
@@ -178,30 +144,26 @@ def test_an_end_in_the_middle_costs_the_client_nothing(tmp_path: Path, moment: s
             "client_assertion_type": ASSERTION_TYPE,
             "client_assertion": client_assertion("them", token, key, "ES384"),
         }
-        headers = {"Authorization": f"Bearer {httpx.post(token, data=form).json()['access_token']}"}
+        headers = {"Authorization": f"Bearer {httpx.post(token, data=form, timeout=HANG).json()['access_token']}"}
         asked = {**headers, "Prefer": "respond-async"}
-        accepted = httpx.get(f"{url}/fhir/$export?_type=MeasureReport", headers=asked)
+        accepted = httpx.get(f"{url}/fhir/$export?_type=MeasureReport", headers=asked, timeout=HANG)
         assert accepted.status_code == 202
-        deadline = time.monotonic() + 60
-        while not MOMENTS[moment](folder):
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
+        until((tmp_path / HELD).exists)
         os.kill(server.pid, end)
-        server.wait(30)
+        server.wait(HANG)
     done = len(list(folder.glob("requests/*/part-*.json")))
     assert done < len(runs), "the kill came too late to show anything"
-    with serving(folder, port):
+    with serving(folder, port, **FILES):
         poll = accepted.headers["content-location"]
-        deadline = time.monotonic() + 90
-        while (answer := httpx.get(poll, headers=headers)).status_code == 202:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        until(lambda: httpx.get(poll, headers=headers, timeout=HANG).status_code != 202)
+        answer = httpx.get(poll, headers=headers, timeout=HANG)
         assert answer.status_code == 200, answer.text
         files = answer.json()["output"]
         ids: list[str] = []
         for one in files:
-            lines = httpx.get(one["url"], headers={**headers, "Accept-Encoding": "identity"}).content.splitlines()
-            assert len(lines) == one["count"] <= 2000
+            plain = {**headers, "Accept-Encoding": "identity"}
+            lines = httpx.get(one["url"], headers=plain, timeout=HANG).content.splitlines()
+            assert len(lines) == one["count"] <= 200
             ids += [orjson.loads(line)["id"] for line in lines]
     assert len(ids) == len(set(ids)) == len(runs) * (size + 1)
     assert set(runs) <= set(ids)

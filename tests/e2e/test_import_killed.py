@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +22,22 @@ from fhir_gateway.sources.files import stage_files
 from fhir_gateway.sources.push import read_push
 from tests.support.backend_client import ASSERTION_TYPE
 from tests.support.chaos import content
+from tests.support.moments import HELD
 from tests.support.serving import free_port, serving
+from tests.support.waiting import HANG, until
 
 PEOPLE = 120
 
 
-def _there(pattern: str) -> Callable[[Path], bool]:
-    return lambda folder: any(folder.glob(pattern))
-
-
-#: When the process is killed, in the order of an import.
-MOMENTS: dict[str, Callable[[Path], bool]] = {
-    "half the body is here": lambda folder: any(
-        path.stat().st_size for path in folder.glob("staging/import-*/upload.*") if path.exists()
-    ),
-    "it is staged": _there("staging/files-*/staged.json"),
-    "the commit began": _there("lake/_lake/scratch/*"),
-    "a table was written": _there("lake/*/_delta_log/*.json"),
-    "the lake has it": _there("lake/_lake/v00000001.json"),
+#: When the process is killed, in the order of an import: when such a file is there.
+MOMENTS = {
+    "half the body is here": "staging/import-*/upload.*",
+    "it is staged": "staging/files-*/staged.json",
+    "the commit began": "lake/_lake/scratch/*",
+    "a table was written": "lake/*/_delta_log/*.json",
+    "the lake has it": "lake/_lake/v00000001.json",
 }
+HALF = "half the body is here"
 
 
 def _created() -> list[dict[str, Any]]:
@@ -92,6 +89,7 @@ class Sender:
         self._key = generate_key("ES384").as_dict(private=True) | {"kid": "k", "alg": "ES384"}
         gateway.authorization.register_client("clinic", scopes="system/*.cud", jwks=public_key_set(self._key))
         self.refused = 0
+        self.gone_on = threading.Event()
 
     def headers(self) -> dict[str, str]:
         token = f"{self._url}/auth/token"
@@ -102,29 +100,29 @@ class Sender:
             "client_assertion": client_assertion("clinic", token, self._key, "ES384"),
         }
         return {
-            "Authorization": f"Bearer {httpx.post(token, data=form).json()['access_token']}",
+            "Authorization": f"Bearer {httpx.post(token, data=form, timeout=HANG).json()['access_token']}",
             "Content-Type": self._kind,
         }
 
-    def slowly(self, headers: dict[str, str]) -> None:
-        """Send the body in pieces, and mind nothing: the server will be killed."""
+    def in_halves(self, headers: dict[str, str]) -> None:
+        """Send the body, the second half when told to, and mind nothing: the server will be killed."""
 
         def pieces() -> Iterator[bytes]:
             body = BODIES[self._kind]
             yield body[: len(body) // 2]
-            time.sleep(0.3)
+            self.gone_on.wait()
             yield body[len(body) // 2 :]
 
         try:
-            httpx.post(f"{self._url}/fhir/$import", content=pieces(), headers=headers, timeout=60)
+            httpx.post(f"{self._url}/fhir/$import", content=pieces(), headers=headers, timeout=HANG)
         except httpx.TransportError:
             self.refused += 1
 
     def until_answered(self) -> dict[str, Any]:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + HANG
         while True:
             answer = httpx.post(
-                f"{self._url}/fhir/$import", content=BODIES[self._kind], headers=self.headers(), timeout=60
+                f"{self._url}/fhir/$import", content=BODIES[self._kind], headers=self.headers(), timeout=HANG
             )
             if answer.status_code == 200:
                 found: dict[str, Any] = answer.json()
@@ -158,17 +156,19 @@ def test_a_killed_import_is_whole_and_once_when_it_is_sent_again(tmp_path: Path,
     url = f"http://127.0.0.1:{port}"
     gateway = Gateway(Settings(data_dir=folder, public_url=url, lake_buckets=2))
     sender = Sender(gateway, url, kind)
-    with serving(folder, port, LAKE_BUCKETS="2") as server:
-        sending = threading.Thread(target=sender.slowly, args=(sender.headers(),))
+    with serving(folder, port, held_at=(MOMENTS[moment], "fhir_gateway/jobs/push.py"), LAKE_BUCKETS="2") as server:
+        sending = threading.Thread(target=sender.in_halves, args=(sender.headers(),))
         sending.start()
-        deadline = time.monotonic() + 60
-        while not MOMENTS[moment](folder):
-            assert time.monotonic() < deadline
-            time.sleep(0.0005)
+        if moment == HALF:
+            until(lambda: any(path.stat().st_size for path in folder.glob(MOMENTS[moment])))
+        else:
+            sender.gone_on.set()
+            until((tmp_path / HELD).exists)
         server.kill()
-        server.wait(30)
-        sending.join(30)
-    assert moment == "the lake has it" or sender.refused, "the kill came too late to show anything"
+        server.wait(HANG)
+        sender.gone_on.set()
+        sending.join(HANG)
+    assert sender.refused, "the kill came too late to show anything"
     with serving(folder, port, LAKE_BUCKETS="2"):
         answer = sender.until_answered()
         assert len(answer.get("entry", ())) == (0 if kind.endswith("ndjson") else 4 * PEOPLE)

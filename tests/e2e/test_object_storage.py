@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import time
 import zipfile
@@ -20,6 +19,8 @@ from fhir_gateway.config import Settings
 from fhir_gateway.errors import ConfigurationError, InputError, SourceError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.pull import pull_files
+from tests.support.serving import free_port
+from tests.support.waiting import HANG
 
 MOTO = Path(__file__).parents[2] / ".third-party" / "bin" / "moto_server"
 
@@ -28,25 +29,23 @@ pytestmark = pytest.mark.skipif(not MOTO.exists(), reason="moto is not installed
 
 @pytest.fixture(scope="module")
 def storage() -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     process = subprocess.Popen(
         [str(MOTO), "-H", "127.0.0.1", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + HANG
         while time.monotonic() < deadline:
             try:
-                httpx.get(url, timeout=2)
+                httpx.get(url, timeout=HANG)
                 break
             except httpx.TransportError:
                 time.sleep(0.2)
         yield url
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(HANG)
 
 
 @pytest.fixture
@@ -66,7 +65,7 @@ def bucket(storage: str, monkeypatch: pytest.MonkeyPatch) -> str:
 def _put(storage: str, key: str, content: bytes = b"") -> None:
     # moto takes any signature
     headers = {"Authorization": "AWS4-HMAC-SHA256 Credential=test/20250101/us-east-1/s3/aws4_request"}
-    assert httpx.put(f"{storage}/{key}", content=content, headers=headers).status_code == 200
+    assert httpx.put(f"{storage}/{key}", content=content, headers=headers, timeout=HANG).status_code == 200
 
 
 def _line(identity: str) -> bytes:

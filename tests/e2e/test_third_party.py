@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -25,6 +24,8 @@ from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.pull import pull_endpoint
 from fhir_gateway.sources.check import check_endpoint
 from fhir_gateway.sources.endpoint import Endpoint, SigningKey, generate_key
+from tests.support.serving import free_port
+from tests.support.waiting import HANG
 
 NPM = Path(__file__).parents[1] / "support" / "npm"
 SEKMET = Path(__file__).parents[2] / ".third-party" / "bin" / "sekmet"
@@ -48,12 +49,6 @@ class ThirdParty:
     key: SigningKey
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
 def _running(*command: str | Path, **options: object) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
@@ -75,7 +70,7 @@ def third_party(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     """sekmet-fhir with patients it made up itself, behind a guard that wants tokens of oidc-provider."""
     folder = tmp_path_factory.mktemp("third-party")
     key = SigningKey.of("sekmet", generate_key(request.param))
-    port = _free_port()
+    port = free_port()
     with ExitStack() as stack:
         node = stack.enter_context(_running("node", NPM / "authorization_server.mjs", stderr=subprocess.DEVNULL))
         assert node.stdin is not None
@@ -101,17 +96,17 @@ def third_party(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
         log = stack.enter_context((folder / "sekmet.log").open("w"))
         common = {"cwd": folder, "stderr": log}
         seeding = [str(SEKMET), "seed", "--count", str(PATIENTS), "--config", str(config)]
-        subprocess.run(seeding, check=True, timeout=100, stdout=log, **common)
+        subprocess.run(seeding, check=True, timeout=HANG, stdout=log, **common)
         stack.enter_context(_running(SEKMET, "serve", "--config", config, **common))
         _wait(f"http://127.0.0.1:{port}/fhir/metadata")
         yield ThirdParty(base, key)
 
 
 def _wait(url: str) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + HANG
     while time.monotonic() < deadline:
         try:
-            if httpx.get(url, timeout=5).status_code == 200:
+            if httpx.get(url, timeout=HANG).status_code == 200:
                 return
         except httpx.TransportError:
             time.sleep(0.2)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
-import socket
 import subprocess
 import time
 import uuid
@@ -32,6 +31,8 @@ from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.durable import Worker
 from fhir_gateway.jobs.pull import pull_files
 from fhir_gateway.server.serve import GatewayServer
+from tests.support.serving import free_port
+from tests.support.waiting import HANG
 
 ROOT = Path(__file__).parents[2]
 NPM = ROOT / "tests" / "support" / "npm"
@@ -72,16 +73,14 @@ class Door:
             "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
             "client_assertion": self.assertion(),
         }
-        answered = httpx.post(self.base.removesuffix("/fhir") + "/auth/token", data=form)
+        answered = httpx.post(self.base.removesuffix("/fhir") + "/auth/token", data=form, timeout=HANG)
         return str(answered.raise_for_status().json()["access_token"])
 
 
 @pytest.fixture(scope="module")
 def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     folder = tmp_path_factory.mktemp("clients")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     settings = Settings(
         data_dir=folder / "data",
         encryption_key=SecretStr(Fernet.generate_key().decode()),
@@ -128,7 +127,7 @@ def fill(gateway: Gateway, folder: Path) -> None:
 def run(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
     """The finished command, whatever became of it."""
     words = [str(part) for part in command]
-    return subprocess.run(words, capture_output=True, text=True, timeout=300, check=False, **options)
+    return subprocess.run(words, capture_output=True, text=True, timeout=HANG, check=False, **options)
 
 
 @pytest.mark.parametrize("scenario", ["conformance_smoke", "bulk_export_group"])

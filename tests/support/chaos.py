@@ -15,6 +15,7 @@ import random
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.pull import pull_endpoint
 from fhir_gateway.sources.endpoint import Endpoint
 from tests.support.misbehaving import Fault, MisbehavingSource, running
+from tests.support.moments import Moment, die, stop_at
+from tests.support.waiting import HANG
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["fhir_gateway.cli.app", "fhir_gateway.jobs.durable", "tests.support.chaos"])
@@ -115,10 +118,10 @@ class Field:
     runs: int = 0
     kills: list[str] = field(default_factory=list)
 
-    def start(self, *arguments: str) -> Any:
+    def start(self, *arguments: str, die_at: Moment | None = None) -> Any:
         """A process of the real command line."""
         self.runs += 1
-        process = _FORKS.Process(target=_command, args=(str(self.folder), arguments), daemon=True)
+        process = _FORKS.Process(target=_command, args=(str(self.folder), arguments, die_at), daemon=True)
         process.start()
         return process
 
@@ -133,43 +136,50 @@ class Field:
                 return
         raise AssertionError(f"{arguments} ended with {codes}; {(self.folder / 'log').read_text()[-2000:]}")
 
-    def kill_when(self, due: Callable[[], bool], *arguments: str, patience: float = 60.0) -> bool:
-        """Run a command and kill it as soon as `due`; whether it came to that."""
+    def kill_at(self, moment: Moment, *arguments: str) -> bool:
+        """Run a command and have it killed at its first step after a moment; whether it came to that."""
+        process = self.start(*arguments, die_at=moment)
+        process.join(HANG)
+        return bool(process.exitcode == -signal.SIGKILL)
+
+    def kill_after(self, seconds: float, *arguments: str) -> bool:
+        """Run a command and kill it after some time; whether it was still at work then."""
         process = self.start(*arguments)
-        deadline = time.monotonic() + patience
-        while process.is_alive() and time.monotonic() < deadline:
-            if due():
-                os.kill(process.pid, signal.SIGKILL)
-                process.join()
-                return process.exitcode == -signal.SIGKILL
-            time.sleep(0.0005)
-        process.join(10)
-        return False
+        process.join(seconds)
+        process.kill()
+        process.join()
+        return bool(process.exitcode == -signal.SIGKILL)
 
     def kill_at_request(self, number: int, *arguments: str) -> bool:
         """Run a command and kill it when the source gets its request of that number, before it answers."""
-        process: Any = None
+        processes: list[Any] = []
+        started, dead = threading.Event(), threading.Event()
         first = self.source.count
 
         def on_request(count: int, kind: str) -> None:
-            if count - first == number and process is not None:
+            if count - first == number:
                 self.kills.append(kind)
-                os.kill(process.pid, signal.SIGKILL)
-                process.join()
+                started.wait()
+                os.kill(processes[0].pid, signal.SIGKILL)
+                dead.wait()  # whoever started it waits for it: of two that do one would not learn how it ended
 
         self.source.on_request = on_request
-        process = self.start(*arguments)
-        process.join(60)
+        processes.append(process := self.start(*arguments))
+        started.set()
+        process.join(HANG)
+        dead.set()
         self.source.on_request = lambda number, kind: None
         return bool(process.exitcode == -signal.SIGKILL)
 
 
-def _command(folder: str, arguments: tuple[str, ...]) -> None:
+def _command(folder: str, arguments: tuple[str, ...], die_at: Moment | None) -> None:
     from fhir_gateway.cli import main
 
     log = os.open(f"{folder}/log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    if die_at is not None:
+        stop_at(die_at, Path(folder) / "data", die)
     sys.argv = ["fhir-gateway", "--data-dir", f"{folder}/data", *arguments]
     main()
     sys.exit(0)
@@ -233,8 +243,7 @@ def chaos(folder: Path, seed: int, rate: float = 0.05, kills: int = 3) -> Field:
             if chance.random() < 0.6:
                 field.kill_at_request(chance.randint(1, 14), "pull", "ehr", "--mode", "bulk")
             else:
-                after = time.monotonic() + chance.uniform(0.3, 4.0)
-                field.kill_when(lambda after=after: time.monotonic() >= after, "pull", "ehr", "--mode", "bulk")
+                field.kill_after(chance.uniform(0.3, 4.0), "pull", "ehr", "--mode", "bulk")
         field.finish("pull", "ehr", "--mode", "bulk")
         check(field, quiet_content(folder / "quiet", files))
     return field

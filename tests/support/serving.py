@@ -13,28 +13,42 @@ from pathlib import Path
 
 import httpx
 
+from tests.support.waiting import HANG
+
+_kept: list[socket.socket] = []
+
 
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
+    """A port that nobody listens on, and that nobody else is given while this process lives."""
+    found = socket.socket()
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # so that a server may bind it; asking for any does not
+    found.bind(("127.0.0.1", 0))
+    _kept.append(found)
+    port: int = found.getsockname()[1]
+    return port
 
 
 @contextmanager
-def serving(folder: Path, port: int, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
-    """``fhir-gateway serve`` over a data folder; its output goes to ``serve.log`` beside that."""
+def serving(
+    folder: Path, port: int, held_at: tuple[str, str] | None = None, **settings: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """``fhir-gateway serve`` over a data folder; its output goes to ``serve.log`` beside that.
+
+    ``held_at`` is a pattern of files and a part of a module's path: where what that module does stands still.
+    """
     stated = {"DATA_DIR": str(folder), "PUBLIC_URL": f"http://127.0.0.1:{port}", **settings}
     environment = {**os.environ, **{f"FHIR_GATEWAY_{name}": value for name, value in stated.items()}}
-    command = [sys.executable, "-m", "fhir_gateway.cli", "serve", "--port", str(port)]
+    module = ["tests.support.moments", str(folder), *held_at] if held_at else ["fhir_gateway.cli"]
+    command = [sys.executable, "-m", *module, "serve", "--port", str(port)]
     with (folder.parent / "serve.log").open("ab") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command, env=environment, cwd=Path(__file__).parents[2], stdout=log, stderr=log, stdin=subprocess.DEVNULL
+        )
         try:
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + HANG
             while True:
                 try:
-                    httpx.get(f"http://127.0.0.1:{port}/health")
+                    httpx.get(f"http://127.0.0.1:{port}/health", timeout=HANG)
                     break
                 except httpx.TransportError:
                     assert time.monotonic() < deadline
