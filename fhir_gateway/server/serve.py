@@ -19,8 +19,8 @@ from fhir_gateway.factory import Gateway
 from fhir_gateway.server.app import create_app
 from fhir_gateway.server.patience import HttpProtocol
 
-_START_SECONDS = 30.0
-_STOP_SECONDS = 10.0
+_START_SECONDS = 120.0
+_STOP_SECONDS = 60.0
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -33,6 +33,7 @@ from fhir_gateway.measures.reports import summary
 from fhir_gateway.server.app import create_app
 from fhir_gateway.server.registry import SERVED, SYSTEM_OPERATIONS, TYPE_OPERATIONS
 from tests.support.deqm import DIABETES, Filled
+from tests.support.waiting import HANG
 
 pytestmark = pytest.mark.anyio
 
@@ -211,7 +212,7 @@ class Face:
         return found
 
     async def finished(self, client: str, location: str) -> httpx.Response:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + HANG
         while (poll := await self.http.get(location, headers=self.headers[client])).status_code == 202:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)

@@ -16,6 +16,7 @@ from fhir_face import BASE, authorize, client_for, register
 from fhir_gateway.jobs.durable import Worker
 from fhir_gateway.server.app import create_app
 from tests.support.deqm import PRESSURE, YEAR, Filled
+from tests.support.waiting import HANG
 
 pytestmark = pytest.mark.anyio
 
@@ -42,13 +43,13 @@ async def http(filled: Filled) -> AsyncIterator[httpx.AsyncClient]:
 
 async def finished(http: httpx.AsyncClient, location: str, accept: str = "application/json") -> httpx.Response:
     assert location.startswith(f"{BASE}/")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + HANG
     while time.monotonic() < deadline:
         answer = await http.get(location, headers={"Accept": accept})
         if answer.status_code != 202:
             return answer
         await asyncio.sleep(0.2)
-    raise AssertionError("not finished in a minute")
+    raise AssertionError("not finished")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from fhir_gateway.measures.dialect import Family
 from fhir_gateway.r4.models import validate
 from fhir_gateway.server.app import create_app
 from tests.measures.deqm_rules import problems
+from tests.support.backend_client import lasting
 from tests.support.deqm import DIABETES, PRESSURE, STAYS, YEAR, Filled
 
 pytestmark = pytest.mark.anyio
@@ -95,7 +96,9 @@ class Kit:
 async def kit(filled: Filled) -> AsyncIterator[Kit]:
     key = register(filled.gateway, "kit", "system/*.cruds")
     async with client_for(create_app(filled.gateway)) as http:
-        yield Kit(http, await authorize(http, "kit", key, "system/*.cruds"))
+        headers = await authorize(http, "kit", key, "system/*.cruds")
+        lasting(filled.gateway)
+        yield Kit(http, headers)
 
 
 def text(name: str, value: str) -> Resource:

@@ -30,6 +30,7 @@ from fhir_gateway.measures.reports import summary
 from fhir_gateway.server.app import create_app
 from fhir_gateway.server.registry import SERVED
 from tests.support.measures import PERIOD
+from tests.support.waiting import HANG
 
 pytestmark = pytest.mark.anyio
 
@@ -142,7 +143,7 @@ class Face:
         accepted = await self.kick_off(path, client, *args, **more)
         assert accepted.status_code == 202, accepted.text
         headers = {**self.headers[client], "Accept": "application/json"}
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + HANG
         while (poll := await self.http.get(accepted.headers["content-location"], headers=headers)).status_code == 202:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)

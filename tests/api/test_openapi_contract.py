@@ -28,6 +28,7 @@ from test_robust_server import gateway
 from fhir_gateway.server.app import create_app
 from fhir_gateway.server.registry import SERVED
 from fhir_gateway.server.serve import GatewayServer
+from tests.support.backend_client import lasting
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "1"))
@@ -52,6 +53,7 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[s
             return dict(await authorize(http, "fuzzer", key, wanted))
 
     headers = asyncio.run(token())
+    lasting(here)
     with GatewayServer(here, port=0) as server:
         yield f"http://127.0.0.1:{server.port}", headers
 

@@ -30,6 +30,7 @@ from fhir_gateway.server import respond_async
 from fhir_gateway.server.access import access_of, admit
 from fhir_gateway.server.app import create_app
 from fhir_gateway.server.respond_async import RespondAsync
+from tests.support.waiting import HANG
 
 pytestmark = pytest.mark.anyio
 
@@ -68,7 +69,7 @@ class Story:
         return await self.http.get(url, headers={**self.headers[client], **more})
 
     async def finished(self, url: str, **more: str) -> httpx.Response:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + HANG
         while (answer := await self.get(url, **more)).status_code == 202:
             assert time.monotonic() < deadline
             assert int(answer.headers["retry-after"]) >= 1
@@ -170,7 +171,7 @@ async def test_a_failure_is_told_as_an_outcome(story: Story, do: str, status: in
 
 async def test_progress_then_deletion_while_it_runs(story: Story) -> None:
     url = (await story.kick_off("wait")).headers["content-location"]
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + HANG
     while (answer := await story.get(url)).headers.get("x-progress") != "3 of 7 pieces":
         assert (answer.status_code, answer.content) == (202, b"")
         assert time.monotonic() < deadline
@@ -229,7 +230,7 @@ async def test_the_status_of_the_poll_may_be_apart_from_that_of_the_work(story: 
     accepted = await story.kick_off("fail", Prefer="respond-async, separate-export-status")
     assert accepted.headers["preference-applied"] == "respond-async, separate-export-status"
     url = accepted.headers["content-location"]
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + HANG
     while (answer := await story.get(url)).headers["x-export-status"] == "202 Accepted":
         assert answer.status_code == 200
         assert time.monotonic() < deadline
@@ -245,7 +246,7 @@ async def test_what_nobody_will_carry_out_is_told(story: Story, monkeypatch: pyt
     urls = [(await story.kick_off("wait", client)).headers["content-location"] for client in ("one", "two")]
     ids = [url.rpartition("/")[2] for url in urls]
     log = RequestLog(story.gateway)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + HANG
     while any(log.state(id) != "running" for id in ids):
         assert time.monotonic() < deadline
         await asyncio.sleep(0.1)

@@ -18,6 +18,7 @@ from joserfc.jwk import ECKey
 from fhir_gateway.db.audience import label, labelled
 from fhir_gateway.factory import Gateway
 from fhir_gateway.server.app import create_app
+from tests.support.backend_client import lasting
 
 pytestmark = pytest.mark.anyio
 
@@ -122,6 +123,7 @@ async def face(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Face]:
                 name, scopes=scopes, jwks={"keys": [key.as_dict(private=False)]}, grants=grants
             )
             headers[name] = await authorize(http, name, key, scopes)
+        lasting(gateway)
         yield Face(gateway, http, headers)
 
 

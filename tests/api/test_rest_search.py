@@ -25,6 +25,7 @@ from fhir_gateway.r4.models import summary_elements
 from fhir_gateway.server.app import create_app
 from fhir_gateway.server.registry import SERVED
 from fhir_gateway.server.summary import _SUMMARY
+from tests.support.backend_client import lasting
 
 pytestmark = pytest.mark.anyio
 
@@ -133,7 +134,9 @@ async def face(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Face]:
         gateway.authorization.register_client(
             "reader", scopes="system/*.rs", jwks={"keys": [key.as_dict(private=False)]}
         )
-        yield Face(http, await authorize(http, "reader", key, "system/*.rs"), run)
+        headers = await authorize(http, "reader", key, "system/*.rs")
+        lasting(gateway)
+        yield Face(http, headers, run)
 
 
 async def test_sorting_by_several_keys_and_paging(face: Face) -> None:

@@ -22,6 +22,7 @@ from fhir_gateway.sandbox.server import create_app
 from fhir_gateway.sandbox.server.bulk import accepts_gzip
 from tests.support.backend_client import Partner
 from tests.support.ehr_folder import write_folder
+from tests.support.waiting import HANG
 
 pytestmark = pytest.mark.anyio
 
@@ -380,7 +381,7 @@ async def test_real_threads_finish_the_job(tmp_path: Path) -> None:
         partner = Partner(http, f"{BASE}/auth/token", KEY, "ES384")
         bearer = await partner.bearer()
         where = (await http.get("/fhir/$export", headers=bearer | ASYNC)).headers["content-location"]
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + HANG
         while (response := await http.get(where, headers=bearer)).status_code == 202:
             assert time.monotonic() < deadline
             await anyio.sleep(0.01)

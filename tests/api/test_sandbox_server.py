@@ -20,6 +20,7 @@ from fhir_gateway.errors import ConfigurationError, ResourceError
 from fhir_gateway.sandbox.server import SandboxServer
 from tests.support.backend_client import ASSERTION_TYPE
 from tests.support.ehr_folder import write_folder
+from tests.support.waiting import HANG
 
 KEY = generate_key("RS384", "k")
 
@@ -36,7 +37,7 @@ def _export(http: httpx.Client, fhir_url: str, client_id: str) -> dict[str, int]
     bearer = {"Authorization": f"Bearer {token['access_token']}"}
     started = http.get(f"{fhir_url}/$export", headers=bearer | {"Prefer": "respond-async"})
     where = started.raise_for_status().headers["content-location"]
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + HANG
     while (status := http.get(where, headers=bearer)).status_code == 202:
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -56,13 +57,13 @@ def test_two_sandboxes_run_side_by_side_and_stop(tmp_path: Path) -> None:
     with (
         SandboxServer(tmp_path / "ehr", clients=clients, name="EHR") as ehr,
         SandboxServer(tmp_path / "payer", clients=clients, name="Payer") as payer,
-        httpx.Client(trust_env=False) as http,
+        httpx.Client(trust_env=False, timeout=HANG) as http,
     ):
         assert ehr.base_url != payer.base_url
         assert http.get(f"{ehr.fhir_url}/metadata").json()["implementation"]["description"] == "EHR"
         for server in (ehr, payer):
             assert _export(http, server.fhir_url, "gateway") == {t: len(rows) for t, rows in stored.items()}
-    with pytest.raises(httpx.ConnectError), httpx.Client(trust_env=False) as http:
+    with pytest.raises(httpx.ConnectError), httpx.Client(trust_env=False, timeout=HANG) as http:
         http.get(f"{ehr.fhir_url}/metadata")
 
 
@@ -78,7 +79,7 @@ def test_the_command_serves_a_folder(tmp_path: Path) -> None:
             said = next(line for line in process.stdout if "http://" in line)
             found = re.search(r"http://127\.0\.0\.1:\d+/fhir", said)
             assert found
-            with httpx.Client(trust_env=False, transport=httpx.HTTPTransport(retries=5)) as http:
+            with httpx.Client(trust_env=False, timeout=HANG, transport=httpx.HTTPTransport(retries=5)) as http:
                 assert _export(http, found[0], "fhir-gateway") == {t: len(rows) for t, rows in stored.items()}
         finally:
             process.terminate()
@@ -95,7 +96,7 @@ def test_a_port_that_is_taken_is_said_so(tmp_path: Path) -> None:
 def test_an_empty_folder_has_no_patients_but_answers(tmp_path: Path) -> None:
     with (
         SandboxServer(tmp_path, clients={"gateway": public_key_set(KEY)}) as server,
-        httpx.Client(trust_env=False) as http,
+        httpx.Client(trust_env=False, timeout=HANG) as http,
     ):
         assert _export(http, server.fhir_url, "gateway") == {}
 
@@ -140,6 +141,6 @@ def test_the_newest_of_two_resources_with_one_id_is_served(tmp_path: Path) -> No
         (tmp_path / f"{name}.ndjson").write_text(json.dumps(row) + "\n")
     with (
         SandboxServer(tmp_path, clients={"gateway": public_key_set(KEY)}) as server,
-        httpx.Client(trust_env=False) as http,
+        httpx.Client(trust_env=False, timeout=HANG) as http,
     ):
         assert _export(http, server.fhir_url, "gateway") == {"Patient": 1}

@@ -27,7 +27,9 @@ from fhir_gateway.demo.tour import CONTRACTS, Options, open_gateway, run
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.durable import Worker
 from fhir_gateway.risk import CodingGaps, ConditionCategory, RiskModel
-from fhir_gateway.server.serve import GatewayServer, listen
+from fhir_gateway.server.serve import GatewayServer
+from tests.support.serving import free_port
+from tests.support.waiting import HANG
 
 FHIR_JSON = "application/fhir+json"
 PERIOD = {"periodStart": "2025-01-01", "periodEnd": "2025-12-31"}
@@ -42,7 +44,7 @@ class Client:
     name: str
     key: dict[str, Any]
     alg: str
-    tokens: dict[str, str] = field(default_factory=dict)
+    tokens: dict[str, tuple[str, float]] = field(default_factory=dict)
 
     def assertion(self, **claims: Any) -> str:
         """A signed assertion; claims replace the standard ones."""
@@ -61,12 +63,15 @@ class Client:
         )
 
     def headers(self, scope: str = "system/*.rs") -> dict[str, str]:
-        """Headers with a token of a scope; asked for once."""
-        if scope not in self.tokens:
+        """Headers with a token of a scope; asked for again before it ends, after 300 seconds."""
+        token, until = self.tokens.get(scope, ("", 0.0))
+        if time.monotonic() > until:
+            until = time.monotonic() + 60
             answered = self.ask(scope)
             assert answered.status_code == 200, answered.text
-            self.tokens[scope] = answered.json()["access_token"]
-        return {"Authorization": f"Bearer {self.tokens[scope]}"}
+            token = answered.json()["access_token"]
+            self.tokens[scope] = token, until
+        return {"Authorization": f"Bearer {token}"}
 
 
 @dataclass
@@ -131,7 +136,7 @@ class Face:
             return self.request("POST", path, **more)
         return self.request("POST", path, json=body, **more)
 
-    def finished(self, status_url: str, seconds: float = 120.0) -> httpx.Response:
+    def finished(self, status_url: str, seconds: float = HANG) -> httpx.Response:
         """Poll an asynchronous request to its end."""
         deadline = time.monotonic() + seconds
         while True:
@@ -222,8 +227,7 @@ class RiskRoom:
 @contextmanager
 def running(folder: Path, patients: int = 60) -> Iterator[Face]:
     """A gateway with a small population behind it, while the block lasts."""
-    with listen("127.0.0.1", 0) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     options = Options(folder, patients, port=port)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "demo-folder").touch()
@@ -241,7 +245,7 @@ def running(folder: Path, patients: int = 60) -> Iterator[Face]:
         with (
             GatewayServer(gateway, port=port),
             Worker(gateway, background=True),
-            httpx.Client(timeout=120, trust_env=False) as http,
+            httpx.Client(timeout=HANG, trust_env=False) as http,
         ):
             root = f"http://127.0.0.1:{port}"
             yield Face(gateway, summary, root, http, jwks, f"http://127.0.0.1:{keys.server_address[1]}")

@@ -21,7 +21,10 @@ from fhir_gateway.demo.steps import Steps
 from fhir_gateway.demo.summary import Summary
 from fhir_gateway.demo.tour import Options, open_gateway, run
 from fhir_gateway.factory import Gateway
-from fhir_gateway.server.serve import GatewayServer, listen
+from fhir_gateway.server.serve import GatewayServer
+from tests.support.backend_client import lasting
+from tests.support.serving import free_port
+from tests.support.waiting import HANG
 
 PATIENTS = 150
 
@@ -41,18 +44,17 @@ class Demo:
         return SyncFHIRClient(self.base, authorization=f"Bearer {self.token}")
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(f"{self.base}/{path}", headers={"Authorization": f"Bearer {self.token}"}, timeout=60)
+        return httpx.get(f"{self.base}/{path}", headers={"Authorization": f"Bearer {self.token}"}, timeout=HANG)
 
     def post(self, path: str, body: Any = None) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/fhir+json"}
         content = None if body is None else orjson.dumps(body)
-        return httpx.post(f"{self.base}/{path}", headers=headers, content=content, timeout=60)
+        return httpx.post(f"{self.base}/{path}", headers=headers, content=content, timeout=HANG)
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
-    with listen("127.0.0.1", 0) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     options = Options(tmp_path_factory.mktemp("demo"), PATIENTS, port=port)
     (options.folder / "demo-folder").touch()
     gateway = open_gateway(options)
@@ -62,6 +64,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
         token = subprocess.run(  # noqa: S602 the printed command is what is tested
             command, shell=True, executable="/bin/bash", check=True, capture_output=True, text=True
         ).stdout.strip()
+        lasting(gateway)
         yield Demo(options, gateway, summary, f"{gateway.settings.public_url}/fhir", token)
     gateway.engine.dispose()
 
@@ -223,10 +226,13 @@ def test_a_wrong_request_to_evaluate_is_refused(demo: Demo, query: str, status: 
 )
 def test_a_wrong_body_is_refused(demo: Demo, body: bytes, status: int) -> None:
     headers = {"Authorization": f"Bearer {demo.token}", "Content-Type": "application/fhir+json"}
-    response = httpx.post(f"{demo.base}/Measure/$evaluate-measure", content=body, headers=headers)
+    response = httpx.post(f"{demo.base}/Measure/$evaluate-measure", content=body, headers=headers, timeout=HANG)
     assert response.status_code == status
     headers["Content-Type"] = "application/fhir+xml"
-    assert httpx.post(f"{demo.base}/Measure/$evaluate-measure", content=b"<a/>", headers=headers).status_code == 415
+    assert (
+        httpx.post(f"{demo.base}/Measure/$evaluate-measure", content=b"<a/>", headers=headers, timeout=HANG).status_code
+        == 415
+    )
 
 
 def test_a_second_run_changes_nothing(demo: Demo) -> None:

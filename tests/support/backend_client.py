@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import sqlalchemy as sa
 
 from fhir_gateway.auth.assertion import client_assertion, public_key_set
+from fhir_gateway.db.engine import transaction
+from fhir_gateway.factory import Gateway
 
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
@@ -53,3 +56,9 @@ class Partner:
     @property
     def jwks(self) -> dict[str, Any]:
         return public_key_set(self.key)
+
+
+def lasting(gateway: Gateway) -> None:
+    """Have the tokens that were issued so far last: those of a whole module's tests may be wanted for longer."""
+    with transaction(gateway.engine) as connection:
+        connection.execute(sa.text("UPDATE auth_token SET expires_at = expires_at + 86400"))

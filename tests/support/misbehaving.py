@@ -27,6 +27,8 @@ import uvicorn
 from joserfc import jwt
 from joserfc.jwk import KeySet
 
+from tests.support.waiting import HANG
+
 
 @dataclass
 class Fault:
@@ -491,7 +493,7 @@ def running(app: Any, certificate: tuple[str, str] | None = None) -> Iterator[st
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + HANG
     while not server.started:
         if time.monotonic() > deadline:
             raise TimeoutError("the test server did not start")

@@ -15,8 +15,8 @@ import uvicorn
 from fhir_gateway.errors import ConfigurationError, GatewayError
 from fhir_gateway.sandbox.server.app import create_app
 
-_START_SECONDS = 30.0
-_STOP_SECONDS = 10.0
+_START_SECONDS = 120.0
+_STOP_SECONDS = 60.0
 
 
 class SandboxServer:

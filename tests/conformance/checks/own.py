@@ -21,6 +21,7 @@ from fhir_gateway.auth.assertion import generate_key, public_key_set
 from fhir_gateway.db.audience import label, labelled
 from tests.contract.vbpr_rules import check_performance_report
 from tests.measures.deqm_rules import problems
+from tests.support.waiting import HANG
 
 OURS = "our own"
 ATR = "http://hl7.org/fhir/us/davinci-atr/StructureDefinition/"
@@ -247,7 +248,7 @@ def _keys(face: Face) -> None:
     assert rotating.ask("system/Patient.rs").status_code == 200
     rotating.key = generate_key("ES384", "new-key")
     face.jwks[f"/{rotating.name}"] = public_key_set(rotating.key)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + HANG
     while (status := rotating.ask("system/Patient.rs").status_code) != 200 and time.monotonic() < deadline:
         time.sleep(1)  # fetches are apart from each other, so that assertions cannot hammer the client's server
     assert status == 200, "a new key at the same address"

@@ -26,6 +26,7 @@ from fhir_gateway.jobs.replay import replay
 from fhir_gateway.sources.endpoint import Endpoint
 from tests.support.databases import KINDS, control_plane
 from tests.support.misbehaving import Fault, MisbehavingSource, running
+from tests.support.waiting import HANG
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def book(gateway: Gateway) -> Iterator[JobBook]:
 
 
 def ended(book: JobBook, id: str) -> str:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + HANG
     while (job := book.job(id)).state in ("waiting", "running"):
         assert time.monotonic() < deadline, job
         time.sleep(0.1)
