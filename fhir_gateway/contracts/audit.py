@@ -41,9 +41,9 @@ AUDIT_SCHEMA = pa.schema(
 MACROS = """
 CREATE MACRO amount_of(quantity, rate, factor) AS
   ((quantity::DECIMAL(28, 8) * rate::DECIMAL(28, 8))::DECIMAL(28, 8) * factor::DECIMAL(38, 16))::DECIMAL(28, 8);
-CREATE MACRO part_of(amount, numerator, denominator) AS  -- of amounts that are not negative; decimals divide as floats
-  ((((amount::DECIMAL(28, 8) * 100000000)::HUGEINT * (2 * numerator)::HUGEINT + denominator::HUGEINT)
-    // (2 * denominator)::HUGEINT)::DECIMAL(38, 0) * 0.00000001::DECIMAL(9, 8))::DECIMAL(28, 8);
+CREATE MACRO fraction_of(numerator, denominator) AS  -- not negative; 16 places, half up: decimals divide as floats
+  ((numerator::HUGEINT * 20000000000000000 + denominator::HUGEINT) // (2 * denominator)::HUGEINT)::DECIMAL(38, 0)
+  * 0.0000000000000001::DECIMAL(16, 16);
 """
 
 
