@@ -84,22 +84,27 @@ class Condition(Terms):
             found.append(f"{where}.measure: a composite has no baseline")
         return found
 
-    def is_met(self, composite: Decimal | None, outcomes: Mapping[str, MeasureOutcome]) -> bool:
-        """Whether it is met; not when there is no score."""
+    def margin(self, composite: Decimal | None, outcomes: Mapping[str, MeasureOutcome]) -> Decimal | None:
+        """How far it is met, negative when it is not; None when there is no score to judge by."""
         score = composite
         if self.measure is not None:
             outcome = outcomes.get(self.measure)
             if outcome is None:
-                raise ContractError(f"measures.{self.measure}: there is no result for it, and a gate asks for it")
+                raise ContractError(f"measures.{self.measure}: there is no result for it, and a condition asks for it")
             score = outcome.score if outcome.denominator >= self.min_denominator else None
         if score is None:
-            return False
+            return None
         if self.at_least is not None:
-            return score >= self.at_least
+            return score - self.at_least
         if self.at_most is not None:
-            return score <= self.at_most
+            return self.at_most - score
         change = score - (self.baseline or ZERO)
-        return change >= self.rises_by if self.rises_by is not None else -change >= (self.falls_by or ZERO)
+        return change - self.rises_by if self.rises_by is not None else -change - (self.falls_by or ZERO)
+
+    def is_met(self, composite: Decimal | None, outcomes: Mapping[str, MeasureOutcome]) -> bool:
+        """Whether it is met; not when there is no score."""
+        margin = self.margin(composite, outcomes)
+        return margin is not None and margin >= 0
 
     def text(self) -> str:
         """The condition in words."""
