@@ -18,6 +18,7 @@ from fhir_gateway.errors import ConfigurationError, Location
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from fhir_gateway.attribution.selection_store import SelectionStore
     from fhir_gateway.attribution.store import DecisionStore
     from fhir_gateway.auth.service import AuthorizationServer
     from fhir_gateway.conformance.definitions import Definitions
@@ -134,6 +135,13 @@ class Gateway:
         from fhir_gateway.attribution.store import DecisionStore
 
         return DecisionStore(self.engine)
+
+    @cached_property
+    def selections(self) -> SelectionStore:
+        """Selections of clinicians that somebody loaded."""
+        from fhir_gateway.attribution.selection_store import SelectionStore
+
+        return SelectionStore(self.engine)
 
     @cached_property
     def settlements(self) -> SettlementStore:

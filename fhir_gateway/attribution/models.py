@@ -25,6 +25,29 @@ class Participant:
     ccns: tuple[str, ...] = ()
     service_area: tuple[str, ...] = ()
 
+    @classmethod
+    def rivals(cls, table: pa.Table) -> tuple[Participant, ...]:
+        """Participants of a table of entity, tin, npi and ccn: a row per number, or per clinician at a practice.
+
+        Whose rows name a TIN and an NPI competes with those clinicians at that TIN alone.
+        """
+        found: dict[tuple[str, str | None], tuple[list[str], list[str], list[str]]] = {}
+        for row in table.select(["entity", "tin", "npi", "ccn"]).to_pylist():
+            at = row["tin"] if row["tin"] and row["npi"] else None
+            numbers = found.setdefault((row["entity"], at), ([], [], []))
+            for name, kept in zip(("tin", "npi", "ccn"), numbers, strict=True):
+                if row[name] and row[name] not in kept[-1:]:
+                    kept.append(row[name])
+        return tuple(
+            cls(
+                entity,
+                (at,) if at else tuple(dict.fromkeys(tins)),
+                tuple(dict.fromkeys(npis)),
+                tuple(dict.fromkeys(ccns)),
+            )
+            for (entity, at), (tins, npis, ccns) in found.items()
+        )
+
 
 _AMOUNT = pa.decimal128(28, 8)
 

@@ -47,6 +47,14 @@ def _arrangement(value: Any) -> Any:
     return ARRANGEMENTS[kind].model_validate(value)
 
 
+#: Tables of a contract that attribution looks at, not an arrangement: the numbers that other organizations compete by,
+#: and the counties of ZIP codes.
+ATTRIBUTION_TABLES: dict[str, pa.Schema] = {
+    "rivals": pa.schema([("entity", pa.string()), ("tin", pa.string()), ("npi", pa.string()), ("ccn", pa.string())]),
+    "counties": pa.schema([("postal_code", pa.string()), ("county", pa.string())]),
+}
+
+
 class Contract(Terms):
     """All terms of a value-based contract between a payer and a provider organization."""
 
@@ -116,7 +124,7 @@ class Contract(Terms):
             raise ContractError(f"attribution.terms: {error.message}", location=where) from error
         given = {
             name: Given.read((folder or Path()) / contract.tables[name].path, schema, name)
-            for name, schema in sorted(contract.table_schemas().items())
+            for name, schema in sorted({**contract.table_schemas(), **contract.attribution_tables()}.items())
         }
         return contract.model_copy(update={"attribution_terms": terms, "given": given})
 
@@ -162,6 +170,7 @@ class Contract(Terms):
                 if name not in self.tables
             ]
         used = {name for terms in self.arrangements for name in terms.needs().tables}
+        used |= set(ATTRIBUTION_TABLES)
         return found + [f"tables.{name}: no arrangement looks at it" for name in self.tables if name not in used]
 
     def table_schemas(self) -> dict[str, pa.Schema]:
@@ -222,10 +231,16 @@ class Contract(Terms):
         """First and last day of the performance period."""
         return self.period.start, self.period.end
 
+    def attribution_tables(self) -> dict[str, pa.Schema]:
+        """Tables that attribution looks at, of those that came with the contract."""
+        return {name: schema for name, schema in ATTRIBUTION_TABLES.items() if name in self.tables}
+
     @property
     def participants(self) -> tuple[Participant, ...]:
-        """The provider as a participant of attribution."""
-        return (Participant(self.provider.entity, self.provider.tins, self.provider.npis),)
+        """The provider as a participant of attribution, and its rivals where the contract has their lists."""
+        party, area = self.provider, self.attribution.service_area
+        ours = Participant(party.entity, party.tins, party.npis, party.ccns, area)
+        return (ours, *(Participant.rivals(self.given["rivals"].table) if "rivals" in self.given else ()))
 
     def roster(
         self, organizations: Mapping[str, str] | None = None, practitioners: Mapping[str, str] | None = None

@@ -51,6 +51,7 @@ class ProviderParty(Party):
     entity: str = Field(pattern=r"^[A-Za-z0-9\-.]{1,64}$")
     tins: tuple[str, ...] = ()
     npis: tuple[str, ...] = ()
+    ccns: tuple[str, ...] = ()
 
 
 class Period(Terms):
@@ -65,6 +66,17 @@ class AttributionReference(Terms):
 
     terms: str
     list_status: Literal["draft", "open", "final"] = "final"
+    selections_from: tuple[Annotated[str, Field(pattern=r"^(loaded|generalPractitioner|roster:.+)$")], ...] = Field(
+        default=("loaded",),
+        description="Where selections come from: loaded from files, Patient.generalPractitioner (the member's), or the"
+        " Group that a source sent for this contract (roster:SOURCE).",
+    )
+    service_area: tuple[str, ...] = Field(
+        default=(), description="Counties and ZIP codes, where the terms look at them."
+    )
+    previous: str | None = Field(default=None, description="Contract whose newest attribution sticky terms stay with.")
+    priority: int = Field(default=100, description="Of contracts of one exclusive group the lowest keeps a member.")
+    exclusive_group: str | None = Field(default=None, description="Contracts of which only one keeps a member.")
 
 
 class TableReference(Terms):

@@ -29,6 +29,8 @@ from fhir_gateway.contracts import COST_COLUMNS, Contract
 from fhir_gateway.db.audience import label, labelled
 from fhir_gateway.errors import ContractError, NotFoundError
 from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs.attribution_facts import known_facts, with_ccns
+from fhir_gateway.jobs.attribution_runs import attributions_folder
 from fhir_gateway.jobs.claim_lines import kept_claim_lines
 from fhir_gateway.jobs.clock import instant
 from fhir_gateway.jobs.people import persons_of
@@ -83,16 +85,21 @@ def attribute(
     lines = kept_lines(gateway, contract, version, contract.claims.paid_through)
     coverage = lake.read("Coverage", COVERAGE_COLUMNS, version=version)
     people = persons_of(gateway, version)
+    known = known_facts(gateway, contract, contract.attribution_terms, version, people)
     attribution = attribute_members(
-        lines,
+        with_ccns(gateway, contract, lines, version),
         coverage,
         contract.attribution_terms,
         contract.dates,
         contract.participants,
+        selections=known.selections,
         members=lake.members(version=version),
         deaths=people.filter(people["died"].is_valid()).select(["member", "died"]),
+        facts=known.facts,
     )
-    attribution, group, digest, key = _serve(gateway, contract, attribution, lines, version, instant(gateway, now))
+    attribution, group, digest, key = _serve(
+        gateway, contract, attribution, lines, version, instant(gateway, now), known.stamps
+    )
     return AttributionReport(contract, attribution, lines, coverage, version, group, digest, key)
 
 
@@ -134,7 +141,13 @@ def organizations(gateway: Gateway, version: int) -> dict[str, str]:
 
 
 def _serve(
-    gateway: Gateway, contract: Contract, attribution: Attribution, lines: pa.Table, version: int, now: datetime
+    gateway: Gateway,
+    contract: Contract,
+    attribution: Attribution,
+    lines: pa.Table,
+    version: int,
+    now: datetime,
+    stamps: Mapping[str, Any],
 ) -> tuple[Attribution, Mapping[str, Any], str, str]:
     """The attribution as decided, the list served, the digest of the decisions, the name of the evidence."""
     tins = contract.provider.tins
@@ -176,8 +189,11 @@ def _serve(
         writing.put_many(groups)
     aligned = decisions.aligned(attribution, contract.provider.entity, decided)
     digest = decisions.digest(standing)
-    key = hashlib.sha256(f"{contract.digest} {version} {digest}".rstrip().encode()).hexdigest()[:16]
+    outside = orjson.dumps(stamps, option=orjson.OPT_SORT_KEYS).decode() if stamps else ""
+    key = hashlib.sha256(f"{contract.digest} {version} {digest} {outside}".rstrip().encode()).hexdigest()[:16]
     header = {"contract": contract.digest, "lake_version": version, "computed": now.isoformat(), "decisions": digest}
+    header |= {"terms": attribution.terms.rule, "terms_digest": attribution.terms.digest, "rivals": attribution.rivals}
+    header |= {"period": [day.isoformat() for day in attribution.period], **stamps}
     _keep(attributions_folder(gateway, contract.id) / key, aligned, _services(contract, lines), header)
     return aligned, gateway.resources.read("Group", contract.id).json(), digest, key
 
@@ -203,11 +219,6 @@ def _decide(
         surviving=lambda person: surviving.get(person, person),
         final={tin for name, tin in lists.items() if name in final},
     ), final
-
-
-def attributions_folder(gateway: Gateway, contract_id: str) -> Path:
-    """Where the evidence of a contract's attributions is kept."""
-    return gateway.data_folder / "attributions" / contract_id
 
 
 def _services(contract: Contract, lines: pa.Table) -> pa.Table:

@@ -16,7 +16,7 @@ from fhir_gateway.db.audience import Audience
 from fhir_gateway.db.resources import ResourceStore
 from fhir_gateway.errors import InputError
 from fhir_gateway.factory import Gateway
-from fhir_gateway.jobs.attribute import attributions_folder
+from fhir_gateway.jobs.attribution_runs import attributions_folder
 
 _MOST = 20
 """Resources that one identifier may find; more is no identifier."""

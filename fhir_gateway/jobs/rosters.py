@@ -63,7 +63,7 @@ def of_csv(gateway: Gateway, content: bytes) -> pa.Table:
     numbers = list(zip(table["member_system"].to_pylist(), table["member_id"].to_pylist(), strict=True))
     if any(value is None for _, value in numbers):
         raise InputError("a line has no member_id", location=Location(rule="csv"))
-    persons = _persons(gateway, numbers)
+    persons = persons_of_numbers(gateway, numbers)
     columns = [
         table["member_id"],
         pa.array([persons.get(one) for one in numbers], pa.string()),
@@ -75,7 +75,7 @@ def of_csv(gateway: Gateway, content: bytes) -> pa.Table:
 def of_group(gateway: Gateway, group: Mapping[str, Any]) -> pa.Table:
     """A roster as an ATR Group whose members are ours by reference, or named by their member numbers."""
     numbers = [_identifier(one.get("entity")) for one in _members(group)]
-    persons = _persons(gateway, [one for one in numbers if one is not None])
+    persons = persons_of_numbers(gateway, [one for one in numbers if one is not None])
     known = _Known(gateway, group)
     rows = []
     for one, number in zip(_members(group), numbers, strict=True):
@@ -196,7 +196,9 @@ def _table(rows: Sequence[tuple[str | None, ...]]) -> pa.Table:
     return pa.table([pa.array(column, pa.string()) for column in columns], schema=ROSTER_SCHEMA)
 
 
-def _persons(gateway: Gateway, numbers: Iterable[tuple[str | None, str]]) -> dict[tuple[str | None, str], str]:
+def persons_of_numbers(
+    gateway: Gateway, numbers: Iterable[tuple[str | None, str]]
+) -> dict[tuple[str | None, str], str]:
     """Persons by member number (Patient or Coverage identifiers); a number of several persons is nobody's."""
     wanted = list(dict.fromkeys(numbers))
     values = sorted({value for _, value in wanted})

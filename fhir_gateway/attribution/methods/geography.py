@@ -1,6 +1,6 @@
 """Geography: members belong to the entity in whose area they live, by county or ZIP code of their latest address.
 
-Counties of ZIP codes come with the residence (:func:`fhir_gateway.attribution.residence.with_counties`). Who lives in
+Counties of ZIP codes come with the residence (:func:`fhir_gateway.attribution.residence.residences`). Who lives in
 the areas of several entities stays unattributed (``tie``).
 """
 

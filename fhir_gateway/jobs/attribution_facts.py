@@ -1,0 +1,99 @@
+"""What attribution looks at beside claims and Coverage: selections, residence, births, clinicians, who won before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fhir_gateway.attribution import AttributionTerms, Facts
+from fhir_gateway.attribution.eligibility import BIRTH_SCHEMA
+from fhir_gateway.attribution.residence import ADDRESS_COLUMNS, residences
+from fhir_gateway.attribution.services import PROVIDER_SCHEMA
+from fhir_gateway.contracts import Contract
+from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs.attribution_runs import newest_evidence
+from fhir_gateway.jobs.selections import selections_of
+from fhir_gateway.lake.claims import directory
+
+#: Identifier systems of CMS certification numbers of facilities.
+CCN_SYSTEMS = ("http://hl7.org/fhir/sid/us-ccn", "urn:oid:2.16.840.1.113883.4.336")
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Facts and selections for an attribution; ``stamps`` name those that are not in the lake nor in the contract."""
+
+    facts: Facts
+    selections: pa.Table
+    stamps: Mapping[str, Any]
+
+
+def known_facts(gateway: Gateway, contract: Contract, terms: AttributionTerms, version: int, people: pa.Table) -> Known:
+    """All that a contract's attribution needs to know of its members and clinicians."""
+    selections, programmes, batches = selections_of(gateway, contract, version)
+    stamps: dict[str, Any] = {"selections": batches} if batches else {}
+    residence = None
+    rule = terms.eligibility
+    if rule.countries or rule.service_area or "geography" in terms.methods:
+        counties = contract.given["counties"].table if "counties" in contract.given else None
+        residence = residences(gateway.lake.read("Patient", list(ADDRESS_COLUMNS), version=version), counties)
+    previous = None
+    if contract.attribution.previous and terms.stickiness:
+        found = newest_evidence(gateway, contract.attribution.previous)
+        if found is not None:
+            previous = pq.read_table(found / "members.parquet")
+            stamps["previous"] = f"{contract.attribution.previous}/{found.name}"
+    born = people.filter(people["birth_date"].is_valid()).select(["member", "birth_date"])
+    return Known(
+        Facts(
+            residence=residence,
+            programmes=programmes,
+            births=born.rename_columns(["member", "born"]).cast(BIRTH_SCHEMA),
+            providers=clinicians(gateway, version),
+            previous=previous,
+        ),
+        selections,
+        stamps,
+    )
+
+
+def clinicians(gateway: Gateway, version: int) -> pa.Table:
+    """Clinicians of the directories (``PROVIDER_SCHEMA``): of which practice and specialty each is."""
+    with duckdb.connect() as connection:
+        connection.register("directory", directory(gateway.lake, version))
+        found = connection.sql(
+            """
+            SELECT DISTINCT npi, tin, specialty, NULL::DATE AS start, NULL::DATE AS "end" FROM directory
+            WHERE npi IS NOT NULL AND (tin IS NOT NULL OR specialty IS NOT NULL) AND reference NOT LIKE 'Organization/%'
+            ORDER BY ALL
+            """
+        ).to_arrow_table()
+    return found.cast(PROVIDER_SCHEMA)
+
+
+def with_ccns(gateway: Gateway, contract: Contract, lines: pa.Table, version: int) -> pa.Table:
+    """Claim lines with the CCN of their facility, where the terms or the contract know facilities by CCN."""
+    terms = contract.attribution_terms
+    by_ccn = terms is not None and any(one.ccns for one in terms.facility_services)
+    if not by_ccn and not any(one.ccns for one in contract.participants):
+        return lines
+    with duckdb.connect() as connection:
+        connection.register("organizations", gateway.lake.read("Organization", ["identifier"], version=version))
+        connection.register("lines", lines)
+        return connection.sql(
+            """
+            WITH facilities AS (
+              SELECT _source AS source, 'Organization/' || id AS organization, min(i.value) AS ccn
+              FROM (SELECT _source, id, unnest(identifier) AS i FROM organizations)
+              WHERE list_contains($systems, i.system) GROUP BY ALL
+            )
+            SELECT l.*, CASE WHEN l.bill_type IS NOT NULL THEN f.ccn END AS ccn
+            FROM lines l LEFT JOIN facilities f ON f.source = l.source AND f.organization = l.organization
+            """,
+            params={"systems": list(CCN_SYSTEMS)},
+        ).to_arrow_table()
