@@ -66,7 +66,7 @@ def _check_measures(table: Table) -> Report:
         if ratio is None:
             continue
         name = f"{hospital(row, table)} {tables.cell(row, 'Measure Name', 'Measure ID', 'Measure')}"
-        if predicted is None or expected is None:
+        if predicted is None or not expected:
             report.skip(name, "a ratio without its rates")
             continue
         computed = _like(engine.excess_ratio(predicted, expected), ratio)

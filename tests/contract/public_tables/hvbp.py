@@ -17,6 +17,7 @@ from pathlib import Path
 
 from fhir_gateway.contracts.scoring import hospital_vbp as engine
 from fhir_gateway.contracts.scoring.hospital_vbp import Domain, HospitalVbpYear, Rates
+from fhir_gateway.errors import ContractError
 from tests.contract.public_tables import tables
 from tests.contract.public_tables.folders import fiscal_year, read_all
 from tests.contract.public_tables.report import NotSuchATable, Report, Tally
@@ -90,7 +91,10 @@ def points_of(text: str | None) -> int | None:
 
 
 def _check_year(year: int, found: Sequence[Table]) -> Report:
-    terms = HospitalVbpYear.of(year)
+    try:
+        terms = HospitalVbpYear.of(year)
+    except ContractError as error:
+        raise NotSuchATable(f"FY{year}: {error.message}") from error
     report = Report(f"Hospital Value-Based Purchasing FY{year}: {len(found)} tables")
     hospitals: dict[str, _Hospital] = defaultdict(_Hospital)
     totals = [table for table in found if _published_domains(table)]
@@ -256,7 +260,8 @@ def _check_totals(table: Table, terms: HospitalVbpYear, report: Report, hospital
             published = tables.number(row, column) if column else None
             computed = _domain(hospital, domain)
             if computed is None and not _knows(hospitals, domain):
-                scores[domain.id] = published  # its table is not here: taken as published
+                report.lacks(f"{domain.id} domain score", "no table of its measures; taken as published")
+                scores[domain.id] = published
                 continue
             scores[domain.id] = computed
             if column and published_at_all[column]:
