@@ -125,16 +125,20 @@ class MsspRules(Terms):
 
     def level(self, name: str) -> Level:
         """The level of a name as contracts and results write it; ContractError when there is none."""
-        wanted = _plain(name)
-        for level in self.levels:
-            if wanted in {_plain(level.level), *(_plain(known) for known in level.names)}:
-                return level
-        known = ", ".join(level.level for level in self.levels)
-        raise ContractError(f"level: '{name}' is no level of the Shared Savings Program (there are {known})")
+        found = _levels().get(_plain(name))
+        if found is None:
+            known = ", ".join(level.level for level in self.levels)
+            raise ContractError(f"level: '{name}' is no level of the Shared Savings Program (there are {known})")
+        return found
 
 
 def _plain(name: str) -> str:
     return "".join(character for character in name.lower() if character.isalnum() or character == "+")
+
+
+@cache
+def _levels() -> dict[str, Level]:
+    return {_plain(name): level for level in mssp_rules().levels for name in (level.level, *level.names)}
 
 
 @cache
@@ -145,6 +149,7 @@ def mssp_rules() -> MsspRules:
     return MsspRules.model_validate({name: value for name, value in stated.items() if name != "years"})
 
 
+@cache
 def mssp_year(year: int) -> MsspYear:
     """The rules of a performance year."""
     return programme_year("mssp", year, MsspYear)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from functools import cache
 from typing import Literal
 
 from pydantic import Field
@@ -42,6 +43,7 @@ class ReachYear(ProgrammeYear):
         return self.global_option if risk == "global" else self.professional
 
 
+@cache
 def reach_year(year: int) -> ReachYear:
     """The rules of a performance year."""
     return programme_year("aco_reach", year, ReachYear)

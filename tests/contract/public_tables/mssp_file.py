@@ -80,6 +80,7 @@ class ResultsFile:
             what = "not results of the Shared Savings Program"
             raise NotSuchATable(f"{table.path}: {what}: no column of {', '.join(lacks)}")
         self.year, self.told_by = self._year()
+        self._percents: dict[str, bool] = {}
 
     def _year(self) -> tuple[int, str]:
         for column in ("performance_year", "perf_year", "PY", "year"):
@@ -107,9 +108,11 @@ class ResultsFile:
 
     def in_percent(self, name: str) -> bool:
         """A column without percent signs that has values above 1 (above 0.3 for minimum rates, none is so high)."""
-        bound = D("0.3") if name in MSR else ONE
-        values = [parse(text) for row in self.table.rows if (text := cell(row, name)) and "%" not in text]
-        return any(value is not None and abs(value) > bound for value in values)
+        if name not in self._percents:
+            bound = D("0.3") if name in MSR else ONE
+            values = [parse(text) for row in self.table.rows if (text := cell(row, name)) and "%" not in text]
+            self._percents[name] = any(value is not None and abs(value) > bound for value in values)
+        return self._percents[name]
 
     def _level(self, row: Row) -> Level:
         """The level by its column, or by the flag columns of earlier years; ContractError for an unknown name."""
