@@ -103,7 +103,8 @@ class Results:
         if published is None or text is None:
             return
         score = cell(case.row, "QualScore") if by_score else None
-        agrees = as_published(computed, published, text, self.file.in_percent(column), score)
+        dollar = ONE / case.benchmark if column == "Sav_rate" else D(0)
+        agrees = as_published(computed, published, text, self.file.in_percent(column), score, dollar)
         self.out.tally(quantity).add(case.name, agrees, f"{computed:.6f}", text)
 
     def _minimum_rate(self, case: Case) -> None:

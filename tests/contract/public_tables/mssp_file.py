@@ -19,7 +19,7 @@ from tests.contract.public_tables.report import NotSuchATable
 from tests.contract.public_tables.tables import Table, cell, is_on, key, number, parse
 
 D = Decimal
-ONE = D(1)
+ONE, NOTHING = D(1), D(0)
 Row = Mapping[str, str]
 
 ID = ("ACO_ID", "ACO_Num", "ACO_Name")
@@ -209,14 +209,17 @@ def half_a_unit(text: str | None, percent: bool) -> Decimal:
     return D(5) / D(10) ** (places + 1)
 
 
-def as_published(exact: Decimal, published: Decimal, text: str, percent: bool, score_text: str | None = None) -> bool:
+def as_published(
+    exact: Decimal, published: Decimal, text: str, percent: bool, score_text: str | None = None, slack: Decimal = NOTHING
+) -> bool:
     """Whether a rate, rounded as it was published, is the published one.
 
     Up to four decimals of a fraction (two of a percent) are rounded half up; more are the unrounded rate. A rate that
-    comes of a published score carries half a unit of that score's last place as well.
+    comes of a published score carries half a unit of that score's last place as well; one that comes of rounded
+    amounts, the ``slack`` of those.
     """
     places = _places(text) + (2 if percent or "%" in text else 0)
-    slack = D(5) / D(10) ** (places + 1)
+    slack += D(5) / D(10) ** (places + 1)
     if score_text is not None:
         slack += half_a_unit(score_text, False)
     return abs(exact - published) <= slack + D("1e-9")
