@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from decimal import Decimal
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -33,6 +34,7 @@ class Group:
     readmissions: int
 
 
+_MONEY = ("target", "actual", "counted", "complications", "after_window", "after_complications", "spending")
 _GROUPS = """
 SELECT entity, family, price_group, count(*), sum(target)::VARCHAR, sum(actual)::VARCHAR, sum({counted})::VARCHAR,
   sum(complications)::VARCHAR, sum(after_window)::VARCHAR, sum(after_complications)::VARCHAR, sum(spending)::VARCHAR,
@@ -47,24 +49,12 @@ def groups(episodes: pa.Table, stop_loss: Decimal | None = None) -> list[Group]:
     with duckdb.connect() as connection:
         connection.register("episodes", episodes)
         rows = connection.execute(_GROUPS.format(counted=counted)).fetchall()
-    found = []
-    for (
-        entity,
-        family,
-        group,
-        count,
-        target,
-        actual,
-        within,
-        avoidable,
-        after,
-        after_avoidable,
-        spending,
-        again,
-    ) in rows:
-        amounts = map(Decimal, (target, actual, within, avoidable, after, after_avoidable, spending))
-        found.append(Group(entity, family, group, count, *amounts, again))
-    return found
+    names = [field.name for field in fields(Group)]
+    return [Group(**_typed(dict(zip(names, row, strict=True)))) for row in rows]
+
+
+def _typed(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: Decimal(value) if name in _MONEY else value for name, value in row.items()}
 
 
 def add_population(ledger: Ledger, terms: EpisodeTerms, reckoned: Reckoned) -> Number:

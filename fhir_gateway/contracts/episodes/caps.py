@@ -124,7 +124,7 @@ def applied(table: pa.Table, found: pa.Table, cap: Cap | None) -> pa.Table:
         return connection.sql(
             """
             SELECT e.*, b.low, b.high,
-              greatest(least(e.actual, coalesce(b.high, e.actual)), coalesce(b.low, e.actual)) AS capped
+              greatest(least(e.actual, b.high), b.low) AS capped -- an empty bound does not bind
             FROM episodes e LEFT JOIN bounds b ON b.price_group = e.price_group
               AND b.period = CASE WHEN $by_baseline AND e.period = $performance THEN 'baseline' ELSE e.period END
             ORDER BY episode, period

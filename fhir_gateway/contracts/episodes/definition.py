@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import date, timedelta
+from functools import cache
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
@@ -187,6 +188,7 @@ class Definition(Terms):
 ANCHOR = "anchor"
 
 
+@cache
 def shipped_definition(programme: str) -> Definition:
     """The definition of a programme of ``models/``."""
     return Definition.model_validate(shipped(programme)["episode"])

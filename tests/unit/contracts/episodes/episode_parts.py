@@ -42,7 +42,9 @@ def line(member: str, claim: str, start: str, paid: str | int, **more: Any) -> d
     return row | more
 
 
-def stay(member: str, claim: str, start: str, thru: str, paid: str | int, drg: str | None, **more: Any) -> dict[str, Any]:
+def stay(
+    member: str, claim: str, start: str, thru: str, paid: str | int, drg: str | None, **more: Any
+) -> dict[str, Any]:
     """An inpatient claim of one line."""
     kind = {"claim_type": "inpatient", "bill_type": "111", "drg": drg, "organization": "Organization/a"}
     return line(member, claim, start, paid, thru=thru, **(kind | more))
@@ -58,7 +60,11 @@ def definition(**changes: Any) -> Definition:
     stated = {
         "triggers": [
             {"family": "LEJR", "match": {"claim_type": ["inpatient"], "drg": ["469-470"]}},
-            {"family": "LEJR", "price": "470", "match": {"claim_type": ["outpatient"], "procedure": ["27130", "27447"]}},
+            {
+                "family": "LEJR",
+                "price": "470",
+                "match": {"claim_type": ["outpatient"], "procedure": ["27130", "27447"]},
+            },
         ],
         "window": {"days": 30},
         "services": [
