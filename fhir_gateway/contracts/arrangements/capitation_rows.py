@@ -16,6 +16,7 @@ from fhir_gateway.attribution import ledger
 from fhir_gateway.contracts.arrangements.capitation_terms import AddOn, GeoTerms, KickPayment, RetroTerms, RiskTerms
 from fhir_gateway.contracts.audit import AMOUNT, AUDIT_SCHEMA, connect, places, text
 from fhir_gateway.contracts.cells import CellTerms, find_cells
+from fhir_gateway.contracts.events import spaced_events
 from fhir_gateway.contracts.service_categories import matching
 from fhir_gateway.errors import ContractError
 
@@ -175,15 +176,13 @@ def kick_rows(
                 f" WHERE NOT denied AND service_from <= $end AND {condition}",
                 {**values, "end": period[1]},
             )
-            paid = paid_events(connection, f"events{number}", kick.every_months)
-            connection.register("paid", paid)
             tables.append(
                 connection.sql(
                     f"""
                     SELECT member, month, 'kick.{kick.id}' AS rule, NULL::VARCHAR AS cell, 1 AS quantity,
                       $amount::DECIMAL(28, 8) AS rate, 1 AS factor, $amount::DECIMAL(28, 8) AS amount,
                       'paid' AS status, NULL::VARCHAR AS reason
-                    FROM paid JOIN months USING (member)
+                    FROM ({spaced_events(f"events{number}", ("member",), kick.every_months)}) JOIN months USING (member)
                     WHERE month = date_trunc('month', day) AND months > 0 AND day BETWEEN $start AND $end
                     """,  # noqa: S608 the id is checked by its terms
                     params={"amount": places(kick.amount), "start": period[0], "end": period[1]},
@@ -192,26 +191,6 @@ def kick_rows(
                 .cast(AUDIT_SCHEMA)
             )
     return pa.concat_tables(tables)
-
-
-def paid_events(connection: duckdb.DuckDBPyConnection, events: str, every_months: int) -> pa.Table:
-    """Of ``events`` (member, day) those that pay: the first, then each that is ``every_months`` after one that paid.
-
-    As many passes as the member with most payments has; each pass is over all members.
-    """
-    found = []
-    connection.execute(f"CREATE OR REPLACE TEMP TABLE waiting AS SELECT member, day FROM {events}")  # noqa: S608
-    while True:
-        first = connection.sql("SELECT member, min(day) AS day FROM waiting GROUP BY member").to_arrow_table()
-        found.append(first)
-        if not first.num_rows:
-            return pa.concat_tables(found)
-        connection.register("first_of_each", first)
-        connection.execute(
-            "CREATE OR REPLACE TEMP TABLE waiting AS SELECT w.member, w.day FROM waiting w"  # noqa: S608
-            f" JOIN first_of_each f USING (member) WHERE w.day >= f.day + to_months({every_months})"
-        )
-        connection.unregister("first_of_each")
 
 
 def post_differences(rows: pa.Table, posted: pa.Table, retro: RetroTerms) -> pa.Table:
