@@ -68,14 +68,14 @@ def settle(
     cut = _cut(Contract.load(path), interim)
     attributed = attribute(gateway, contract_name, now=moment, progress=progress)
     contract = attributed.contract
-    kept = register(gateway, path, contract, moment)
     results = results_of(gateway, contract, attributed.lake_version, moment, progress)
     if progress:
         progress(PullProgress("settle", contract.title))
     settlement = compute(gateway, attributed, results, cut)
+    register(gateway, path, contract, moment)
     report = _serve(gateway, attributed, settlement, results, moment)
     run = _record(gateway, attributed, settlement, report, cut, moment, by or f"prompt:{getpass.getuser()}", reason)
-    return SettlementReport(Contract.load(kept), attributed, settlement, report, run)
+    return SettlementReport(contract, attributed, settlement, report, run)
 
 
 def compute(

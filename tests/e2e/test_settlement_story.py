@@ -1,0 +1,181 @@
+"""A year of a contract: interim settlements, the final one, notice, a dispute, an amendment; nothing is ever edited."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fhir_gateway.config import Settings
+from fhir_gateway.contracts import Contract
+from fhir_gateway.errors import ConflictError, ContractError, NotFoundError
+from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs.contract_versions import registered
+from fhir_gateway.jobs.lists import Caller, Named, remove
+from fhir_gateway.jobs.pull import pull_files
+from fhir_gateway.jobs.settle import settle, statement, statements_folder
+from fhir_gateway.jobs.settlement_runs import (
+    calendar_of,
+    decide_dispute,
+    finalise,
+    notify,
+    open_dispute,
+    recompute,
+    settled,
+)
+from fhir_gateway.sandbox.population import generate
+
+SPRING = datetime(2025, 8, 1, tzinfo=UTC)
+AFTER = datetime(2026, 4, 1, tzinfo=UTC)
+TIN_SYSTEM = "urn:oid:2.16.840.1.113883.4.4"
+
+
+@pytest.fixture(scope="module")
+def population(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("population") / "all"
+    generate(folder, patients=120, seed=5, year=2025)
+    return folder
+
+
+@pytest.fixture
+def gateway(population: Path, tmp_path: Path) -> Gateway:
+    gateway = Gateway(Settings(data_dir=tmp_path / "gateway", lake_buckets=2))
+    for source in ("ehr", "payer"):
+        pull_files(gateway, [population / source], source)
+    return gateway
+
+
+@pytest.fixture
+def terms(population: Path) -> dict[str, Any]:
+    tins = [one["tin"] for one in json.loads((population / "roster.json").read_text())["practices"]]
+    return {
+        "id": "savings-2025",
+        "url": "https://payer.example/contracts/savings-2025",
+        "version": "1",
+        "title": "Shared savings 2025",
+        "identifier": {"system": "https://payer.example/contracts", "value": "savings-2025"},
+        "line_of_business": "private",
+        "hcp_lan": "3B",
+        "payer": {"name": "Plan", "identifier": {"system": TIN_SYSTEM, "value": "000000000"}},
+        "provider": {
+            "name": "Clinics",
+            "entity": "clinics",
+            "tins": tins,
+            "identifier": {"system": TIN_SYSTEM, "value": tins[0]},
+        },
+        "period": {"start": "2025-01-01", "end": "2025-12-31"},
+        "attribution": {"terms": "commercial-primary-care"},
+        "claims": {"paid_through": "2026-03-31"},
+        "calendar": {"interim": "semiannual", "interim_share": "0.5", "dispute_days": 45, "review_days": 30},
+        "distributions": [{"arrangement": "ss", "by": "tin", "weight": "member_months", "reserve": "0.1"}],
+        "arrangements": [
+            {
+                "kind": "shared_savings",
+                "id": "ss",
+                "pool": "total cost",
+                "target": {"kind": "pmpm", "amount": "2000"},
+                "rate": "0.5",
+            }
+        ],
+    }
+
+
+def write(folder: Path, terms: dict[str, Any]) -> str:
+    path = folder / "contract.json"
+    path.write_text(json.dumps(terms))
+    return str(path)
+
+
+def test_a_year_of_a_contract(gateway: Gateway, tmp_path: Path, terms: dict[str, Any]) -> None:
+    contract = write(tmp_path, terms)
+    with pytest.raises(ContractError, match="no cut of this contract's"):
+        settle(gateway, contract, now=SPRING, interim=date(2025, 3, 31))
+    interim = settle(gateway, contract, now=SPRING, interim=date(2025, 6, 30))
+    half = interim.settlement.total
+    assert half > 0
+    assert interim.run.state == "interim"
+    assert interim.run.posted == (half / 2).quantize(Decimal("0.01"), rounding="ROUND_HALF_UP")
+    assert interim.settlement.period == (date(2025, 1, 1), date(2025, 6, 30))
+
+    final = settle(gateway, contract, now=AFTER)
+    assert final.settlement.total > half
+    assert final.run.kind == "final"
+    assert final.run.posted == final.settlement.total - interim.run.posted
+    assert sum(gateway.settlements.owed("savings-2025").values()) == final.settlement.total
+    again = settle(gateway, contract, now=AFTER)
+    assert again.run == final.run
+    assert len(gateway.settlements.runs("savings-2025")) == 2
+
+    shared = [line for line in final.settlement.lines if ".distribution." in line.id]
+    assert len(shared) > 1
+    assert sum(line.value or 0 for line in shared) == final.settlement.total
+
+    for run in (interim.run, final.run):
+        made = recompute(gateway, run.id)
+        assert made.same, made.differing
+
+    with pytest.raises(ConflictError, match="after its notice"):
+        open_dispute(gateway, final.run.id, "ss.cost", "claims", Decimal(10), "Too high.", "provider", AFTER)
+    notify(gateway, final.run.id, AFTER)
+    due = calendar_of(gateway, final.run.id)
+    assert due is not None
+    assert (due.review, due.dispute, due.payment) == (date(2026, 5, 1), date(2026, 5, 16), date(2026, 5, 1))
+    with pytest.raises(ConflictError, match="its review ends on 2026-05-01"):
+        finalise(gateway, final.run.id, AFTER)
+    with pytest.raises(NotFoundError, match="has no line"):
+        open_dispute(gateway, final.run.id, "ss.nothing", "claims", Decimal(10), "Which?", "provider", AFTER)
+    late = datetime(2026, 5, 17, tzinfo=UTC)
+    with pytest.raises(ConflictError, match="until 2026-05-16"):
+        open_dispute(gateway, final.run.id, "ss.cost", "claims", Decimal(10), "Too high.", "provider", late)
+
+    dispute = open_dispute(
+        gateway, final.run.id, "ss.members", "attribution", Decimal(500), "One was not ours.", "provider", AFTER
+    )
+    assert [line["id"] for line in dispute.evidence["lines"]] == ["ss.members"]
+    with pytest.raises(ConflictError, match=r"1 dispute\(s\) about it are open"):
+        finalise(gateway, final.run.id, late)
+    group = gateway.resources.read("Group", "savings-2025").json()
+    patient = group["member"][0]["entity"]["reference"].split("/")[1]
+    remove(gateway, "savings-2025", Named(patient=patient), Caller(by="payer", why="dispute"))
+    decided = decide_dispute(
+        gateway, dispute.id, "upheld", "He moved away.", "payer", datetime(2026, 5, 2, tzinfo=UTC), corrected=contract
+    )
+    assert decided.amendment is not None
+    amendment, _, corrected = settled(gateway, decided.amendment)
+    assert amendment.kind == "amendment"
+    assert amendment.amends == final.run.id
+    assert corrected.line("ss.members").value == (final.settlement.line("ss.members").value or 0) - 1
+    assert decided.delta == amendment.posted == corrected.total - final.settlement.total
+    assert gateway.settlements.run(final.run.id).state == "superseded"
+    assert sum(gateway.settlements.owed("savings-2025").values()) == corrected.total
+    assert gateway.settlements.dispute(dispute.id) == decided
+    with pytest.raises(ConflictError, match="this dispute is upheld"):
+        decide_dispute(gateway, dispute.id, "rejected", "No.", "payer", late)
+    assert recompute(gateway, final.run.id).same  # what was settled then can still be made as of then
+
+    notify(gateway, amendment.id, late)
+    assert finalise(gateway, amendment.id, late, agreed=True).state == "final"
+
+
+def test_an_amended_contract_is_a_new_version(gateway: Gateway, tmp_path: Path, terms: dict[str, Any]) -> None:
+    contract = write(tmp_path, terms)
+    first = settle(gateway, contract, now=AFTER)
+    terms["arrangements"][0]["rate"] = "0.6"
+    write(tmp_path, terms)
+    with pytest.raises(ConflictError, match="an amendment is a new version"):
+        settle(gateway, contract, now=AFTER)
+    terms["version"] = "2"
+    write(tmp_path, terms)
+    second = settle(gateway, contract, now=AFTER)
+    assert second.settlement.total == first.settlement.total / Decimal("0.5") * Decimal("0.6")
+    assert second.run.posted == second.settlement.total - first.settlement.total
+    assert [one["version"] for one in gateway.settlements.versions("savings-2025")] == ["1", "2"]
+    assert registered(gateway, "savings-2025", "1").digest == first.contract.digest
+    kept = statements_folder(gateway, "savings-2025") / f"{first.run.id}.json"
+    assert kept.read_bytes() == statement(first.settlement)
+    assert recompute(gateway, first.run.id).same
+    assert Contract.load(contract).digest == second.contract.digest
