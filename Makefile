@@ -65,8 +65,9 @@ docs: install ## Check that documentation and generated files agree with the cod
 pages: install ## Write the generated parts of docs/ anew
 	@$(BIN)/python -m tests.support.pages
 
-openapi: install ## Write openapi/openapi.json anew
+openapi: install ## Write openapi/openapi.json and openapi/contract.schema.json anew
 	@$(BIN)/python -m fhir_gateway.server.openapi
+	@$(BIN)/python -m fhir_gateway.contracts.schema
 
 lock: install ## Write requirements.lock anew from pyproject.toml
 	@$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --upgrade --quiet \

@@ -206,7 +206,7 @@ class Gateway:
         return _content(name, self.measures_folder, "measure package")
 
     def contract(self, name: str) -> Path:
-        """A contract by path, or by its name in the contracts folder (with or without ``.toml``)."""
+        """A contract by path, or by its name in the contracts folder (with or without its suffix)."""
         return _content(name, self.contracts_folder, "contract")
 
     @cached_property
@@ -248,7 +248,8 @@ class Gateway:
 
 
 def _content(name: str, folder: Path, what: str) -> Path:
-    for path in (Path(name), folder / name, folder / f"{name}.toml") if name else ():
+    suffixes = ("", ".toml", ".yaml", ".yml", ".json")
+    for path in (Path(name), *(folder / f"{name}{suffix}" for suffix in suffixes)) if name else ():
         if path.exists() and (path.is_file() or what == "measure package"):
             return path
     known = (

@@ -13,6 +13,7 @@ import typer
 from fhir_gateway.cli import (
     audit,
     client,
+    contract,
     endpoint,
     explain,
     guide,
@@ -44,6 +45,7 @@ app.add_typer(client.app, name="client")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(roster.app, name="roster")
+app.add_typer(contract.app, name="contract")
 app.add_typer(persons.app, name="persons")
 app.add_typer(terminology.app, name="terminology")
 app.add_typer(measure.app, name="measure")

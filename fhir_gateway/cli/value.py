@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Annotated, Any
 
 import typer
@@ -66,6 +66,13 @@ def parse_instant(text: str | None) -> datetime | None:
     return moment
 
 
+def _day(option: str, text: str | None) -> date | None:
+    try:
+        return None if text is None else date.fromisoformat(text)
+    except ValueError:
+        raise ConfigurationError(f"{option} is a day such as 2025-03-31") from None
+
+
 def attribute(
     command: typer.Context,
     contract: Annotated[str, typer.Argument(help="A contract (path or name).")],
@@ -100,6 +107,7 @@ def settle(
     contract: Annotated[str, typer.Argument(help="A contract (path or name).")],
     now: Annotated[str | None, typer.Option(help="Instant of the settlement, with offset; default: now.")] = None,
     explain: Annotated[bool, typer.Option(help="Show every number that each payment comes from.")] = False,
+    interim: Annotated[str | None, typer.Option(help="Settle up to this cut of the contract's calendar.")] = None,
     background: Annotated[bool, typer.Option(help="Leave it to a worker or the server.")] = False,
 ) -> None:
     """Settle a contract for its period, and serve the performance report."""
@@ -107,10 +115,14 @@ def settle(
 
     here = context(command)
     if background:
+        if interim is not None:
+            raise ConfigurationError("an interim settlement is made at once, not in the background")
         calculate_later(here, "settle", contract=contract, now=parse_instant(now))
         return
     with here.output.progress() as progress:
-        report = job.settle(here.gateway, contract, now=parse_instant(now), progress=progress)
+        report = job.settle(
+            here.gateway, contract, now=parse_instant(now), progress=progress, interim=_day("--interim", interim)
+        )
     settlement = report.settlement
     if here.output.json:
         here.output.value({"report": report.report, **settlement.to_dict()})
@@ -125,4 +137,4 @@ def settle(
             here.output.say(settlement.explain(line.id))
     owed = "owes the provider" if settlement.total >= 0 else "is owed by the provider"
     here.output.say(f"{report.contract.payer.name} {owed} {abs(settlement.total):,} {settlement.currency}")
-    here.output.say(f"report: MeasureReport/{report.report}")
+    here.output.say(f"report: MeasureReport/{report.report}; posted: {report.run.posted:,} {settlement.currency}")

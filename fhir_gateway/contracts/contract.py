@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 import pyarrow as pa
 from pydantic import BeforeValidator, Field, InstanceOf, SerializeAsAny, ValidationError
+from pydantic.json_schema import SkipJsonSchema
 
 from fhir_gateway.attribution import AttributionTerms, Participant, Roster
 from fhir_gateway.contracts import scoring
@@ -83,8 +84,8 @@ class Contract(Terms):
     tables: dict[str, TableReference] = Field(
         default={}, description="Tables (CSV) that arrangements look at: rates, weights, peer groups, assessments."
     )
-    attribution_terms: AttributionTerms | None = Field(default=None, exclude=True)
-    given: Mapping[str, InstanceOf[Given]] = Field(default={}, exclude=True)
+    attribution_terms: SkipJsonSchema[AttributionTerms | None] = Field(default=None, exclude=True)
+    given: SkipJsonSchema[Mapping[str, InstanceOf[Given]]] = Field(default={}, exclude=True)
 
     @classmethod
     def load(cls, path: Path | str, known_measures: Collection[str] | None = None) -> Self:

@@ -11,7 +11,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,8 @@ class AttributionReport:
     """Attribution under a contract: the evidence, what it was computed from, and the roster served.
 
     ``lines`` has the columns that attribution and settlement look at. ``decisions`` is a digest of the decisions that
-    were applied, empty when there are none. ``evidence`` names what is kept of it (:func:`kept_attribution`).
+    were applied, empty when there are none. ``evidence`` names what is kept of it (:func:`kept_attribution`),
+    ``rested_on`` what else than the lake it was computed from.
     """
 
     contract: Contract
@@ -55,6 +56,7 @@ class AttributionReport:
     group: Mapping[str, Any]
     decisions: str = ""
     evidence: str = ""
+    rested_on: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def members(self) -> pa.Array:
@@ -77,11 +79,20 @@ def attribute(
     roster comes, and no new version of it.
     """
     contract = Contract.load(gateway.contract(contract_name))
+    if progress:
+        progress(PullProgress("attribute", contract.title))
+    found = computed(gateway, contract)
+    attribution, group, digest, key = _serve(
+        gateway, contract, found.attribution, found.lines, found.lake_version, instant(gateway, now), found.rested_on
+    )
+    return replace(found, attribution=attribution, group=group, decisions=digest, evidence=key)
+
+
+def computed(gateway: Gateway, contract: Contract) -> AttributionReport:
+    """Attribution on the newest lake version, without anybody's decisions; nothing is written or served."""
     if contract.attribution_terms is None:
         raise ContractError("attribution.terms: none were loaded")
     lake, version = gateway.lake, gateway.lake.version
-    if progress:
-        progress(PullProgress("attribute", contract.title))
     lines = kept_lines(gateway, contract, version, contract.claims.paid_through)
     coverage = lake.read("Coverage", COVERAGE_COLUMNS, version=version)
     people = persons_of(gateway, version)
@@ -97,10 +108,7 @@ def attribute(
         deaths=people.filter(people["died"].is_valid()).select(["member", "died"]),
         facts=known.facts,
     )
-    attribution, group, digest, key = _serve(
-        gateway, contract, attribution, lines, version, instant(gateway, now), known.stamps
-    )
-    return AttributionReport(contract, attribution, lines, coverage, version, group, digest, key)
+    return AttributionReport(contract, attribution, lines, coverage, version, {}, rested_on=known.stamps)
 
 
 def kept_lines(gateway: Gateway, contract: Contract, version: int, paid_through: date) -> pa.Table:

@@ -15,7 +15,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fhir_gateway.contracts import Contract, Settlement, collect
+from fhir_gateway.contracts import Contract, Settlement, SettlementInputs, collect
 from fhir_gateway.contracts import settle as settle_contract
 from fhir_gateway.contracts.calendar import Cut
 from fhir_gateway.contracts.inputs import measure_scores
@@ -82,6 +82,13 @@ def compute(
     gateway: Gateway, attributed: AttributionReport, results: dict[str, MeasureResult], cut: Cut | None
 ) -> Settlement:
     """The settlement of an attribution and measure results: nothing is written."""
+    return settle_contract(attributed.contract, inputs_of(gateway, attributed, results, cut))
+
+
+def inputs_of(
+    gateway: Gateway, attributed: AttributionReport, results: dict[str, MeasureResult], cut: Cut | None = None
+) -> SettlementInputs:
+    """What an attribution and measure results are settled from."""
     contract, members = attributed.contract, attributed.members
     terms = contract.claims
     paid_through = terms.paid_through if cut is None else cut.paid_through
@@ -96,7 +103,7 @@ def compute(
         stamps[f"measure.{name}.terminology"] = result.terminology_hash
         stamps[f"measure.{name}.evaluated_at"] = result.evaluated_at.isoformat()
     distinct = {id(result): result for result in results.values()}
-    inputs = collect(
+    return collect(
         contract,
         attributed.attribution,
         _lines(gateway, attributed, cut),
@@ -106,7 +113,6 @@ def compute(
         persons_of(gateway, attributed.lake_version) if contract.needs() else None,
         cut,
     )
-    return settle_contract(contract, inputs)
 
 
 def statements_folder(gateway: Gateway, contract_id: str) -> Path:

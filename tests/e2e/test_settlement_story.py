@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from fhir_gateway.cli.app import app
 from fhir_gateway.config import Settings
 from fhir_gateway.contracts import Contract
 from fhir_gateway.errors import ConflictError, ContractError, NotFoundError
@@ -27,6 +29,7 @@ from fhir_gateway.jobs.settlement_runs import (
     recompute,
     settled,
 )
+from fhir_gateway.jobs.what_if import project, what_if
 from fhir_gateway.sandbox.population import generate
 
 SPRING = datetime(2025, 8, 1, tzinfo=UTC)
@@ -179,3 +182,70 @@ def test_an_amended_contract_is_a_new_version(gateway: Gateway, tmp_path: Path, 
     assert kept.read_bytes() == statement(first.settlement)
     assert recompute(gateway, first.run.id).same
     assert Contract.load(contract).digest == second.contract.digest
+
+
+def test_what_if_and_projection_keep_nothing(gateway: Gateway, tmp_path: Path, terms: dict[str, Any]) -> None:
+    contract = write(tmp_path, terms)
+    settled_as_agreed = settle(gateway, contract, now=AFTER).settlement.total
+    before = (gateway.settlements.runs(), gateway.resources.counts())
+    other = {**terms, "id": "p4p-2025", "url": "https://payer.example/contracts/p4p-2025"}
+    other["arrangements"] = [{**terms["arrangements"][0], "rate": "0.25"}]
+    (tmp_path / "beside.json").write_text(json.dumps(other))
+    found = what_if(
+        gateway,
+        contract,
+        {"generous": {"arrangements.ss.rate": Decimal("0.75")}, "fewer claims": {"claims.truncation": 5000}},
+        [str(tmp_path / "beside.json")],
+        now=AFTER,
+    )
+    totals = {one.name: one.settlement.total for one in found}
+    assert totals["as agreed"] == settled_as_agreed
+    assert abs(totals["generous"] - settled_as_agreed * Decimal("1.5")) <= Decimal("0.01")
+    assert totals["fewer claims"] > settled_as_agreed
+    assert abs(totals["beside"] - settled_as_agreed / 2) <= Decimal("0.01")
+    with pytest.raises(ContractError, match="there is none of that id"):
+        what_if(gateway, contract, {"x": {"arrangements.none.rate": 1}}, now=AFTER)
+
+    ahead = project(gateway, contract, date(2025, 9, 30), now=AFTER)
+    assert ahead.months_left == 3
+    assert ahead.paid + ahead.ibnr + ahead.to_come == ahead.cost
+    assert ahead.ibnr >= 0
+    assert ahead.cost_low <= ahead.cost <= ahead.cost_high
+    assert ahead.total_at_low_cost >= ahead.total >= ahead.total_at_high_cost
+    with pytest.raises(ContractError, match="its day lies in the period"):
+        project(gateway, contract, date(2025, 12, 31), now=AFTER)
+    assert (gateway.settlements.runs(), gateway.resources.counts()) == before
+
+
+def test_the_prompt(gateway: Gateway, tmp_path: Path, terms: dict[str, Any]) -> None:
+    contract = write(tmp_path, terms)
+    data = str(gateway.settings.data_dir)
+
+    def ask(*words: str) -> Any:
+        answer = CliRunner().invoke(app, ["--json", "--data-dir", data, *words], catch_exceptions=False)
+        assert answer.exit_code == 0, answer.output
+        return json.loads(answer.stdout) if answer.stdout.strip() else None
+
+    assert ask("contract", "check", contract)[0]["kind"] == "shared_savings"
+    run = ask("settle", contract, "--now", AFTER.isoformat())["report"]
+    due = ask("contract", "notify", run, "--now", AFTER.isoformat())
+    assert due["dispute"] == "2026-05-16"
+    words = ("--reason", "claims", "--amount", "12.50", "--text", "Not ours.", "--now", AFTER.isoformat())
+    dispute = ask("contract", "dispute", run, "ss.cost", *words)
+    assert ask("contract", "disputes")[0]["state"] == "open"
+    assert ask("contract", "decide", dispute["id"], "rejected", "--text", "It was.")["state"] == "rejected"
+    assert ask("contract", "recompute", run)["same"] is True
+    ask("contract", "finalise", run, "--agreed")
+    (listed,) = ask("contract", "settlements")
+    assert listed["state"] == "final"
+    for name, start in (("s.pdf", b"%PDF"), ("s.csv", b"line,"), ("s.json", b"{")):
+        ask("contract", "statement", run, "--out", str(tmp_path / name))
+        assert (tmp_path / name).read_bytes().startswith(start)
+    chart = str(tmp_path / "chart.svg")
+    rows = ask("contract", "what-if", contract, "--set", "half:arrangements.ss.rate=0.25", "--chart", chart)
+    assert [row["scenario"] for row in rows] == ["as agreed", "half"]
+    assert "<svg" in Path(chart).read_text()
+    assert Decimal(ask("contract", "project", contract, "--as-of", "2025-06-30")["cost"]) > 0
+    assert ask("contract", "schema")["title"] == "Contract"
+    refused = CliRunner().invoke(app, ["--data-dir", data, "contract", "what-if", contract, "--set", "half"])
+    assert "--set is NAME:term.path=value" in str(refused.exception)
