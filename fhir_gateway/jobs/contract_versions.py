@@ -61,7 +61,9 @@ def _write(path: Path, contract: Contract, folder: Path) -> None:
     """The folder of a version, whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = Path(tempfile.mkdtemp(prefix=".registering-", dir=folder.parent))
-    stated = contract.model_dump(mode="json")
+    stated = contract.model_dump(
+        mode="json", exclude_unset=True
+    )  # defaults are the program's, what is stated is theirs
     name = contract.attribution.terms
     if name.endswith(".toml"):
         shutil.copyfile(path.parent / name, partial / _TERMS)
