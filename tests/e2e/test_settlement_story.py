@@ -72,7 +72,7 @@ def terms(population: Path) -> dict[str, Any]:
             "identifier": {"system": TIN_SYSTEM, "value": tins[0]},
         },
         "period": {"start": "2025-01-01", "end": "2025-12-31"},
-        "attribution": {"terms": "commercial-primary-care"},
+        "attribution": {"terms": "commercial-primary-care", "list_status": "open"},
         "claims": {"paid_through": "2026-03-31"},
         "calendar": {"interim": "semiannual", "interim_share": "0.5", "dispute_days": 45, "review_days": 30},
         "distributions": [{"arrangement": "ss", "by": "tin", "weight": "member_months", "reserve": "0.1"}],
