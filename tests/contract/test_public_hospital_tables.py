@@ -181,6 +181,22 @@ def test_another_year_of_readmissions(tmp_path: Path) -> None:
     assert tallies(report)["payment reduction percentage (of the published factor)"] == (3, 3)
 
 
+def test_peers_of_all_hospitals_and_of_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        supplement(**{"Hospital CCN": str(n), "Dual proportion": n / 100, "Peer group assignment": 1 + (n - 1) // 3})
+        | {"ERR for HF": f"0.9{n % 3}", "Peer group median ERR for HF": "0.91"}
+        for n in range(1, 16)
+    ]
+    path = write(tmp_path / "FY2025.csv", rows)
+    (report,) = hrrp.check([path])
+    assert tallies(report)["peer groups in the order of dual proportions"] == (15, 15)
+    assert "need every hospital" in report.absent["peer medians"]
+    monkeypatch.setattr(hrrp, "EVERYBODY", 15)
+    (report,) = hrrp.check([path])
+    assert tallies(report)["peer groups"] == (15, 15)
+    assert tallies(report)["peer medians within 0.0001"] == (5, 5)
+
+
 def test_readmissions_without_a_modifier_say_what_is_not_there(tmp_path: Path) -> None:
     row = supplement()
     del row["Neutrality modifier"]
