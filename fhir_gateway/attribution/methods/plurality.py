@@ -124,7 +124,7 @@ def _compete(workspace: Workspace, window: _Window) -> None:
     if step.at_least:
         of = (*step.at_least.groups, *step.at_least.of)
         kept |= {
-            "some": _if(window.service(step.at_least.groups), weighted),
+            "counted": _if(window.service(step.at_least.groups), weighted),
             "whole": _if(window.service(of), weighted),
         }
     keys = "member, competitor, owner, participant"
@@ -163,7 +163,7 @@ def _compete(workspace: Workspace, window: _Window) -> None:
         allowed_in.append("member NOT IN (SELECT member FROM tallied WHERE barred)")
     if step.at_least:
         share = Fraction(step.at_least.share)
-        reached = f"sum(some) > 0 AND sum(some) * {share.denominator} >= sum(whole) * {share.numerator}"
+        reached = f"sum(counted) > 0 AND sum(counted) * {share.denominator} >= sum(whole) * {share.numerator}"
         allowed_in.append(f"member IN (SELECT member FROM tallied GROUP BY member HAVING {reached})")  # noqa: S608
     connection.execute(
         f"""
