@@ -10,7 +10,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 ARGS ?=
 
-.PHONY: help install demo test test-postgresql test-third-party lint type docs pages openapi lock conformance bench-measures bench-ingest bench-incremental bench-server chaos fuzz tiny-files
+.PHONY: help install demo test test-postgresql test-third-party lint type docs pages openapi lock conformance bench-measures bench-ingest bench-incremental bench-server bench-settlement chaos fuzz tiny-files
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -91,6 +91,9 @@ bench-server: install ## Measure reads, searches and evaluations over HTTP with 
 	@$(BIN)/python -m bench.server $(ARGS)
 	@tests/support/with_postgresql.sh bash -c '$(BIN)/python -m bench.server --database "$$FHIR_GATEWAY_TEST_POSTGRESQL" $(ARGS)'
 	@$(if $(ARGS),,$(BIN)/python -m bench.export)
+
+bench-settlement: install ## Measure settlement at 100,000 and 1,000,000 members next to a query by hand (ARGS=20000)
+	@$(BIN)/python -m bench.settlement $(ARGS)
 
 bench-incremental: install ## Measure what a 1 % change costs when it is pulled incrementally
 	@$(BIN)/python -m bench.incremental $(ARGS)
