@@ -87,10 +87,9 @@ class HistoricalBenchmark(Terms):
     ) -> tuple[SettlementInputs, Target, Guardrail | None]:
         """Inputs with the year's truncated cost, the updated benchmark, and the one without the advance update."""
         rules, facts = self.rules or mssp_rules().benchmark, inputs.columns()
-        published = _published(facts)
-        base = [self._year(year, facts, published)[0] for year in self.base_years]
-        now, costs = self._year(self.year, facts, published)
-        work = Benchmark(base, now, self.national_weight, where, ledger)
+        types, costs = self._years(facts)
+        now = types[self.year]
+        work = Benchmark([types[year] for year in self.base_years], now, self.national_weight, where, ledger)
         weights = rules.first_agreement if self.agreement == "first" else rules.later_agreement
         historical = self._adjusted(work, work.historical(weights), rules)
         risk = work.risk(rules.risk_cap, in_aggregate=self.new_rules)
@@ -166,31 +165,27 @@ class HistoricalBenchmark(Terms):
             for kind, number in historical.items()
         }
 
-    def _year(
-        self, year: int, facts: Facts, published: dict[tuple[int, str], dict[str, Any]]
-    ) -> tuple[dict[str, TypeYear], dict[str, TypeCost]]:
-        """Types of a year, and their cost from claims."""
-        limits = {
-            kind: row["truncation"]
-            for (at, kind), row in published.items()
-            if at == year and row["truncation"] is not None
-        }
-        costs = type_costs(facts.lines, facts.table("enrolment"), year, limits, negative=self.negative)
-        found = {}
-        for kind, cost in costs.items():
-            row = published.get((year, kind))
-            if row is None:
-                raise ContractError(f"tables.benchmark_types: has no row of {kind} in {year}")
-            factor = ONE if row["completion"] is None else row["completion"]
-            found[kind] = TypeYear(
-                cost.person_years,
-                cost.per_capita * factor,
-                row["risk"],
-                row["national"],
-                row["regional"],
-                row["demographic"],
-            )
-        return found, costs
+    def _years(self, facts: Facts) -> tuple[dict[int, dict[str, TypeYear]], dict[str, TypeCost]]:
+        """Types by year, and what this year cost by type, from claims."""
+        published = _published(facts)
+        limits: dict[int, dict[str, Decimal]] = {year: {} for year in (*self.base_years, self.year)}
+        for (year, kind), row in published.items():
+            if year in limits and row["truncation"] is not None:
+                limits[year][kind] = row["truncation"]
+        costs = type_costs(facts.lines, facts.table("enrolment"), limits, negative=self.negative)
+        found: dict[int, dict[str, TypeYear]] = {}
+        for year, kinds in costs.items():
+            found[year] = {}
+            for kind, cost in kinds.items():
+                row = published.get((year, kind), {})
+                if not row:
+                    raise ContractError(f"tables.benchmark_types: has no row of {kind} in {year}")
+                factor = ONE if row["completion"] is None else row["completion"]
+                per_capita = cost.per_capita * factor
+                found[year][kind] = TypeYear(
+                    cost.person_years, per_capita, row["risk"], row["national"], row["regional"], row["demographic"]
+                )
+        return found, costs[self.year]
 
 
 def _published(facts: Facts) -> dict[tuple[int, str], dict[str, Any]]:

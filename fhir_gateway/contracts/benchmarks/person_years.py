@@ -52,12 +52,11 @@ class TypeCost:
 def type_costs(
     lines: pa.Table,
     enrolment: pa.Table,
-    year: int,
-    limits: Mapping[str, Decimal],
+    limits: Mapping[int, Mapping[str, Decimal]],
     amount: Literal["paid", "allowed"] = "paid",
     negative: Literal["keep", "zero"] = "keep",
-) -> dict[str, TypeCost]:
-    """Cost of each enrolment type in a calendar year; types without a limit are not truncated.
+) -> dict[int, dict[str, TypeCost]]:
+    """Cost of each enrolment type in the calendar years of ``limits``; types without a limit are not truncated.
 
     Claims of months without enrolment do not count. ``negative``: what adjustments leave below zero for a person and
     type counts, or counts as nothing. ContractError when a person has two types in a month, or a type is unknown.
@@ -65,47 +64,66 @@ def type_costs(
     with duckdb.connect() as connection:
         connection.register("lines", lines)
         connection.register("enrolment", enrolment)
-        connection.register(
-            "limits", pa.table({"type": list(limits), "most": pa.array(list(limits.values()), pa.decimal128(28, 8))})
-        )
-        connection.execute(
-            """
-            CREATE TABLE mine AS SELECT member, date_trunc('month', month)::DATE AS month, type FROM enrolment
-            WHERE year(month) = $year GROUP BY ALL
-            """,
-            {"year": year},
-        )
+        connection.register("years", pa.table({"year": pa.array(limits, pa.int64())}))
+        connection.register("limits", _limits(limits))
+        connection.execute(_MASKS)
         _refuse(connection)
-        found = connection.execute(
-            f"""
-            WITH spent AS (
-              SELECT _member AS member, date_trunc('month', service_from)::DATE AS month, sum({amount}) AS cost
-              FROM lines WHERE year(service_from) = $year AND {"NOT denied" if amount == "allowed" else "TRUE"}
-              GROUP BY ALL
-            ),
-            persons AS (
-              SELECT member, type, count(*) AS months, coalesce(sum(cost), 0)::DECIMAL(38, 8) AS cost
-              FROM mine LEFT JOIN spent USING (member, month) GROUP BY ALL
-            ),
-            counted AS (
-              SELECT type, months, most * months AS most,
-                CASE WHEN $zero AND cost < 0 THEN 0 ELSE cost END * 12 AS yearly
-              FROM persons LEFT JOIN limits USING (type)
-            )
-            SELECT type, sum(months)::BIGINT, sum(least(yearly, coalesce(most, yearly)))::DECIMAL(38, 8),
-              count(*) FILTER (yearly > most)
-            FROM counted GROUP BY type
-            """,  # noqa: S608 the words spliced in are enumerated above
-            {"year": year, "zero": negative == "zero"},
-        ).fetchall()
-    return {kind: TypeCost(Decimal(months), twelvefold / 12, over) for kind, months, twelvefold, over in found}
+        counts = "NOT denied" if amount == "allowed" else "TRUE"
+        query = _COSTS.format(amount=amount, counts=counts)  # words that are enumerated above
+        found = connection.execute(query, {"zero": negative == "zero"}).fetchall()
+    costs: dict[int, dict[str, TypeCost]] = {year: {} for year in limits}
+    for year, kind, months, twelvefold, over in found:
+        costs[year][kind] = TypeCost(Decimal(months), twelvefold / 12, over)
+    return costs
+
+
+#: A row per person, year and type, with a bit for each month: far fewer rows than months.
+_MASKS = """
+CREATE TABLE masks AS
+SELECT member, year(month) AS year, type, bit_or(1 << month(month)) AS mask
+FROM enrolment WHERE year(month) IN (FROM years) GROUP BY ALL
+"""
+_COSTS = """
+WITH spent AS (
+  SELECT member, year, type, sum({amount}) AS cost
+  FROM lines JOIN masks ON _member = member AND year(service_from) = year AND (mask >> month(service_from)) & 1 = 1
+  WHERE {counts} GROUP BY ALL
+), persons AS (
+  SELECT year, type, bit_count(mask)::BIGINT AS months, coalesce(cost, 0)::DECIMAL(38, 8) AS cost
+  FROM masks LEFT JOIN spent USING (member, year, type)
+), counted AS (
+  SELECT year, type, months, most * months AS most, CASE WHEN $zero AND cost < 0 THEN 0 ELSE cost END * 12 AS yearly
+  FROM persons LEFT JOIN limits USING (year, type)
+)
+SELECT year, type, sum(months)::BIGINT, sum(least(yearly, coalesce(most, yearly)))::DECIMAL(38, 8),
+  count(*) FILTER (yearly > most)
+FROM counted GROUP BY year, type
+"""
+
+
+def _limits(limits: Mapping[int, Mapping[str, Decimal]]) -> pa.Table:
+    rows = [(year, kind, most) for year, kinds in limits.items() for kind, most in kinds.items()]
+    return pa.table(
+        {
+            "year": pa.array([row[0] for row in rows], pa.int64()),
+            "type": pa.array([row[1] for row in rows], pa.string()),
+            "most": pa.array([row[2] for row in rows], pa.decimal128(28, 8)),
+        }
+    )
 
 
 def _refuse(connection: duckdb.DuckDBPyConnection) -> None:
-    known = ", ".join(f"'{kind}'" for kind in TYPES)
-    other = connection.execute(f"SELECT count(*) FROM mine WHERE type NOT IN ({known})").fetchone()  # noqa: S608
+    other = connection.execute(
+        "SELECT count(*) FROM masks WHERE NOT list_contains($known, type)", {"known": list(TYPES)}
+    ).fetchone()
     if other and other[0]:
         raise ContractError(f"tables.enrolment: type is none of {', '.join(TYPES)}")
-    twice = connection.execute("SELECT count(*) - count(DISTINCT (member, month)) FROM mine").fetchone()
+    twice = connection.execute(
+        """
+        SELECT count(*) FROM (
+          SELECT sum(bit_count(mask)) AS months, bit_count(bit_or(mask)) AS different FROM masks GROUP BY member, year
+        ) WHERE months <> different
+        """
+    ).fetchone()
     if twice and twice[0]:
         raise ContractError("tables.enrolment: a person has two types in the same month")

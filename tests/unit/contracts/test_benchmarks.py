@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal
 
@@ -20,7 +21,7 @@ from fhir_gateway.contracts.benchmarks.adjustment import (
 from fhir_gateway.contracts.benchmarks.blend import blended, credibility, weighted
 from fhir_gateway.contracts.benchmarks.completion import Triangle, triangle
 from fhir_gateway.contracts.benchmarks.cost import member_costs, pooled
-from fhir_gateway.contracts.benchmarks.person_years import type_costs
+from fhir_gateway.contracts.benchmarks.person_years import TypeCost, type_costs
 from fhir_gateway.contracts.benchmarks.risk import capped_in_aggregate, capped_ratio
 from fhir_gateway.contracts.benchmarks.stop_loss import band_costs
 from fhir_gateway.errors import ContractError
@@ -34,11 +35,15 @@ def day(month: int, year: int = 2024) -> date:
     return date(year, month, 15)
 
 
+def costs_of(claims: pa.Table, who: pa.Table, limits: Mapping[str, Decimal] | None = None) -> dict[str, TypeCost]:
+    return type_costs(claims, who, {2024: limits or {}})[2024]
+
+
 class TestPersonYears:
     def test_cost_is_annualised_and_truncated_before_it_is_weighted(self) -> None:
         claims = lines(("a", day(1), 30_000), ("b", day(5), 6_000))
         who = enrolment(("a", 2024, range(1, 7), "AGND"), ("b", 2024, YEAR, "AGND"))
-        found = type_costs(claims, who, 2024, {"AGND": D(50_000)})["AGND"]
+        found = costs_of(claims, who, {"AGND": D(50_000)})["AGND"]
         assert found.months == 18  # a died in June
         assert found.person_years == D("1.5")
         assert found.cost == 25_000 + 6_000  # a: 60,000 a year, cut to 50,000, for half a year
@@ -48,27 +53,27 @@ class TestPersonYears:
     def test_a_person_in_two_types_counts_in_each_with_its_months(self) -> None:
         claims = lines(("a", day(2), 1_000), ("a", day(8), 9_000))
         who = enrolment(("a", 2024, range(1, 5), "AGND"), ("a", 2024, range(5, 13), "ESRD"))
-        found = type_costs(claims, who, 2024, {})
+        found = costs_of(claims, who)
         assert (found["AGND"].months, found["AGND"].per_capita) == (4, 3_000)
         assert (found["ESRD"].months, found["ESRD"].per_capita) == (8, 13_500)
 
     def test_negative_cost_after_adjustments_is_kept_or_counts_as_nothing(self) -> None:
         claims = lines(("a", day(3), -500), ("b", day(3), 700))
         who = enrolment(("a", 2024, YEAR, "DIS"), ("b", 2024, YEAR, "DIS"))
-        assert type_costs(claims, who, 2024, {})["DIS"].cost == 200
-        assert type_costs(claims, who, 2024, {}, negative="zero")["DIS"].cost == 700
+        assert costs_of(claims, who)["DIS"].cost == 200
+        assert type_costs(claims, who, {2024: {}}, negative="zero")[2024]["DIS"].cost == 700
 
     def test_claims_of_other_years_and_of_months_without_enrolment_do_not_count(self) -> None:
         claims = lines(("a", day(3, 2023), 1), ("a", day(12), 10), ("a", day(3), 100), ("x", day(3), 1000))
-        found = type_costs(claims, enrolment(("a", 2024, range(1, 7), "AGDU")), 2024, {})
+        found = costs_of(claims, enrolment(("a", 2024, range(1, 7), "AGDU")))
         assert found["AGDU"].cost == 100
 
     def test_what_cannot_be_meant_is_refused(self) -> None:
         twice = enrolment(("a", 2024, [1], "AGND"), ("a", 2024, [1], "ESRD"))
         with pytest.raises(ContractError, match="two types"):
-            type_costs(lines(("a", day(1), 1)), twice, 2024, {})
+            costs_of(lines(("a", day(1), 1)), twice)
         with pytest.raises(ContractError, match="type is none of"):
-            type_costs(lines(("a", day(1), 1)), enrolment(("a", 2024, [1], "OLD")), 2024, {})
+            costs_of(lines(("a", day(1), 1)), enrolment(("a", 2024, [1], "OLD")))
 
     @settings(max_examples=20)
     @given(parts=st.lists(amounts, min_size=1, max_size=6), at=st.integers(0, 6))
@@ -78,7 +83,7 @@ class TestPersonYears:
 
         def cost(chosen: list[str]) -> tuple[Decimal, Decimal]:
             who = enrolment(*((name, 2024, range(1, 4), "AGND") for name in chosen))
-            found = type_costs(claims, who, 2024, {"AGND": D(100_000)}).get("AGND")
+            found = costs_of(claims, who, {"AGND": D(100_000)}).get("AGND")
             return (found.cost, found.months) if found else (D(0), D(0))
 
         whole, left, right = cost(names), cost(names[:at]), cost(names[at:])
