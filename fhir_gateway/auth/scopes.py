@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
-from fhir_gateway.db.audience import BY_NAME, Grant
+from fhir_gateway.db.audience import BY_NAME, CLIENTS, Grant
 from fhir_gateway.db.search.criteria import Criterion
 from fhir_gateway.db.search.matching import evaluable
 from fhir_gateway.r4.spec import resource_types
@@ -106,7 +106,7 @@ def grant(
     are for reading: scopes with one keep ``r`` and ``s``. A version 1 scope is answered as version 1.
     ``supported_types`` None means every R4 type.
     """
-    types = frozenset(resource_types() if supported_types is None else supported_types)
+    types = frozenset((*resource_types(), CLIENTS) if supported_types is None else supported_types)
     granted: dict[Scope, None] = {}
     for text in requested.split():
         asked = parse_scope(text)

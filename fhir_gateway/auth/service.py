@@ -162,10 +162,34 @@ class AuthorizationServer:
         self, client_id: str, *, jwks: Mapping[str, Any] | None = None, jwks_url: str | None = None
     ) -> None:
         """Put other keys in place of a client's; those of before count no more, and its tokens end at once."""
-        if jwks is None and jwks_url is None:
-            raise InputError("give either a JWK Set or a JWKS URL")
-        _check_keys(jwks, jwks_url)
-        self.store.change_client(client_id, {"jwks": keys_text(jwks), "jwks_url": jwks_url})
+        self.store.change_client(client_id, _other_keys(jwks, jwks_url))
+
+    def change_client(self, client_id: str, **given: Any) -> Client:
+        """Change what is said of a client: its ``name``, ``scopes``, ``grants``, ``purpose``, keys (``jwks`` or
+        ``jwks_url``), whether it is ``disabled``. Its tokens end.
+
+        What is not given stays; grants of None are everybody's data. All of it is changed or nothing: raises
+        InputError, NotFoundError, and ConflictError for a client that waits for approval.
+        """
+        if self.store.any_client(client_id).pending and given.keys() - {"name", "disabled"}:
+            raise ConflictError(f"client {client_id} is waiting for approval")
+        values: dict[str, Any] = {name: given[name] for name in ("name", "disabled") if name in given}
+        if "scopes" in given:
+            values["scopes"] = " ".join(map(str, _registered_scopes(given["scopes"])))
+        if "grants" in given:
+            values["grants"] = grants_text(EVERYONE if given["grants"] is None else Audience.of(given["grants"]))
+        if "purpose" in given:
+            _check_purpose(given["purpose"])
+            values["purpose"] = given["purpose"]
+        if {"jwks", "jwks_url"} & given.keys():
+            values |= _other_keys(given.get("jwks"), given.get("jwks_url"))
+        if values:
+            self.store.change_client(client_id, values)
+        return self.store.any_client(client_id)
+
+    def remove_client(self, client_id: str) -> None:
+        """Forget a client; its tokens end at once. What it wrote, and its accesses in the trail, keep its name."""
+        self.store.remove_client(client_id)
 
     def client(self, client_id: str) -> Client:
         """A registered client, also a disabled one; NotFoundError when there is none."""
@@ -287,6 +311,14 @@ def _check_keys(jwks: Mapping[str, Any] | None, jwks_url: str | None) -> None:
         check_key_set(jwks)
     if jwks_url is not None:
         check_jwks_url(jwks_url)
+
+
+def _other_keys(jwks: Mapping[str, Any] | None, jwks_url: str | None) -> dict[str, Any]:
+    """Columns of the keys that come in place of others."""
+    if jwks is None and jwks_url is None:
+        raise InputError("give either a JWK Set or a JWKS URL")
+    _check_keys(jwks, jwks_url)
+    return {"jwks": keys_text(jwks), "jwks_url": jwks_url}
 
 
 def _check_purpose(purpose: str | None) -> None:

@@ -154,6 +154,15 @@ class AuthStore:
             connection.execute(update(_TOKEN).where(_TOKEN.c.client_id == client_id).values(revoked=True))
         self.state = object()
 
+    def remove_client(self, client_id: str) -> None:
+        """Forget a client and its tokens; raises NotFoundError."""
+        with transaction(self._engine) as connection:
+            removed = connection.execute(delete(_CLIENT).where(_CLIENT.c.client_id == client_id))
+            if not removed.rowcount:
+                raise NotFoundError(f"there is no client {client_id}")
+            connection.execute(delete(_TOKEN).where(_TOKEN.c.client_id == client_id))
+        self.state = object()
+
     def pending_clients(self) -> int:
         """How many registrations wait for approval."""
         waiting = select(sa.func.count()).select_from(_CLIENT).where(_CLIENT.c.pending, sa.not_(_CLIENT.c.disabled))

@@ -31,8 +31,10 @@ from fhir_gateway.r4.spec import patient_element
 
 #: What a resource must meet: of each member, one alternative with all its criteria. Empty is no restriction.
 Restriction = tuple[tuple[tuple[Criterion, ...], ...], ...]
+#: What FHIR has no type for and scopes name like one: the clients that are registered here.
+CLIENTS = "Client"
 #: Types of the operator's own business: a wildcard never means them, a scope must name them.
-BY_NAME = frozenset({"AuditEvent", "Endpoint"})
+BY_NAME = frozenset({"AuditEvent", "Endpoint", CLIENTS})
 #: Code system of the labels; defined in ``profiles/``.
 SYSTEM = "https://fhir-gateway.example/fhir/CodeSystem/audience"
 KINDS = ("contract", "organization", "group")

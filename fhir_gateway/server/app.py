@@ -27,6 +27,7 @@ from fhir_gateway.jobs.push import tidy
 from fhir_gateway.r4.spec import resource_types
 from fhir_gateway.server import (
     attribution_lists,
+    clients,
     coding_gaps,
     davinci_export,
     documentation,
@@ -131,6 +132,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     bundles = Bundles(writes, pushed, trail, FHIR_PATH)
     app.include_router(rest.router(interactions, Changing(writes, pushed), bundles), prefix=FHIR_PATH)
     app.include_router(endpoints.router(gateway))
+    app.include_router(clients.router(gateway))
     _answer_errors(app)
     app.add_middleware(Patience)
     app.add_middleware(
@@ -213,7 +215,7 @@ def _methods(request: Request) -> list[str]:
     """What may be done at this address: several routes may share it, of which routing tells only the first."""
     found = [
         method
-        for method in ("DELETE", "GET", "POST", "PUT")
+        for method in ("DELETE", "GET", "PATCH", "POST", "PUT")
         if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
     ]
     return [*found, "HEAD"] if "GET" in found else found

@@ -16,7 +16,7 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine, Row
 
-from fhir_gateway.db.audience import EVERYONE, Audience
+from fhir_gateway.db.audience import CLIENTS, EVERYONE, Audience
 from fhir_gateway.db.engine import snapshot
 from fhir_gateway.db.resources import StoredResource, Versions
 from fhir_gateway.db.search.criteria import Criterion
@@ -48,10 +48,13 @@ _STANDARD = frozenset(
     "capabilities transaction batch".split()
 )
 _ACTIONS: dict[str, tuple[str, ...]] = {
-    "C": ("create", "endpoint-create", "register"),
-    "R": ("read", "vread", "history-instance", "history-type", "history-system", "capabilities", "endpoint-read"),
-    "U": ("update", "patch", "endpoint-update"),
-    "D": ("delete", "endpoint-delete"),
+    "C": ("create", "register", "endpoint-create", "client-create"),
+    "R": (
+        *("read", "vread", "history-instance", "history-type", "history-system", "capabilities"),
+        *("endpoint-read", "client-read"),
+    ),
+    "U": ("update", "patch", "endpoint-update", "client-update"),
+    "D": ("delete", "endpoint-delete", "client-delete"),
 }
 #: First status of each outcome: success, minor failure, serious failure.
 _OUTCOMES = {"0": (0, 400), "4": (400, 500), "8": (500, 1000)}
@@ -348,7 +351,9 @@ def _agent(row: Row[Any]) -> dict[str, Any]:
 def _entities(row: Row[Any]) -> list[dict[str, Any]]:
     """What was asked (with the names of the parameters), the request, and whose data the answer held."""
     asked: dict[str, Any] = {"type": {"system": _ENTITY, "code": "2", "display": "System Object"}}
-    if row.resource_type and row.resource_id and re.fullmatch(r"[A-Za-z0-9\-.]{1,64}", row.resource_id):
+    if row.resource_type == CLIENTS and row.resource_id:
+        asked["what"] = {"identifier": {"system": CLIENT_SYSTEM, "value": row.resource_id}}
+    elif row.resource_type and row.resource_id and re.fullmatch(r"[A-Za-z0-9\-.]{1,64}", row.resource_id):
         version = f"/_history/{row.resource_version}" if row.resource_version else ""
         asked["what"] = {"reference": f"{row.resource_type}/{row.resource_id}{version}"}
     asked["role"] = {"system": _ROLE, "code": "24", "display": "Query"}

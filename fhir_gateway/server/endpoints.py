@@ -8,13 +8,12 @@ audit trail. Secrets go in and never come out.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import asdict
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,16 +21,11 @@ from starlette.responses import Response
 from fhir_gateway.errors import InputError, Location
 from fhir_gateway.factory import Gateway
 from fhir_gateway.server.access import access_of
-from fhir_gateway.server.negotiation import read_body
-from fhir_gateway.server.problems import InsufficientScope, MissingToken
+from fhir_gateway.server.administration import ADMIN_PATH, SECURED, Administration, body_of, parse
 from fhir_gateway.sources.check import check_endpoint
 from fhir_gateway.sources.endpoint import JWKS_PATH, Algorithm, Endpoint
 from fhir_gateway.sources.vendors import AuthKind, vendor_profile
 
-ADMIN_PATH = "/admin"
-_MAX_BYTES = 64 * 1024
-_SECURED: dict[str, Any] = {"security": [{"backend": []}]}
-Model = TypeVar("Model", bound=BaseModel)
 _Text = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
@@ -91,22 +85,7 @@ def router(gateway: Gateway) -> APIRouter:
     here = f"{ADMIN_PATH}/endpoints"
     jwks_url = f"{gateway.settings.public_url.rstrip('/')}{JWKS_PATH}"
 
-    async def call(
-        request: Request, letter: str, name: str | None, work: Callable[[bytes], Any], status: int = 200
-    ) -> Response:
-        """Admit the caller, then do ``work`` with the body; None is answered with no content."""
-        access = access_of(request)
-        access.interaction, access.resource_type, access.resource_id = f"endpoint-{_VERBS[letter]}", "Endpoint", name
-        header, body = request.headers.get("authorization"), await read_body(request, _MAX_BYTES)
-
-        def admitted() -> Any:
-            _admit(gateway, header, access, letter)
-            return work(body)
-
-        answer = await run_in_threadpool(admitted)
-        if answer is None:
-            return Response(status_code=204)
-        return Response(orjson.dumps(answer), status, media_type="application/json")
+    call = Administration(gateway, "Endpoint").call
 
     def shown(endpoint: Endpoint) -> dict[str, Any]:
         keys = gateway.endpoints.keys(endpoint.name)
@@ -116,14 +95,14 @@ def router(gateway: Gateway) -> APIRouter:
             "jwks": jwks_url if keys else None,
         }
 
-    @routes.get(here, summary="Endpoints we pull from", openapi_extra=_SECURED)
+    @routes.get(here, summary="Endpoints we pull from", openapi_extra=SECURED)
     async def every(request: Request) -> Response:
         return await call(request, "r", None, lambda _: [shown(one) for one in gateway.endpoints.all()])
 
-    @routes.post(here, summary="Register an endpoint", status_code=201, openapi_extra=_body(NewEndpoint))
+    @routes.post(here, summary="Register an endpoint", status_code=201, openapi_extra=body_of(NewEndpoint))
     async def add(request: Request) -> Response:
         def work(body: bytes) -> Any:
-            given = _parse(body, NewEndpoint)
+            given = parse(body, NewEndpoint)
             access_of(request).resource_id = given.name
             fields = given.fields(jwks_url)
             algorithm = fields.pop("algorithm", "ES384")
@@ -133,33 +112,33 @@ def router(gateway: Gateway) -> APIRouter:
 
         return await call(request, "c", None, work, 201)
 
-    @routes.get(f"{here}/{{name}}", summary="One endpoint", openapi_extra=_SECURED)
+    @routes.get(f"{here}/{{name}}", summary="One endpoint", openapi_extra=SECURED)
     async def one(request: Request, name: str) -> Response:
         return await call(request, "r", name, lambda _: shown(gateway.endpoints.get(name)))
 
-    @routes.patch(f"{here}/{{name}}", summary="Change an endpoint", openapi_extra=_body(EndpointChange))
+    @routes.patch(f"{here}/{{name}}", summary="Change an endpoint", openapi_extra=body_of(EndpointChange))
     async def change(request: Request, name: str) -> Response:
         def work(body: bytes) -> Any:
-            given = _parse(body, EndpointChange)
+            given = parse(body, EndpointChange)
             return shown(gateway.endpoints.update(name, given.secret, **given.fields(jwks_url)))
 
         return await call(request, "u", name, work)
 
     @routes.delete(
-        f"{here}/{{name}}", summary="Forget an endpoint and its keys", status_code=204, openapi_extra=_SECURED
+        f"{here}/{{name}}", summary="Forget an endpoint and its keys", status_code=204, openapi_extra=SECURED
     )
     async def remove(request: Request, name: str) -> Response:
         return await call(request, "d", name, lambda _: gateway.endpoints.remove(name))
 
-    @routes.post(f"{here}/{{name}}/keys", summary="A step of a key rotation", openapi_extra=_body(KeyChange))
+    @routes.post(f"{here}/{{name}}/keys", summary="A step of a key rotation", openapi_extra=body_of(KeyChange))
     async def rotate(request: Request, name: str) -> Response:
         def work(body: bytes) -> Any:
-            _rotate(gateway, name, _parse(body, KeyChange))
+            _rotate(gateway, name, parse(body, KeyChange))
             return shown(gateway.endpoints.get(name))
 
         return await call(request, "u", name, work)
 
-    @routes.post(f"{here}/{{name}}/check", summary="Which check fails", openapi_extra=_SECURED)
+    @routes.post(f"{here}/{{name}}/check", summary="Which check fails", openapi_extra=SECURED)
     async def check(request: Request, name: str) -> Response:
         def work(_: bytes) -> Any:
             endpoint, credential = gateway.endpoints.get(name), gateway.endpoints.credential(name)
@@ -181,18 +160,6 @@ def router(gateway: Gateway) -> APIRouter:
     return routes
 
 
-_VERBS = {"c": "create", "r": "read", "u": "update", "d": "delete"}
-
-
-def _admit(gateway: Gateway, header: str | None, access: Any, letter: str) -> None:
-    if not header:
-        raise MissingToken("a bearer token is needed")
-    token = gateway.authorization.verify(header)
-    access.client_id = token.client_id
-    if not any(scope.resource_type == "Endpoint" and scope.covers("Endpoint", letter) for scope in token.scopes):
-        raise InsufficientScope(f"the token needs system/Endpoint.{letter} by name; a wildcard does not count")
-
-
 def _rotate(gateway: Gateway, name: str, given: KeyChange) -> None:
     if given.step == "prepare":
         gateway.endpoints.prepare_key(name, given.algorithm)
@@ -202,19 +169,3 @@ def _rotate(gateway: Gateway, name: str, given: KeyChange) -> None:
         gateway.endpoints.activate_key(name, given.kid)
     else:
         gateway.endpoints.remove_key(name, given.kid)
-
-
-def _parse(body: bytes, model: type[Model]) -> Model:
-    """The body as a model; InputError names members and rules, never values."""
-    try:
-        return model.model_validate_json(body or b"{}")
-    except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(map(str, one['loc'])) or 'body'}: {one['msg']}" for one in error.errors(include_input=False)
-        )
-        raise InputError(f"the body does not fit: {wrong}") from None
-
-
-def _body(model: type[BaseModel]) -> dict[str, Any]:
-    content = {"application/json": {"schema": model.model_json_schema(ref_template="#/components/schemas/{model}")}}
-    return {"requestBody": {"required": True, "content": content}, **_SECURED}

@@ -551,9 +551,18 @@ def _later(world: World) -> Rows:
 
 
 def _admin() -> Rows:
-    """A wildcard does not mean endpoints: nobody here is let in."""
-    here = "/admin/endpoints"
+    """A wildcard means neither endpoints nor clients: nobody here is let in."""
+    here, clients = "/admin/endpoints", "/admin/clients"
+    client = {"client_id": "x", "scopes": "system/*.rs", "grants": None, "jwks_url": "https://x.example/jwks.json"}
     return {
+        ("GET", clients): [Ask("GET", clients, found=False)],
+        ("POST", clients): [Ask("POST", clients, body=client, found=False)],
+        ("GET", f"{clients}/{{client_id}}"): [Ask("GET", f"{clients}/operator", found=False)],
+        ("PATCH", f"{clients}/{{client_id}}"): [Ask("PATCH", f"{clients}/operator", body={}, found=False)],
+        ("DELETE", f"{clients}/{{client_id}}"): [Ask("DELETE", f"{clients}/operator", found=False)],
+        ("POST", f"{clients}/{{client_id}}/approval"): [
+            Ask("POST", f"{clients}/operator/approval", body={"scopes": "system/*.rs", "grants": None}, found=False)
+        ],
         ("GET", here): [Ask("GET", here, found=False)],
         ("POST", here): [Ask("POST", here, body={"name": "x", "base_url": "https://x.example"}, found=False)],
         ("GET", f"{here}/{{name}}"): [Ask("GET", f"{here}/x", found=False)],
