@@ -169,8 +169,8 @@ class Definition(Terms):
             ("milestones", [one.id for one in self.milestones]),
         ):
             found += [f"{where}.{name}: two are '{one}'" for one, count in Counter(ids).items() if count > 1]
-        if any(one.id in (ANCHOR, "other") for one in self.services):
-            found.append(f"{where}.services: '{ANCHOR}' and 'other' are names of their own")
+        if any(one.id == ANCHOR for one in self.services):
+            found.append(f"{where}.services: '{ANCHOR}' are the anchor's own claims")
         found += [
             f"{where}.milestones.{one.id}.last: before its first day" for one in self.milestones if one.last < one.first
         ]

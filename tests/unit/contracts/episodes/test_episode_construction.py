@@ -272,7 +272,7 @@ def test_contradictions_are_named() -> None:
         "e.triggers.0.match.mdc: there is no category '99'",
         "e.services: two are 'a'",
         "e.milestones: two are 'm'",
-        "e.services: 'anchor' and 'other' are names of their own",
+        "e.services: 'anchor' are the anchor's own claims",
         "e.milestones.m.last: before its first day",
         "e.milestones.m.last: before its first day",
         "e.milestones: their shares sum to 1.2, above 1",
