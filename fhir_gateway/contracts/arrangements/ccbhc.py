@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
-from typing import Literal
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Annotated, Literal
 
 import pyarrow as pa
 from pydantic import Field
@@ -25,6 +25,18 @@ from fhir_gateway.contracts.statements import add_measures, percent
 from fhir_gateway.contracts.terms import Fraction, MeasureTerms, Money, Terms
 
 STANDARD = "standard"
+
+
+class CostReport(Terms):
+    """A rate out of a cost report: allowable cost over the visits (days or months) that it covers, to the cent."""
+
+    allowable_cost: Money
+    visits: Annotated[Decimal, Field(gt=0)]
+
+    @property
+    def rate(self) -> Decimal:
+        """Cost per visit."""
+        return (self.allowable_cost / self.visits).quantize(Decimal("0.01"), ROUND_HALF_UP)
 
 
 class Outlier(Terms):
@@ -53,7 +65,12 @@ class Ccbhc(ArrangementTerms):
 
     kind: Literal["ccbhc"]
     model: Literal["PPS-1", "PPS-2", "PPS-3", "PPS-4"]
-    rates: dict[str, Money] = Field(description="Rate by population; ``standard`` for everybody else.")
+    rates: dict[str, Money | CostReport] = Field(
+        description="Rate by population, or the cost report it comes from; ``standard`` for everybody else."
+    )
+    trend: Annotated[Decimal, Field(gt=-1)] = Field(
+        default=ZERO, description="Update of all rates for the period (Medicare Economic Index), rounded to cents."
+    )
     crisis_rates: dict[str, Money] = Field(default={}, description="Rate by crisis service, e.g. mobile, on_site.")
     crisis_with_standard: bool = Field(
         default=True, description="Whether a day or month with a crisis service and another pays both."
@@ -174,10 +191,11 @@ class Ccbhc(ArrangementTerms):
         unit = "months" if self.monthly else "days"
         lines = []
         for name, count in sorted(units.standard.items()):
-            rate = self.rates[name]
+            stated = self.rates[name]
+            rate = self._updated(stated.rate if isinstance(stated, CostReport) else stated)
             lines.append(self._units_line(f"rate.{name}", f"{name}: person {unit}", count, rate, "rates", ledger))
         for name, count in sorted(units.crisis.items()):
-            rate = self.crisis_rates[name]
+            rate = self._updated(self.crisis_rates[name])
             label = f"crisis, {name}: person {unit}"
             lines.append(self._units_line(f"crisis.{name}", label, count, rate, "crisis_rates", ledger))
         if self.outlier is not None:
@@ -193,6 +211,9 @@ class Ccbhc(ArrangementTerms):
             )
         total = sum((line.value for line in lines), ZERO)
         return ledger.add("due", total, "Due", "sum of rates and outliers", self.where, lines, metric="revenue")
+
+    def _updated(self, rate: Decimal) -> Decimal:
+        return (rate * (ONE + self.trend)).quantize(Decimal("0.01"), ROUND_HALF_UP) if self.trend else rate
 
     def _units_line(self, name: str, label: str, count: int, rate: Decimal, term: str, ledger: Ledger) -> Number:
         unit = "mo" if self.monthly else "d"

@@ -52,6 +52,12 @@ def test_the_monthly_rate_of_the_sheet() -> None:
     assert settled(pps("PPS-2"), lines=visits, **NO_QUALITY).paid == 812
 
 
+def test_a_rate_out_of_a_cost_report_with_its_update() -> None:
+    report = {"standard": {"allowable_cost": 1_000_000, "visits": 4_080}}  # 245.098...
+    assert settled(pps("PPS-1", rates=report), lines=[line("a", day(3, 3))]).paid == D("245.10")
+    assert settled(pps("PPS-1", rates=report, trend="0.035"), lines=[line("a", day(3, 3))]).paid == D("253.68")
+
+
 def test_whose_services_count() -> None:
     visits = [line("a", day(3, 3), tin="999"), line("b", day(3, 3), denied=True), line("c", date(2024, 12, 31))]
     assert settled(pps("PPS-1"), lines=visits).paid == 0
