@@ -373,6 +373,17 @@ def test_no_member_month_is_no_payment(make: Make) -> None:
     assert settlement.line("cap.pmpm").value is None
 
 
+def test_the_same_inputs_give_the_same_rows_and_lines(make: Make) -> None:
+    contract = make(services=SERVICES, tins=["1"], leakage="deduct_from_cap")
+    lines = [line(name, date(2024, 1, 4), procedure="99213", tin="9", paid=D(7)) for name in "abcdef"]
+    months = months_of({name: (1, 2) for name in "abcdef"})
+    one = inputs_of(contract, months, lines=lines, tables=RATES)
+    other = inputs_of(contract, months[::-1], lines=lines[::-1], tables=RATES)
+    assert settle(contract, one).to_dict() == settle(contract, other).to_dict()
+    terms = contract.arrangements[0]
+    assert terms.audit(one).equals(terms.audit(other))  # type: ignore[attr-defined]
+
+
 def test_each_row_says_its_rule(make: Make) -> None:
     contract = make(kicks=[{"id": "delivery", "amount": 5, "drg": ["765-768"]}])
     inputs = inputs_of(contract, months_of({"a": [5]}), lines=[line("a", date(2024, 5, 5), drg="766")], tables=RATES)

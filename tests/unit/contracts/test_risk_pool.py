@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from contract_parts import measure
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from month_parts import contract_of, inputs_of, line, months_of
 
@@ -65,6 +65,7 @@ def test_the_plan_may_bear_the_dead_band(make: Make) -> None:
     assert settled(make(corridor=corridor), {"a": 1_120_000}).total == -35_000
 
 
+@settings(max_examples=10)
 @given(st.decimals(0, 900_000, places=2))
 def test_symmetric_corridors_are_symmetric(make: Make, deviation: Decimal) -> None:
     contract = make()
@@ -116,6 +117,7 @@ def test_individual_stop_loss_then_aggregate(make: Make) -> None:
 costs = st.lists(st.decimals(0, 2_000_000, places=2), min_size=1, max_size=20)
 
 
+@settings(max_examples=25)
 @given(costs, st.decimals(0, 500_000, places=2), st.decimals(0, 1, places=2), st.decimals(1, 500_000, places=2))
 def test_stop_loss_adds_up_and_is_monotone(
     amounts: list[Decimal], attachment: Decimal, coinsurance: Decimal, above: Decimal

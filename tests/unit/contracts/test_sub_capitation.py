@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from month_parts import contract_of, inputs_of, line, months_of
 
@@ -76,6 +76,7 @@ def test_points_of_first_contacts(make: Make) -> None:
     assert nobody.total == 0
 
 
+@settings(max_examples=10)
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=7))
 def test_parts_sum_to_the_pool(make: Make, sizes: list[int]) -> None:
     contract = make(PANEL, amount={"kind": "total", "amount": D("1000.01")})
