@@ -376,7 +376,7 @@ def test_no_member_month_is_no_payment(make: Make) -> None:
 def test_the_same_inputs_give_the_same_rows_and_lines(make: Make) -> None:
     contract = make(services=SERVICES, tins=["1"], leakage="deduct_from_cap")
     lines = [line(name, date(2024, 1, 4), procedure="99213", tin="9", paid=D(7)) for name in "abcdef"]
-    months = months_of({name: (1, 2) for name in "abcdef"})
+    months = months_of(dict.fromkeys("abcdef", (1, 2)))
     one = inputs_of(contract, months, lines=lines, tables=RATES)
     other = inputs_of(contract, months[::-1], lines=lines[::-1], tables=RATES)
     assert settle(contract, one).to_dict() == settle(contract, other).to_dict()
