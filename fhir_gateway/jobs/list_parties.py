@@ -1,4 +1,4 @@
-"""Who is meant: members and providers named in operations on attribution lists, found among what is served."""
+"""Who is meant: members, providers and entries named in operations on attribution lists, found in what is served."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 import duckdb
 import orjson
 
+from fhir_gateway.attribution import entries
+from fhir_gateway.attribution.entries import Entry, Key
 from fhir_gateway.attribution.roster import NPI_SYSTEM, TIN_SYSTEM
 from fhir_gateway.db.audience import Audience
 from fhir_gateway.db.resources import ResourceStore
@@ -51,6 +53,31 @@ class Provider:
     practices: frozenset[str]  # names of the organizations he works for
     npis: frozenset[str]
     tins: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Whom an operation is about, and from when to when."""
+
+    member_id: Identifier | None = None
+    patient: str | None = None
+    provider_npi: Identifier | None = None
+    provider: str | None = None
+    coverage: str | None = None
+    period: Mapping[str, str] | None = None
+
+    @property
+    def names_provider(self) -> bool:
+        """True when it names a provider at all."""
+        return self.provider_npi is not None or self.provider is not None
+
+    def person(self, gateway: Gateway) -> str | None:
+        """The member it names; None when nobody is found."""
+        return member(gateway.resources, self.member_id, self.patient)
+
+    def party(self, gateway: Gateway, contract: str) -> Provider | None:
+        """The provider it names, as the lists of a contract know him; None when he is not known here."""
+        return provider(gateway, contract, self.provider_npi, self.provider)
 
 
 def member(store: ResourceStore, named: Identifier | None, reference: str | None) -> str | None:
@@ -123,6 +150,29 @@ def provider(gateway: Gateway, contract: str, npi: Identifier | None, reference:
             for one in store.ids("Organization", [("identifier", Identifier(tin, TIN_SYSTEM).token)])
         }
     return Provider(first, frozenset(names), frozenset(organizations | tins), frozenset(npis), frozenset(tins))
+
+
+def coverage_of(store: ResourceStore, person: str) -> str | None:
+    """The coverage of a member that ends last."""
+    found = store.search("Coverage", [("beneficiary", f"Patient/{person}")], 50, total=False).resources
+    last = max(found, key=lambda one: (one.json().get("period", {}).get("end", "9999"), one.id), default=None)
+    return None if last is None else f"Coverage/{last.id}"
+
+
+def matches(present: Mapping[Key, Entry], person: str | None, given: Provider | None, named: Named) -> list[Key]:
+    """Entries of a member by provider and coverage; of a clinician whom no entry names, those of his practices."""
+    mine = [key for key in present if key[0] == f"Patient/{person}"]
+    if given is not None:
+        exact = [key for key in mine if key[1] in given.names]
+        mine = exact or [key for key in mine if key[1] in given.practices]
+    if named.coverage is not None:
+        mine = [
+            key
+            for key in mine
+            if entries.extension(present[key], entries.COVERAGE).get("valueReference", {}).get("reference")
+            == named.coverage
+        ]
+    return mine
 
 
 def _people(resources: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

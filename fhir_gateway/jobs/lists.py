@@ -24,13 +24,13 @@ from fhir_gateway.errors import ConflictError, NotFoundError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.attribute import attribute
 from fhir_gateway.jobs.list_parties import (
-    Identifier,
+    Named,
     Provider,
     Refused,
+    coverage_of,
+    matches,
     may_add,
-    member,
     numbers_of_list,
-    provider,
 )
 from fhir_gateway.jobs.publish import collector_off
 
@@ -45,23 +45,6 @@ class StaleList(ConflictError):
     """The list is not the version that the request was made for (``If-Match``)."""
 
     code, status = "stale-list", 412
-
-
-@dataclass(frozen=True, slots=True)
-class Named:
-    """Whom an operation is about, and from when to when."""
-
-    member_id: Identifier | None = None
-    patient: str | None = None
-    provider_npi: Identifier | None = None
-    provider: str | None = None
-    coverage: str | None = None
-    period: Mapping[str, str] | None = None
-
-    @property
-    def names_provider(self) -> bool:
-        """True when it names a provider at all."""
-        return self.provider_npi is not None or self.provider is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +101,14 @@ def add(gateway: Gateway, list_id: str, named: Named, caller: Caller) -> Changed
     Raises NotFoundError for a list that the caller does not see, Refused with the reason, FinalList, StaleList.
     """
     lists = _lists(gateway, list_id, caller)
-    person, given = _person(gateway, named), _provider(gateway, lists, named)
+    person, given = named.person(gateway), named.party(gateway, lists.contract)
     own = {lists.tin} if lists.tin else numbers_of_list(lists.whole)[0]
     if person is None or not may_add(gateway, caller.audience, person, lists.contract, own):
         raise Refused("no such member is known here to the providers of this list")
     if given is None:
         raise Refused("no such provider is known here")
     tin = _practice(lists, given)
-    coverage = _coverage(gateway, person)
+    coverage = coverage_of(gateway.resources, person)
     period = named.period or entries.extension(lists.whole, entries.TERM).get("valuePeriod")
     if not period:
         raise Refused("attributionPeriod: needed, the list has no contract period")
@@ -166,9 +149,9 @@ def remove(gateway: Gateway, list_id: str, named: Named, caller: Caller) -> Chan
     Raises as :func:`add` does; Refused when there is no such entry.
     """
     lists = _lists(gateway, list_id, caller)
-    person, given = _person(gateway, named), _provider(gateway, lists, named)
+    person, given = named.person(gateway), named.party(gateway, lists.contract)
     asked = entries.active(lists.groups[list_id])
-    found = _matches(asked, person, given, named) if given or not named.names_provider else []
+    found = matches(asked, person, given, named) if given or not named.names_provider else []
     if person is None or not found:
         raise Refused("there is no such active entry on this list")
     practices = {
@@ -177,7 +160,7 @@ def remove(gateway: Gateway, list_id: str, named: Named, caller: Caller) -> Chan
     everything = lists.tin is None and not named.names_provider and named.coverage is None
 
     def change(groups: dict[str, dict[str, Any]]) -> Decision | None:
-        keys = _matches(entries.active(groups[list_id]), person, given, named)
+        keys = matches(entries.active(groups[list_id]), person, given, named)
         if not keys:
             raise Refused("there is no such active entry on this list")
         tins = set(practices.values())
@@ -237,7 +220,7 @@ def status(gateway: Gateway, list_id: str, named: Named, caller: Caller) -> dict
     """A collection of what a list says of one member: the list with his entries only, and what they refer to."""
     seen = gateway.resources.seen_by(caller.audience)
     group = seen.read("Group", list_id).json()
-    person = _person(gateway, named)
+    person = named.person(gateway)
     mine = [one for one in group.get("member", ()) if one["entity"].get("reference") == f"Patient/{person}"]
     if person is None or not mine:
         raise Refused("the member is not on this list")
@@ -298,14 +281,6 @@ def _labels(group: Mapping[str, Any]) -> list[dict[str, str]]:
     return [one for one in group.get("meta", {}).get("security", ()) if one.get("system") == SYSTEM]
 
 
-def _person(gateway: Gateway, named: Named) -> str | None:
-    return member(gateway.resources, named.member_id, named.patient)
-
-
-def _provider(gateway: Gateway, lists: _Lists, named: Named) -> Provider | None:
-    return provider(gateway, lists.contract, named.provider_npi, named.provider)
-
-
 def _practice(lists: _Lists, given: Provider) -> str | None:
     """The practice of the contract that a provider belongs to; None where the list is not about practices."""
     tins, npis = numbers_of_list(lists.whole)
@@ -321,31 +296,8 @@ def _practice(lists: _Lists, given: Provider) -> str | None:
     return None
 
 
-def _coverage(gateway: Gateway, person: str) -> str | None:
-    """The coverage of a member that ends last."""
-    found = gateway.resources.search("Coverage", [("beneficiary", f"Patient/{person}")], 50, total=False).resources
-    last = max(found, key=lambda one: (one.json().get("period", {}).get("end", "9999"), one.id), default=None)
-    return None if last is None else f"Coverage/{last.id}"
-
-
 def _keys(present: Mapping[Key, Entry], patient: str, names: frozenset[str]) -> list[Key]:
     return [key for key in present if key[0] == patient and key[1] in names]
-
-
-def _matches(present: Mapping[Key, Entry], person: str | None, given: Provider | None, named: Named) -> list[Key]:
-    """Entries of a member by provider and coverage; of a clinician whom no entry names, those of his practices."""
-    mine = [key for key in present if key[0] == f"Patient/{person}"]
-    if given is not None:
-        exact = [key for key in mine if key[1] in given.names]
-        mine = exact or [key for key in mine if key[1] in given.practices]
-    if named.coverage is not None:
-        mine = [
-            key
-            for key in mine
-            if entries.extension(present[key], entries.COVERAGE).get("valueReference", {}).get("reference")
-            == named.coverage
-        ]
-    return mine
 
 
 def _next(

@@ -21,8 +21,8 @@ from fhir_gateway.db.search.dates import parse_range
 from fhir_gateway.errors import InputError, Location, NotFoundError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs import lists
-from fhir_gateway.jobs.list_parties import Identifier
-from fhir_gateway.jobs.lists import Caller, Changed, Named
+from fhir_gateway.jobs.list_parties import Identifier, Named
+from fhir_gateway.jobs.lists import Caller, Changed
 from fhir_gateway.server import documentation
 from fhir_gateway.server.access import access_of, admit
 from fhir_gateway.server.audit import Access

@@ -17,8 +17,8 @@ from fhir_gateway.errors import ConflictError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs import lists, rosters
 from fhir_gateway.jobs.attribute import attribute
-from fhir_gateway.jobs.list_parties import Refused
-from fhir_gateway.jobs.lists import Caller, Named
+from fhir_gateway.jobs.list_parties import Named, Refused
+from fhir_gateway.jobs.lists import Caller
 from fhir_gateway.jobs.pull import pull_files
 from fhir_gateway.sandbox.population import generate
 
