@@ -65,10 +65,7 @@ def with_newborn_cell(months: pa.Table, births: pa.Table, through_months: int = 
     return found.cast(pa.schema([*months.schema, ("newborn", pa.bool_())]))
 
 
-def of_entity(months: pa.Table, members: pa.Array, period: tuple[date, date]) -> pa.Table:
-    """The months of an entity's members in a period."""
-    mine = pc.is_in(months["member"], value_set=members.cast(pa.string()))
-    inside = pc.and_(
-        pc.greater_equal(months["month"], period[0].replace(day=1)), pc.less_equal(months["month"], period[1])
-    )
-    return months.filter(pc.and_(mine, inside))
+def of_period(months: pa.Table, period: tuple[date, date]) -> pa.Table:
+    """The months that a period touches."""
+    first = pc.greater_equal(months["month"], period[0].replace(day=1))
+    return months.filter(pc.and_(first, pc.less_equal(months["month"], period[1])))

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fhir_gateway.cli import roster_evidence
 from fhir_gateway.cli.context import context
 from fhir_gateway.errors import ConfigurationError, Location
 
 if TYPE_CHECKING:
-    from fhir_gateway.jobs.list_parties import Identifier
-    from fhir_gateway.jobs.lists import Caller, Named
+    from fhir_gateway.jobs.list_parties import Identifier, Named
+    from fhir_gateway.jobs.lists import Caller
 
 app = typer.Typer(
     help="Attribution lists: decisions about them, and the payer's roster beside them.", no_args_is_help=True
@@ -110,6 +111,7 @@ def reconcile(
     csv: Annotated[Path | None, typer.Option(help="The payer's roster as CSV.")] = None,
     source: Annotated[str | None, typer.Option(help="A source that sent the payer's Group.")] = None,
     group: Annotated[str | None, typer.Option(help="Id of the Group at that source.")] = None,
+    contract: Annotated[str | None, typer.Option(help="Say why, by the newest attribution of this contract.")] = None,
 ) -> None:
     """Compare a list with the payer's roster: who is on both, on one, with another provider or period."""
     from fhir_gateway.jobs import rosters
@@ -125,12 +127,22 @@ def reconcile(
         theirs = rosters.of_source(here.gateway, str(source), list_id, group)
     found = rosters.compare(here.gateway, list_id, theirs)
     rows = found.differences().to_pylist()
+    columns: tuple[str, ...] = (
+        *("finding", "named", "member", "their_tin", "our_tin", "their_npi", "our_npi", "their_start", "our_start"),
+    )
+    if contract is not None:
+        from fhir_gateway.jobs.roster_evidence import reasons
+
+        rows = reasons(here.gateway, contract, found).to_pylist()
+        columns = ("finding", "named", "member", "reason", "detail", "near_miss", "own_amount", "lead_amount")
     if here.output.json:
         here.output.value({"list": list_id, "counts": found.counts, "differences": rows})
         return
-    columns = ("finding", "named", "member", "their_tin", "our_tin", "their_npi", "our_npi", "their_start", "our_start")
     here.output.table(f"{list_id} and the payer's roster", columns, rows)
     here.output.say(", ".join(f"{name}: {count:,}" for name, count in found.counts.items()))
+
+
+roster_evidence.register(app)
 
 
 def _user() -> str:
@@ -147,8 +159,7 @@ def _caller(why: str | None) -> Caller:
 def _named(
     member: str | None, patient: str | None, npi: str | None, provider: str | None, period: dict[str, str]
 ) -> Named:
-    from fhir_gateway.jobs.list_parties import Identifier
-    from fhir_gateway.jobs.lists import Named
+    from fhir_gateway.jobs.list_parties import Identifier, Named
 
     if (member is None) == (patient is None):
         raise ConfigurationError("give either --member or --patient")

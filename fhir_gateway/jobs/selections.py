@@ -144,7 +144,7 @@ def _merged(gateway: Gateway) -> dict[str, str]:
     """Persons who became others, and who they are by now."""
     with snapshot(gateway.engine) as connection:
         query = sa.select(PERSON.c.person, PERSON.c.merged_into).where(PERSON.c.merged_into.is_not(None))
-        into = dict(connection.execute(query).tuples().all())
+        into = {row.person: row.merged_into for row in connection.execute(query)}
     found = {}
     for person in into:
         now = person

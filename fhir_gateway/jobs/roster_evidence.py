@@ -1,0 +1,192 @@
+"""What people ask of a kept attribution: why a member is whose, who was lost by a hair, churn, leakage, overlap,
+months."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from fhir_gateway.attribution import member_months
+from fhir_gateway.attribution.differences import explained
+from fhir_gateway.attribution.eligibility import BIRTH_SCHEMA
+from fhir_gateway.attribution.evidence import line_evidence
+from fhir_gateway.attribution.ledger_store import MonthLedger
+from fhir_gateway.attribution.months import of_period, with_newborn_cell, with_provider_of_record
+from fhir_gateway.attribution.overlap import Precedence, claimants
+from fhir_gateway.attribution.reconciliation import Reconciliation
+from fhir_gateway.attribution.stability import Churn, Leakage, churn, leakage, near_misses
+from fhir_gateway.contracts import Contract
+from fhir_gateway.errors import ContractError, InputError, NotFoundError
+from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs.attribute import AttributionReport, kept_attribution
+from fhir_gateway.jobs.attribution_facts import clinicians, with_ccns
+from fhir_gateway.jobs.attribution_runs import attributions_folder, evidence_runs, newest_evidence
+from fhir_gateway.jobs.people import persons_of
+from fhir_gateway.jobs.selections import selections_of
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """Why a member is whose patient: his row, who competed, and every claim line with what became of it."""
+
+    member: dict[str, Any]
+    candidates: list[dict[str, Any]]
+    lines: list[dict[str, Any]]
+
+
+def kept(gateway: Gateway, contract_name: str, evidence: str | None = None) -> AttributionReport:
+    """A kept run of a contract's attribution: the newest, or the one that is named; NotFoundError before there is one."""
+    contract = Contract.load(gateway.contract(contract_name))
+    if evidence is None:
+        newest = newest_evidence(gateway, contract.id)
+        if newest is None:
+            raise NotFoundError("this contract was not attributed yet")
+        evidence = newest.name
+    return kept_attribution(gateway, contract, evidence)
+
+
+def explain(gateway: Gateway, contract_name: str, member: str, evidence: str | None = None) -> Explained:
+    """Why a member is whose patient, by a kept run and the claims of its lake version; NotFoundError."""
+    report = kept(gateway, contract_name, evidence)
+    table, candidates = report.attribution.table, report.attribution.candidates
+    rows = table.filter(pc.equal(table["member"], member)).to_pylist()
+    if not rows:
+        raise NotFoundError("the run does not know this member")
+    lines = _evidence(gateway, report, pa.array([member])).to_pylist()
+    return Explained(rows[0], candidates.filter(pc.equal(candidates["member"], member)).to_pylist(), lines)
+
+
+def lost_by_a_hair(gateway: Gateway, contract_name: str, within: Decimal, amount: Decimal) -> pa.Table:
+    """Members whom the contract lost by little (:func:`~fhir_gateway.attribution.stability.near_misses`)."""
+    report = kept(gateway, contract_name)
+    return near_misses(report.attribution, report.contract.provider.entity, within, amount)
+
+
+def changed(gateway: Gateway, contract_name: str, before: str | None = None) -> Churn:
+    """Who stayed, came and left between two kept runs: the newest and the one before it, or that of a name.
+
+    ``before`` is the name of a run of this contract, or the id of another contract, whose newest run is taken.
+    """
+    contract = Contract.load(gateway.contract(contract_name))
+    runs = evidence_runs(gateway, contract.id)
+    if not runs:
+        raise NotFoundError("this contract was not attributed yet")
+    if before is None:
+        if len(runs) < 2:
+            raise NotFoundError("there is one run of this contract only: name one to compare with")
+        earlier = runs[-2][0]
+    else:
+        named = attributions_folder(gateway, contract.id) / before
+        found = named if (named / "header.json").exists() else newest_evidence(gateway, before)
+        if found is None:
+            raise NotFoundError("there is no such run, and no attributed contract of this name")
+        earlier = found
+    tables = [pq.read_table(folder / "members.parquet") for folder in (earlier, runs[-1][0])]
+    return churn(tables[0], tables[1], contract.provider.entity)
+
+
+def leaked(gateway: Gateway, contract_name: str) -> Leakage:
+    """Primary care of the contract's members in and outside of it."""
+    report = kept(gateway, contract_name)
+    return leakage(report.attribution, report.lines, report.contract.provider.entity)
+
+
+def overlapping(gateway: Gateway, contract_names: Sequence[str], *, several: bool = False) -> pa.Table:
+    """For each member the contracts that would have claimed him (``CLAIM_SCHEMA``), by their newest runs.
+
+    Without names: all contracts that were attributed. ``several``: only members whom more than one would have claimed.
+    """
+    names = list(contract_names) or [path.stem for path in sorted(gateway.contracts_folder.glob("*.*"))]
+    claims, precedence = {}, {}
+    for name in names:
+        contract = Contract.load(gateway.contract(name))
+        newest = newest_evidence(gateway, contract.id)
+        if newest is None:
+            if contract_names:
+                raise NotFoundError(f"contract {contract.id} was not attributed yet")
+            continue
+        claims[contract.id] = (pq.read_table(newest / "members.parquet"), contract.provider.entity)
+        precedence[contract.id] = Precedence(contract.attribution.priority, contract.attribution.exclusive_group)
+    found = claimants(claims, precedence)
+    if not several:
+        return found
+    counts = found.group_by("member").aggregate([([], "count_all")])
+    more = counts.filter(pc.greater(counts["count_all"], 1))["member"]
+    return found.filter(pc.is_in(found["member"], value_set=more.combine_chunks()))
+
+
+def reasons(gateway: Gateway, contract_name: str, found: Reconciliation) -> pa.Table:
+    """Reason codes of what two rosters differ in, by the newest run of the contract."""
+    report = kept(gateway, contract_name)
+    members = pc.unique(found.differences()["member"].drop_null())
+    evidence = _evidence(gateway, report, members)
+    return explained(found, report.attribution, report.contract.provider.entity, evidence)
+
+
+def post_months(gateway: Gateway, contract_name: str, cycle: date, window_months: int) -> pa.Table:
+    """Post the member months of a contract, as its newest run has them, to its ledger; the new rows.
+
+    Months up to the cycle's are posted. Cells are the practice (``tin``), where the terms go by selections the
+    provider of record of each month, and ``newborn``.
+    """
+    report = kept(gateway, contract_name)
+    contract, attribution = report.contract, report.attribution
+    start, end = contract.dates
+    if cycle < start:
+        raise InputError("the cycle is before the contract's period")
+    through = min(end, cycle)
+    rule = attribution.terms.eligibility
+    people = persons_of(gateway, report.lake_version)
+    born = people.filter(people["birth_date"].is_valid()).select(["member", "birth_date"])
+    births = born.rename_columns(["member", "born"]).cast(BIRTH_SCHEMA)
+    counted = member_months(
+        report.coverage,
+        (start, end),
+        rule.month_rule,
+        rule.include_types,
+        rule.exclude_types,
+        people.filter(people["died"].is_valid()).select(["member", "died"]),
+        births if rule.newborns == "birth_month" else None,
+        rule.parts,
+    )
+    counted = of_period(counted, (start, through))
+    if set(attribution.terms.methods) <= {"roster", "member_selected_pcp", "plan_assigned_pcp"}:
+        selections, _, _ = selections_of(gateway, contract, report.lake_version)
+        snapshot = {"snapshot_15th": "fifteenth", "snapshot_last": "last"}.get(rule.month_rule, "first")
+        mine = with_provider_of_record(counted, selections, snapshot, attribution.terms.selection.effective)  # type: ignore[arg-type]
+        tins = pa.array(contract.provider.tins, pa.string())
+        mine = mine.filter(pc.is_in(mine["tin"], value_set=tins)).select(["member", "month", "months", "tin"])
+    else:
+        ours = attribution.table.filter(pc.equal(attribution.table["entity"], contract.provider.entity))
+        mine = counted.join(ours.select(["member", "tin"]), "member", join_type="inner").select(
+            ["member", "month", "months", "tin"]
+        )
+    current = with_newborn_cell(mine, births)
+    ledger = MonthLedger(gateway.data_folder / "months" / contract.id)
+    return ledger.post(
+        current,
+        cycle,
+        window_months,
+        stamps={"evidence": report.evidence, "lake_version": str(report.lake_version), "terms": attribution.terms.rule},
+    )
+
+
+def _evidence(gateway: Gateway, report: AttributionReport, members: pa.Array) -> pa.Table:
+    attribution = report.attribution
+    if "plurality" not in attribution.terms.methods:
+        raise ContractError("the terms of this contract do not look at claims")
+    return line_evidence(
+        with_ccns(gateway, report.contract, report.lines, report.lake_version),
+        attribution.terms,
+        attribution.period,
+        attribution.participants,
+        members,
+        clinicians(gateway, report.lake_version),
+    )
