@@ -12,6 +12,8 @@ from fhir_gateway.contracts.arrangements.base import ArrangementTerms, Settlemen
 from fhir_gateway.contracts.arrangements.facts import Needs
 from fhir_gateway.contracts.arrangements.p4p_terms import PEERS_SCHEMA, PROGRAMME_SCHEMA, Gates, Pool
 from fhir_gateway.contracts.scoring import ONE, ZERO, Scored, composite, score_measures
+from fhir_gateway.contracts.scoring.points import next_step
+from fhir_gateway.contracts.scoring.stars import members_to
 from fhir_gateway.contracts.settlement import Ledger, Number
 from fhir_gateway.contracts.statements import add_exposure, add_measures, percent
 from fhir_gateway.contracts.terms import MeasureTerms, Money, Terms
@@ -87,6 +89,7 @@ class PayForPerformance(ArrangementTerms):
         value = composite(scored)
         pool = self._pool(inputs, value or ZERO, members, months, ledger)
         weighted = add_measures(ledger, scored)
+        self._next_steps(scored, ledger)
         formula = "sum of weighted points" if value is not None else "no measure takes part"
         quality = ledger.add(
             "composite", value, "Composite", formula, self.where, weighted, unit="1", metric="performance-qip"
@@ -118,6 +121,24 @@ class PayForPerformance(ArrangementTerms):
             for name, score in zip(table["measure"].to_pylist(), table["score"].to_pylist(), strict=True):
                 peers[name].append(score)
         return score_measures(measures, inputs.outcomes, self.missing, heirs=self.heirs, peers=peers)
+
+    def _next_steps(self, scored: list[Scored], ledger: Ledger) -> None:
+        """How many members are missing to the next step of a rate that is scored by steps."""
+        for entry in scored:
+            terms, outcome = entry.terms, entry.outcome
+            if entry.points is None or terms.scoring is None or outcome.score is None or outcome.numerator is None:
+                continue
+            step = next_step(outcome.score, terms.direction, terms.scoring)
+            if step is None or terms.unit != "1" or not ZERO <= step <= ONE:
+                continue
+            ledger.add(
+                f"{terms.id}.to-next-step",
+                Decimal(members_to(step, outcome.numerator, outcome.denominator, terms.direction)),
+                f"{terms.name}: members to the next step",
+                f"up to {percent(step)} x {outcome.denominator}, less {outcome.numerator}, in whole members",
+                f"measures.{terms.id}.scoring",
+                unit="{members}",
+            )
 
     def _rounded(self, entry: Scored) -> Scored:
         rule = self.points_rounding

@@ -107,6 +107,20 @@ def points(score: Decimal, direction: Direction, scoring: Scoring, peers: Sequen
     return Decimal(best) / 10
 
 
+def next_step(score: Decimal, direction: Direction, scoring: Scoring) -> Decimal | None:
+    """The score at which the next points are earned, of scorings with steps; None beyond the last, and of others."""
+    sign = ONE if direction == "increase" else -ONE
+    if scoring.kind == "threshold":
+        steps = [_given(scoring.target, "target")]
+    elif scoring.kind == "ladder":
+        steps = [step.at for step in scoring.steps]
+    elif scoring.kind == "decile":
+        steps = [decile.at for decile in scoring.deciles]
+    else:
+        return None
+    return next((at for at in steps if sign * (at - score) > 0), None)
+
+
 def _ladder(score: Decimal, sign: Decimal, scoring: Scoring) -> Decimal:
     return max((step.points for step in scoring.steps if sign * (score - step.at) >= 0), default=ZERO)
 

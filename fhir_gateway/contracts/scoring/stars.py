@@ -45,10 +45,15 @@ def gap_to_next(
     if found == 5:
         return StarGap(5, None, None, True)
     cut = cuts[found - 1]
-    distance = cut * denominator - numerator
-    needed = int((distance if direction == "increase" else -distance).to_integral_value(ROUND_CEILING))
+    needed = members_to(cut, numerator, denominator, direction)
     room = denominator - numerator if direction == "increase" else numerator
     return StarGap(found, cut, needed, needed <= room)
+
+
+def members_to(cut: Decimal, numerator: int, denominator: int, direction: Direction = "increase") -> int:
+    """How many more members must comply (of an inverse measure, fewer) for a rate to reach ``cut``, a fraction."""
+    distance = cut * denominator - numerator
+    return max(0, int((distance if direction == "increase" else -distance).to_integral_value(ROUND_CEILING)))
 
 
 def weighted_average(measures: Sequence[tuple[int, Decimal]]) -> Decimal:

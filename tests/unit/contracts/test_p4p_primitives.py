@@ -179,6 +179,25 @@ def test_points_are_rounded_by_the_rule(mode: str, amount: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("direction", "numerator", "missing"), [("increase", 150, 10), ("increase", 161, 19), ("decrease", 150, 10)]
+)
+def test_members_to_the_next_step(direction: str, numerator: int, missing: int) -> None:
+    """ceil(cut x denominator - numerator) of 200; of an inverse measure, so many fewer."""
+    at = ["0.8", "0.9"] if direction == "increase" else ["0.8", "0.7"]
+    ladder = {"kind": "ladder", "steps": [{"at": at[0], "points": "0.5"}, {"at": at[1], "points": 1}]}
+    stars = measure("stars", "1", direction=direction, scoring=ladder)
+    outcomes = {"stars": MeasureScore(numerator, 200, D(numerator) / 200)}
+    assert settled(p4p(), measures=[stars], outcomes=outcomes).value("stars.to-next-step") == missing
+
+
+def test_beyond_the_last_step_nothing_is_missing() -> None:
+    stars = measure("stars", "1", scoring={"kind": "threshold", "target": "0.8"})
+    assert "stars.to-next-step" not in settled(
+        p4p(), measures=[stars], outcomes={"stars": MeasureScore(80, 100, D("0.8"))}
+    )
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"budget": {"kind": "fixed", "amount": 1, "premium": 1}}, "a fixed pool has no use for it"),
