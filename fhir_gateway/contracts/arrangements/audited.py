@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from decimal import Context, localcontext
 
 import pyarrow as pa
 
@@ -19,5 +20,7 @@ class AuditedTerms(ArrangementTerms):
         """Every payment (:data:`~fhir_gateway.contracts.audit.AUDIT_SCHEMA`), unsorted; lines are their exact sums."""
 
     def audit(self, inputs: SettlementInputs) -> pa.Table:
-        """The same in order: the same inputs give the same table."""
-        return self.rows(inputs).sort_by([(name, "ascending") for name in _ORDER])
+        """The same in order, with the digits of a settlement: the same inputs give the same table."""
+        with localcontext(Context(prec=60)):
+            rows = self.rows(inputs)
+        return rows.sort_by([(name, "ascending") for name in _ORDER])

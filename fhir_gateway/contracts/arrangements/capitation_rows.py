@@ -124,21 +124,21 @@ def _risk(
         """,  # noqa: S608 numbers are spliced in
         {"missing": None if risk.missing is None else places(risk.missing), "lag": risk.lag_months},
     )
-    interim = places(risk.interim_factor or ONE)
+    neutral, interim = risk.normalise == "budget_neutral", places(risk.interim_factor or ONE)
+    at_interim = f"amount_of(months, rate, (geo * {interim:f}::DECIMAL(28, 8))::DECIMAL(38, 16))"
     without, months, weighted, unadjusted, adjusted, before = connection.execute(
-        """
-        SELECT count(*) FILTER (score IS NULL), coalesce(sum(months), 0),
-          coalesce(sum(months * score), 0), coalesce(sum(amount_of(months, rate, geo)), 0),
-          coalesce(sum(amount_of(months, rate, geo) * score), 0),
-          coalesce(sum(amount_of(months, rate, (geo * $interim::DECIMAL(28, 8))::DECIMAL(38, 16))), 0)
+        f"""
+        SELECT count(*) FILTER (score IS NULL), coalesce(sum(months), 0), coalesce(sum(months * score), 0),
+          coalesce(sum(amount_of(months, rate, geo)), 0),
+          coalesce(sum({"amount_of(months, rate, geo) * score" if neutral else "0"}), 0),
+          coalesce(sum({at_interim if risk.interim_factor is not None else "0"}), 0)
         FROM scored WHERE cell IS NOT NULL
-        """,
-        {"interim": interim},
+        """  # noqa: S608 a number
     ).fetchall()[0]
     if without:
         raise ContractError(f"{where}.risk: tables.{risk.table}: there are members without a score")
-    base = {"none": ONE, "reference": risk.reference or ONE, "budget_neutral": ONE}[risk.normalise]
-    if risk.normalise == "budget_neutral" and unadjusted:
+    base = risk.reference or ONE
+    if neutral and unadjusted:
         if not adjusted:
             raise ContractError(f"{where}.risk: tables.{risk.table}: all scores are zero, nothing can keep the sum")
         base = adjusted / unadjusted
@@ -148,8 +148,7 @@ def _risk(
         f"CREATE TEMP VIEW factored AS SELECT *, ((geo * coalesce({score}, 1)::DECIMAL(28, 8))::DECIMAL(38, 16)"  # noqa: S608
         f" * {inverse:f}::DECIMAL(22, 16))::DECIMAL(38, 16) AS factor FROM scored"
     )
-    keeps_sum = risk.normalise == "budget_neutral" and risk.stage == "final"
-    return Risk(weighted / months if months else ONE, base, unadjusted, before, keeps_sum)
+    return Risk(weighted / months if months else ONE, base, unadjusted, before, neutral and risk.stage == "final")
 
 
 def _one_score(connection: duckdb.DuckDBPyConnection, risk: RiskTerms, where: str) -> None:
