@@ -207,44 +207,67 @@ class EpisodeTerms(ArrangementTerms):
     def services(self, inputs: SettlementInputs) -> pa.Table:
         """Evidence below :meth:`episodes`: the claim lines and what counts of each (``SERVICE_SCHEMA``)."""
         facts = inputs.columns()
-        return services(
-            self._definition(), self._sources(facts), self._periods(facts), self._costs(facts), self._by_number()
+        made_of = (
+            self._definition(),
+            self._sources(facts),
+            self._periods(facts),
+            self._costs(facts),
+            self._by_number(),
         )
+        with duckdb.connect() as connection:
+            return services(connection, *made_of)
 
     def reckon(self, inputs: SettlementInputs) -> Reckoned:
         """Find the episodes and price them."""
         facts = inputs.columns()
-        definition = self._definition()
         if any(first <= facts.period[1] and last >= facts.period[0] for first, last in self.price.periods.values()):
             raise ContractError(f"{self.where}.price.years: the baseline and the period have days in common")
-        found = episodes(definition, self._sources(facts), self._periods(facts), self._costs(facts), self._by_number())
+        with duckdb.connect() as connection:
+            capped = self._capped(connection, facts)
+            return self._priced(connection, facts, capped)
+
+    def _capped(self, connection: duckdb.DuckDBPyConnection, facts: Facts) -> pa.Table:
+        """Episodes of the period and of the baseline, with the cost that counts."""
+        made_of = (
+            self._definition(),
+            self._sources(facts),
+            self._periods(facts),
+            self._costs(facts),
+            self._by_number(),
+        )
+        found = episodes(connection, *made_of)
         if self.anchors is not None:
-            found = self._by_hierarchy(found, facts)
+            found = self._by_hierarchy(connection, found, facts)
         if self.tiers is not None:
-            found = _tiered(found, facts.table(self.tiers))
+            found = _tiered(connection, found, facts.table(self.tiers))
         cap = self.bound()
         given = None if cap is None or cap.table is None else facts.table(cap.table)
-        capped = applied(found, bounds(found, cap, given), cap)
+        return applied(connection, found, bounds(connection, found, cap, given), cap)
+
+    def _priced(self, connection: duckdb.DuckDBPyConnection, facts: Facts, capped: pa.Table) -> Reckoned:
+        """Those of the period against their targets."""
+        definition = self.definition()
         entities = sorted({one.name for one in self.initiators} or {"all"})
         baseline: list[GroupBaseline] = []
         if self.price.kind == "baseline":
-            baseline = baseline_prices(capped, self.price, entities)
+            baseline = baseline_prices(connection, capped, self.price, entities)
             prices = as_table(baseline)
         else:
             prices = facts.table(self.price.table or "")
         mine = with_multipliers(
+            connection,
             capped.filter(pc.equal(capped["period"], PERFORMANCE)),
             None if self.multipliers is None else facts.table(self.multipliers),
         )
-        trend = ONE if self.trend is None else self.trend.factor
-        discounts = {
-            family: Decimal(0) if self.price.discounted else self.discount(family) for family in definition.families
-        }
         whole = standing(mine)
         multipliers = {name: mean_multiplier(whole.filter(pc.equal(whole["entity"], name))) for name in entities}
         normalisations = {
             name: ONE if self.normalisation is None else self.normalisation.factor(multipliers[name])
             for name in entities
+        }
+        trend = ONE if self.trend is None else self.trend.factor
+        discounts = {
+            family: Decimal(0) if self.price.discounted else self.discount(family) for family in definition.families
         }
         factors = {
             (name, family): (1 - discount) * normalisations[name] * trend
@@ -257,7 +280,7 @@ class EpisodeTerms(ArrangementTerms):
             if row["baseline_episodes"] is not None
         }
         return Reckoned(
-            priced(mine, prices, factors, definition.price_day),
+            priced(connection, mine, prices, factors, definition.price_day),
             tuple(baseline),
             discounts,
             normalisations,
@@ -271,7 +294,7 @@ class EpisodeTerms(ArrangementTerms):
         """Initiators to be found by the numbers on the anchor's claim."""
         return self.initiators if self.anchors is None else ()
 
-    def _by_hierarchy(self, found: pa.Table, facts: Facts) -> pa.Table:
+    def _by_hierarchy(self, connection: duckdb.DuckDBPyConnection, found: pa.Table, facts: Facts) -> pa.Table:
         """Entities by the people and the hospital in charge of each anchor."""
         named = facts.table(self.anchors or "")
         anchors = (
@@ -287,20 +310,19 @@ class EpisodeTerms(ArrangementTerms):
             anchors, lines, _numbers(self.initiators), self.hierarchy, needs=self.needs_roles,
             of_transfers=self.definition().transfers.anchor,
         )  # fmt: skip
-        with duckdb.connect() as connection:
-            connection.register("episodes", found)
-            connection.register("accountable", who)
-            return (
-                connection.sql(
-                    """
-                SELECT e.* REPLACE (a.entity AS entity, coalesce(e.reason,
-                  CASE WHEN a.entity IS NULL THEN 'other-provider' END) AS reason)
-                FROM episodes e LEFT JOIN accountable a ON a.episode = e.episode::VARCHAR ORDER BY episode, period
+        connection.register("episodes", found)
+        connection.register("accountable", who)
+        return (
+            connection.sql(
                 """
-                )
-                .to_arrow_table()
-                .cast(found.schema)
+            SELECT e.* REPLACE (a.entity AS entity, coalesce(e.reason,
+              CASE WHEN a.entity IS NULL THEN 'other-provider' END) AS reason)
+            FROM episodes e LEFT JOIN accountable a ON a.episode = e.episode::VARCHAR ORDER BY episode, period
+            """
             )
+            .to_arrow_table()
+            .cast(found.schema)
+        )
 
     def _definition(self) -> Definition:
         return self.definition().model_copy(update={"post_days": max(self.definition().post_days, self.post_days())})
@@ -334,20 +356,19 @@ def _numbers(initiators: tuple[Initiator, ...]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=INITIATOR_SCHEMA)
 
 
-def _tiered(found: pa.Table, tiers: pa.Table) -> pa.Table:
-    with duckdb.connect() as connection:
-        connection.register("episodes", found)
-        connection.register("tiers", tiers)
-        return (
-            connection.sql(
-                """
-            SELECT e.* REPLACE (e.price_group || coalesce('-' || t.tier, '') AS price_group)
-            FROM episodes e LEFT JOIN tiers t ON t.member = e.member
-              AND (t.anchor_start IS NULL OR t.anchor_start = e.anchor_start)
-            QUALIFY row_number() OVER (PARTITION BY e.episode, e.period ORDER BY t.anchor_start NULLS LAST, t.tier) = 1
-            ORDER BY episode, period
+def _tiered(connection: duckdb.DuckDBPyConnection, found: pa.Table, tiers: pa.Table) -> pa.Table:
+    connection.register("episodes", found)
+    connection.register("tiers", tiers)
+    return (
+        connection.sql(
             """
-            )
-            .to_arrow_table()
-            .cast(found.schema)
+        SELECT e.* REPLACE (e.price_group || coalesce('-' || t.tier, '') AS price_group)
+        FROM episodes e LEFT JOIN tiers t ON t.member = e.member
+          AND (t.anchor_start IS NULL OR t.anchor_start = e.anchor_start)
+        QUALIFY row_number() OVER (PARTITION BY e.episode, e.period ORDER BY t.anchor_start NULLS LAST, t.tier) = 1
+        ORDER BY episode, period
+        """
         )
+        .to_arrow_table()
+        .cast(found.schema)
+    )

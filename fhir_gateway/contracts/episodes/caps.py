@@ -67,35 +67,36 @@ FROM labelled GROUP BY period, price_group ORDER BY ALL
 PERFORMANCE = "performance"
 
 
-def bounds(table: pa.Table, cap: Cap | None, given: pa.Table | None = None) -> pa.Table:
+def bounds(
+    connection: duckdb.DuckDBPyConnection, table: pa.Table, cap: Cap | None, given: pa.Table | None = None
+) -> pa.Table:
     """Bounds (:data:`BOUND_SCHEMA`) of episodes by period and price group, all that are whole; none without a cap.
 
     ``baseline`` is the period of all baseline years together.
     """
     if cap is None:
         return BOUND_SCHEMA.empty_table()
-    with duckdb.connect() as connection:
-        connection.register("episodes", table)
-        if cap.kind == "percentile":
-            rows = connection.sql(
-                _SUMS.format(low=_quantile(cap.low), high=_quantile(cap.high), performance=PERFORMANCE)
-            ).to_arrow_table()
-            found = rows.select(BOUND_SCHEMA.names)
-        elif cap.kind == "deviations":
-            rows = connection.sql(_SUMS.format(low="NULL", high="NULL", performance=PERFORMANCE)).to_arrow_table()
-            found = pa.Table.from_pylist([_deviated(row, cap) for row in rows.to_pylist()], schema=BOUND_SCHEMA)
-        else:
-            connection.register("given", CAP_SCHEMA.empty_table() if given is None else given)
-            amount = "NULL" if cap.high_amount is None else f"{cap.high_amount}"
-            found = connection.sql(
-                f"""
-                SELECT DISTINCT e.period, e.price_group, g.low, coalesce(g.high, {amount})::DECIMAL(28, 8) AS high
-                FROM episodes e LEFT JOIN given g ON g.price_group = e.price_group
-                  OR (g.price_group IS NULL AND e.price_group NOT IN
-                    (SELECT price_group FROM given WHERE price_group IS NOT NULL))
-                ORDER BY ALL
-                """  # noqa: S608  an amount of the terms
-            ).to_arrow_table()
+    connection.register("episodes", table)
+    if cap.kind == "percentile":
+        rows = connection.sql(
+            _SUMS.format(low=_quantile(cap.low), high=_quantile(cap.high), performance=PERFORMANCE)
+        ).to_arrow_table()
+        found = rows.select(BOUND_SCHEMA.names)
+    elif cap.kind == "deviations":
+        rows = connection.sql(_SUMS.format(low="NULL", high="NULL", performance=PERFORMANCE)).to_arrow_table()
+        found = pa.Table.from_pylist([_deviated(row, cap) for row in rows.to_pylist()], schema=BOUND_SCHEMA)
+    else:
+        connection.register("given", CAP_SCHEMA.empty_table() if given is None else given)
+        amount = "NULL" if cap.high_amount is None else f"{cap.high_amount}"
+        found = connection.sql(
+            f"""
+            SELECT DISTINCT e.period, e.price_group, g.low, coalesce(g.high, {amount})::DECIMAL(28, 8) AS high
+            FROM episodes e LEFT JOIN given g ON g.price_group = e.price_group
+              OR (g.price_group IS NULL AND e.price_group NOT IN
+                (SELECT price_group FROM given WHERE price_group IS NOT NULL))
+            ORDER BY ALL
+            """  # noqa: S608  an amount of the terms
+        ).to_arrow_table()
     return found.cast(BOUND_SCHEMA).combine_chunks()
 
 
@@ -115,19 +116,18 @@ def above_mean(count: int, total: Decimal, squares: Decimal, deviations: Decimal
     return (mean + deviations * variance.sqrt()).quantize(EIGHT, ROUND_HALF_UP)
 
 
-def applied(table: pa.Table, found: pa.Table, cap: Cap | None) -> pa.Table:
+def applied(connection: duckdb.DuckDBPyConnection, table: pa.Table, found: pa.Table, cap: Cap | None) -> pa.Table:
     """Episodes with ``capped``, ``low`` and ``high``: each by the bounds of its period, or of the pooled baseline."""
     by_baseline = cap is not None and cap.basis == "baseline" and cap.kind in ("percentile", "deviations")
-    with duckdb.connect() as connection:
-        connection.register("episodes", table)
-        connection.register("bounds", found)
-        return connection.sql(
-            """
-            SELECT e.*, b.low, b.high,
-              greatest(least(e.actual, b.high), b.low) AS capped -- an empty bound does not bind
-            FROM episodes e LEFT JOIN bounds b ON b.price_group = e.price_group
-              AND b.period = CASE WHEN $by_baseline AND e.period = $performance THEN 'baseline' ELSE e.period END
-            ORDER BY episode, period
-            """,
-            params={"by_baseline": by_baseline, "performance": PERFORMANCE},
-        ).to_arrow_table()
+    connection.register("episodes", table)
+    connection.register("bounds", found)
+    return connection.sql(
+        """
+        SELECT e.*, b.low, b.high,
+          greatest(least(e.actual, b.high), b.low) AS capped -- an empty bound does not bind
+        FROM episodes e LEFT JOIN bounds b ON b.price_group = e.price_group
+          AND b.period = CASE WHEN $by_baseline AND e.period = $performance THEN 'baseline' ELSE e.period END
+        ORDER BY episode, period
+        """,
+        params={"by_baseline": by_baseline, "performance": PERFORMANCE},
+    ).to_arrow_table()

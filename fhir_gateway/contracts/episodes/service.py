@@ -80,46 +80,49 @@ _MONEY = ("spending", "prorated", "actual", "complications", "after_window", "af
 
 
 def episodes(
+    connection: duckdb.DuckDBPyConnection,
     definition: Definition,
     sources: Sources,
     periods: Mapping[str, tuple[date, date]],
     tables: CostTables | None = None,
     initiators: tuple[Initiator, ...] = (),
 ) -> pa.Table:
-    """Episodes (:data:`EPISODE_SCHEMA`) of each period; both days belong to it."""
-    with duckdb.connect() as connection:
-        _run(connection, definition, sources, periods, tables, initiators)
-        connection.register(
-            "periods",
-            pa.table(
-                {
-                    "period": pa.array(periods, pa.string()),
-                    "opened": pa.array([first for first, _ in periods.values()], pa.date32()),
-                    "closed": pa.array([last for _, last in periods.values()], pa.date32()),
-                }
-            ),
-        )
-        milestones = definition.milestones
-        connection.register(
-            "milestones",
-            pa.table(
-                {
-                    "milestone": pa.array(range(len(milestones)), pa.int32()),
-                    "id": pa.array([one.id for one in milestones], pa.string()),
-                    "first": pa.array([one.first for one in milestones], pa.int32()),
-                    "last": pa.array([one.last for one in milestones], pa.int32()),
-                }
-            ),
-        )
-        money = ", ".join(
-            f"CASE WHEN c.number IS NOT NULL THEN coalesce(c.{name}, 0) END::DECIMAL(28, 8) AS {name}"
-            for name in _MONEY
-        )
-        query = _EPISODES.format(money=money, day=definition.period_day)
-        return connection.sql(query).to_arrow_table().cast(EPISODE_SCHEMA).combine_chunks()
+    """Episodes (:data:`EPISODE_SCHEMA`) of each period; both days belong to it.
+
+    ``connection`` is one to be made of tables, used for nothing before.
+    """
+    _run(connection, definition, sources, periods, tables, initiators)
+    connection.register(
+        "periods",
+        pa.table(
+            {
+                "period": pa.array(periods, pa.string()),
+                "opened": pa.array([first for first, _ in periods.values()], pa.date32()),
+                "closed": pa.array([last for _, last in periods.values()], pa.date32()),
+            }
+        ),
+    )
+    milestones = definition.milestones
+    connection.register(
+        "milestones",
+        pa.table(
+            {
+                "milestone": pa.array(range(len(milestones)), pa.int32()),
+                "id": pa.array([one.id for one in milestones], pa.string()),
+                "first": pa.array([one.first for one in milestones], pa.int32()),
+                "last": pa.array([one.last for one in milestones], pa.int32()),
+            }
+        ),
+    )
+    money = ", ".join(
+        f"CASE WHEN c.number IS NOT NULL THEN coalesce(c.{name}, 0) END::DECIMAL(28, 8) AS {name}" for name in _MONEY
+    )
+    query = _EPISODES.format(money=money, day=definition.period_day)
+    return connection.sql(query).to_arrow_table().cast(EPISODE_SCHEMA).combine_chunks()
 
 
 def services(
+    connection: duckdb.DuckDBPyConnection,
     definition: Definition,
     sources: Sources,
     periods: Mapping[str, tuple[date, date]],
@@ -127,9 +130,8 @@ def services(
     initiators: tuple[Initiator, ...] = (),
 ) -> pa.Table:
     """The claim lines below :func:`episodes` of the same arguments (:data:`~.costs.SERVICE_SCHEMA`)."""
-    with duckdb.connect() as connection:
-        _run(connection, definition, sources, periods, tables, initiators)
-        return service_lines(connection)
+    _run(connection, definition, sources, periods, tables, initiators)
+    return service_lines(connection)
 
 
 def _run(

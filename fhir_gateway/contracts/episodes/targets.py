@@ -170,11 +170,12 @@ ORDER BY ALL
 """
 
 
-def baseline_prices(capped: pa.Table, prices: Prices, entities: list[str]) -> list[GroupBaseline]:
+def baseline_prices(
+    connection: duckdb.DuckDBPyConnection, capped: pa.Table, prices: Prices, entities: list[str]
+) -> list[GroupBaseline]:
     """Prices of each entity and price group out of the episodes of the baseline years."""
-    with duckdb.connect() as connection:
-        connection.register("episodes", capped)
-        rows = connection.execute(_MEANS, {"performance": PERFORMANCE}).fetchall()
+    connection.register("episodes", capped)
+    rows = connection.execute(_MEANS, {"performance": PERFORMANCE}).fetchall()
     counts: dict[tuple[str | None, str], dict[str, tuple[int, Decimal]]] = {}
     for entity, group, period, episodes, total, avoidable in rows:
         amount = Decimal(total) - (1 - prices.complications) * Decimal(avoidable)
@@ -222,25 +223,24 @@ def as_table(found: list[GroupBaseline]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=PRICE_SCHEMA)
 
 
-def with_multipliers(capped: pa.Table, multipliers: pa.Table | None) -> pa.Table:
+def with_multipliers(connection: duckdb.DuckDBPyConnection, capped: pa.Table, multipliers: pa.Table | None) -> pa.Table:
     """Episodes with their ``multiplier``; null where there is none."""
-    with duckdb.connect() as connection:
-        connection.register("episodes", capped)
-        connection.register(
-            "multipliers",
-            pa.schema([f.with_nullable(True) for f in MULTIPLIER_SCHEMA]).empty_table()
-            if multipliers is None
-            else multipliers,
-        )
-        return connection.sql(
-            """
-            SELECT e.*, m.multiplier FROM episodes e LEFT JOIN multipliers m ON m.member = e.member
-              AND (m.anchor_start IS NULL OR m.anchor_start = e.anchor_start)
-            QUALIFY row_number() OVER (PARTITION BY e.episode, e.period
-              ORDER BY m.anchor_start NULLS LAST, m.multiplier) = 1
-            ORDER BY episode, period
-            """
-        ).to_arrow_table()
+    connection.register("episodes", capped)
+    connection.register(
+        "multipliers",
+        pa.schema([f.with_nullable(True) for f in MULTIPLIER_SCHEMA]).empty_table()
+        if multipliers is None
+        else multipliers,
+    )
+    return connection.sql(
+        """
+        SELECT e.*, m.multiplier FROM episodes e LEFT JOIN multipliers m ON m.member = e.member
+          AND (m.anchor_start IS NULL OR m.anchor_start = e.anchor_start)
+        QUALIFY row_number() OVER (PARTITION BY e.episode, e.period
+          ORDER BY m.anchor_start NULLS LAST, m.multiplier) = 1
+        ORDER BY episode, period
+        """
+    ).to_arrow_table()
 
 
 _PRICED = """
@@ -255,7 +255,13 @@ ORDER BY episode
 """
 
 
-def priced(found: pa.Table, prices: pa.Table, factors: Mapping[tuple[str, str], Decimal], price_day: str) -> pa.Table:
+def priced(
+    connection: duckdb.DuckDBPyConnection,
+    found: pa.Table,
+    prices: pa.Table,
+    factors: Mapping[tuple[str, str], Decimal],
+    price_day: str,
+) -> pa.Table:
     """Episodes (:data:`PRICED_SCHEMA`) of the period: target = price x factor of entity and family x multiplier.
 
     ContractError when an episode that stands has no price; the price groups are named.
@@ -265,26 +271,25 @@ def priced(found: pa.Table, prices: pa.Table, factors: Mapping[tuple[str, str], 
         for (entity, family), factor in sorted(factors.items())
     ]
     factor_schema = pa.schema([("entity", pa.string()), ("family", pa.string()), ("factor", pa.decimal128(18, 10))])
-    with duckdb.connect() as connection:
-        connection.register("episodes", found)
-        connection.register("prices", prices)
-        connection.register("factors", pa.Table.from_pylist(rows, schema=factor_schema))
-        query = _PRICED.format(day=price_day)
-        connection.execute(f"CREATE TABLE priced AS {query}")
-        lacking = connection.sql(
-            "SELECT DISTINCT price_group FROM priced WHERE reason IS NULL AND entity IS NOT NULL AND price IS NULL"
-            " ORDER BY 1"
-        ).fetchall()
-        if lacking:
-            names = ", ".join(str(name) for (name,) in lacking)
-            raise ContractError(f"prices: there is none for the episodes of price group {names}")
-        table = connection.sql(
-            """
-            SELECT * REPLACE (CASE WHEN reason IS NULL THEN target END AS target),
-              CASE WHEN reason IS NULL THEN target - capped END AS difference
-            FROM priced ORDER BY episode
-            """
-        ).to_arrow_table()
+    connection.register("episodes", found)
+    connection.register("prices", prices)
+    connection.register("factors", pa.Table.from_pylist(rows, schema=factor_schema))
+    query = _PRICED.format(day=price_day)
+    connection.execute(f"CREATE TABLE priced AS {query}")
+    lacking = connection.sql(
+        "SELECT DISTINCT price_group FROM priced WHERE reason IS NULL AND entity IS NOT NULL AND price IS NULL"
+        " ORDER BY 1"
+    ).fetchall()
+    if lacking:
+        names = ", ".join(str(name) for (name,) in lacking)
+        raise ContractError(f"prices: there is none for the episodes of price group {names}")
+    table = connection.sql(
+        """
+        SELECT * REPLACE (CASE WHEN reason IS NULL THEN target END AS target),
+          CASE WHEN reason IS NULL THEN target - capped END AS difference
+        FROM priced ORDER BY episode
+        """
+    ).to_arrow_table()
     return table.select(PRICED_SCHEMA.names).cast(PRICED_SCHEMA).combine_chunks()
 
 

@@ -6,6 +6,7 @@ from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 
 from fhir_gateway.contracts.episodes import Definition, Sources, episodes
@@ -81,8 +82,10 @@ def found(*rows: dict[str, Any], sources: dict[str, Any] | None = None, **change
     """Episodes of 2026 as rows; ``changes`` are of the definition, ``sources`` more of what it is made from."""
     more = changes.pop("tables", None)
     initiators = changes.pop("initiators", ())
-    table = episodes(
-        definition(**changes), Sources(lines(*rows), **(sources or {})), {"performance": YEAR}, more, initiators
-    )
+    made = definition(**changes)
+    with duckdb.connect() as connection:
+        table = episodes(
+            connection, made, Sources(lines(*rows), **(sources or {})), {"performance": YEAR}, more, initiators
+        )
     rows_: list[dict[str, Any]] = table.to_pylist()
     return rows_

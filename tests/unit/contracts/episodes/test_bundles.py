@@ -228,9 +228,9 @@ def test_allocation_sums_to_the_prices() -> None:
 
 
 def test_prospective_contradictions() -> None:
-    with pytest.raises(ContractError, match="allocation.parts: sum to 0.6, not 1"):
+    with pytest.raises(ContractError, match=r"allocation\.parts: sum to 0.6, not 1"):
         prospective(allocation={"by": "parts", "parts": {"a": D("0.6")}})
-    with pytest.raises(ContractError, match="warranty_days: episode.complications does not say what it covers"):
+    with pytest.raises(ContractError, match=r"warranty_days: episode\.complications does not say what it covers"):
         prospective(warranty_days=10)
 
 
@@ -286,7 +286,7 @@ def test_milestones_and_the_case_rate() -> None:
 def test_milestone_contradictions() -> None:
     with pytest.raises(ContractError, match="case_rate: is never paid"):
         treatment(min_services=0)
-    with pytest.raises(ContractError, match="episode.milestones: there are none"):
+    with pytest.raises(ContractError, match=r"episode\.milestones: there are none"):
         terms("bundle_milestones")
 
 

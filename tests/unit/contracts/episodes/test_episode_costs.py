@@ -6,11 +6,13 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pytest
-from episode_parts import YEAR, day, definition, found, line, lines, stay
+from episode_parts import YEAR, definition, found, line, lines, stay
 
 from fhir_gateway.contracts.episodes import (
+    EPISODE_SCHEMA,
     GMLOS_SCHEMA,
     STANDARDISATION_SCHEMA,
     CostTables,
@@ -182,7 +184,8 @@ def test_service_lines_are_evidence() -> None:
         line("a", "q", "04-10", 30),
     )
     made = definition(exclusions=[{"id": "trauma", "match": {"mdc": ["24"]}}], post_days=10)
-    evidence = services(made, Sources(lines(*rows)), {"performance": YEAR}).to_pylist()
+    with duckdb.connect() as connection:
+        evidence = services(connection, made, Sources(lines(*rows)), {"performance": YEAR}).to_pylist()
     assert [(row["claim"], row["category"], row["part"], row["exclusion"]) for row in evidence] == [
         ("c", "anchor", "window", None),
         ("p", "other", "window", None),
@@ -221,14 +224,11 @@ def test_unknown_list_of_services() -> None:
 
 def capped(costs: list[int], cap: Cap, given: pa.Table | None = None) -> list[Decimal]:
     rows = [stay(f"m{n:03}", f"c{n}", "03-01", "03-04", cost, "470") for n, cost in enumerate(costs)]
-    table_ = pa.Table.from_pylist(found(*rows), schema=_schema())
-    return applied(table_, bounds(table_, cap, given), cap)["capped"].to_pylist()
-
-
-def _schema() -> pa.Schema:
-    from fhir_gateway.contracts.episodes import EPISODE_SCHEMA
-
-    return EPISODE_SCHEMA
+    table_ = pa.Table.from_pylist(found(*rows), schema=EPISODE_SCHEMA)
+    with duckdb.connect() as connection:
+        found_ = applied(connection, table_, bounds(connection, table_, cap, given), cap)
+    amounts: list[Decimal] = found_["capped"].to_pylist()
+    return amounts
 
 
 def test_caps_by_percentile() -> None:

@@ -235,7 +235,8 @@ def test_cjr_below_acceptable_pays_nothing_but_owes() -> None:
 
 
 def test_cjr_has_four_prices() -> None:
-    table = prices(g470=1, g469=2) + [
+    table = [
+        *prices(g470=1, g469=2),
         {"price_group": "470-fracture", "price": D(4)},
         {"price_group": "469-fracture", "price": D(8)},
     ]
