@@ -35,7 +35,6 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import numpy as np
 import orjson
 import pyarrow as pa
 from rich.console import Console
@@ -44,6 +43,7 @@ from rich.table import Table
 from fhir_gateway.lake.lines import read_blocks
 from fhir_gateway.lake.scan import Scanned, Scanner
 from fhir_gateway.lake.store import Lake
+from fhir_gateway.lake.texts import Texts
 from fhir_gateway.lake.typed import typed_rows
 from fhir_gateway.r4 import models
 from fhir_gateway.sandbox.population import generate
@@ -86,11 +86,12 @@ def peer_only(lines: list[bytes]) -> None:
         models.validate(orjson.loads(line))
 
 
-def scanned(pull: StagedPull, scanner: Scanner) -> Iterator[Scanned]:
+def scanned(pull: StagedPull, scanner: Scanner, texts: Texts | None = None) -> Iterator[Scanned]:
     order = 0
     for file in pull.files:
         for block in read_blocks(file):
-            found = scanner.scan(block, file.resource_type, file.name, order)
+            at = texts.add(block.text) if texts else 0
+            found = scanner.scan(block, file.resource_type, file.name, order, at)
             order += found.places
             yield found
 
@@ -102,12 +103,10 @@ def check_only(pull: StagedPull) -> None:
 
 def into_columns(pull: StagedPull) -> None:
     scanner = Scanner()
-    with duckdb.connect() as connection:
-        for found in scanned(pull, scanner):
+    with duckdb.connect() as connection, Texts() as texts:
+        for found in scanned(pull, scanner, texts):
             for name, batch in found.rows:
-                rows = pa.table(batch)
-                order = np.arange(rows.num_rows)
-                for _ in typed_rows(connection, scanner.grammar, name, rows, order, scanner.shape(name)):
+                for _ in typed_rows(connection, scanner.grammar, name, texts, pa.table(batch), scanner.shape(name)):
                     pass
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from threading import local
 from typing import Any
 
 import numpy as np
@@ -12,44 +13,88 @@ from fhir_gateway.errors import GatewayError
 from fhir_gateway.lake.grammar import Grammar, Place
 from fhir_gateway.lake.kernel import columns as kernel_columns
 from fhir_gateway.lake.kernel import many, tables
+from fhir_gateway.lake.texts import Texts
 from fhir_gateway.r4 import spec
 
 
 def assemble(
     grammar: Grammar,
     resource_type: str,
-    text: np.ndarray,
+    texts: Texts,
     starts: np.ndarray,
-    size: int,
+    lengths: np.ndarray,
+    odd: np.ndarray,
+    text: np.ndarray,
     shape: Mapping[str, Any],
-) -> pa.StructArray:
-    """Columns ``shape`` (a part of the type's column structure) of resources of one type that have passed the walk.
+) -> tuple[np.ndarray, pa.StructArray]:
+    """Read resources of one type into ``text``, and make columns ``shape`` of those that have passed the walk.
 
-    ``text`` holds ``size`` bytes of JSON and :data:`kernel.PADDING` more; ``starts`` is where each resource begins.
+    ``starts`` and ``lengths`` are where they lie in ``texts``; the ``odd`` ones have not passed. ``shape`` is a part of
+    the type's column structure. ``text`` has room for all and :data:`kernel.PADDING` more. Answers where in it each
+    begins and the last ends, and the columns.
     """
-    events = tables.Events(*(np.empty(size // 2 + 16, np.int32) for _ in tables.Events._fields))
+    offsets = np.empty(len(starts) + 1, np.int32)
+    size = int(lengths.sum())
+    events, ordered = _SCRATCH.events(size // 2 + 16)
     levels = np.zeros(grammar.levels, np.int64)
     frames = np.zeros((5, tables.MAX_DEPTH + 1), np.int64)
     state = np.zeros(tables.STATE, np.int64)
     slots = np.zeros((tables.SLOTS, len(starts)), np.int64)
     used = np.empty(0, np.uint8)
-    failed = many.walk_rows(grammar.tables, text, starts, -1, slots, used, levels, events, frames, state)
+    failed = many.walk_rows(
+        grammar.tables,
+        texts.number,
+        starts,
+        lengths,
+        odd,
+        text,
+        text.ctypes.data,
+        offsets,
+        slots,
+        used,
+        levels,
+        events,
+        frames,
+        state,
+    )
     if failed >= 0:
-        raise GatewayError(f"{resource_type}: a resource passed the check once and not again")
-    count = int(state[tables.EVENTS])
-    counts = np.bincount(events.column[:count], minlength=grammar.columns)
+        raise GatewayError(f"{resource_type}: a resource was read and checked once, and not again")
+    events = events[: int(state[tables.EVENTS])]
+    counts = np.zeros(grammar.columns, np.int64)
+    kernel_columns.count_events(events, counts)
     ends = np.cumsum(counts)
-    ordered = tables.Events(*(np.empty(count, np.int32) for _ in tables.Events._fields))
-    kernel_columns.sort_events(tables.Events(*(array[:count] for array in events)), ends - counts, ordered)
+    kernel_columns.sort_events(events, ends - counts, ordered)
     columns = _Columns(text, ordered, ends - counts, ends, levels)
-    return columns.struct(grammar.fields(resource_type), shape, len(starts), None)
+    rows = len(starts) - int(np.count_nonzero(odd))
+    return offsets, columns.struct(grammar.fields(resource_type), shape, rows, None)
+
+
+class _Scratch(local):
+    """What the walk notes, a thread's own and used again: asking for fresh memory costs as much as the walk."""
+
+    def __init__(self) -> None:
+        self._pair = tuple(_events(0) for _ in range(2))
+
+    def events(self, most: int) -> tuple[np.ndarray, np.ndarray]:
+        """Room for events as they come, and by column."""
+        if len(self._pair[0]) < most:
+            self._pair = tuple(_events(most) for _ in range(2))
+        one, other = self._pair
+        return one, other
+
+
+def _events(most: int) -> np.ndarray:
+    return np.empty((most, tables.EVENT_FIELDS), np.int32)
+
+
+_SCRATCH = _Scratch()
 
 
 class _Columns:
     """Arrow arrays of one batch of events."""
 
     def __init__(
-        self, text: np.ndarray, events: tables.Events, begins: np.ndarray, ends: np.ndarray, levels: np.ndarray
+        self, text: np.ndarray, events: np.ndarray, begins: np.ndarray, ends: np.ndarray, levels: np.ndarray
     ) -> None:
         self._text = text
         self._events = events
@@ -70,54 +115,49 @@ class _Columns:
             return pa.nulls(rows, spec.arrow_type(part))
         if not isinstance(part, list):
             return self._value(place, part, rows, in_list=False)
-        there, _, lengths = self._of(place.list_column)
-        counts = np.zeros(rows + 1, np.int32)
-        counts[there + 1] = lengths
+        found = self._of(place.list_column)
+        offsets = np.empty(rows + 1, np.int32)
+        kernel_columns.ends(found, offsets)
         inner = self._value(place, part[0], int(self._levels[place.level]), in_list=True)
-        offsets = pa.py_buffer(np.cumsum(counts, dtype=np.int32))
-        validity = self._validity(there, rows)
-        return pa.Array.from_buffers(pa.list_(inner.type), rows, [validity, offsets], children=[inner])
+        buffers = [self._validity(found, rows), pa.py_buffer(offsets)]
+        return pa.Array.from_buffers(pa.list_(inner.type), rows, buffers, children=[inner])
 
     def _value(self, place: Place, part: Any, rows: int, *, in_list: bool) -> pa.Array:
         if not isinstance(part, str):
-            validity = None if in_list else self._validity(self._of(place.column)[0], rows)
+            validity = None if in_list else self._validity(self._of(place.column), rows)
             return self.struct(place.fields, part, rows, validity)
-        there, starts, lengths = self._of(place.column)
-        validity = self._validity(there, rows)
-        arrow_type = spec.arrow_type(part)
+        found = self._of(place.column)
         if part == "VARCHAR":
             offsets = np.empty(rows + 1, np.int32)
-            target = np.empty(int(np.abs(lengths).sum()) + 8, np.uint8)
-            used = kernel_columns.texts(self._text, there, starts, lengths, offsets, target)
+            target = np.empty(kernel_columns.size(found) + 8, np.uint8)
+            used = kernel_columns.texts(self._text, found, offsets, target)
             values = [pa.py_buffer(offsets), pa.py_buffer(target[:used])]
         elif part == "BIGINT":
             whole = np.zeros(rows, np.int64)
-            kernel_columns.wholes(self._text, there, starts, lengths, whole)
+            kernel_columns.wholes(self._text, found, whole)
             values = [pa.py_buffer(whole)]
         elif part == "BOOLEAN":
             bits = np.zeros((rows + 7) // 8, np.uint8)
-            kernel_columns.truths(self._text, there, starts, bits)
+            kernel_columns.truths(self._text, found, bits)
             values = [pa.py_buffer(bits)]
         else:
             pairs = np.zeros((rows, 2), np.uint64)
-            kernel_columns.decimals(self._text, there, starts, lengths, pairs)
+            kernel_columns.decimals(self._text, found, pairs)
             values = [pa.py_buffer(pairs)]
-        return pa.Array.from_buffers(arrow_type, rows, [validity, *values])
+        return pa.Array.from_buffers(spec.arrow_type(part), rows, [self._validity(found, rows), *values])
 
-    def _of(self, column: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows, starts and lengths of a column's events."""
+    def _of(self, column: int) -> np.ndarray:
+        """A column's events."""
         if column >= len(self._begins):
-            empty = np.empty(0, np.int32)
-            return empty, empty, empty
-        part = slice(self._begins[column], self._ends[column])
-        return self._events.row[part], self._events.start[part], self._events.length[part]
+            return self._events[:0]
+        return self._events[self._begins[column] : self._ends[column]]
 
     @staticmethod
-    def _validity(there: np.ndarray, rows: int) -> pa.Buffer | None:
-        if len(there) == rows:
+    def _validity(found: np.ndarray, rows: int) -> pa.Buffer | None:
+        if len(found) == rows:
             return None
         bitmap = np.zeros((rows + 7) // 8, np.uint8)
-        kernel_columns.mark(there, bitmap)
+        kernel_columns.mark(found, bitmap)
         return pa.py_buffer(bitmap)
 
 

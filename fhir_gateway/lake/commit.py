@@ -23,12 +23,14 @@ import pyarrow.parquet as pq
 from fhir_gateway.errors import LedgerError, Location
 from fhir_gateway.lake.deleting import doomed_rows
 from fhir_gateway.lake.links import Links, read_links, update_links
+from fhir_gateway.lake.ordering import seats
 from fhir_gateway.lake.persons import PersonAssigner
 from fhir_gateway.lake.placing import STORED_COLUMNS, Placement, clear, place
 from fhir_gateway.lake.quarantine import QuarantineWriter
 from fhir_gateway.lake.replay import Replay
 from fhir_gateway.lake.staging import Progress, StagedLines, stage
 from fhir_gateway.lake.tables import FEW_IDS, ResourceTable
+from fhir_gateway.lake.texts import Texts
 from fhir_gateway.lake.typed import typed_rows
 from fhir_gateway.lake.versions import LakeVersion, TableState, VersionLog
 from fhir_gateway.lake.writing import Writing
@@ -68,16 +70,16 @@ class Commit:
         # in memory, but what is too much goes to the scratch space
         config: dict[str, str | bool | int | float | list[str]]
         config = {"temp_directory": str(self.folder / "duckdb"), "memory_limit": _MEMORY_LIMIT}
-        with duckdb.connect(config=config) as self.connection:
-            return self._run()
+        with duckdb.connect(config=config) as self.connection, Texts(self.folder) as texts:
+            return self._run(texts)
 
-    def _run(self) -> LakeVersion:
+    def _run(self, texts: Texts) -> LakeVersion:
         quarantine = QuarantineWriter(self.folder / "quarantine.parquet")
         try:
             if self.replay is None:
-                lines = stage(self.pull, self.folder, quarantine, self.progress)
+                lines = stage(self.pull, self.folder, texts, quarantine, self.progress)
             else:
-                lines = self.replay.stage(self.folder, quarantine, self.progress)
+                lines = self.replay.stage(self.folder, texts, quarantine, self.progress)
         finally:
             quarantine.close()
         placements = {name: self._place(name, lines) for name in sorted(lines.rows)}
@@ -108,9 +110,12 @@ class Commit:
 
     def _place(self, resource_type: str, lines: StagedLines) -> Placement:
         state = self.before.get(resource_type)
+        rows = lines.rows[resource_type]
+        if state is None and rows.few_and_different():
+            return Placement(rows.count, 0, 0, None)
         old: pa.RecordBatchReader | pa.Table | None = None
-        staged: pa.RecordBatchReader | pa.Table = lines.rows[resource_type].heads()
-        ids = lines.rows[resource_type].few_ids()
+        staged: pa.RecordBatchReader | pa.Table = rows.heads()
+        ids = rows.few_ids()
         few = ids is not None and len(ids) <= FEW_IDS
         if few:
             staged = staged.read_all()
@@ -156,9 +161,11 @@ class Commit:
     def _links(
         self, lines: StagedLines, placements: Mapping[str, Placement], known: pa.Table, mark: str | None
     ) -> Links:
-        parts = [f"select _patient from {placed.accepted}" for placed in placements.values()]  # noqa: S608 - our names
+        parts = [f"select _patient from {p.accepted}" for p in placements.values() if p.accepted]  # noqa: S608 - our names
         patients = " union ".join(parts) or "select null::varchar as _patient"
         ids = self.connection.sql(f"from ({patients}) where _patient is not null").to_arrow_table()["_patient"]
+        first = [lines.rows[name].patients() for name, placed in placements.items() if placed.accepted is None]
+        ids = pa.chunked_array([*ids.chunks, *first], pa.string()).unique().drop_null()
         assigned = pa.table({"_patient": pa.array([], pa.string()), "_member": pa.array([], pa.string())})
         placed = placements.get("Patient")
         rows = None if placed is None else self._person_elements(lines, placed)
@@ -166,26 +173,28 @@ class Commit:
             members = self.persons.assign(self.pull.source, rows)
             assigned = pa.table({"_patient": rows["id"], "_member": members})
         self.connection.register("patients_here", pa.table({"_patient": ids}))
-        return update_links(known, self.pull.source, ids.combine_chunks(), assigned, self.persons, self.buckets, mark)
+        return update_links(known, self.pull.source, ids, assigned, self.persons, self.buckets, mark)
 
     def _person_elements(self, lines: StagedLines, placed: Placement) -> pa.Table:
         """Accepted Patient rows in the layout that the assigner reads."""
         full = spec.column_structure("Patient")
         shape = {name: full[name] for name in _PERSON_ELEMENTS}
-        accepted = self.connection.sql(f"select _order from {placed.accepted}").fetchnumpy()["_order"]  # noqa: S608 - our name
+        accepted = None
+        if placed.accepted:
+            found = self.connection.sql(f"select _order from {placed.accepted}")  # noqa: S608 - our name
+            accepted = found.fetchnumpy()["_order"]
         ids, elements = [], []
         for batch in lines.rows["Patient"].batches():
-            order = np.flatnonzero(np.isin(batch["_order"].to_numpy(), accepted))
             rows = pa.table(batch)
-            for numbers, _, columns in typed_rows(
-                self.connection, lines.scanner.grammar, "Patient", rows, order, shape
-            ):
-                ids.append(batch["id"].take(pa.array(numbers)))
-                elements.append(columns)
+            if accepted is not None:
+                rows = rows.filter(pa.array(np.isin(batch["_order"].to_numpy(), accepted)))
+            for piece in typed_rows(self.connection, lines.scanner.grammar, "Patient", lines.texts, rows, shape):
+                ids += rows["id"].slice(piece.start, len(piece.raw)).chunks
+                elements.append(piece.columns)
         schema = pa.schema([pa.field(n, spec.arrow_type(full[n])) for n in _PERSON_ELEMENTS])
-        found = pa.Table.from_struct_array(pa.chunked_array(elements, pa.struct(schema)))
-        found = found.add_column(0, "id", pa.chunked_array(ids, pa.string()))
-        return found.take(pc.sort_indices(found["id"]))
+        patients = pa.Table.from_struct_array(pa.chunked_array(elements, pa.struct(schema)))
+        patients = patients.add_column(0, "id", pa.chunked_array(ids, pa.string()))
+        return patients.take(pc.sort_indices(patients["id"]))
 
     def _write_all(
         self,
@@ -203,20 +212,25 @@ class Commit:
             "create table links as from links_given where _patient in (from patients_here union from patients_moved)"
         )
 
+        seated = seats(links.table, self.pull.source)
+
         def write(name: str) -> TableState | None:
             placed = placements.get(name)
             with self.connection.cursor() as connection:
                 writing = Writing(
                     connection,
                     lines.scanner,
+                    lines.texts,
                     self._table(name),
                     self.before.get(name),
                     self.version,
                     self.pull,
                     links,
-                    self.buckets,
+                    seated,
                     self.folder / f"parts-{name}",
                 )
+                if placed is not None and placed.accepted is None:
+                    return writing.first(lines.rows[name])
                 return writing.run(lines.rows.get(name), placed.accepted if placed else None, doomed.get(name))
 
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:

@@ -20,6 +20,7 @@ _READ_BYTES = 1 << 20
 _READ_GZIP_BYTES = 1 << 16
 #: Bytes of a block: fewer cost more calls, more fall out of the cache.
 BLOCK_BYTES = 1 << 20
+_COUNTED = 1 << 17
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _GZIP = b"\x1f\x8b"
 
@@ -88,7 +89,9 @@ def _blocks(path: Path) -> Iterator[bytes]:
 
 def _line_feeds(text: bytes) -> int:
     """As ``bytes.count``, which is many times slower where there are many."""
-    return int(np.count_nonzero(np.frombuffer(text, np.uint8) == 10))
+    found = np.frombuffer(text, np.uint8)
+    # a piece at a time, whose comparison stays in the processor's cache
+    return sum(int(np.count_nonzero(found[at : at + _COUNTED] == 10)) for at in range(0, len(found), _COUNTED))
 
 
 def read_blocks(file: StagedFile) -> Iterator[LineBlock]:

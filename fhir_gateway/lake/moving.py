@@ -9,12 +9,13 @@ import pyarrow as pa
 from fhir_gateway.lake.lines import LineBlock
 from fhir_gateway.lake.scan import CHECKED, Scanner
 from fhir_gateway.lake.tables import ResourceTable
+from fhir_gateway.lake.texts import Texts
 
 _COLUMNS = ("_source", "id", "_patient", "_member", "_last_updated", "_version", "_seq", "_deleted", "_raw", "_bucket")
 #: What a moved row has beside the columns of a checked one: whose it is, and where it lay.
 _BESIDE = pa.schema([("_source", pa.string()), ("old_bucket", pa.int32()), ("old_member", pa.string())])
 #: Columns of moved rows that say where each goes and lay.
-MOVED = ["_order", "_source", "id", "_patient", "_size", "old_bucket", "old_member"]
+MOVED = ["_order", "_source", "id", "_patient", "old_bucket", "old_member"]
 _BATCH_ROWS = 1000
 
 
@@ -26,12 +27,13 @@ def moved_rows(
     moved: pa.Table,
     source: str,
     replaced: pa.ChunkedArray | pa.Array,
+    texts: Texts,
 ) -> pa.Table:
     """Newest stored rows whose patient is in ``moved`` (pairs ``_source``, ``_patient``).
 
     Left out are the ids of ``source`` in ``replaced``: the commit writes them anyway. The rows are checked rows, whose
     order is below all that is staged, with ``_source``, ``old_bucket`` and ``old_member``; the scanner has learned
-    their columns.
+    their columns, their text is laid down in ``texts``.
     """
     connection.register("moved", moved)
     connection.register("replaced", pa.table({"id": replaced}))
@@ -59,17 +61,20 @@ def moved_rows(
     parts = [
         part
         for first in range(0, found.num_rows, _BATCH_ROWS)
-        for part in _checked(scanner, table.resource_type, found.slice(first, _BATCH_ROWS), first - found.num_rows)
+        for part in _checked(
+            scanner, table.resource_type, found.slice(first, _BATCH_ROWS), first - found.num_rows, texts
+        )
     ]
     return pa.Table.from_batches(parts, schema)
 
 
-def _checked(scanner: Scanner, resource_type: str, rows: pa.Table, order: int) -> list[pa.RecordBatch]:
+def _checked(scanner: Scanner, resource_type: str, rows: pa.Table, order: int, texts: Texts) -> list[pa.RecordBatch]:
     """Stored rows as checked ones."""
     text = b"".join(line.encode() + b"\n" for line in rows["_raw"].to_pylist())
     beside = rows.select(_BESIDE.names).combine_chunks()
     parts = []
-    for _, batch in scanner.scan(LineBlock(text, 1, rows.num_rows), resource_type, resource_type, order).rows:
+    block, at = LineBlock(text, 1, rows.num_rows), texts.add(text)
+    for _, batch in scanner.scan(block, resource_type, resource_type, order, at).rows:
         there = beside.take(batch["_order"].to_numpy() - np.int64(order)).cast(_BESIDE)
         columns = [*batch.columns, *(column.combine_chunks() for column in there.columns)]
         parts.append(pa.record_batch(columns, schema=pa.schema([*CHECKED, *_BESIDE])))

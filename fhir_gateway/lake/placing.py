@@ -18,21 +18,21 @@ class Placement:
     """Fate of the staged rows of one type.
 
     ``accepted`` is the name of a table in the connection with the rows to write: ``_order`` of the staged row, ``id``,
-    ``_patient``, ``_size`` of its text, ``old_bucket`` and ``old_member`` of the row it replaces (null when there is
-    none), and its ``fate``.
+    ``_patient``, ``old_bucket`` and ``old_member`` of the row it replaces (null when there is none), and its ``fate``.
+    None: they are all staged rows, each the first of its id.
     """
 
     stored: int
     replaced: int
     unchanged: int
-    accepted: str
+    accepted: str | None
 
 
 #: Columns of the stored rows that a decision needs.
 STORED_COLUMNS = ("_source", "id", "_member", "_last_updated", "_version", "_seq", "_deleted", "_hash", "_bucket")
 
 _FRESH = """
-select _order, id, _patient, _last_updated as updated, _version as version, _hash as content, _size from staged
+select _order, id, _patient, _last_updated as updated, _version as version, _hash as content from staged
 """
 # newest stored rows of the staged ids, tombstones among them
 _STORED = """
@@ -97,7 +97,7 @@ def place(
         create or replace table {accepted} as
         with old as materialized ({before})
         select * from (
-            select b._order, b.id, b._patient, b._size,
+            select b._order, b.id, b._patient,
                 case when not o.deleted then o.bucket end as old_bucket,
                 case when not o.deleted then o.member end as old_member,
                 case when o.id is null or (o.deleted and o.seq <= $arrived) then 'stored'

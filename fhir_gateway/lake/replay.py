@@ -10,6 +10,7 @@ from pathlib import Path
 from fhir_gateway.lake.lines import LineBlock
 from fhir_gateway.lake.quarantine import QuarantinedLine, QuarantineWriter
 from fhir_gateway.lake.staging import Progress, StagedLines
+from fhir_gateway.lake.texts import Texts
 
 _BATCH_LINES = 1000
 
@@ -25,14 +26,14 @@ class Replay:
     lines: Sequence[QuarantinedLine]
     edits: Edits = field(default_factory=dict)
 
-    def stage(self, folder: Path, quarantine: QuarantineWriter, progress: Progress | None) -> StagedLines:
+    def stage(self, folder: Path, texts: Texts, quarantine: QuarantineWriter, progress: Progress | None) -> StagedLines:
         """As :func:`fhir_gateway.lake.staging.stage`; what is refused again keeps its file and line number."""
-        staged = StagedLines(folder, {})
+        staged = StagedLines(folder, {}, texts)
         order = 0
         for name, promised, lines in self._batches():
-            texts = [self.edits.get((line.file, line.line), line.raw).replace(b"\n", b" ") for line in lines]
-            block = LineBlock(b"".join(text + b"\n" for text in texts), 0, len(texts))
-            scanned = staged.scanner.scan(block, promised, name, order)
+            given = [self.edits.get((line.file, line.line), line.raw).replace(b"\n", b" ") for line in lines]
+            block = LineBlock(b"".join(text + b"\n" for text in given), 0, len(given))
+            scanned = staged.scan(block, promised, name, order)
             refused = [replace(line, line=lines[line.line].line) for line in scanned.refused]
             staged.take(replace(scanned, refused=refused), quarantine, progress)
             order += scanned.places

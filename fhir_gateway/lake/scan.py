@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,8 +22,8 @@ from fhir_gateway.lake.lines import LineBlock
 from fhir_gateway.lake.quarantine import QuarantinedLine
 from fhir_gateway.r4 import spec
 
-#: Rows of one type that have passed. ``_order`` is their place in the pull; ``_odd`` rows have passed the exact judge
-#: only, and their columns are not the walk's to make.
+#: Rows of one type that have passed. ``_order`` is their place in the pull, ``_at`` where their text begins among that
+#: of the commit; ``_odd`` rows have passed the exact judge only, and their columns are not the walk's to make.
 CHECKED = pa.schema(
     [
         ("_order", pa.int64()),
@@ -32,9 +32,9 @@ CHECKED = pa.schema(
         ("_last_updated", pa.timestamp("us", "UTC")),
         ("_version", pa.int64()),
         ("_hash", pa.int64()),
+        ("_at", pa.int64()),
         ("_size", pa.int32()),
         ("_odd", pa.bool_()),
-        ("_raw", pa.string()),
     ]
 )
 
@@ -65,8 +65,9 @@ class Scanner:
         self._used = np.zeros(MOST_COLUMNS, np.uint8)
         self._odd_shapes: dict[str, dict[str, Any]] = {}
         self._levels = np.zeros(MOST_COLUMNS, np.int64)
+        self._padded = np.empty(0, np.uint8)
         self._frames = np.zeros((5, tables.MAX_DEPTH + 1), np.int64)
-        self._events = tables.Events(*(np.empty(0, np.int32) for _ in tables.Events._fields))
+        self._events = np.empty((0, tables.EVENT_FIELDS), np.int32)
 
     def shape(self, resource_type: str) -> dict[str, Any]:
         """The part of the type's column structure that is filled so far."""
@@ -74,26 +75,29 @@ class Scanner:
         merged = columns.pruned(_merged(shape, self._odd_shapes.get(resource_type, {})))
         return {name: merged[name] for name in spec.column_structure(resource_type) if name in merged}
 
-    def scan(self, block: LineBlock, promised: str | None, file: str, order: int) -> Scanned:
+    def scan(self, block: LineBlock, promised: str | None, file: str, order: int, at: int = 0) -> Scanned:
         """Check a block of ``file``, whose sender promised a type (None: any).
 
-        ``order`` is the place in the pull of the first row.
+        ``order`` is the place in the pull of the first row, ``at`` where the block's text was laid down.
         """
         text = block.text
-        padded = _padded(text)
+        if len(self._padded) < len(text) + tables.PADDING:
+            self._padded = np.empty(2 * len(text) + tables.PADDING, np.uint8)
+        padded = padded_into(self._padded, text)
         lines = self._walk(padded, block, promised)
         passed = lines.passed
         if not _is_utf8(padded, len(text)):
             passed &= [_decodes(line) for line in lines.texts(text)]
         scanned = Scanned([], [], len(passed), len(passed))
         roots = lines.slot_start[0]
-        for root in np.unique(roots[passed]):
+        whole = passed.all() and (roots == roots[:1]).all()  # the usual block of an export
+        for root in roots[:1] if whole else np.unique(roots[passed]):
             name = self.grammar.type_of(int(root))
-            rows = np.flatnonzero(passed & (roots == root))
-            scanned.rows.append((name, self._batch(name, padded, lines, rows, order)))
+            rows = np.arange(len(roots)) if whole else np.flatnonzero(passed & (roots == root))
+            scanned.rows.append((name, _batch(name, padded, lines, rows, order, at)))
         unsure = np.flatnonzero(~passed)
         if len(unsure):
-            self._judge_all(scanned, text, lines, unsure, promised, file, order)
+            self._judge_all(scanned, text, lines, unsure, promised, file, order, at)
         return scanned
 
     def _walk(self, padded: np.ndarray, block: LineBlock, promised: str | None) -> _Lines:
@@ -127,46 +131,6 @@ class Scanner:
             word = block.text[state[tables.ASKED_START] : state[tables.ASKED_END]]
             place[many.FORCED] = not self.grammar.learn(answer, int(state[tables.ASKED]), word)
 
-    def _batch(
-        self, resource_type: str, text: np.ndarray, lines: _Lines, rows: np.ndarray, order: int
-    ) -> pa.RecordBatch:
-        count = len(rows)
-        starts, lengths = lines.start[rows], lines.end[rows] - lines.start[rows]
-        raw = _strings(text, starts, lengths)
-
-        def slot(number: int) -> tuple[np.ndarray, np.ndarray]:
-            return lines.slot_start[number][rows], lines.slot_length[number][rows]
-
-        hashes = np.empty(count, np.int64)
-        heads.hashes(text, starts, lengths, hashes)
-        versions, known = np.empty(count, np.int64), np.empty(count, np.bool_)
-        heads.versions(text, *slot(tables.VERSION_SLOT), versions, known)
-        moments = np.zeros(count, np.int64)
-        updated = slot(tables.UPDATED_SLOT)
-        heads.instants(text, *updated, moments)
-        ids = _strings(text, *slot(tables.ID_SLOT))
-        if resource_type == "Patient":
-            patients = ids
-        elif spec.patient_element(resource_type) is None:
-            patients = pa.nulls(count, pa.string())
-        else:
-            references = _strings(text, *slot(tables.PATIENT_SLOT)).dictionary_encode()
-            patients = columns.patient_ids(references.dictionary).take(references.indices)
-        return pa.record_batch(
-            [
-                pa.array(rows + order),
-                ids,
-                patients,
-                pa.array(moments, mask=updated[1] == 0).cast(pa.timestamp("us")).cast(pa.timestamp("us", "UTC")),
-                pa.array(versions, mask=~known),
-                pa.array(hashes),
-                pa.array(lengths.astype(np.int32)),
-                pa.array(np.zeros(count, np.bool_)),
-                raw,
-            ],
-            schema=CHECKED,
-        )
-
     def _judge_all(
         self,
         scanned: Scanned,
@@ -176,22 +140,34 @@ class Scanner:
         promised: str | None,
         file: str,
         order: int,
+        at: int,
     ) -> None:
-        kept: dict[str, list[tuple[int, bytes, Any]]] = {}
+        kept: dict[str, list[_Odd]] = {}
         for row in unsure.tolist():
-            line = text[lines.start[row] : lines.end[row]].strip()
+            ended = text[lines.start[row] : lines.end[row]].rstrip()
+            line = ended.lstrip()
+            begin = int(lines.start[row]) + len(ended) - len(line) + at
             if not line:
                 scanned.lines -= 1
                 continue
             resource, issue = judge(line, promised)
             if issue is None:
-                kept.setdefault(resource["resourceType"], []).append((row + order, line, resource))
+                kept.setdefault(resource["resourceType"], []).append(_Odd(row + order, begin, line, resource))
             else:
                 scanned.refused.append(refusal(line, int(lines.number[row]), resource, promised, file, issue))
         for name, odd in kept.items():
             shape = self._odd_shapes.setdefault(name, {})
-            columns.widen(shape, [resource for _, _, resource in odd], spec.column_structure(name))
+            columns.widen(shape, [one.resource for one in odd], spec.column_structure(name))
             scanned.rows.append((name, _odd_batch(name, odd)))
+
+
+class _Odd(NamedTuple):
+    """A line that only the exact judge could pass, and where it begins."""
+
+    order: int
+    at: int
+    line: bytes
+    resource: Any
 
 
 class _Lines:
@@ -215,12 +191,66 @@ class _Lines:
             yield text[start:end]
 
 
-def _padded(text: bytes) -> np.ndarray:
-    """A text as the walk wants it; writable like all others, else everything would be compiled a second time."""
-    padded = np.empty(len(text) + tables.PADDING, np.uint8)
+def padded_into(target: np.ndarray, text: bytes) -> np.ndarray:
+    """A text as the walk wants it; writable like all others, else everything would be compiled a second time.
+
+    ``target`` is used again for the next: asking for fresh memory costs more than the check.
+    """
+    padded = target[: len(text) + tables.PADDING]
     padded[: len(text)] = np.frombuffer(text, np.uint8)
     padded[len(text) :] = 0
     return padded
+
+
+def padded(text: bytes) -> np.ndarray:
+    """The same in memory of its own."""
+    return padded_into(np.empty(len(text) + tables.PADDING, np.uint8), text)
+
+
+def _batch(
+    resource_type: str, text: np.ndarray, lines: _Lines, rows: np.ndarray, order: int, at: int
+) -> pa.RecordBatch:
+    count = len(rows)
+    starts, lengths = lines.start[rows], lines.end[rows] - lines.start[rows]
+
+    def slot(number: int) -> tuple[np.ndarray, np.ndarray]:
+        return lines.slot_start[number][rows], lines.slot_length[number][rows]
+
+    hashes = np.empty(count, np.int64)
+    heads.hashes(text, starts, lengths, hashes)
+    versions, known = np.empty(count, np.int64), np.empty(count, np.bool_)
+    heads.versions(text, *slot(tables.VERSION_SLOT), versions, known)
+    moments = np.zeros(count, np.int64)
+    updated = slot(tables.UPDATED_SLOT)
+    heads.instants(text, *updated, moments)
+    ids = _strings(text, *slot(tables.ID_SLOT))
+    if resource_type == "Patient":
+        patients = ids
+    elif spec.patient_element(resource_type) is None:
+        patients = pa.nulls(count, pa.string())
+    else:
+        patients = _patients(text, *slot(tables.PATIENT_SLOT))
+    return pa.record_batch(
+        [
+            pa.array(rows + order),
+            ids,
+            patients,
+            pa.array(moments, mask=updated[1] == 0).cast(pa.timestamp("us")).cast(pa.timestamp("us", "UTC")),
+            pa.array(versions, mask=~known),
+            pa.array(hashes),
+            pa.array(starts + at),
+            pa.array(lengths.astype(np.int32)),
+            pa.array(np.zeros(count, np.bool_)),
+        ],
+        schema=CHECKED,
+    )
+
+
+def _patients(text: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> pa.StringArray:
+    narrowed = starts.copy(), lengths.copy()
+    if heads.patients(text, *narrowed):
+        return _strings(text, *narrowed)
+    return columns.patient_ids(_strings(text, starts, lengths))
 
 
 def _strings(text: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> pa.StringArray:
@@ -252,28 +282,26 @@ def _decodes(line: bytes) -> bool:
     return True
 
 
-def _odd_batch(resource_type: str, odd: Sequence[tuple[int, bytes, Any]]) -> pa.RecordBatch:
+def _odd_batch(resource_type: str, odd: Sequence[_Odd]) -> pa.RecordBatch:
     """Rows from lines that only the exact judge could pass."""
-    orders, lines, resources = zip(*odd, strict=True)
+    resources = [one.resource for one in odd]
     metas = [resource.get("meta") or {} for resource in resources]
     ids = pa.array([resource["id"] for resource in resources], pa.string())
     patients = ids if resource_type == "Patient" else columns.patient_ids(_references(resource_type, resources))
-    raw = b"".join(lines)
-    lengths = np.array([len(line) for line in lines], np.int64)
-    starts = np.cumsum(lengths) - lengths
-    hashes = np.empty(len(lines), np.int64)
-    heads.hashes(_padded(raw), starts, lengths, hashes)
+    lengths = np.array([len(one.line) for one in odd], np.int64)
+    hashes = np.empty(len(odd), np.int64)
+    heads.hashes(padded(b"".join(one.line for one in odd)), np.cumsum(lengths) - lengths, lengths, hashes)
     return pa.record_batch(
         [
-            pa.array(orders, pa.int64()),
+            pa.array([one.order for one in odd], pa.int64()),
             ids,
             patients,
             columns.instants(pa.array([meta.get("lastUpdated") for meta in metas], pa.string())),
             columns.version_numbers(pa.array([meta.get("versionId") for meta in metas], pa.string())),
             pa.array(hashes),
+            pa.array([one.at for one in odd], pa.int64()),
             pa.array(lengths.astype(np.int32)),
-            pa.array([True] * len(lines)),
-            pa.array(lines, pa.binary()).view(pa.string()),
+            pa.array([True] * len(odd)),
         ],
         schema=CHECKED,
     )

@@ -1,7 +1,7 @@
 """First half of a commit: read every line of a pull once, check it, and lay the valid ones down by type.
 
-What passed is held back in memory up to a limit for the whole pull and beyond that on disk, so memory does not grow
-with the pull.
+Text is laid down on the disk as it comes; what is known of each line is held back in memory up to a limit for the whole
+pull and beyond that on disk too, so memory does not grow with the pull.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from fhir_gateway.errors import LedgerError, Location
-from fhir_gateway.lake.lines import read_blocks
+from fhir_gateway.lake.kernel import heads
+from fhir_gateway.lake.lines import LineBlock, read_blocks
 from fhir_gateway.lake.quarantine import QuarantineWriter
 from fhir_gateway.lake.scan import CHECKED, Scanned, Scanner
+from fhir_gateway.lake.texts import Texts
 from fhir_gateway.sources.models import LedgerEntry, StagedPull
 
 #: Called after each block with a resource type and how many of its lines are done.
@@ -26,7 +29,8 @@ _HELD_BYTES = 1 << 26
 #: Batches of fewer rows than these are put together, this many at a time: each costs as much as a hundred rows.
 _SMALL_ROWS = 64
 _SMALL_BATCHES = 512
-_HEAD = [name for name in CHECKED.names if name != "_raw"]
+#: Rows of a type that are put in order in memory.
+_FEW_ROWS = 1 << 19
 
 
 class StagedRows:
@@ -38,14 +42,14 @@ class StagedRows:
         self._writer: pa.ipc.RecordBatchFileWriter | None = None
         self._held: list[pa.RecordBatch] = []
         self._seen = 0  # batches held that were looked at already
-        self.raw_bytes = 0
+        self.count = 0
 
     def add(self, batch: pa.RecordBatch) -> int:
         """Take rows that follow those before; returns the memory they take."""
         self._held.append(batch)
         if len(self._held) - self._seen >= _SMALL_BATCHES:
             self._put_together()
-        self.raw_bytes += batch["_raw"].nbytes
+        self.count += batch.num_rows
         return int(batch.nbytes)
 
     def _put_together(self) -> None:
@@ -70,15 +74,9 @@ class StagedRows:
         if self._writer is not None:
             self._writer.close()
 
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """All rows."""
-        yield from self._batches(None)
-
     def heads(self) -> pa.RecordBatchReader:
-        """All rows without their text."""
-        schema = pa.schema([CHECKED.field(name) for name in _HEAD])
-        fields = [CHECKED.get_field_index(name) for name in _HEAD]
-        return pa.RecordBatchReader.from_batches(schema, (b.select(_HEAD) for b in self._batches(fields)))
+        """All rows, a batch after the other."""
+        return pa.RecordBatchReader.from_batches(CHECKED, self.batches())
 
     def few_ids(self) -> pa.ChunkedArray | None:
         """The ids of all rows, when they are few enough to be held in memory beside the rest."""
@@ -86,14 +84,41 @@ class StagedRows:
             return None
         return pa.chunked_array([batch["id"] for batch in self._held], pa.string())
 
-    def _batches(self, fields: list[int] | None) -> Iterator[pa.RecordBatch]:
+    def patients(self) -> pa.Array:
+        """The patient ids in the rows, each once."""
+        return pa.chunked_array([batch["_patient"] for batch in self.batches()], pa.string()).unique().drop_null()
+
+    def few_and_different(self) -> bool:
+        """Whether the rows are few enough to be put in order in memory, and no id occurs twice."""
+        if self.count > _FEW_ROWS:
+            return False
+        hashed = np.sort(np.concatenate([id_words(batch["id"])[2] for batch in self.batches()]))
+        return not (hashed[1:] == hashed[:-1]).any()
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """All rows."""
         if self._writer is not None:
             # not mapped into memory: mapped pages count as ours until somebody else needs the memory
             with pa.OSFile(str(self._path)) as file:
-                spilled = pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=fields))
+                spilled = pa.ipc.open_file(file)
                 for number in range(spilled.num_record_batches):
                     yield spilled.get_batch(number)
         yield from self._held
+
+
+def id_words(ids: pa.StringArray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The first and second eight bytes of each as numbers that sort as the ids do, and a hash of the whole."""
+    _, offsets, text = ids.buffers()
+    first, second, hashed = (np.empty(len(ids), np.uint64) for _ in range(3))
+    places = np.frombuffer(offsets, np.int32, len(ids) + 1, ids.offset * 4)
+    heads.words(_read_only(np.frombuffer(text, np.uint8)), _read_only(places), first, second, hashed)
+    return first, second, hashed
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    """Arrow's buffers are and are not writable, and each kind would be compiled for."""
+    array.flags.writeable = False
+    return array
 
 
 @dataclass
@@ -102,6 +127,7 @@ class StagedLines:
 
     folder: Path
     manifest: dict[str | None, int | None]
+    texts: Texts
     scanner: Scanner = field(default_factory=Scanner)
     rows: dict[str, StagedRows] = field(default_factory=dict)
     read: dict[str | None, int] = field(default_factory=dict)
@@ -117,6 +143,10 @@ class StagedLines:
             for rows in self.rows.values():
                 rows.spill()
             self._held = 0
+
+    def scan(self, block: LineBlock, promised: str | None, file: str, order: int) -> Scanned:
+        """Lay a block's text down and check its lines; what they gave is still to be taken."""
+        return self.scanner.scan(block, promised, file, order, self.texts.add(block.text))
 
     def take(self, scanned: Scanned, quarantine: QuarantineWriter, progress: Progress | None) -> None:
         """Take what a block of lines gave, refused lines included."""
@@ -152,14 +182,16 @@ class StagedLines:
         )
 
 
-def stage(pull: StagedPull, folder: Path, quarantine: QuarantineWriter, progress: Progress | None) -> StagedLines:
+def stage(
+    pull: StagedPull, folder: Path, texts: Texts, quarantine: QuarantineWriter, progress: Progress | None
+) -> StagedLines:
     """Read, check and lay down all lines of ``pull``; InputError or LedgerError when a file is not as promised."""
-    staged = StagedLines(folder, _manifest_counts(pull))
+    staged = StagedLines(folder, _manifest_counts(pull), texts)
     order = 0
     for file in pull.files:
         lines = 0
         for block in read_blocks(file):
-            scanned = staged.scanner.scan(block, file.resource_type, file.name, order)
+            scanned = staged.scan(block, file.resource_type, file.name, order)
             staged.take(scanned, quarantine, progress)
             order += scanned.places
             lines += scanned.lines

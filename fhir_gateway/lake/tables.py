@@ -13,8 +13,10 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +30,7 @@ from deltalake.transaction import AddAction, RemoveAction
 from fhir_gateway.lake.coded import Coded, coded_rows
 from fhir_gateway.lake.columns import OWN_COLUMNS, table_schema
 from fhir_gateway.lake.few import FEW, rows_of_few
+from fhir_gateway.lake.founding import found_table
 from fhir_gateway.lake.reading import Only, filled, footer, stored_rows
 
 NO_BUCKET = -1
@@ -35,6 +38,8 @@ NO_BUCKET = -1
 FEW_ROWS = 8192
 FEW_IDS = 1 << 16
 """Ids that are worth looking for row group by row group."""
+#: Columns whose values are never the same: a dictionary of them would be the column again.
+_UNIQUE = ("_raw", "id", "_hash")
 _BUCKET_FIELD = pa.field("_bucket", pa.int32())
 _CONFIGURATION = {
     "delta.dataSkippingNumIndexedCols": "0",  # readers choose files by bucket; statistics of 600 leaves serve nobody
@@ -77,8 +82,8 @@ class ResourceTable:
     def _listed(self, table: DeltaTable) -> tuple[StoredFile, ...]:
         actions = pa.table(table.get_add_actions(flatten=True))
         columns = (actions[name].to_pylist() for name in ("path", "partition._bucket", "num_records"))
-        found = (StoredFile(self.path / path, int(b), rows or 0) for path, b, rows in zip(*columns, strict=True))
-        return tuple(sorted(found, key=lambda f: (f.bucket, f.path)))
+        listed = (StoredFile(self.path / path, int(b), rows or 0) for path, b, rows in zip(*columns, strict=True))
+        return _in_order(listed)
 
     def scan(
         self, version: int, columns: Sequence[str], ids: pa.Array | pa.ChunkedArray | None = None
@@ -106,8 +111,8 @@ class ResourceTable:
         stored = [name for name in schema.names if name not in (_BUCKET_FIELD.name, "id")]
         for listed in self.files(version):
             with footer(listed.path).open(listed.path, ["_source", "_member"]) as file:
-                found = file.read(["id"], use_threads=False)["id"]
-                places = pc.indices_nonzero(pc.is_in(found, value_set=values)).to_numpy().astype(np.int64)
+                known = file.read(["id"], use_threads=False)["id"]
+                places = pc.indices_nonzero(pc.is_in(known, value_set=values)).to_numpy().astype(np.int64)
                 if not len(places):
                     continue
                 sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
@@ -119,7 +124,7 @@ class ResourceTable:
                 at = np.searchsorted(groups, np.searchsorted(starts, places, "right") - 1)
                 rows = rows.take(pa.array(places - starts[groups][at] + before[at]))
                 if "id" in schema.names:
-                    rows = rows.append_column("id", found.take(pa.array(places)))
+                    rows = rows.append_column("id", known.take(pa.array(places)))
                 if _BUCKET_FIELD.name in schema.names:
                     bucket = pa.repeat(pa.scalar(listed.bucket, pa.int32()), len(places))
                     rows = rows.append_column(_BUCKET_FIELD, bucket)
@@ -157,26 +162,21 @@ class ResourceTable:
 
     def append(self, files: Iterable[StoredFile]) -> int:
         """Make written files part of the table, creating it when absent; returns the new Delta version."""
-        schema = table_schema(self.resource_type)
+        written = list(files)
+        adds = [self._added(file) for file in written]
+        for file in written:
+            _sync(file.path)
+        if self._logged() < 0:
+            found_table(self.path, self.resource_type, [_BUCKET_FIELD.name], _CONFIGURATION, adds)
+            self._files[0] = _in_order(written)
+            return 0
         table = self._newest()
         if table is None:
-            table = DeltaTable.create(
-                str(self.path), schema=schema, partition_by=["_bucket"], configuration=_CONFIGURATION
-            )
-        actions: list[AddAction | RemoveAction] = []
-        for file in files:
-            status = file.path.stat()
-            actions.append(
-                AddAction(
-                    file.path.relative_to(self.path).as_posix(),
-                    status.st_size,
-                    {"_bucket": str(file.bucket)},
-                    int(status.st_mtime * 1000),
-                    True,
-                    json.dumps({"numRecords": file.rows}),
-                )
-            )
-            _sync(file.path)
+            raise TableNotFoundError(self.resource_type)
+        schema = table_schema(self.resource_type)
+        actions: list[AddAction | RemoveAction] = [
+            AddAction(a["path"], a["size"], a["partitionValues"], a["modificationTime"], True, a["stats"]) for a in adds
+        ]
         table.create_write_transaction(actions, "append", schema, ["_bucket"])
         table.update_incremental()
         version = int(table.version())
@@ -184,6 +184,17 @@ class ResourceTable:
         self._files[version] = self._listed(table)
         _sync(self.path / "_delta_log" / f"{version:020d}.json")
         return version
+
+    def _added(self, file: StoredFile) -> dict[str, Any]:
+        """A file as Delta's ``add`` has it."""
+        status = file.path.stat()
+        return {
+            "path": file.path.relative_to(self.path).as_posix(),
+            "partitionValues": {_BUCKET_FIELD.name: str(file.bucket)},
+            "size": status.st_size,
+            "modificationTime": int(status.st_mtime * 1000),
+            "stats": json.dumps({"numRecords": file.rows}),
+        }
 
     def _newest(self) -> DeltaTable | None:
         """The table as it is now; None when there is none. Reading its log anew would cost more than a small commit."""
@@ -220,10 +231,30 @@ class ResourceTable:
         return max((int(name) for name in found if name.isdecimal()), default=-1)
 
 
+def _in_order(files: Iterable[StoredFile]) -> tuple[StoredFile, ...]:
+    return tuple(sorted(files, key=lambda file: (file.bucket, file.path)))
+
+
 def _sync(path: Path) -> None:
     """Have a file on the disk before a manifest names it."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
+
+
+@lru_cache(maxsize=256)
+def _leaf_paths(schema: pa.Schema) -> tuple[str, ...]:
+    """The names of a file's Parquet columns."""
+    return tuple(path for field in schema for path in _paths_below(field.type, field.name))
+
+
+def _paths_below(stored: pa.DataType, path: str) -> Iterator[str]:
+    if pa.types.is_list(stored):
+        yield from _paths_below(stored.value_type, f"{path}.list.element")
+    elif pa.types.is_struct(stored):
+        for field in stored:
+            yield from _paths_below(field.type, f"{path}.{field.name}")
+    else:
+        yield path
 
 
 class BucketWriter:
@@ -262,10 +293,12 @@ class BucketWriter:
         self._writer = pq.ParquetWriter(
             path,
             schema,
-            compression="zstd",
-            compression_level=1,
-            use_dictionary=[name for name in schema.names if name not in ("_raw", "id")],
+            # a text is long; to begin a block of zstd takes longer than to compress a column of few values
+            compression=dict.fromkeys(_leaf_paths(schema), "lz4") | {"_raw": "zstd"},
+            compression_level={"_raw": 1},
+            use_dictionary=[name for name in schema.names if name not in _UNIQUE],
             write_statistics=["_member"],  # whoever reads one member skips the row groups of others
+            write_batch_size=1 << 14,
         )
         self.files.append(StoredFile(path, bucket))
         return self._writer

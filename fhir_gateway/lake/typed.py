@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
@@ -12,63 +12,68 @@ import pyarrow as pa
 from fhir_gateway.lake.assemble import assemble
 from fhir_gateway.lake.columns import transform_structure
 from fhir_gateway.lake.grammar import Grammar
-from fhir_gateway.lake.kernel import heads, tables
+from fhir_gateway.lake.kernel import tables
+from fhir_gateway.lake.texts import Texts
 from fhir_gateway.r4 import spec
 
-#: JSON text that is typed at a time: what the walk notes of it should stay in the processor's cache.
-_CHUNK_BYTES = 1 << 22
+#: JSON text and rows that are typed at a time.
+PIECE_BYTES = 1 << 24
+PIECE_ROWS = 1 << 14
+
+
+class Piece(NamedTuple):
+    """Some rows: from which to which, their text, and their columns."""
+
+    start: int
+    end: int
+    raw: pa.StringArray
+    columns: pa.StructArray
 
 
 def typed_rows(
     connection: duckdb.DuckDBPyConnection,
     grammar: Grammar,
     resource_type: str,
+    texts: Texts,
     rows: pa.Table,
-    order: np.ndarray,
     shape: Mapping[str, Any],
-) -> Iterator[tuple[np.ndarray, pa.StringArray, pa.StructArray]]:
-    """Go through ``rows`` (with ``_raw`` and ``_odd``) in the given order, a piece at a time.
+) -> Iterator[Piece]:
+    """Go through ``rows`` (with ``_at``, ``_size`` and ``_odd``), a piece at a time; columns are ``shape``.
 
-    Gives the row numbers of the piece, its text, and its columns ``shape``.
+    A piece's text is only there until the next is asked for.
     """
-    raw = rows["_raw"].combine_chunks()
-    offsets = np.frombuffer(raw.buffers()[1], np.int32, len(raw) + 1, raw.offset * 4)
-    source = np.frombuffer(raw.buffers()[2], np.uint8) if raw.buffers()[2] is not None else np.empty(0, np.uint8)
-    odd = rows["_odd"].to_numpy()[order]
-    starts, lengths = offsets[:-1].astype(np.int64)[order], np.diff(offsets).astype(np.int64)[order]
+    starts, lengths = rows["_at"].to_numpy(), rows["_size"].to_numpy().astype(np.int64)
+    odd = rows["_odd"].to_numpy()
     ends = np.cumsum(lengths)
+    text = np.empty(0, np.uint8)
     at = 0
-    while at < len(order):
+    while at < len(starts):
         reached = ends[at - 1] if at else 0
-        to = max(at + 1, int(np.searchsorted(ends, reached + _CHUNK_BYTES, "right")))
+        fitting = int(np.searchsorted(ends, reached + PIECE_BYTES, "right"))
+        to = max(at + 1, min(fitting, at + PIECE_ROWS))
         size = int(ends[to - 1] - reached)
-        text = np.empty(size + tables.PADDING, np.uint8)
-        text[size:] = 0
-        places = np.empty(to - at + 1, np.int32)
-        heads.take(source, starts[at:to], lengths[at:to], text, places)
-        buffers = [None, pa.py_buffer(places), pa.py_buffer(text[:size])]
-        piece = pa.Array.from_buffers(pa.string(), to - at, buffers)
-        columns = _columns(connection, grammar, resource_type, text, places, piece, odd[at:to], shape)
-        yield order[at:to], piece, columns
+        if len(text) < size + tables.PADDING:
+            text = np.empty(min(2 * size, max(size, PIECE_BYTES)) + tables.PADDING, np.uint8)
+        text[size : size + tables.PADDING] = 0
+        part = slice(at, to)
+        offsets, usual = assemble(grammar, resource_type, texts, starts[part], lengths[part], odd[part], text, shape)
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(text[:size])]
+        raw = pa.Array.from_buffers(pa.string(), to - at, buffers)
+        yield Piece(at, to, raw, _with_odd(connection, usual, raw, odd[part], shape))
         at = to
 
 
-def _columns(
+def _with_odd(
     connection: duckdb.DuckDBPyConnection,
-    grammar: Grammar,
-    resource_type: str,
-    text: np.ndarray,
-    places: np.ndarray,
-    piece: pa.StringArray,
+    usual: pa.StructArray,
+    raw: pa.StringArray,
     odd: np.ndarray,
     shape: Mapping[str, Any],
 ) -> pa.StructArray:
-    starts = places[:-1].astype(np.int64)
-    size = int(places[-1])
+    """The columns of all rows: those of the ``usual`` ones and, among them, of the odd ones."""
     if not odd.any():
-        return assemble(grammar, resource_type, text, starts, size, shape)
-    usual = assemble(grammar, resource_type, text, starts[~odd], size, shape)
-    special = _by_duckdb(connection, piece.filter(pa.array(odd)), shape)
+        return usual
+    special = _by_duckdb(connection, raw.filter(pa.array(odd)), shape)
     place = np.empty(len(odd), np.int64)
     place[~odd] = np.arange(len(usual))
     place[odd] = np.arange(len(special)) + len(usual)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import duckdb
@@ -14,43 +13,47 @@ import pyarrow as pa
 from fhir_gateway.lake.columns import OWN_COLUMNS, belongs_to_patients
 from fhir_gateway.lake.links import Links
 from fhir_gateway.lake.moving import MOVED, moved_rows
+from fhir_gateway.lake.ordering import Seats, first_rows
 from fhir_gateway.lake.scan import CHECKED, Scanner
 from fhir_gateway.lake.staging import StagedRows
 from fhir_gateway.lake.tables import NO_BUCKET, BucketWriter, ResourceTable, StoredFile
-from fhir_gateway.lake.typed import typed_rows
+from fhir_gateway.lake.texts import Texts
+from fhir_gateway.lake.typed import Piece, typed_rows
 from fhir_gateway.lake.versions import TableState
 from fhir_gateway.sources.models import StagedPull
 
-#: Rows and bytes of JSON that are written together, and a row group of a file at most.
-_GROUP_ROWS = 16_384
-_GROUP_BYTES = 1 << 24
-#: JSON text that is sorted in memory; more is first parted on the disk.
-_PART_BYTES = 1 << 25
+#: Rows that are sorted in memory; more are first parted on the disk.
+_PART_ROWS = 1 << 18
 
-#: Columns of checked rows that are stored as they are.
-_KEPT = ["_patient", "_last_updated", "_version", "_hash"]
+#: Columns of rows in their order that are stored as they are, and what their text is found by.
+_KEPT = ["_source", "id", "_member", "_patient", "_last_updated", "_version", "_hash"]
+_TEXT = ["_at", "_size", "_odd"]
 
 _NOBODY = "select null::bigint as _order, null::varchar as _source, null::varchar as id, null::varchar as _patient, "
-_NOBODY += "null::integer as _size, null::integer as old_bucket, null::varchar as old_member where false"
+_NOBODY += "null::integer as old_bucket, null::varchar as old_member where false"
 
 
 @dataclass(frozen=True, slots=True)
 class Writing:
     """What ``pull`` adds to ``table``, whose state so far is ``state``, as part of lake version ``version``.
 
-    ``connection`` has the table ``links`` and the accepted rows; ``scratch`` is a folder to make for parts, ``buckets``
-    how many the lake has.
+    ``connection`` has the table ``links`` and the accepted rows; ``scratch`` is a folder to make for parts.
     """
 
     connection: duckdb.DuckDBPyConnection
     scanner: Scanner
+    texts: Texts
     table: ResourceTable
     state: TableState | None
     version: int
     pull: StagedPull
     links: Links
-    buckets: int
+    seated: Seats
     scratch: Path
+
+    def first(self, staged: StagedRows) -> TableState:
+        """Write all ``staged`` rows, each the only one of its id, into a table that is not there yet."""
+        return TableState(self.table.append(self._typed_files(first_rows(staged, self.seated))), False)
 
     def run(self, staged: StagedRows | None, accepted: str | None, doomed: pa.Table | None) -> TableState | None:
         """Write the ``accepted`` of the ``staged`` rows and whoever moved, and tombstones over the ``doomed``.
@@ -62,7 +65,7 @@ class Writing:
         if not rows and not (doomed is not None and doomed.num_rows):
             return None
         batches = [] if moved is None else moved.select(CHECKED.names).to_batches()
-        files = self._typed_files(staged, batches) if rows else []
+        files = self._typed_files(self._parts(rows, staged, batches)) if rows else []
         gone = self._tombstone_files(doomed) if left or doomed is not None else []
         superseded = bool(replacing or gone) or (self.state is not None and self.state.superseded)
         return TableState(self.table.append([*files, *gone]), superseded)
@@ -83,6 +86,7 @@ class Writing:
             self.links.moved,
             self.pull.source,
             replaced,
+            self.texts,
         )
 
     def _rank(self, accepted: str | None, moved: pa.Table | None) -> tuple[int, int, int]:
@@ -93,11 +97,11 @@ class Writing:
         sources = [_NOBODY]
         if accepted is not None:
             sources.append(
-                f"select _order, $source as _source, id, _patient, _size, old_bucket, old_member from {accepted}"  # noqa: S608 - our name
+                f"select _order, $source as _source, id, _patient, old_bucket, old_member from {accepted}"  # noqa: S608 - our name
             )
         if moved is not None:
             self.connection.register("moved", moved.select(MOVED))
-            sources.append("select _order, _source, id, _patient, _size, old_bucket, old_member from moved")
+            sources.append("select _order, _source, id, _patient, old_bucket, old_member from moved")
         union = " union all ".join(sources)
         self.connection.execute(
             f"""
@@ -113,73 +117,62 @@ class Writing:
         ((rows, replacing, left),) = self.connection.execute(counted).fetchall()
         return int(rows), int(replacing), int(left)
 
-    def _typed_files(self, staged: StagedRows | None, moved: list[pa.RecordBatch]) -> list[StoredFile]:
+    def _typed_files(self, parts: Iterable[pa.Table]) -> list[StoredFile]:
         shape = self.scanner.shape(self.table.resource_type)
         writer = BucketWriter(self.table, self.version)
-        group: list[pa.Table] = []
-        size = count = 0
-        for rows, places in self._parts(staged, moved):
-            ranks = rows["rank"].to_numpy()
-            typed = typed_rows(
-                self.connection, self.scanner.grammar, self.table.resource_type, rows, np.argsort(ranks), shape
-            )
-            at = 0
-            checked = rows.select(_KEPT)
-            for order, raw, columns in typed:
-                own = places.slice(at, len(order))
-                at += len(order)
-                group.append(self._stored(checked.take(pa.array(order)), own, raw, columns))
-                size += len(raw.buffers()[2]) if len(raw) else 0
-                count += len(order)
-                if count >= _GROUP_ROWS or size >= _GROUP_BYTES:
-                    writer.add(pa.concat_tables(group))
-                    group, size, count = [], 0, 0
-        if group:
-            writer.add(pa.concat_tables(group))
+        for rows in parts:
+            for piece in typed_rows(
+                self.connection,
+                self.scanner.grammar,
+                self.table.resource_type,
+                self.texts,
+                rows.select(_TEXT),
+                shape,
+            ):
+                writer.add(self._stored(rows.slice(piece.start, len(piece.raw)), piece))
         return writer.close()
 
-    def _stored(self, rows: pa.Table, places: pa.Table, raw: pa.Array, columns: pa.StructArray) -> pa.Table:
-        """Rows as they are stored; ``places`` has their source, id, member and bucket."""
-        count = len(raw)
+    def _stored(self, rows: pa.Table, piece: Piece) -> pa.Table:
+        """Rows as they are stored."""
+        count = len(piece.raw)
         own = {
-            **{name: places[name] for name in ("_source", "id", "_member")},
             **{name: rows[name] for name in _KEPT},
             "_seq": pa.repeat(pa.scalar(self.version, pa.int64()), count),
             "_pull": pa.repeat(self.pull.id, count),
             "_deleted": pa.repeat(False, count),
-            "_raw": raw,
+            "_raw": piece.raw,
         }
-        arrays = [own[name] for name in OWN_COLUMNS.names] + columns.flatten() + [places["_bucket"]]
-        fields = [*OWN_COLUMNS, *columns.type, pa.field("_bucket", pa.int32())]
+        arrays = [own[name] for name in OWN_COLUMNS.names] + piece.columns.flatten() + [rows["_bucket"]]
+        fields = [*OWN_COLUMNS, *piece.columns.type, pa.field("_bucket", pa.int32())]
         return pa.table(arrays, schema=pa.schema(fields))
 
-    def _parts(self, staged: StagedRows | None, moved: list[pa.RecordBatch]) -> Iterator[tuple[pa.Table, pa.Table]]:
-        """The rows to write with their ``rank``, a part after the other, and in that order their places."""
-        ranked = self.connection.sql("select _order, _size from ranked order by rank").fetchnumpy()
-        ends = np.cumsum(ranked["_size"], dtype=np.int64)
-        bounds = [0]
-        while bounds[-1] < len(ends):
-            before = ends[bounds[-1] - 1] if bounds[-1] else 0
-            bounds.append(max(bounds[-1] + 1, int(np.searchsorted(ends, before + _PART_BYTES, "right"))))
-        ranks = np.argsort(ranked["_order"])
-        batches = _ranked(_chained(staged, moved), ranked["_order"][ranks], ranks)
-        if len(bounds) == 2:
+    def _parts(self, count: int, staged: StagedRows | None, moved: list[pa.RecordBatch]) -> Iterator[pa.Table]:
+        """The rows to write in their order, a part after the other, with ``_source``, ``_member`` and ``_bucket``."""
+        orders = self.connection.sql("select _order from ranked order by rank").fetchnumpy()["_order"]
+        ranks = np.argsort(orders)
+        batches = _ranked(_chained(staged, moved), orders[ranks], ranks)
+        if count <= _PART_ROWS:
             found: Iterable[pa.Table] = [pa.Table.from_batches(list(batches))]
         else:
-            found = self._parted(batches, np.array(bounds))
-        for rows, (first, end) in zip(found, pairwise(bounds), strict=True):
+            found = self._parted(batches)
+        first = 0
+        for rows in found:
             places = self.connection.sql(
-                "select _source, id, _member, _bucket from ranked where rank >= ? and rank < ? order by rank",
-                params=[first, end],
+                "select _source, _member, _bucket from ranked where rank >= ? and rank < ? order by rank",
+                params=[first, first + rows.num_rows],
             ).to_arrow_table()
-            yield rows, places
+            first += rows.num_rows
+            ordered = rows.take(pa.array(np.argsort(rows["rank"].to_numpy())))
+            for name in places.column_names:
+                ordered = ordered.append_column(name, places[name])
+            yield ordered
 
-    def _parted(self, batches: Iterator[pa.RecordBatch], bounds: np.ndarray) -> Iterator[pa.Table]:
+    def _parted(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
         """Rows sorted into parts on the disk, then one part after the other in memory."""
         self.scratch.mkdir()
         writers: dict[int, pa.ipc.RecordBatchFileWriter] = {}
         for batch in batches:
-            parts = np.searchsorted(bounds, batch["rank"].to_numpy(), "right")
+            parts = batch["rank"].to_numpy() // _PART_ROWS
             for part in np.unique(parts).tolist():
                 if part not in writers:
                     writers[part] = pa.ipc.new_file(str(self.scratch / f"{part}.arrow"), batch.schema)

@@ -6,11 +6,12 @@ Part of the installation (``make install``, the image); takes some ten seconds, 
 from __future__ import annotations
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 
 from fhir_gateway.lake.lines import LineBlock
 from fhir_gateway.lake.scan import Scanner
+from fhir_gateway.lake.staging import id_words
+from fhir_gateway.lake.texts import Texts
 from fhir_gateway.lake.typed import typed_rows
 
 _PATIENT = (
@@ -23,9 +24,11 @@ _PATIENT = (
 def main() -> None:
     """Take one resource through all compiled functions."""
     scanner = Scanner()
-    ((name, batch),) = scanner.scan(LineBlock(_PATIENT, 1, 1), "Patient", "warm-up", 0).rows
-    with duckdb.connect() as connection:
-        for _ in typed_rows(connection, scanner.grammar, name, pa.table(batch), np.arange(1), scanner.shape(name)):
+    with Texts() as texts, duckdb.connect() as connection:
+        texts.add(_PATIENT)
+        ((name, batch),) = scanner.scan(LineBlock(_PATIENT, 1, 1), "Patient", "warm-up", 0).rows
+        id_words(batch["id"])
+        for _ in typed_rows(connection, scanner.grammar, name, texts, pa.table(batch), scanner.shape(name)):
             pass
 
 

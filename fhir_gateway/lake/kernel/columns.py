@@ -5,49 +5,73 @@ from __future__ import annotations
 import numpy as np
 
 from fhir_gateway.lake.kernel.machine import compiled, copy
-from fhir_gateway.lake.kernel.tables import Events
+from fhir_gateway.lake.kernel.tables import COLUMN_OF, EVENT_FIELDS, LENGTH_OF, ROW_OF, START_OF
 from fhir_gateway.lake.kernel.texts import BACKSLASH, MINUS, NINE, POINT, ZERO, whole
 
 
 @compiled
-def sort_events(events: Events, bounds: np.ndarray, target: Events) -> None:
+def count_events(events: np.ndarray, counts: np.ndarray) -> None:
+    """How many events each column has."""
+    for i in range(len(events)):
+        counts[events[i, COLUMN_OF]] += 1
+
+
+@compiled
+def sort_events(events: np.ndarray, bounds: np.ndarray, target: np.ndarray) -> None:
     """Bring events in the order of their columns; ``bounds`` are the columns' ends' running counts, moved on."""
-    for i in range(len(events.column)):
-        at = bounds[events.column[i]]
-        bounds[events.column[i]] = at + 1
-        target.column[at] = events.column[i]
-        target.row[at] = events.row[i]
-        target.start[at] = events.start[i]
-        target.length[at] = events.length[i]
+    for i in range(len(events)):
+        column = events[i, COLUMN_OF]
+        at = bounds[column]
+        bounds[column] = at + 1
+        for field in range(EVENT_FIELDS):
+            target[at, field] = events[i, field]
 
 
 @compiled
-def mark(rows: np.ndarray, bitmap: np.ndarray) -> None:
+def mark(events: np.ndarray, bitmap: np.ndarray) -> None:
     """Set the bits of rows in an Arrow validity bitmap."""
-    for i in range(len(rows)):
-        bitmap[rows[i] >> 3] |= 1 << (rows[i] & 7)
+    for i in range(len(events)):
+        row = events[i, ROW_OF]
+        bitmap[row >> 3] |= 1 << (row & 7)
 
 
 @compiled
-def texts(
-    text: np.ndarray,
-    rows: np.ndarray,
-    starts: np.ndarray,
-    lengths: np.ndarray,
-    offsets: np.ndarray,
-    target: np.ndarray,
-) -> int:
+def ends(events: np.ndarray, offsets: np.ndarray) -> None:
+    """Where the lists of a column begin and end; ``offsets`` is one longer than the column."""
+    at = 0
+    row = 0
+    for i in range(len(events)):
+        while row <= events[i, ROW_OF]:
+            offsets[row] = at
+            row += 1
+        at += events[i, LENGTH_OF]
+    while row < len(offsets):
+        offsets[row] = at
+        row += 1
+
+
+@compiled
+def size(events: np.ndarray) -> int:
+    """Bytes of a column's strings, at most."""
+    total = 0
+    for i in range(len(events)):
+        total += abs(events[i, LENGTH_OF])
+    return total
+
+
+@compiled
+def texts(text: np.ndarray, events: np.ndarray, offsets: np.ndarray, target: np.ndarray) -> int:
     """Strings of a column, escapes resolved; ``offsets`` is one longer than the column, answers their bytes.
 
     ``target`` needs 7 bytes more than the strings have.
     """
     at = 0
     row = 0
-    for i in range(len(rows)):
-        while row <= rows[i]:
+    for i in range(len(events)):
+        while row <= events[i, ROW_OF]:
             offsets[row] = at
             row += 1
-        start, length = starts[i], lengths[i]
+        start, length = events[i, START_OF], events[i, LENGTH_OF]
         if length >= 0:
             copy(text, start, target, at, length)
             at += length
@@ -104,25 +128,28 @@ def _unescape(text: np.ndarray, start: int, end: int, target: np.ndarray, at: in
 
 
 @compiled
-def wholes(text: np.ndarray, rows: np.ndarray, starts: np.ndarray, lengths: np.ndarray, out: np.ndarray) -> None:
+def wholes(text: np.ndarray, events: np.ndarray, out: np.ndarray) -> None:
     """Integers of a column."""
-    for i in range(len(rows)):
-        out[rows[i]] = whole(text, starts[i], starts[i] + lengths[i])
+    for i in range(len(events)):
+        start = events[i, START_OF]
+        out[events[i, ROW_OF]] = whole(text, start, start + events[i, LENGTH_OF])
 
 
 @compiled
-def truths(text: np.ndarray, rows: np.ndarray, starts: np.ndarray, bitmap: np.ndarray) -> None:
+def truths(text: np.ndarray, events: np.ndarray, bitmap: np.ndarray) -> None:
     """Booleans of a column, as bits."""
-    for i in range(len(rows)):
-        if text[starts[i]] == 116:
-            bitmap[rows[i] >> 3] |= 1 << (rows[i] & 7)
+    for i in range(len(events)):
+        if text[events[i, START_OF]] == 116:
+            row = events[i, ROW_OF]
+            bitmap[row >> 3] |= 1 << (row & 7)
 
 
 @compiled
-def decimals(text: np.ndarray, rows: np.ndarray, starts: np.ndarray, lengths: np.ndarray, out: np.ndarray) -> None:
+def decimals(text: np.ndarray, events: np.ndarray, out: np.ndarray) -> None:
     """Decimals of a column, times 10^8, as pairs of 64 bits; what is beyond 8 decimals is rounded half up."""
-    for i in range(len(rows)):
-        at, end = starts[i], starts[i] + lengths[i]
+    for i in range(len(events)):
+        at = events[i, START_OF]
+        end = at + events[i, LENGTH_OF]
         negative = text[at] == MINUS
         if negative:
             at += 1
@@ -151,7 +178,8 @@ def decimals(text: np.ndarray, rows: np.ndarray, starts: np.ndarray, lengths: np
             low, high = ~low + np.uint64(1), ~high
             if low == 0:
                 high += np.uint64(1)
-        out[rows[i], 0], out[rows[i], 1] = low, high
+        row = events[i, ROW_OF]
+        out[row, 0], out[row, 1] = low, high
 
 
 @compiled

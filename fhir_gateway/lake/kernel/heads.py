@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from fhir_gateway.lake.kernel.machine import compiled, copy, load
-from fhir_gateway.lake.kernel.texts import MINUS, NINE, POINT, ZERO, digits_value, whole
+from fhir_gateway.lake.kernel.texts import MINUS, NINE, POINT, ZERO, begins, digits_value, whole
+
+_PATIENT = np.frombuffer(b"Patient", np.uint8)
+_HISTORY = np.frombuffer(b"_history", np.uint8)
+_UUID = np.frombuffer(b"urn:uuid:", np.uint8)
+_SLASH = 47
 
 
 @compiled
@@ -21,6 +26,61 @@ def take(text: np.ndarray, starts: np.ndarray, lengths: np.ndarray, target: np.n
             target[at + j] = text[start + j]
         at += length
     offsets[len(starts)] = at
+
+
+@compiled
+def _is_id(text: np.ndarray, start: int, end: int) -> bool:
+    if not 0 < end - start <= 64:
+        return False
+    for i in range(start, end):
+        c = text[i]
+        if not (97 <= c <= 122 or ZERO <= c <= NINE or 65 <= c <= 90 or c == MINUS or c == POINT):
+            return False
+    return True
+
+
+@compiled
+def patients(text: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> bool:
+    """Narrow references down to the patient ids in them, as ``columns.patient_ids`` does; empty where there is none.
+
+    False, with some of them narrowed, when one names a version: those are for the regular expression.
+    """
+    for i in range(len(starts)):
+        start, end = starts[i], starts[i] + lengths[i]
+        last = end - 1
+        while last >= start and text[last] != _SLASH:
+            last -= 1
+        before = last - 1
+        while before >= start and text[before] != _SLASH:
+            before -= 1
+        if last < start:
+            first = start + len(_UUID)
+            named = end > first and begins(text, start, _UUID)
+        else:
+            first = last + 1
+            if last - before - 1 == len(_HISTORY) and begins(text, before + 1, _HISTORY):
+                return False
+            named = last - before - 1 == len(_PATIENT) and begins(text, before + 1, _PATIENT)
+        starts[i] = first
+        lengths[i] = end - first if named and _is_id(text, first, end) else 0
+    return True
+
+
+@compiled
+def words(text: np.ndarray, offsets: np.ndarray, first: np.ndarray, second: np.ndarray, hashed: np.ndarray) -> None:
+    """Of strings: their first and second eight bytes as numbers that sort as they do, and a hash of the whole."""
+    for i in range(len(first)):
+        start, length = offsets[i], offsets[i + 1] - offsets[i]
+        one = two = np.uint64(0)
+        value = np.uint64(0xCBF29CE484222325)
+        for j in range(length):
+            c = np.uint64(text[start + j])
+            value = (value ^ c) * np.uint64(0x100000001B3)
+            if j < 8:
+                one |= c << np.uint64(56 - 8 * j)
+            elif j < 16:
+                two |= c << np.uint64(120 - 8 * j)
+        first[i], second[i], hashed[i] = one, two, value
 
 
 @compiled

@@ -14,6 +14,8 @@ from numba.extending import intrinsic as numba_intrinsic
 from numba.np import arrayobj
 
 make_array: Any = arrayobj.make_array
+#: The system's: reads bytes of an open file at a place into memory, without the interpreter's lock.
+pread: Any = types.ExternalFunction("pread", types.intp(types.int32, types.uintp, types.uintp, types.int64))
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 

@@ -1,11 +1,14 @@
-"""The walk over many resources: the lines of a block, the rows of a batch of columns."""
+"""The walk over many resources.
+
+First over the lines of a block, to check them; later over rows in their order, to find what their columns hold.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from fhir_gateway.lake.kernel.machine import compiled
-from fhir_gateway.lake.kernel.tables import DONE, NEED_KEY, POSITION, UNSURE, Events, Tables
+from fhir_gateway.lake.kernel.machine import compiled, pread
+from fhir_gateway.lake.kernel.tables import DONE, NEED_KEY, POSITION, UNSURE, Tables
 from fhir_gateway.lake.kernel.texts import FEED, skip
 from fhir_gateway.lake.kernel.walk import walk
 
@@ -27,7 +30,7 @@ def walk_lines(
     slot_length: np.ndarray,
     used: np.ndarray,
     levels: np.ndarray,
-    events: Events,
+    events: np.ndarray,
     frames: np.ndarray,
     state: np.ndarray,
     place: np.ndarray,
@@ -75,20 +78,38 @@ def walk_lines(
 @compiled
 def walk_rows(
     t: Tables,
-    text: np.ndarray,
+    file: int,
     starts: np.ndarray,
-    promised: int,
+    lengths: np.ndarray,
+    odd: np.ndarray,
+    text: np.ndarray,
+    address: int,
+    offsets: np.ndarray,
     slots: np.ndarray,
     used: np.ndarray,
     levels: np.ndarray,
-    events: Events,
+    events: np.ndarray,
     frames: np.ndarray,
     state: np.ndarray,
 ) -> int:
-    """Emit the events of resources that have passed before; answers the row that does not pass now, or -1."""
+    """Read resources of an open file into ``text`` (at ``address``), one after another, and emit their events.
+
+    They have passed before, but for the ``odd`` ones, which are only read. ``offsets`` (one longer) receives where each
+    is. Answers the one that cannot be read or does not pass now, or -1. A resource is walked as soon as it is read: it
+    is still in the processor's cache.
+    """
     emit = len(starts) > 0  # not a constant: the walk would be compiled a second time for it
-    for row in range(len(starts)):
-        answer = walk(t, text, starts[row], promised, emit, row, slots, slots, used, levels, events, frames, state)
-        if answer != DONE:
-            return row
+    at = 0
+    row = 0
+    for i in range(len(starts)):
+        offsets[i] = at
+        length = lengths[i]
+        if at + length > len(text) or pread(file, address + at, length, starts[i]) != length:
+            return i
+        if not odd[i]:
+            if walk(t, text, at, -1, emit, row, slots, slots, used, levels, events, frames, state) != DONE:
+                return i
+            row += 1
+        at += length
+    offsets[len(starts)] = at
     return -1

@@ -50,13 +50,10 @@ KEY_FIELDS = 16
 FIRST, GROUPS, GROUPS_END, NODE_LEVEL = 0, 1, 2, 3
 
 
-class Events(NamedTuple):
-    """Where values lie: column, row in the column's level, start and length (negative: with escapes; lists: count)."""
-
-    column: np.ndarray
-    row: np.ndarray
-    start: np.ndarray
-    length: np.ndarray
+# fields of events (int32[_, COLUMN_OF..LENGTH_OF]), which say where values lie: column, row in the column's level,
+# start, and length (negative: with escapes; lists: count)
+COLUMN_OF, ROW_OF, START_OF, LENGTH_OF = 0, 1, 2, 3
+EVENT_FIELDS = 4
 
 
 @compiled

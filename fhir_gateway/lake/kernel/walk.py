@@ -20,6 +20,7 @@ from fhir_gateway.lake.kernel.tables import (
     BOOLEAN,
     BOUND,
     COLUMN,
+    COLUMN_OF,
     DECIMAL,
     DONE,
     EVENTS,
@@ -34,6 +35,7 @@ from fhir_gateway.lake.kernel.tables import (
     KEY_LENGTH,
     KEY_START,
     KIND,
+    LENGTH_OF,
     LEVEL,
     LIST_COLUMN,
     LOW,
@@ -53,14 +55,15 @@ from fhir_gateway.lake.kernel.tables import (
     REPEATS,
     RESOURCE,
     ROOT_SPACE,
+    ROW_OF,
     SIBLING,
     SLOT,
     SLOTS,
+    START_OF,
     STRING,
     TARGET,
     TEXT,
     UNSURE,
-    Events,
     Tables,
     find,
 )
@@ -85,8 +88,11 @@ _PATIENT = np.frombuffer(b"Patient/", np.uint8)
 
 
 @compiled
-def _leaf(t: Tables, text: np.ndarray, at: int, k: int, state: np.ndarray) -> tuple[int, bool]:
-    """End of the primitive value at ``at`` (-1: unsure, -2: its code is not known); whether it has escapes."""
+def _leaf(t: Tables, text: np.ndarray, at: int, k: int, state: np.ndarray, passed: bool) -> tuple[int, bool]:
+    """End of the primitive value at ``at`` (-1: unsure, -2: its code is not known); whether it has escapes.
+
+    Of a resource that has ``passed`` before, what strings say is not looked at again.
+    """
     kind = t.keys[k, KIND]
     if kind == STRING:
         if text[at] != QUOTE:
@@ -94,6 +100,8 @@ def _leaf(t: Tables, text: np.ndarray, at: int, k: int, state: np.ndarray) -> tu
         end, escaped, high = string_end(text, at)
         if end <= at + 1:
             return -1, False
+        if passed:
+            return end + 1, escaped
         format = t.keys[k, FORMAT]
         if format != TEXT:
             if escaped or (high and format != BOUND):
@@ -136,7 +144,7 @@ def walk(
     slot_length: np.ndarray,
     used: np.ndarray,
     levels: np.ndarray,
-    events: Events,
+    events: np.ndarray,
     frames: np.ndarray,
     state: np.ndarray,
 ) -> int:
@@ -226,7 +234,7 @@ def walk(
                 column = t.keys[k, COLUMN]
                 count = 0
                 while True:
-                    end, escaped = _leaf(t, text, at, k, state)
+                    end, escaped = _leaf(t, text, at, k, state, emit)
                     if end < 0:
                         state[POSITION] = at
                         return NEED_CODE if end == -2 else UNSURE
@@ -237,10 +245,10 @@ def walk(
                                 levels[level] += 1
                             quoted = 1 if text[at] == QUOTE else 0
                             size = end - at - 2 * quoted
-                            events.column[n] = column
-                            events.row[n] = levels[level] - 1
-                            events.start[n] = at + quoted
-                            events.length[n] = -size if escaped else size
+                            events[n, COLUMN_OF] = column
+                            events[n, ROW_OF] = levels[level] - 1
+                            events[n, START_OF] = at + quoted
+                            events[n, LENGTH_OF] = -size if escaped else size
                             n += 1
                     else:
                         if column >= 0:
@@ -272,10 +280,10 @@ def walk(
                         state[POSITION] = at
                         return UNSURE
                 if emit and is_list and column >= 0:
-                    events.column[n] = t.keys[k, LIST_COLUMN]
-                    events.row[n] = levels[t.keys[k, OUTER]] - 1
-                    events.start[n] = 0
-                    events.length[n] = count
+                    events[n, COLUMN_OF] = t.keys[k, LIST_COLUMN]
+                    events[n, ROW_OF] = levels[t.keys[k, OUTER]] - 1
+                    events[n, START_OF] = 0
+                    events[n, LENGTH_OF] = count
                     n += 1
                 step = 2
         if step == 3:
@@ -307,10 +315,10 @@ def walk(
                     if t.keys[k, REPEATS]:
                         levels[t.keys[k, LEVEL]] += 1
                     else:
-                        events.column[n] = column
-                        events.row[n] = levels[t.keys[k, LEVEL]] - 1
-                        events.start[n] = 0
-                        events.length[n] = 0
+                        events[n, COLUMN_OF] = column
+                        events[n, ROW_OF] = levels[t.keys[k, LEVEL]] - 1
+                        events[n, START_OF] = 0
+                        events[n, LENGTH_OF] = 0
                         n += 1
                 seen = 0
                 last = -1
@@ -348,10 +356,10 @@ def walk(
                     return UNSURE
                 at += 1
                 if emit and t.keys[k, LIST_COLUMN] >= 0:
-                    events.column[n] = t.keys[k, LIST_COLUMN]
-                    events.row[n] = levels[t.keys[k, OUTER]] - 1
-                    events.start[n] = 0
-                    events.length[n] = f_count[depth]
+                    events[n, COLUMN_OF] = t.keys[k, LIST_COLUMN]
+                    events[n, ROW_OF] = levels[t.keys[k, OUTER]] - 1
+                    events[n, START_OF] = 0
+                    events[n, LENGTH_OF] = f_count[depth]
                     n += 1
             depth -= 1
             node, seen, last = f_node[depth], f_seen[depth], f_last[depth]
