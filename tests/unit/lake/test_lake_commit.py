@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fhir_gateway.errors import ConfigurationError, InputError, LedgerError
@@ -300,7 +300,7 @@ _LINES = st.lists(st.one_of(_VERSIONS, st.just("{"), _VERSIONS.map(lambda p: p |
 
 
 @given(st.lists(_LINES, min_size=1, max_size=3))
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12)
 def test_ingest_twice_is_ingest_once(tmp_path_factory: pytest.TempPathFactory, pulls: list[list[Line]]) -> None:
     """Every ledger balances; pulling the last pull again, under a new name, changes no row."""
     folder = tmp_path_factory.mktemp("twice")

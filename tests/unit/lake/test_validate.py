@@ -234,7 +234,7 @@ _PATHS = st.sampled_from(
 
 
 @given(st.lists(st.tuples(_PATHS, _SCALARS), min_size=1, max_size=3))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_fast_check_never_accepts_what_the_explanation_refuses(changes: list[tuple[tuple[Any, ...], Any]]) -> None:
     resource = json.loads(json.dumps(PATIENT))
     for path, value in changes:

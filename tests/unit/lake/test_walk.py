@@ -125,7 +125,7 @@ def places(value: Any) -> list[tuple[Any, Any]]:
     st.sampled_from(types()),
     st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 3), _VALUES), min_size=1, max_size=3),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_changed_resources_are_judged_alike(kind: str, changes: list[tuple[int, int, Any]]) -> None:
     resource = valid(kind, "1")
     for where, how, value in changes:
