@@ -137,6 +137,20 @@ def test_an_unknown_level_is_reported_not_guessed(write: Write) -> None:
     assert not rates(report)
 
 
+@pytest.mark.parametrize(
+    ("column", "name", "why"),
+    [
+        ("MinSavPerc", "PY2023.csv", "no minimum rate, and the level elects it"),
+        ("QualScore", "PY2018.csv", "no quality score, and the share depends on it"),
+    ],
+)
+def test_what_is_not_stated_is_not_guessed(write: Write, column: str, name: str, why: str) -> None:
+    report = results(write({key: value for key, value in ACO.items() if key != column}, name=name))
+    assert report.unread == [("A1001", f"shares and amounts: {why}")]
+    assert rates(report)["savings rate"] == (1, 1)
+    assert "final sharing rate" not in rates(report)
+
+
 def test_what_differs_is_listed(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["mssp", str(write(ACO | {"EarnSaveLoss": "1"}))]) == 0
     shown = capsys.readouterr().out

@@ -51,7 +51,7 @@ class SharedSavingsProgram(ArrangementTerms):
     disaster_affected: bool = Field(default=False, description="The score counts as at least the percentile.")
     equity: EquityBonus | None = None
     revenue: Money | None = Field(default=None, description="Participants' Medicare revenue: limits BASIC losses.")
-    disaster: Disaster | None = None
+    disaster: Disaster | None = Field(default=None, description="In place of the year's public health emergency.")
     relief_amount: Money = Field(default=ZERO, description="Losses forgiven after disasters, as notified.")
     guardrail: Guardrail | None = None
     participation_months: int = Field(default=12, ge=1, le=12)
@@ -145,7 +145,7 @@ class SharedSavingsProgram(ArrangementTerms):
                 "sequestration": year.sequestration if self.sequestration is None else self.sequestration,
                 "cap": level.cap,
                 "fees": self.revenue if level.limit_of_revenue else None,
-                "losses": self._losses(level),
+                "losses": self._losses(level, year),
                 "guardrail": guardrail or self.guardrail,
                 "participation_months": self.participation_months,
                 "advances": self.advances,
@@ -181,13 +181,16 @@ class SharedSavingsProgram(ArrangementTerms):
         below = "multiplicative" if self.alternative_met and year.quality == "alternative" else "nothing"
         return quality | {"gate": percentile, "below_gate": below}
 
-    def _losses(self, level: Level) -> dict[str, Any] | None:
+    def _losses(self, level: Level, year: MsspYear) -> dict[str, Any] | None:
         if level.loss is None:
             return None
+        disaster = self.disaster
+        if disaster is None and not self.relief_amount and year.emergency_months:
+            disaster = Disaster(months=year.emergency_months, share=ONE)
         losses: dict[str, Any] = {
             "rate": level.loss,
             "limit": level.loss_limit(self.year_of_agreement),
-            "disaster": self.disaster,
+            "disaster": disaster,
             "relief_amount": self.relief_amount,
         }
         if level.loss_floor is not None:

@@ -112,6 +112,7 @@ class MsspYear(ProgrammeYear):
     quality: Literal["score", "standard", "alternative"]
     percentile: Fraction | None = None
     sequestration: Fraction
+    emergency_months: int = Field(default=0, ge=0, le=12)
 
 
 class MsspRules(Terms):

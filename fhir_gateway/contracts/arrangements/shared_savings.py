@@ -18,7 +18,6 @@ from fhir_gateway.contracts.arrangements.shared_savings_parts import (
     CarryForward,
     Corridor,
     Guardrail,
-    Interim,
     Losses,
     PositiveFraction,
     Quality,
@@ -58,8 +57,6 @@ class SharedSavings(ArrangementTerms):
     guardrail: Guardrail | None = None
     participation_months: int = Field(default=12, ge=1, le=12, description="Months of the year under the contract.")
     advances: Money = Field(default=ZERO, description="Advance payments not yet made good, kept back from savings.")
-    interim: Interim | None = Field(default=None, description="Given while the settlement is not final.")
-    paid_before: Money = Field(default=ZERO, description="Paid at interim settlements of the same period.")
 
     metrics = (
         *("eligible-member", "member-months", "paid-claim", "adjusted-paid-claim", "med-cost", "med-cost-pmpm"),
@@ -107,8 +104,6 @@ class SharedSavings(ArrangementTerms):
         of_fees = self.cap_of_fees is not None or (self.losses is not None and self.losses.limit_of_fees is not None)
         if of_fees != (self.fees is not None):
             found.append(f"{where}.fees: belongs to cap_of_fees or losses.limit_of_fees, and they need it")
-        if self.interim and self.paid_before:
-            found.append(f"{where}.paid_before: is set against the final settlement, this one is interim")
         return found
 
     def settle(self, inputs: SettlementInputs, measures: tuple[MeasureTerms, ...], ledger: Ledger) -> None:

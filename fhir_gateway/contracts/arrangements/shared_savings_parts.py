@@ -276,9 +276,3 @@ class Guardrail(Terms):
         if self.applied == (self.target is not None):
             found.append(f"{where}: needs one of target and applied")
         return found
-
-
-class Interim(Terms):
-    """What is paid before the final settlement: ``share`` of the amount, the rest held back. Losses wait."""
-
-    share: Fraction

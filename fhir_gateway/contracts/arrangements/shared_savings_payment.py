@@ -1,4 +1,4 @@
-"""From the provider's share to what is paid: sequestration, caps, limits, relief, proration, advances, interim."""
+"""From the provider's share to what is paid: sequestration, caps, limits, relief, proration, advances."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Payment:
         self.where = terms.where
 
     def pay_savings(self, amount: Number) -> None:
-        """Sequestration, then caps, floor, proration, advances, what is paid now."""
+        """Sequestration, then caps, floor, proration, advances, what is paid."""
         terms, where, add = self.terms, self.where, self.ledger.add
         if terms.sequestration:
             value, formula = amount.value * (1 - terms.sequestration), f"x (1 - {percent(terms.sequestration)})"
@@ -44,32 +44,15 @@ class Payment:
             add("advances-left", left, "Advance payments outstanding", "as agreed - made good", term, (kept,))
             value, formula = amount.value - kept.value, "share - advance payments made good"
             amount = add("after-advances", value, "Share after advance payments", formula, term, (amount, kept))
-        if terms.interim:
-            term, formula = f"{where}.interim.share", f"x {percent(terms.interim.share)}; the rest is held back"
-            value = amount.value * terms.interim.share
-            held = amount
-            amount = add("interim", value, "Paid at this interim settlement", formula, term, (held,))
-            add("held-back", held.value - amount.value, "Held back until the final one", "share - paid", term, (held,))
-        self._settle(amount, "Shared savings")
+        self.ledger.pay(amount, "Shared savings", where, _METRIC)
 
     def pay_losses(self, amount: Number) -> None:
-        """Limit, proration, relief, what is owed now."""
-        losses, add = self.terms.losses, self.ledger.add
+        """Limit, proration, relief, what is owed."""
+        losses = self.terms.losses
         if losses is not None:
             amount = self._prorate(self._limit(amount, losses))
             amount = self._relieve(amount, losses)
-        if self.terms.interim and amount.value:
-            term, note = f"{self.where}.interim", "losses wait for the final settlement"
-            amount = add("interim", ZERO, "Owed at this interim settlement", note, term, (amount,))
-        self._settle(amount, "Shared losses")
-
-    def _settle(self, amount: Number, label: str) -> None:
-        before = self.terms.paid_before
-        if before:
-            term, formula = f"{self.where}.paid_before", f"- {before} paid at interim settlements"
-            value = amount.value - before
-            amount = self.ledger.add("trued-up", value, "Share less what was paid before", formula, term, (amount,))
-        self.ledger.pay(amount, label, self.where, _METRIC)
+        self.ledger.pay(amount, "Shared losses", self.where, _METRIC)
 
     def _cap(self, amount: Number) -> Number:
         """The least of all caps that are agreed."""

@@ -89,8 +89,11 @@ class Results:
         lines = case.settled()
         self._minimum_rate(case)
         self._savings(case, lines)
-        self._rates(case, lines)
-        self._earned(case, lines)
+        if case.unknown is None:
+            self._rates(case, lines)
+            self._earned(case, lines)
+        else:
+            self.out.skip(case.name, f"shares and amounts: {case.unknown}")
         self._per_capita(case)
         self._adjustment(case)
 
@@ -119,7 +122,7 @@ class Results:
         published = number(case.row, "BnchmkMinExp")
         if published is not None:
             self._agree("benchmark minus expenditures", case, case.benchmark - case.cost, published)
-        if self.file.table.has("GenSaveLoss"):
+        if self.file.table.has("GenSaveLoss") and not (case.level.two_sided and case.unknown):
             counted = lines["counted"] if case.level.two_sided else max(D(0), lines["counted"])
             counted = counted * case.terms.get("participation_months", 12) / 12
             self._agree("generated savings or losses", case, counted, number(case.row, "GenSaveLoss") or D(0))
@@ -147,17 +150,18 @@ class Results:
             return
         amount = lines["amount"]
         if lines["gross"] >= 0:
-            self._amount("earned savings", case, amount, published, published)
+            self._amount("earned savings", case, amount, published)
             self._advances(case, amount, published)
             return
-        if not case.level.two_sided or amount == published == 0:
+        owed = lines.get("limited", lines["loss"])
+        if not case.level.two_sided or owed == published == 0:
             return
+        self._amount("shared losses", case, amount, published)
         relief = abs(number(case.row, "DisAdj") or D(0))
-        self._amount("shared losses", case, min(D(0), amount + relief), published, published - relief)
         if relief:
-            self._agree("disaster relief within $1", case, min(-amount, published - amount), relief)
+            self._agree("disaster relief within $1", case, min(-owed, published - owed), relief)
 
-    def _amount(self, what: str, case: Case, computed: Decimal, published: Decimal, unrelieved: Decimal) -> None:
+    def _amount(self, what: str, case: Case, computed: Decimal, published: Decimal) -> None:
         """Until 2020 the share is the score's part, and the score is published rounded: its least and highest value."""
         if mssp_year(self.file.year).quality != "score":
             self._agree(f"{what} within $1", case, computed, published)
@@ -165,7 +169,7 @@ class Results:
         half = half_a_unit(cell(case.row, "QualScore"), self.file.in_percent("QualScore"))
         scores = (min(ONE, max(D(0), case.score + step)) for step in (-half, half))
         low, high = (case.settled(score=score)["amount"] for score in scores)
-        agrees = low - 1 <= unrelieved <= high + 1
+        agrees = low - 1 <= published <= high + 1
         tally = self.out.tally(f"{what} within $1 and the rounding of the published score")
         tally.add(case.name, agrees, f"{low} to {high}", published)
         exact = self.out.tally(f"{what} that are exact although the score is rounded")

@@ -27,6 +27,7 @@ BENCHMARK = ("ABtotBnchmk",)
 COST = ("ABtotExp",)
 MSR = ("MinSavPerc",)
 START = ("Current_Start_Date", "Start_Date", "Agreement_Start_Date")
+FIRST_YEAR = 2013  # paid for reporting: everybody has a full score
 NEEDED = {"benchmark": BENCHMARK, "expenditures": COST, "beneficiaries": ("N_AB",)}
 
 QUALITY = MeasureTerms.model_validate(
@@ -53,6 +54,7 @@ class Case:
     cost: Decimal
     people: int
     score: Decimal
+    unknown: str | None = None  # what the file does not state and an amount depends on
 
     def settled(self, *, cost: Decimal | None = None, score: Decimal | None = None, **terms: Any) -> dict[str, Decimal]:
         """Values by line, and the published amount; other cost, score or terms on request."""
@@ -137,7 +139,17 @@ class ResultsFile:
             raise ContractError("benchmark, expenditures or beneficiaries: no number")
         level = self._level(row)
         terms = self._terms(row, level, benchmark)
-        return Case(name, row, level, terms, benchmark, cost, int(people), self._score(row))
+        unknown = self._unknown(level, terms)
+        return Case(name, row, level, terms, benchmark, cost, int(people), self._score(row), unknown)
+
+    def _unknown(self, level: Level, terms: Mapping[str, Any]) -> str | None:
+        """What would have to be guessed: a minimum rate that could be elected, a score that the share depends on."""
+        if terms["msr"] is None and level.two_sided:
+            return "no minimum rate, and the level elects it"
+        by_score = mssp_year(self.year).quality == "score" or terms["standard"] == "alternative"
+        if by_score and self.year > FIRST_YEAR and not self.table.has("QualScore"):
+            return "no quality score, and the share depends on it"
+        return None
 
     def _score(self, row: Row) -> Decimal:
         """The quality score; those in their first year, who are paid for reporting, have a full one."""
@@ -168,6 +180,9 @@ class ResultsFile:
             "standard": self._standard(row),
         }
         if level.two_sided:
+            if mssp_year(self.year).emergency_months < 12:  # else all losses are forgiven, whatever they come to
+                terms["relief_amount"] = abs(number(row, "DisAdj") or NOTHING)
+                terms["disaster"] = None if terms["relief_amount"] else {"months": 0, "share": 0}
             terms["guardrail"] = {"applied": True} if is_on(row, "Guardrail") else None
         start = terms["agreement_start"]
         if self.year == 2019 and start == date(2019, 7, 1):
@@ -210,7 +225,12 @@ def half_a_unit(text: str | None, percent: bool) -> Decimal:
 
 
 def as_published(
-    exact: Decimal, published: Decimal, text: str, percent: bool, score_text: str | None = None, slack: Decimal = NOTHING
+    exact: Decimal,
+    published: Decimal,
+    text: str,
+    percent: bool,
+    score_text: str | None = None,
+    slack: Decimal = NOTHING,
 ) -> bool:
     """Whether a rate, rounded as it was published, is the published one.
 

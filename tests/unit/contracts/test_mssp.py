@@ -172,6 +172,15 @@ def test_low_revenue_relief(load: Load, members: int, start: date, paid: int) ->
     assert total(load, 99_500_000, members=members, **terms) == paid
 
 
+def test_the_public_health_emergency_forgives_losses(load: Load) -> None:
+    terms = {"election": 0, "standard": "met"}
+    assert total(load, 110_000_000, performance_year=2022, **terms) == 0
+    assert total(load, 110_000_000, performance_year=2023, **terms) == -1_750_000  # five of twelve months
+    local = {"disaster": {"months": 12, "share": D("0.5")}}
+    assert total(load, 110_000_000, performance_year=2023, **terms, **local) == -1_500_000
+    assert total(load, 110_000_000, performance_year=2024, **terms) == -3_000_000
+
+
 def test_advance_investment_payments_are_recouped(load: Load) -> None:
     terms = {"level": "A", "low_revenue": True, "agreement_start": date(2024, 1, 1), "standard": "met"}
     assert total(load, 99_500_000, advances=2_000_000, **terms) == 0

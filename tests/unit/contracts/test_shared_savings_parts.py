@@ -1,4 +1,4 @@
-"""Commercial parts of shared savings: targets, tiers, deficits, caps by fees, interim settlements, own cost rules."""
+"""Commercial parts of shared savings: targets, tiers, deficits, caps by fees, own cost rules."""
 
 from __future__ import annotations
 
@@ -166,13 +166,6 @@ class TestPayment:
         assert (found.total, value(found, "advances-left")) == (30_000, 0)
         found = settled(load, "900000", advances=70_000)
         assert (found.total, value(found, "advances-left")) == (0, 20_000)
-
-    def test_interim_and_final_settlement_come_to_the_same(self, load: Load) -> None:
-        first = settled(load, "880000", interim={"share": D("0.5")})
-        assert (first.total, value(first, "held-back")) == (30_000, 30_000)
-        final = settled(load, "900000", paid_before=first.total)
-        assert first.total + final.total == settled(load, "900000").total
-        assert settled(load, "1100000", interim={"share": D("0.5")}, losses={"rate": D("0.5")}).total == 0
 
     def test_corridor_by_size(self, load: Load) -> None:
         sizes = [{"members": 1000, "msr": D("0.05")}, {"members": 5000, "msr": D("0.02")}]
