@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from fhir_gateway.contracts import Contract, Settlement, SettlementInputs, collect
 from fhir_gateway.contracts import settle as settle_contract
 from fhir_gateway.contracts.calendar import Cut
+from fhir_gateway.contracts.fhir_contract import fhir_contract
 from fhir_gateway.contracts.inputs import measure_scores
 from fhir_gateway.contracts.runs import Kind, Run, due
 from fhir_gateway.contracts.vbpr import measure, performance_report, quality_report
@@ -201,15 +202,16 @@ def _serve(
         mask = pc.is_in(result.members, value_set=members).to_numpy(zero_copy_only=False)
         report = summary(result, {"reference": f"Organization/{REPORTER}"}, mask)
         quality[name] = {**quality_report(report, settlement, name), "id": _quality_id(report_id, name, report["id"])}
+    known = organizations(gateway, attributed.lake_version)
     performance = performance_report(
         settlement,
         contract,
         report_id=report_id,
         issued=now,
         quality_reports={name: f"MeasureReport/{report['id']}" for name, report in quality.items()},
-        organizations=organizations(gateway, attributed.lake_version),
+        organizations=known,
     )
-    served = [measure(contract), *quality.values(), performance]
+    served = [measure(contract), fhir_contract(contract, known), *quality.values(), performance]
     gateway.resources.put_many(labelled(one, label("contract", contract.id)) for one in served)
     folder = statements_folder(gateway, contract.id)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)

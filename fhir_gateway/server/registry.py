@@ -301,6 +301,9 @@ _TYPES = (
         "Accesses: who asked for what, when, why, how it ended, and whose data was answered. Needs a scope that names "
         "the type; clients that do not see everybody's data see their own accesses.",
     ),
+    ServedType(
+        "Contract", "Contracts for people and contract systems; the Measure of the same id says what they pay by."
+    ),
     _sent("Coverage", "Coverage of members, as pulled, with the person as beneficiary."),
     ServedType(
         "Group",

@@ -133,6 +133,8 @@ def _resources(persons: list[str]) -> Iterator[dict[str, Any]]:
     yield {"resourceType": "PractitionerRole", "id": "role", "practitioner": {"reference": "Practitioner/dr"}}
     contract = {"resourceType": "Measure", "id": "c-other", "url": "http://x/c-other", "status": "active"}
     yield labelled({**contract, "title": "ContractOtherx"}, label("contract", "other"))
+    signed = {"resourceType": "Contract", "id": "c-other", "status": "executed", "title": "ContractOtherx"}
+    yield labelled(signed, label("contract", "other"))
     settled = {"resourceType": "MeasureReport", "id": "s-other", "status": "complete", "type": "summary"}
     settled |= {"measure": "http://x/c-other", "period": {"start": "2025-01-01", "end": "2025-12-31"}}
     yield labelled({**settled, "identifier": [{"value": "ContractOtherx"}]}, label("contract", "other"))
@@ -249,6 +251,7 @@ async def face(filled: Filled) -> AsyncIterator[Face]:
         "Coverage": f"beneficiary=Patient/{persons[0]}",
         "Group": "_id=aco",
         "MeasureReport": f"subject=Patient/{persons[0]}",
+        "Contract": "_id=nothing",
         "Measure": "title:missing=false&_id=nothing",
         "Provenance": "_id=nothing",
         "Subscription": "_id=nothing",
@@ -319,7 +322,11 @@ def _targets(world: World) -> Iterator[tuple[str, str, int | str | None]]:
         yield "MeasureReport", f"{world.run}-{person}", number
     for name in SEES["operator"][1]:
         yield "Group", name, name
-    yield from (("Measure", "c-other", "contract"), ("MeasureReport", "s-other", "contract"))
+    yield from (
+        ("Contract", "c-other", "contract"),
+        ("Measure", "c-other", "contract"),
+        ("MeasureReport", "s-other", "contract"),
+    )
     yield from (("MeasureReport", world.run, "summary"), ("MeasureReport", "written", "operators"))
     yield from (("Subscription", "told", "operators"), ("Provenance", "decided", "contract"))
     yield "AuditEvent", world.event, "trail"

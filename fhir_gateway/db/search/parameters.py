@@ -194,6 +194,12 @@ _BY_TYPE: Mapping[str, tuple[SearchParameter, ...]] = {
         _reference("managing-entity", "managingEntity"),
         _string("name"),  # not in base R4; US clients of ATR ask for it
     ),
+    "Contract": (
+        _token("identifier"),
+        _uri("url"),
+        _token("status", system="http://hl7.org/fhir/contract-status"),
+        _reference("subject"),
+    ),
     "Library": (*_CANONICAL, _token("type"), _token("content-type", "content.contentType")),
     "Location": (
         _token("identifier"),

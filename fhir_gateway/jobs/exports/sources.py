@@ -10,6 +10,7 @@ from fhir_gateway.jobs.exports.models import Level, Source
 from fhir_gateway.jobs.exports.stored import EVERYWHERE, SYSTEM, stored
 
 SOURCES: tuple[Source, ...] = (
+    stored("Contract", SYSTEM),
     stored("Coverage"),
     stored("Group"),
     stored("Library", SYSTEM),
