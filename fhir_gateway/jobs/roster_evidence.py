@@ -42,7 +42,7 @@ class Explained:
 
 
 def kept(gateway: Gateway, contract_name: str, evidence: str | None = None) -> AttributionReport:
-    """A kept run of a contract's attribution: the newest, or the one that is named; NotFoundError before there is one."""
+    """A kept run of a contract: the newest, or the one that is named; NotFoundError before there is one."""
     contract = Contract.load(gateway.contract(contract_name))
     if evidence is None:
         newest = newest_evidence(gateway, contract.id)

@@ -36,7 +36,7 @@ def make_lines() -> LineMaker:
                 "service_from": day,
                 "service_thru": day,
                 "claim_type": "professional",
-                "npi": row.get("tin", "") + "1",
+                "npi": f"{row.get('tin') or ''}1",
                 "procedure": "99213",
                 "place_of_service": "11",
                 "denied": False,
