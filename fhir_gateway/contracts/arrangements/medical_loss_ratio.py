@@ -94,6 +94,8 @@ class MedicalLossRatio(ArrangementTerms):
         years = sorted((_experience(row) for row in rows if row["year"] <= self.year), key=lambda one: one.year)
         if not years or years[-1].year != self.year:
             raise ContractError(f"tables.{self.experience_table}: there is no row of {self.year}")
+        if any(one.denominator <= 0 for one in years):
+            raise ContractError(f"tables.{self.experience_table}: a year's premium does not exceed its taxes and fees")
         found = rules.loss_ratio(years, market)
         ratio = self._ratio_lines(found, market, min(len(years), 1 if market.single_year else 3), ledger)
         last = years[-1]
@@ -123,6 +125,7 @@ class MedicalLossRatio(ArrangementTerms):
             formula = "the ratio meets the standard"
         total = ledger.add("rebate", value, "Rebate", formula, term, (ratio, standard, base))
         ledger.pay(total, "Rebate", self.where, "earnings-cap")
+        self._sanctions(years, market, ratio, ledger)
         if self.subscribers_table is not None:
             self._share(total, market, inputs, ledger)
 
@@ -157,6 +160,22 @@ class MedicalLossRatio(ArrangementTerms):
             (numerator, denominator, added),
             unit="1",
             metric="med-loss-ratio",
+        )
+
+    def _sanctions(self, years: list[Experience], market: Market, ratio: Number, ledger: Ledger) -> None:
+        """What follows when the ratio stays below the standard for years."""
+        if not market.sanctions:
+            return
+        below = rules.years_below(years, market)
+        due = [what for count, what in market.sanctions if below >= count]
+        ledger.add(
+            "years-below",
+            Decimal(below),
+            "Years in a row below the standard",
+            "; ".join(due) or "; ".join(f"{count}: {what}" for count, what in market.sanctions),
+            f"{self.where}.rules.sanctions",
+            (ratio,),
+            unit="a",
         )
 
     def _share(self, total: Number, market: Market, inputs: SettlementInputs, ledger: Ledger) -> None:

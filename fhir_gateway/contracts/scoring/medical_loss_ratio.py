@@ -33,6 +33,7 @@ class Market(Terms):
     persistent_exposure: Money | None = None
     de_minimis: Money = ZERO
     single_year: bool = False
+    sanctions: tuple[tuple[int, str], ...] = ()
 
 
 class MedicalLossRatioYear(ProgrammeYear):
@@ -156,6 +157,17 @@ def _was_below(one: Experience, market: Market) -> bool:
     enough = market.persistent_exposure
     below = one.numerator(market) / one.denominator < market.standard
     return enough is not None and one.exposed(market) >= enough and below
+
+
+def years_below(years: Sequence[Experience], market: Market) -> int:
+    """How many years in a row, up to the last, had a credible ratio below the standard, each by itself."""
+    below = 0
+    for one in sorted(years, key=lambda one: one.year, reverse=True):
+        added = credibility(market, one.exposed(market), one.deductible)
+        if added is None or one.numerator(market) / one.denominator + added >= market.standard:
+            break
+        below += 1
+    return below
 
 
 def rebate(found: Ratio, market: Market, last: Experience) -> Decimal:

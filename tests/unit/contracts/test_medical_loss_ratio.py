@@ -13,6 +13,7 @@ from p4p_parts import problems, settled
 
 from fhir_gateway.contracts.scoring import medical_loss_ratio as rules
 from fhir_gateway.contracts.scoring.medical_loss_ratio import Experience, MedicalLossRatioYear
+from fhir_gateway.errors import ContractError
 
 D = Decimal
 MARKETS = MedicalLossRatioYear.of(2025).markets
@@ -110,9 +111,28 @@ def test_too_little_experience_pays_nothing() -> None:
     assert result.paid == 0
 
 
+def test_accounts_that_cannot_be_judged() -> None:
+    with pytest.raises(ContractError, match="does not exceed its taxes"):
+        settled(commercial(), tables={"experience": [year(taxes=200_000)]})
+    with pytest.raises(ContractError, match="no row of 2025"):
+        settled(commercial(), tables={"experience": [year(2024)]})
+
+
 def test_flat_quality_improvement() -> None:
     accounts = [year(claims=150_000, taxes=0, net_transfers=0, quality_improvement=None)]
     assert settled(commercial(), tables={"experience": accounts}).value("numerator") == 151_600
+
+
+@pytest.mark.parametrize(
+    ("years", "says"),
+    [(1, "3: no new enrolment; 5: termination"), (3, "no new enrolment"), (5, "no new enrolment; termination")],
+)
+def test_years_below_the_standard_of_medicare(years: int, says: str) -> None:
+    accounts = [year(2020, claims=190_000, taxes=0, net_transfers=0)]
+    accounts += [year(2026 - n, claims=160_000, taxes=0, net_transfers=0) for n in range(1, years + 1)]
+    result = settled(commercial(market="medicare_advantage"), tables={"experience": accounts[-years:] + accounts[:1]})
+    assert result.paid == 10_000  # 85% - 80% of 200,000: only the reporting year
+    assert (result.value("years-below"), result["years-below"].formula) == (years, says)
 
 
 def test_contradictions() -> None:

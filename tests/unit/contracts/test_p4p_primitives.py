@@ -284,3 +284,21 @@ def test_weights_that_remain_sum_to_one(weights: list[int], there: list[bool]) -
     found = score_measures(terms, outcomes, "reweight", heirs={"a": "b"})
     if any(there):
         assert abs(sum(one.weight for one in found) - sum(stated)) < D("1e-20")
+
+
+@given(
+    network=st.lists(st.tuples(st.integers(1, 10**7), st.integers(0, 100)), min_size=1, max_size=5),
+    withheld=st.sampled_from([D("0.01"), D("0.02")]),
+)
+def test_what_is_withheld_is_paid_back(network: list[tuple[int, int]], withheld: Decimal) -> None:
+    if not any(score for _, score in network):
+        return
+    budget = {"kind": "budget_neutral", "amount": withheld, "table": "network"}
+    shares = []
+    for own, (_, score) in enumerate(network):
+        rows = [
+            {"provider": str(n), "base": base, "score": None if n == own else D(points) / 100}
+            for n, (base, points) in enumerate(network)
+        ]
+        shares.append(paid(D(score) / 100, p4p(budget=budget), tables={"network": rows}).value("earned"))
+    assert abs(sum(shares) - withheld * sum(base for base, _ in network)) < D("1e-20")
