@@ -1,6 +1,6 @@
 """Bands: a deviation from a reference, cut at edges, each part shared at its own rate.
 
-One function for every corridor: risk corridors of capitation and those of ACO REACH (25/35/50% of the benchmark).
+For corridors whose bands are stated by the contract: risk pools, medical loss ratios of providers.
 """
 
 from __future__ import annotations

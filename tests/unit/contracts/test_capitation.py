@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
@@ -382,6 +384,33 @@ def test_the_same_inputs_give_the_same_rows_and_lines(make: Make) -> None:
     assert settle(contract, one).to_dict() == settle(contract, other).to_dict()
     terms = contract.arrangements[0]
     assert terms.audit(one).equals(terms.audit(other))  # type: ignore[attr-defined]
+
+
+def test_tables_are_files_beside_the_contract(contract_terms: Callable[..., Terms], tmp_path: Path) -> None:
+    """Columns that are not there are as if empty; what was posted keeps its sixteen places."""
+    files = {
+        "rates": "cell,rate,age_from,programme\nchild,80.25,,TANF\nadult,210,18,SSI\n",
+        "member_attributes": "member,programme\na,TANF\nb,SSI\n",
+        "capitation_posted": "member,month,rule,cell,quantity,rate,factor,cycle\n"
+        "a,2024-01-01,base,child,1,80.25,1.0000000000000001,2024-01-01\n",
+    }
+    for name, content in files.items():
+        (tmp_path / f"{name}.csv").write_text(content)
+    stated = {"kind": "capitation", "id": "cap", "pool": "capitation", "cells": {"attributes": ["programme"]}}
+    terms = contract_terms(
+        arrangements=[stated | {"retro": RETRO}], tables={name: {"path": f"{name}.csv"} for name in files}
+    )
+    contract = Contract.of(terms, tmp_path)
+    facts = inputs_of(contract, months_of({"a": [6], "b": [6]}), [{"member": "b", "birth_date": date(1990, 1, 1)}])
+    assert facts.facts is not None
+    read = {name: one.table for name, one in contract.given.items()}
+    inputs = replace(facts, facts=replace(facts.facts, tables=read))
+    found = [(row["member"], row["amount"], row["status"], row["factor"]) for row in rows(contract, inputs)]
+    assert found == [
+        ("a", 0, "outside_window", D("1.0000000000000001")),
+        ("a", D("80.25"), "adjustment", 1),
+        ("b", 210, "adjustment", 1),
+    ]
 
 
 def test_each_row_says_its_rule(make: Make) -> None:
