@@ -209,7 +209,7 @@ class EpisodeTerms(ArrangementTerms):
         facts = inputs.columns()
         made_of = (
             self._definition(),
-            self._sources(facts),
+            self._sources(inputs),
             self._periods(facts),
             self._costs(facts),
             self._by_number(),
@@ -223,14 +223,15 @@ class EpisodeTerms(ArrangementTerms):
         if any(first <= facts.period[1] and last >= facts.period[0] for first, last in self.price.periods.values()):
             raise ContractError(f"{self.where}.price.years: the baseline and the period have days in common")
         with duckdb.connect() as connection:
-            capped = self._capped(connection, facts)
+            capped = self._capped(connection, inputs)
             return self._priced(connection, facts, capped)
 
-    def _capped(self, connection: duckdb.DuckDBPyConnection, facts: Facts) -> pa.Table:
+    def _capped(self, connection: duckdb.DuckDBPyConnection, inputs: SettlementInputs) -> pa.Table:
         """Episodes of the period and of the baseline, with the cost that counts."""
+        facts = inputs.columns()
         made_of = (
             self._definition(),
-            self._sources(facts),
+            self._sources(inputs),
             self._periods(facts),
             self._costs(facts),
             self._by_number(),
@@ -327,12 +328,14 @@ class EpisodeTerms(ArrangementTerms):
     def _definition(self) -> Definition:
         return self.definition().model_copy(update={"post_days": max(self.definition().post_days, self.post_days())})
 
-    def _sources(self, facts: Facts) -> Sources:
+    def _sources(self, inputs: SettlementInputs) -> Sources:
+        facts = inputs.columns()
         return Sources(
             facts.lines,
             facts.people.select(["member", "died"]),
             None if self.eligibility is None else facts.table(self.eligibility),
             facts.people["member"].combine_chunks() if self.population == "attributed" else None,
+            None if inputs.cut is None else inputs.cut.through,
         )
 
     def _periods(self, facts: Facts) -> dict[str, tuple[date, date]]:

@@ -36,18 +36,22 @@ DEATH_SCHEMA = pa.schema([("member", pa.string()), ("died", pa.date32())])
 #: episodes of others are whole, they are what a region is made of.
 REASONS = (
     *("unpaid", "not-in-population", "not-eligible", "died", "retriggered", "readmission", "replaced"),
-    "other-provider",
+    *("open", "other-provider"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What episodes are made from. Without ``eligibility`` all are eligible; without ``roster`` all members count."""
+    """What episodes are made from. Without ``eligibility`` all are eligible; without ``roster`` all members count.
+
+    Services are known ``through`` a day (empty: as far as needed): what ends later is still open.
+    """
 
     lines: pa.Table
     deaths: pa.Table | None = None
     eligibility: pa.Table | None = None
     roster: pa.Array | None = None
+    through: date | None = None
 
 
 # lines in one form; those that open something are looked for first, so that only members with an anchor are kept
@@ -275,13 +279,15 @@ def _judge(
           SELECT j.* EXCLUDE (reason, window_start), t.family, coalesce(t.price, j.code) AS stated_group,
             coalesce(o.window_start, j.window_start) AS window_start, coalesce(o.first, j.number) AS first,
             CASE WHEN j.reason IS NOT NULL THEN j.reason WHEN o.reason IS NOT NULL THEN o.reason
+              WHEN j.window_end > $through THEN 'open'
               WHEN j.entity IS NULL THEN 'other-provider' END AS reason
           FROM judged j JOIN trigger_rules t USING (rule) LEFT JOIN overlap o USING (number)
         )
         SELECT n.* EXCLUDE (stated_group, code, remap), coalesce(r.becomes, n.stated_group) AS price_group
         FROM named n LEFT JOIN remaps r ON r.from_group = n.stated_group AND list_contains(n.remap, r.remap)
         QUALIFY row_number() OVER (PARTITION BY n.number ORDER BY r.remap) = 1
-        """
+        """,
+        {"through": sources.through},
     )
 
 

@@ -167,6 +167,12 @@ def test_roster_and_other_hospitals() -> None:
     assert (other["entity"], other["reason"], other["actual"]) == (None, "other-provider", 20000)
 
 
+def test_episode_that_is_not_over_yet_is_open() -> None:
+    claim = stay("a", "c", "03-01", "03-04", 20000, "470")
+    assert reasons(found(claim, sources={"through": day("04-02")})) == ["open"]
+    assert reasons(found(claim, sources={"through": day("04-03")})) == [None]
+
+
 def both(**changes: Any) -> list[dict[str, Any]]:
     """Right hip in March, left hip in April."""
     return found(
