@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,16 @@ _BUSY = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 settings.register_profile("same", deadline=None, derandomize=True, database=None, suppress_health_check=_BUSY)
 settings.register_profile("explore", deadline=None, suppress_health_check=_BUSY, print_blob=True)
 settings.load_profile("same")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def remembered_migrations() -> Iterator[None]:
+    """Migrations run once in this process; ``tests/unit/db`` runs them each time."""
+    from tests.support.databases import Remembered
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("alembic.command.upgrade", Remembered().upgrade)
+        yield
 
 
 @pytest.fixture(scope="session")

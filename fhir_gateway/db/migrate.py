@@ -7,6 +7,7 @@ what the migrations make and writes the difference to ``db/migrations/versions``
 from __future__ import annotations
 
 import sys
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -24,12 +25,17 @@ _FOLDER = Path(__file__).parent / "migrations"
 
 def upgrade(engine: Engine) -> None:
     """Create or upgrade all tables; cheap when there is nothing to do, safe from several processes at once."""
-    head = ScriptDirectory(str(_FOLDER)).get_current_head()
     with snapshot(engine) as connection:
         current = MigrationContext.configure(connection).get_current_revision()
-    if current != head:
+    if current != _head():
         with transaction(engine, lock="migrations") as connection:
             command.upgrade(_configuration(connection), "head")
+
+
+@cache
+def _head() -> str | None:
+    """The last migration there is; all are read to find it."""
+    return ScriptDirectory(str(_FOLDER)).get_current_head()
 
 
 def differences(engine: Engine) -> list[object]:

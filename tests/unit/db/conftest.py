@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import Engine
 
-from tests.support.databases import KINDS, control_plane
+from tests.support.databases import KINDS, REAL_UPGRADE, control_plane
+
+
+@pytest.fixture(autouse=True)
+def migrations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real ones, each time."""
+    monkeypatch.setattr("alembic.command.upgrade", REAL_UPGRADE)
 
 
 @pytest.fixture(params=KINDS)

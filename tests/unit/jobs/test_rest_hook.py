@@ -90,15 +90,15 @@ def test_the_certificate_must_be_that_of_the_name(
     port = server.server_port
     monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: [(2, 1, 6, "", ("127.0.0.1", port))])
     hook = RestHook(public_only=False, trust=trust)
-    hook.send(f"https://{NAME}:{port}/hook", (), b"{}", 5)
+    hook.send(f"https://{NAME}:{port}/hook", (), b"{}", 300)
     assert (server.hosts, server.names) == ([f"{NAME}:{port}"], [NAME])
     with pytest.raises(DeliveryError, match="could not be reached"):
-        hook.send(f"https://other.example:{port}/hook", (), b"{}", 5)
+        hook.send(f"https://other.example:{port}/hook", (), b"{}", 300)
     assert server.hosts == [f"{NAME}:{port}"]
     hook.close()
     strict = RestHook(public_only=True, trust=trust)
     with pytest.raises(DeliveryError, match="private network"):
-        strict.send(f"https://{NAME}:{port}/hook", (), b"{}", 5)
+        strict.send(f"https://{NAME}:{port}/hook", (), b"{}", 300)
     strict.close()
 
 
@@ -109,6 +109,6 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(
     monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: [(2, 1, 6, "", ("127.0.0.1", server.server_port))])
     hook = RestHook(public_only=False)
     with pytest.raises(DeliveryError, match="could not be reached"):
-        hook.send(f"https://{NAME}:{server.server_port}/hook", (), b"{}", 5)
+        hook.send(f"https://{NAME}:{server.server_port}/hook", (), b"{}", 300)
     assert server.hosts == []
     hook.close()
