@@ -30,7 +30,7 @@ from fhir_gateway.db.audience import label, labelled
 from fhir_gateway.errors import ContractError, NotFoundError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.attribution_facts import known_facts, with_ccns
-from fhir_gateway.jobs.attribution_runs import attributions_folder
+from fhir_gateway.jobs.attribution_runs import attributions_folder, note_run
 from fhir_gateway.jobs.claim_lines import kept_claim_lines
 from fhir_gateway.jobs.clock import instant
 from fhir_gateway.jobs.people import persons_of
@@ -203,6 +203,7 @@ def _serve(
     header |= {"terms": attribution.terms.rule, "terms_digest": attribution.terms.digest, "rivals": attribution.rivals}
     header |= {"period": [day.isoformat() for day in attribution.period], **stamps}
     _keep(attributions_folder(gateway, contract.id) / key, aligned, _services(contract, lines), header)
+    note_run(gateway, contract.id, key)
     return aligned, gateway.resources.read("Group", contract.id).json(), digest, key
 
 

@@ -101,7 +101,9 @@ def test_differences_have_reasons(terms: AttributionTerms, make_lines: Any, make
         *((name, "2022-01-01", None, "MA" if name == "planned" else "AB", "active") for name in everybody)
     )
     result = attribute(lines, coverage, terms, PERIOD, [ACO])
-    theirs = [{"named": n, "member": n, "tin": "999" if n == "wrong" else "100000001"} for n in MEMBERS]
+    theirs: list[dict[str, str | None]] = [
+        {"named": n, "member": n, "tin": "999" if n == "wrong" else "100000001"} for n in MEMBERS
+    ]
     theirs.append({"named": "number", "member": None, "tin": "100000001"})
     ours = [{"named": n, "member": n, "tin": "100000001"} for n in result.members_of("aco").to_pylist()]
     found = reconcile(pa.Table.from_pylist(theirs, ROSTER_SCHEMA), pa.Table.from_pylist(ours, ROSTER_SCHEMA))
@@ -145,7 +147,7 @@ def test_leakage_is_the_share_of_primary_care_elsewhere(
     coverage = make_coverage(*((name, "2022-01-01", None, "AB", "active") for name in ("p1", "p2")))
     lines = make_lines(rows)
     found = leakage(attribute(lines, coverage, terms, PERIOD, [ACO]), lines, "aco")
-    assert (found.inside, found.outside, found.share) == (60, 40, Decimal("0.4"))
+    assert (found.inside, found.outside, found.share) == (Decimal(60), Decimal(40), Decimal("0.4"))
     assert found.providers.to_pylist() == [{"competitor": f"tin:{X}", "members": 1, "allowed": 40, "services": 1}]
     assert found.members["member"].to_pylist() == ["p1"]
 

@@ -330,7 +330,7 @@ def test_months_count_in_the_service_area(one: Any) -> None:
     ]
     found = one(rows, terms, participants=local, facts=Facts(residence=pa.Table.from_pylist(homes, RESIDENCE_SCHEMA)))
     assert (found["entity"], found["months"]) == ("aco", 6)
-    elsewhere = pa.Table.from_pylist([homes[1], {**homes[1], "since": None}], RESIDENCE_SCHEMA)
+    elsewhere = pa.Table.from_pylist([homes[1], homes[0] | {"county": "48201"}], RESIDENCE_SCHEMA)
     found = one(rows, terms, participants=local, facts=Facts(residence=elsewhere))
     assert (found["entity"], found["reason"], found["months"]) == (None, "outside-service-area", 0)
     by_zip = pa.Table.from_pylist([{"member": "p1", "postal_code": "78701-1234"}], RESIDENCE_SCHEMA)
