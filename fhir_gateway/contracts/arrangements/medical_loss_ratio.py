@@ -124,10 +124,10 @@ class MedicalLossRatio(ArrangementTerms):
         elif not value:
             formula = "the ratio meets the standard"
         total = ledger.add("rebate", value, "Rebate", formula, term, (ratio, standard, base))
-        ledger.pay(total, "Rebate", self.where, "earnings-cap")
         self._sanctions(years, market, ratio, ledger)
         if self.subscribers_table is not None:
             self._share(total, market, inputs, ledger)
+        ledger.pay(total, "Rebate", self.where, "earnings-cap")
 
     def _ratio_lines(self, found: Ratio, market: Market, years: int, ledger: Ledger) -> Number:
         source = f"tables.{self.experience_table}"

@@ -33,7 +33,9 @@ class Mips(ArrangementTerms):
     scaling: Annotated[Decimal, Field(ge=0)] = Field(
         default=ONE, description="Scaling factor of the payment year: makes the programme budget neutral."
     )
-    track: Literal["traditional", "app"] = "traditional"
+    track: Literal["traditional", "app"] = Field(
+        default="traditional", description="Traditional reporting, or the APM performance pathway (APP, APP Plus)."
+    )
     rules: MipsYear | None = Field(default=None, description="Own table; default the one shipped for the year.")
     small_practice: bool = False
     completeness: dict[str, Fraction] = Field(

@@ -178,9 +178,9 @@ class OutcomeRateCard(ArrangementTerms):
             amount = self._triggered(self.trigger, amount, inputs.outcomes, ledger)
         if self.cap is not None and amount.value > self.cap:
             amount = ledger.add("capped", self.cap, "Within the budget", "as agreed", f"{self.where}.cap", (amount,))
-        ledger.pay(amount, "Outcome payments", self.where, "earned-incentive")
         if self.investors is not None:
             self._waterfall(self.investors, amount, ledger)
+        ledger.pay(amount, "Outcome payments", self.where, "earned-incentive")
 
     def _count(self, facts: Facts) -> Mapping[str, _Counted]:
         start, end = facts.period

@@ -73,6 +73,7 @@ def settled(
     ledger = Ledger("x", "USD", "cent", arrangement.stream())
     with localcontext(Context(prec=60)):
         arrangement.settle(inputs, arrangement.chosen(tuple(map(MeasureTerms.model_validate, measures))), ledger)
+    assert [line.amount is not None for line in ledger.lines].index(True) == len(ledger.lines) - 1
     names = [line.id.removeprefix("x.") for line in ledger.lines]
     assert len(set(names)) == len(names), "two lines have the same id"
     known: set[str] = set()
