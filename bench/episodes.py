@@ -49,14 +49,16 @@ WITH rows AS (
 SELECT 'm' || person AS _member, 'c' || (person * $per + n) AS claim_group, opened AS service_from,
   opened AS claim_from, closed AS claim_thru,
   CASE what WHEN 'visit' THEN 'professional' WHEN 'home' THEN 'outpatient' ELSE 'inpatient' END AS claim_type,
-  CASE what WHEN 'anchor' THEN '111' WHEN 'again' THEN '111' WHEN 'snf' THEN '211' WHEN 'home' THEN '329' END AS bill_type,
+  CASE what WHEN 'anchor' THEN '111' WHEN 'again' THEN '111' WHEN 'snf' THEN '211' WHEN 'home' THEN '329' END
+    AS bill_type,
   (1000000000 + h % 5000)::VARCHAR AS npi, (100000000 + person % 300)::VARCHAR AS tin,
   CASE WHEN what IN ('anchor', 'again') THEN 'Organization/' || (person % 300) END AS organization,
   NULL::VARCHAR AS specialty, CASE WHEN what = 'visit' THEN (99200 + h % 300)::VARCHAR END AS procedure,
   '11' AS place_of_service, NULL::VARCHAR AS revenue_code, 'M16.11' AS diagnosis,
-  CASE what WHEN 'anchor' THEN $drgs[1 + (h % len($drgs))::INT] WHEN 'again' THEN $readmitted[1 + (h % 2)::INT] END AS drg,
-  (CASE what WHEN 'anchor' THEN 15000 + h % 9000 WHEN 'visit' THEN 40 + h % 200 ELSE 1500 + h % 6000 END)::DECIMAL(28, 8)
-    AS allowed, allowed AS paid, FALSE AS denied
+  CASE what WHEN 'anchor' THEN $drgs[1 + (h % len($drgs))::INT] WHEN 'again' THEN $readmitted[1 + (h % 2)::INT] END
+    AS drg,
+  (CASE what WHEN 'anchor' THEN 15000 + h % 9000 WHEN 'visit' THEN 40 + h % 200 ELSE 1500 + h % 6000 END)
+    ::DECIMAL(28, 8) AS allowed, allowed AS paid, FALSE AS denied
 FROM ended
 """
 
@@ -121,7 +123,8 @@ def main() -> None:
     terms.settle(inputs, (), ledger)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     found = next(line for line in ledger.lines if line.id == "team.episodes")
-    print(f"settled: {found.value:,} episodes, {wall:.1f} s, {cpu:.1f} s of CPU, {given.members / cpu:,.0f} members/s of CPU")
+    rate = given.members / cpu
+    print(f"settled: {found.value:,} episodes, {wall:.1f} s, {cpu:.1f} s of CPU, {rate:,.0f} members/s of CPU")
     wall, cpu = time.perf_counter(), time.process_time()
     with duckdb.connect() as connection:
         connection.register("lines", lines)

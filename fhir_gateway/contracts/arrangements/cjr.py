@@ -16,7 +16,7 @@ from fhir_gateway.contracts.arrangements.episode_reconciled import ReconciledTer
 from fhir_gateway.contracts.episodes.caps import Cap
 from fhir_gateway.contracts.episodes.codes import shipped
 from fhir_gateway.contracts.episodes.definition import Definition, shipped_definition
-from fhir_gateway.contracts.episodes.reconciliation import ZERO, Limits
+from fhir_gateway.contracts.episodes.reconciliation import ZERO, Limits, PostEpisode
 from fhir_gateway.contracts.settlement import Ledger, Number
 from fhir_gateway.contracts.statements import percent
 from fhir_gateway.contracts.terms import MeasureTerms, Terms
@@ -88,11 +88,11 @@ class Cjr(ReconciledTerms):
     programme = "cjr"
 
     def definition(self) -> Definition:
-        """The programme's; outpatient replacements only from year 6 on."""
+        """The programme's; outpatient replacements from their year on."""
         if self.episode is not None:
             return self.episode
         stated = shipped_definition("cjr")
-        if self.performance_year >= of_year("caps", 8)["years"][0]:
+        if self.performance_year >= shipped("cjr")["outpatient_from"]:
             return stated
         inpatient = tuple(one for one in stated.triggers if "inpatient" in one.match.claim_type)
         return stated.model_copy(update={"triggers": inpatient})
@@ -105,6 +105,10 @@ class Cjr(ReconciledTerms):
     def bound(self) -> Cap | None:
         """The programme's of the year unless the contract states bounds."""
         return self.cap or Cap.model_validate(of_year("caps", self.performance_year)["cap"])
+
+    def afterwards(self) -> PostEpisode:
+        """The programme's unless the contract states another."""
+        return self.post_episode or PostEpisode.model_validate(shipped("cjr")["post_episode"])
 
     def adjustment(self) -> None:
         """Quality changes the discount."""

@@ -62,9 +62,14 @@ class ReconciledTerms(EpisodeTerms):
         """When the score is not given."""
         return self.adjustment() is not None and self.quality_score is None
 
+    def afterwards(self) -> PostEpisode | None:
+        """How spending after windows is looked at."""
+        return self.post_episode
+
     def post_days(self) -> int:
         """Those of the look at spending after windows."""
-        return 0 if self.post_episode is None else self.post_episode.days
+        rule = self.afterwards()
+        return 0 if rule is None else rule.days
 
     def problems(self) -> list[str]:
         """Terms that contradict each other."""
@@ -79,7 +84,8 @@ class ReconciledTerms(EpisodeTerms):
         add_population(ledger, self, reckoned)
         add_prices(ledger, self, reckoned)
         score = self._score(inputs, measures, ledger)
-        threshold = None if self.post_episode is None else self.post_episode.threshold(reckoned.table)
+        rule = self.afterwards()
+        threshold = None if rule is None else rule.threshold(reckoned.table)
         sums = groups(reckoned.standing, self.stop_loss())
         self._readmissions(ledger, sums)
         names = sorted(reckoned.multipliers)

@@ -15,7 +15,7 @@ from fhir_gateway.contracts.arrangements.base import arrangement
 from fhir_gateway.contracts.arrangements.episode_reconciled import ReconciledTerms
 from fhir_gateway.contracts.episodes.caps import Cap
 from fhir_gateway.contracts.episodes.codes import shipped
-from fhir_gateway.contracts.episodes.reconciliation import Limits, QualityAdjustment
+from fhir_gateway.contracts.episodes.reconciliation import Limits, PostEpisode, QualityAdjustment
 
 
 @arrangement("team")
@@ -38,6 +38,10 @@ class Team(ReconciledTerms):
     def bound(self) -> Cap | None:
         """The programme's percentile unless the contract states bounds."""
         return self.cap or Cap.model_validate(shipped("team")["cap"])
+
+    def afterwards(self) -> PostEpisode:
+        """The programme's unless the contract states another."""
+        return self.post_episode or PostEpisode.model_validate(shipped("team")["post_episode"])
 
     def adjustment(self) -> QualityAdjustment:
         """By track."""

@@ -87,7 +87,7 @@ def bounds(
         found = pa.Table.from_pylist([_deviated(row, cap) for row in rows.to_pylist()], schema=BOUND_SCHEMA)
     else:
         connection.register("given", CAP_SCHEMA.empty_table() if given is None else given)
-        amount = "NULL" if cap.high_amount is None else f"{cap.high_amount}"
+        amount = "NULL" if cap.high_amount is None else f"{cap.high_amount:f}"
         found = connection.sql(
             f"""
             SELECT DISTINCT e.period, e.price_group, g.low, coalesce(g.high, {amount})::DECIMAL(28, 8) AS high
@@ -101,7 +101,7 @@ def bounds(
 
 
 def _quantile(share: Decimal | None) -> str:
-    return "NULL" if share is None else f"quantile_disc(actual, {share})"
+    return "NULL" if share is None else f"quantile_disc(actual, {share:f})"
 
 
 def _deviated(row: dict[str, Any], cap: Cap) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Literal
 
 import duckdb
 import pyarrow as pa
@@ -83,4 +83,4 @@ class LowVolume(Terms):
     """Families with fewer than ``below`` baseline episodes: no losses from them, or they do not count at all."""
 
     below: int = Field(default=31, ge=1)
-    policy: str = Field(default="none", pattern="^(none|no_downside|excluded)$")
+    policy: Literal["none", "no_downside", "excluded"] = "none"

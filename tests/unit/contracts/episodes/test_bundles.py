@@ -315,3 +315,15 @@ def test_settlement_is_shared_with_collaborators() -> None:
         "gainsharing.hospital": 20000,
     }
     assert sum(value for value in found.values() if value is not None) == Decimal(40000)
+
+
+@pytest.mark.parametrize("kind", ["bundle_retrospective", "bundle_prospective", "team", "cjr", "bpci_advanced"])
+def test_without_any_claims_nothing_is_owed(kind: str) -> None:
+    changes: dict[str, Any] = {
+        "team": {"performance_year": 1, "track": 3, "quality_score": 60},
+        "cjr": {"performance_year": 4, "composite": {}},
+        "bpci_advanced": {"model_year": 1, "quality_score": 60},
+    }.get(kind, {})
+    made = terms(kind, **changes, initiators=[{"name": "a", "tins": ["1"]}, {"name": "b", "tins": ["2"]}])
+    assert paid(made, inputs(made, [])) == 0
+    assert made.services(inputs(made, [])).num_rows == 0

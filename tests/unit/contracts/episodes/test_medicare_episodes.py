@@ -376,3 +376,15 @@ def test_bpci_families() -> None:
     assert bpci(families=["LEJR"]).definition().families == ("LEJR",)
     with pytest.raises(ContractError, match="there is no family 'hip'"):
         bpci(families=["hip"])
+
+
+def test_team_spending_afterwards_above_the_region() -> None:
+    """Of 101 hospitals one spends 1,010 after its episode: the mean is 10, the deviation 100, so 310 is the limit."""
+    others = [
+        stay(f"x{n}", f"x{n}", "03-01", "03-03", 25000, "470", tin=f"{n}", organization=f"{n}") for n in range(100)
+    ]
+    mine = [stay("me", "me", "03-01", "03-03", 25000, "470", tin="mine"), line("me", "late", "04-20", 1010)]
+    made = team(3, initiators=[{"name": "mine", "tins": ["mine"]}], quality_score=100)
+    lines = settle(made, inputs(made, [*others, *mine]))
+    assert lines["after-limit"].value == 310
+    assert lines["payable"].amount == 3000 - 700
