@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 
 from fhir_gateway.contracts.arrangements.base import Exposure, SettlementInputs
@@ -111,7 +112,8 @@ class HistoricalBenchmark(Terms):
             sum((cost.cost for cost in costs.values()), ZERO),
             sum(cost.truncated for cost in costs.values()),
         )
-        return replace(inputs, exposure=exposure), Target(kind="total", amount=target.value), guardrail
+        built = replace(inputs, exposure=exposure, part=ONE)  # person years are of the months so far
+        return built, Target(kind="total", amount=target.value), guardrail
 
     def _adjusted(self, work: Benchmark, historical: dict[str, Number], rules: BenchmarkRules) -> dict[str, Number]:
         """Historical benchmark by type with the adjustment that counts."""
@@ -172,7 +174,9 @@ class HistoricalBenchmark(Terms):
         for (year, kind), row in published.items():
             if year in limits and row["truncation"] is not None:
                 limits[year][kind] = row["truncation"]
-        costs = type_costs(facts.lines, facts.table("enrolment"), limits, negative=self.negative)
+        enrolment = facts.table("enrolment")
+        enrolment = enrolment.filter(pc.less_equal(enrolment["month"], pa.scalar(facts.period[1])))
+        costs = type_costs(facts.lines, enrolment, limits, negative=self.negative)
         found: dict[int, dict[str, TypeYear]] = {}
         for year, kinds in costs.items():
             found[year] = {}

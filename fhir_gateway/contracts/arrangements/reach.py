@@ -18,6 +18,7 @@ from fhir_gateway.contracts.arrangements.facts import Needs
 from fhir_gateway.contracts.arrangements.reach_adjustments import add_equity, add_stop_loss
 from fhir_gateway.contracts.arrangements.reach_rules import ReachYear, Risk, RiskOption, reach_year
 from fhir_gateway.contracts.arrangements.shared_savings_parts import Tier, tier_problems
+from fhir_gateway.contracts.arrangements.shared_savings_target import agreed
 from fhir_gateway.contracts.benchmarks.cost import COST_COLUMNS
 from fhir_gateway.contracts.scoring import ONE, ZERO, composite, score_measures
 from fhir_gateway.contracts.settlement import Ledger, Number
@@ -176,7 +177,7 @@ class AcoReach(ArrangementTerms):
     ) -> Number:
         """The final benchmark."""
         where, add, stated = f"{self.where}.benchmark", ledger.add, self.benchmark
-        value, formula = stated.amount, "as agreed"
+        value, formula = stated.amount * inputs.part, agreed(inputs.part)
         because: tuple[Number, ...] = ()
         if stated.per == "member_month":
             value, formula, because = stated.amount * months.value, f"{stated.amount} x member months", (months,)

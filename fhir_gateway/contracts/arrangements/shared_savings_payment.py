@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from fhir_gateway.contracts.arrangements.shared_savings_parts import Losses
+from fhir_gateway.contracts.arrangements.shared_savings_target import agreed
 from fhir_gateway.contracts.scoring import ONE, ZERO
 from fhir_gateway.contracts.settlement import Ledger, Number
 from fhir_gateway.contracts.statements import percent
@@ -19,9 +20,11 @@ _METRIC = "shared-saving-deficit"
 class Payment:
     """The last steps of one settlement."""
 
-    def __init__(self, terms: SharedSavings, target: Number, ledger: Ledger) -> None:
+    def __init__(self, terms: SharedSavings, target: Number, part: Decimal, ledger: Ledger) -> None:
         self.terms = terms
         self.target = target
+        self.part = part  # of the period: of an amount agreed for the whole one, so much counts
+        self.fees = None if terms.fees is None else terms.fees * part
         self.ledger = ledger
         self.where = terms.where
 
@@ -32,8 +35,8 @@ class Payment:
             value, formula = amount.value * (1 - terms.sequestration), f"x (1 - {percent(terms.sequestration)})"
             amount = add("sequestered", value, "After sequestration", formula, f"{where}.sequestration", (amount,))
         amount = self._cap(amount)
-        if amount.value < terms.floor:
-            note = f"below {terms.floor}: not paid"
+        if amount.value < terms.floor * self.part:
+            note = f"below {terms.floor * self.part}: not paid"
             amount = add("floored", ZERO, "Share from the floor on", note, f"{where}.floor", (amount,))
         amount = self._prorate(amount)
         if terms.advances:
@@ -60,12 +63,11 @@ class Payment:
         caps = []
         if terms.cap is not None:
             caps.append((terms.cap * self.target.value, f"{percent(terms.cap)} of target", "cap"))
-        if terms.cap_of_fees is not None and terms.fees is not None:
-            caps.append(
-                (terms.cap_of_fees * terms.fees, f"{percent(terms.cap_of_fees)} of {terms.fees}", "cap_of_fees")
-            )
+        if terms.cap_of_fees is not None and self.fees is not None:
+            note = f"{percent(terms.cap_of_fees)} of {self.fees}"
+            caps.append((terms.cap_of_fees * self.fees, note, "cap_of_fees"))
         if terms.cap_amount is not None:
-            caps.append((terms.cap_amount, "as agreed", "cap_amount"))
+            caps.append((terms.cap_amount * self.part, agreed(self.part), "cap_amount"))
         if not caps:
             return amount
         value, formula, name = min(caps)
@@ -79,8 +81,8 @@ class Payment:
 
     def _limit(self, amount: Number, losses: Losses) -> Number:
         """The least of all limits that are agreed."""
-        where, add, fees = f"{self.where}.losses", self.ledger.add, self.terms.fees
-        limits = [] if losses.limit_amount is None else [losses.limit_amount]
+        where, add, fees = f"{self.where}.losses", self.ledger.add, self.fees
+        limits = [] if losses.limit_amount is None else [losses.limit_amount * self.part]
         if losses.limit is not None:
             limits.append(losses.limit * self.target.value)
         if losses.limit_of_fees is not None and fees is not None:

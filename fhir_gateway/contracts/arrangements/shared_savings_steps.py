@@ -9,7 +9,7 @@ from fhir_gateway.contracts.arrangements.base import SettlementInputs
 from fhir_gateway.contracts.arrangements.corridor import variable_msr
 from fhir_gateway.contracts.arrangements.shared_savings_parts import Corridor, Tier
 from fhir_gateway.contracts.arrangements.shared_savings_payment import Payment
-from fhir_gateway.contracts.arrangements.shared_savings_target import add_target
+from fhir_gateway.contracts.arrangements.shared_savings_target import add_target, agreed
 from fhir_gateway.contracts.scoring import ONE, ZERO, composite, score_measures
 from fhir_gateway.contracts.settlement import Ledger, Number
 from fhir_gateway.contracts.statements import add_exposure, add_measures, percent
@@ -52,7 +52,7 @@ class Reconciliation:
         gross = self._guardrail(gross, cost)
         quality = self._quality() if self.terms.uses_quality() else None
         counted, relief = self._corridor(members, gross, target)
-        payment = Payment(self.terms, target, self.ledger)
+        payment = Payment(self.terms, target, self.inputs.part, self.ledger)
         if gross.value >= 0:
             counted = self._carry(counted, gross)
             payment.pay_savings(self._share(counted, gross, relief, quality, target))
@@ -90,7 +90,8 @@ class Reconciliation:
         because, value = [gross], gross.value
         if guardrail.target is not None:
             label = "Target without the update set in advance"
-            other = self.ledger.add("guardrail-target", guardrail.target, label, "as agreed", where)
+            value_of, formula = guardrail.target * self.inputs.part, agreed(self.inputs.part)
+            other = self.ledger.add("guardrail-target", value_of, label, formula, where)
             because += [other, cost]
             value = max(value, other.value - cost.value)
         formula = "the smaller loss against both targets, no savings"

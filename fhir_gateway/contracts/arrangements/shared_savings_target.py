@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 from fhir_gateway.contracts.arrangements.base import SettlementInputs
 from fhir_gateway.contracts.arrangements.shared_savings_parts import Blend, RiskNormaliser, Target
 from fhir_gateway.contracts.benchmarks.blend import credibility
@@ -21,7 +23,8 @@ def add_target(
         value = cost.value / months.value
         add("pmpm", value, label, "cost / member months", "claims", (cost, months), metric="med-cost-pmpm")
     if target.kind == "total":
-        return add("target", target.amount, "Target", "as agreed", where, metric="cost-target")
+        value, formula = (target.amount or ZERO) * inputs.part, agreed(inputs.part)
+        return add("target", value, "Target", formula, where, metric="cost-target")
     because: list[Number] = []
     if target.kind == "pmpm":
         pmpm, formula = target.amount or ZERO, "as agreed"
@@ -90,3 +93,8 @@ def _prior_year(target: Target, inputs: SettlementInputs, where: str, ledger: Le
         "prior-member-months", baseline.member_months, "Prior year member months", "as this year's", where, unit="mo"
     )
     return ledger.add("prior-pmpm", cost.value / months.value, label, formula, where, (cost, months))
+
+
+def agreed(part: Decimal) -> str:
+    """How an amount agreed for the whole period comes into this settlement."""
+    return "as agreed" if part == ONE else f"as agreed, x {part:.4f} of the period"

@@ -167,6 +167,14 @@ class TestPayment:
         found = settled(load, "900000", advances=70_000)
         assert (found.total, value(found, "advances-left")) == (0, 20_000)
 
+    def test_agreed_amounts_count_in_proportion_at_an_interim_settlement(self, load: Load) -> None:
+        terms = {"cap_amount": 30_000, "losses": {"rate": D("0.5"), "limit_amount": 60_000}}
+        contract = load(arrangements=[shared_savings(**terms)])
+        quarter = {"members": 10_000, "part": D("0.25")}
+        assert settle(contract, inputs("240000", **quarter)).total == 5_000
+        assert settle(contract, inputs("100000", **quarter)).total == 7_500
+        assert settle(contract, inputs("900000", **quarter)).total == -15_000
+
     def test_corridor_by_size(self, load: Load) -> None:
         sizes = [{"members": 1000, "msr": D("0.05")}, {"members": 5000, "msr": D("0.02")}]
         terms = {"corridor": {"kind": "by_size", "sizes": sizes}}
