@@ -10,7 +10,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 ARGS ?=
 
-.PHONY: help install demo test test-postgresql test-third-party lint type docs pages openapi lock conformance bench-measures bench-ingest bench-incremental bench-server bench-settlement chaos fuzz tiny-files
+.PHONY: help install demo test test-postgresql test-third-party lint type docs pages openapi lock conformance bench-measures bench-ingest bench-incremental bench-server bench-settlement bench-attribution chaos fuzz tiny-files
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -83,6 +83,9 @@ conformance: install ## Check a running gateway by every line of the public test
 bench-measures: install ## Measure evaluation of six measures and of Synthea next to peers (ARGS=CMS122 for some)
 	@$(BIN)/python -m bench.measures $(or $(ARGS),CMS122 CMS165 CMS130 CMS125 CMS2FHIR CMS108)
 	@$(if $(ARGS),,$(BIN)/python -m bench.synthea)
+
+bench-attribution: install ## Measure attribution of 100,000 and 1,000,000 members next to a query by hand (ARGS=100000)
+	@$(BIN)/python -m bench.attribution $(ARGS)
 
 bench-ingest: install ## Measure ingest: resources per second and peak memory
 	@$(BIN)/python -m bench.ingest $(ARGS)

@@ -10,12 +10,15 @@ from pathlib import Path
 from contract_parts import inputs
 
 from fhir_gateway.attribution import shipped_terms
+from fhir_gateway.attribution.differences import DIFFERENCES
 from fhir_gateway.attribution.methods import _METHODS
 from fhir_gateway.attribution.service import REASONS
+from fhir_gateway.attribution.services import LINE_REASONS
 from fhir_gateway.contracts import ARRANGEMENTS, Contract, settle
 
 DOCS = Path(__file__).parents[3] / "docs"
 USE = (DOCS / "use" / "contracts.md").read_text(encoding="utf-8")
+ATTRIBUTION = (DOCS / "use" / "attribution.md").read_text(encoding="utf-8")
 DEVELOP = (DOCS / "develop" / "add-an-arrangement.md").read_text(encoding="utf-8")
 
 
@@ -26,8 +29,10 @@ def block(text: str, language: str) -> str:
 
 
 def test_everything_is_named() -> None:
-    for name in (*ARRANGEMENTS, *_METHODS, *shipped_terms(), *REASONS):
+    for name in ARRANGEMENTS:
         assert f"`{name}`" in USE, name
+    for name in (*_METHODS, *shipped_terms(), *REASONS, *LINE_REASONS, *DIFFERENCES):
+        assert f"`{name}`" in ATTRIBUTION, name
 
 
 def test_every_term_of_an_arrangement_is_named() -> None:
