@@ -179,6 +179,18 @@ def test_results_of_2024(write: Write) -> None:
     assert everything_matches(results(write(low, name="PY2024.csv")))
 
 
+def test_the_guardrail_earns_nothing(write: Write) -> None:
+    row = {
+        "ACO_ID": "A5309", "Current_Start_Date": "01/01/2024", "Current_Track": "E", "N_AB": "9000",
+        "ABtotBnchmk": "116616215", "ABtotExp": "116606559", "MinSavPerc": "0.00%", "EarnSaveLoss": "0", "Met_QPS": "1",
+        "GenSaveLoss": "0", "BnchmkMinExp": "9656", "Sav_rate": "0.01%", "QualScore": "80%", "Guardrail": "1",
+        "FinalShareRate": "50.00%",
+    }  # fmt: skip
+    report = results(write(row, name="PY2024.csv"))
+    assert everything_matches(report)
+    assert rates(report)["final sharing rate"] == (1, 1)
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [

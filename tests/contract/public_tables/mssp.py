@@ -118,7 +118,8 @@ class Results:
         self._rate("minimum savings or loss rate (variable)", case, exact_msr(case.people), MSR[0])
 
     def _savings(self, case: Case, lines: dict[str, Decimal]) -> None:
-        self._rate("savings rate", case, lines["rate"], "Sav_rate")
+        rate = lines["gross"] / case.benchmark if "guarded" in lines else lines["rate"]
+        self._rate("savings rate", case, rate, "Sav_rate")
         published = number(case.row, "BnchmkMinExp")
         if published is not None:
             self._agree("benchmark minus expenditures", case, case.benchmark - case.cost, published)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import date
 from decimal import Context, Decimal, localcontext
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ import pytest
 from benchmark_parts import enrolment, facts, lines
 from contract_parts import measure
 
-from fhir_gateway.contracts import Contract, Exposure, MeasureScore, SettlementInputs
+from fhir_gateway.contracts import Contract, Exposure, MeasureScore, SettlementInputs, settle
 from fhir_gateway.contracts.arrangements.mssp import SharedSavingsProgram
 from fhir_gateway.contracts.arrangements.mssp_benchmark import TYPES_SCHEMA
 from fhir_gateway.contracts.settlement import Ledger
@@ -177,3 +178,22 @@ def test_contradictions_are_named(load: Callable[..., Contract]) -> None:
     assert "belongs to agreement periods from 2024" in refused.value.message
     with pytest.raises(ContractError, match="needs one of target and benchmark"):
         load(measures=QUALITY, arrangements=[program() | {"target": {"kind": "total", "amount": 1}}])
+
+
+def test_a_contract_brings_its_tables(contract_terms: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    months = [f"a,{year}-{month:02}-01,AGND" for year in YEARS for month in range(1, 13)]
+    (tmp_path / "months.csv").write_text("\n".join(["member,month,type", *months]), encoding="utf-8")
+    rows = [f"{year},AGND,1,10000,10000" for year in YEARS]
+    (tmp_path / "types.csv").write_text("\n".join(["year,type,risk,national,regional", *rows]), encoding="utf-8")
+    tables = {"enrolment": {"path": "months.csv"}, "benchmark_types": {"path": "types.csv"}}
+    contract = Contract.of(contract_terms(measures=QUALITY, arrangements=[program()], tables=tables), tmp_path)
+    claims = lines(*(("a", date(year, 6, 1), cost) for year, cost in COSTS.items()))
+    known = facts(claims, {"a": 12}, tables={name: given.table for name, given in contract.given.items()})
+    spent = Exposure(1, D(12), D(1), D(1), D(1), 0)
+    found = settle(contract, SettlementInputs(spent, {"quality": MeasureScore(None, 1, D(1))}, facts=known))
+    assert found.line("aco.updated-total").value == 9_500
+    assert set(found.line("aco.updated-total").because) == {"aco.updated-per-capita"}
+    assert "AGND: per capita, BY1: 8000" in found.explain("aco.updated-total")
+    (tmp_path / "types.csv").write_text("year,type,risk,national\n", encoding="utf-8")
+    with pytest.raises(ContractError, match="column regional: is missing"):
+        Contract.of(contract_terms(measures=QUALITY, arrangements=[program()], tables=tables), tmp_path)

@@ -203,6 +203,12 @@ class TestPayment:
         total = settled(load, cost, **terms).total
         assert -min(limit * 1_000_000, fees) <= total <= min(cap * 1_000_000, fees)
 
+    @given(first=st.decimals(0, 2_000_000, places=2), second=st.decimals(0, 2_000_000, places=2))
+    def test_splitting_a_population_adds_up(self, load: Load, first: Decimal, second: Decimal) -> None:
+        terms = {"target": {"kind": "pmpm", "amount": 100}, "losses": {"rate": D("0.5")}}
+        parts = [value(settled(load, cost, 500, **terms), "payable") for cost in (first, second)]
+        assert sum(parts) == value(settled(load, first + second, 1_000, **terms), "payable")
+
 
 class TestQuality:
     def test_equity_bonus_of_the_reference(self, load: Load) -> None:
