@@ -56,6 +56,23 @@ def connect(**tables: pa.Table) -> duckdb.DuckDBPyConnection:
     return connection
 
 
+def newest(
+    connection: duckdb.DuckDBPyConnection, left: str, table: str, day: str, begins: str, lag_months: int = 0
+) -> str:
+    """FROM clause: ``left`` as m with the member's newest row of ``table``, as t, that begins by ``day``, if any.
+
+    Without a day in the column ``begins`` a row holds always; a table that has none at all needs no sorting.
+    """
+    dated = connection.execute(f"SELECT count({begins}) FROM {table}").fetchall()[0][0]  # noqa: S608 our own names
+    if not dated:
+        return f"{left} m LEFT JOIN {table} t ON m.member = t.member"
+    first = f"coalesce(({begins} + to_months({lag_months}))::DATE, DATE '0001-01-01')"
+    return (
+        f"{left} m ASOF LEFT JOIN (SELECT * REPLACE ({first} AS {begins}) FROM {table}) t"  # noqa: S608
+        f" ON m.member = t.member AND {day} >= t.{begins}"
+    )
+
+
 def amount_of(quantity: Decimal, rate: Decimal, factor: Decimal = Decimal(1)) -> Decimal:
     """The rounding rule for a single amount."""
     return places(places(quantity * rate) * factor)

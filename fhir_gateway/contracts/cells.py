@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 from pydantic import Field
 
-from fhir_gateway.contracts.audit import AMOUNT, text
+from fhir_gateway.contracts.audit import AMOUNT, newest, text
 from fhir_gateway.contracts.terms import Terms
 from fhir_gateway.errors import ContractError
 
@@ -113,7 +113,9 @@ def find_cells(connection: duckdb.DuckDBPyConnection, terms: CellTerms, where: s
         f"""
         CREATE TEMP TABLE celled AS
         SELECT f.member, f.month, f.months, m.cell, m.rate{attributes.replace(', "', ', f."')}
-        FROM profiled f JOIN matches m ON f.month = m.month AND {same}
+        FROM profiled f JOIN matches m ON f.month = m.month AND {same};
+        DROP VIEW profiled;
+        DROP {"TABLE" if terms.attributes else "VIEW"} attributed;  -- a row per member month
         """  # noqa: S608
     )
 
@@ -128,14 +130,12 @@ def _attributes(connection: duckdb.DuckDBPyConnection, terms: CellTerms, where: 
     ).fetchall()[0][0]
     if twice:
         raise ContractError(f"{where}: tables.{terms.attributes_table}: two rows of one member begin on the same day")
-    holds = "coalesce(a.effective_through >= m.month, TRUE)"
-    chosen = ", ".join(f"CASE WHEN {holds} THEN a.{text(name)} END AS {text(name)}" for name in terms.attributes)
+    holds = "coalesce(t.effective_through >= m.month, TRUE)"
+    chosen = ", ".join(f"CASE WHEN {holds} THEN t.{text(name)} END AS {text(name)}" for name in terms.attributes)
     connection.execute(
         f"""
         CREATE TEMP TABLE attributed AS SELECT m.member, m.month, m.months, {chosen}
-        FROM months m ASOF LEFT JOIN (
-          SELECT * REPLACE (coalesce(effective_from, DATE '0001-01-01') AS effective_from) FROM member_attributes
-        ) a ON m.member = a.member AND last_day(m.month) >= a.effective_from
+        FROM {newest(connection, "months", "member_attributes", "last_day(m.month)", "effective_from")}
         """  # noqa: S608
     )
 

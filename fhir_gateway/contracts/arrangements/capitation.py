@@ -194,7 +194,7 @@ class Capitation(AuditedTerms):
         ledger.pay(balance, "Capitation", self.where, "earnings-cap")
 
     def _base(self, rows: pa.Table, risk: Risk | None, months: Number, ledger: Ledger) -> Number:
-        of_base = rows.filter(pc.equal(rows["rule"], "base"))
+        of_base = rows.select(["cell", "status", "quantity", "amount"]).filter(pc.equal(rows["rule"], "base"))
         cells = [
             ledger.add(
                 f"cell.{number}.{status}",

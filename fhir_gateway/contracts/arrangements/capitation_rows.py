@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from fhir_gateway.attribution import ledger
 from fhir_gateway.contracts.arrangements.capitation_terms import AddOn, GeoTerms, KickPayment, RetroTerms, RiskTerms
-from fhir_gateway.contracts.audit import AMOUNT, AUDIT_SCHEMA, connect, places, text
+from fhir_gateway.contracts.audit import AMOUNT, AUDIT_SCHEMA, connect, newest, places, text
 from fhir_gateway.contracts.cells import CellTerms, find_cells
 from fhir_gateway.contracts.events import spaced_events
 from fhir_gateway.contracts.service_categories import matching
@@ -108,22 +108,21 @@ def _risk(
         return None
     connection.register("scores", tables[risk.table])
     _one_score(connection, risk, where)
-    score = "s.score"
+    score = "t.score"
     if risk.change_cap is not None:
         low, high = (
-            f"(s.previous * {places(edge):f}::DECIMAL(10, 8))::DECIMAL(28, 8)"
+            f"(t.previous * {places(edge):f}::DECIMAL(10, 8))::DECIMAL(28, 8)"
             for edge in (ONE - risk.change_cap, ONE + risk.change_cap)
         )
-        score = f"CASE WHEN s.previous IS NULL THEN s.score ELSE least(greatest(s.score, {low}), {high}) END"
+        score = f"CASE WHEN t.previous IS NULL THEN t.score ELSE least(greatest(t.score, {low}), {high}) END"
     connection.execute(
         f"""
-        CREATE TEMP TABLE scored AS SELECT p.*, coalesce({score}, $missing)::DECIMAL(28, 8) AS score
-        FROM placed p ASOF LEFT JOIN (
-          SELECT * REPLACE (coalesce(month + to_months($lag), TIMESTAMP '0001-01-01')::DATE AS month) FROM scores
-        ) s ON p.member = s.member AND p.month >= s.month
+        CREATE TEMP TABLE scored AS SELECT m.*, coalesce({score}, $missing)::DECIMAL(28, 8) AS score
+        FROM {newest(connection, "placed", "scores", "m.month", "month", risk.lag_months)}
         """,  # noqa: S608 numbers are spliced in
-        {"missing": None if risk.missing is None else places(risk.missing), "lag": risk.lag_months},
+        {"missing": None if risk.missing is None else places(risk.missing)},
     )
+    connection.execute("DROP VIEW placed; DROP TABLE celled")  # a row per member month
     neutral, interim = risk.normalise == "budget_neutral", places(risk.interim_factor or ONE)
     at_interim = f"amount_of(months, rate, (geo * {interim:f}::DECIMAL(28, 8))::DECIMAL(38, 16))"
     without, months, weighted, unadjusted, adjusted, before = connection.execute(

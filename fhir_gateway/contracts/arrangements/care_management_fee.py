@@ -12,7 +12,7 @@ from pydantic import Field
 
 from fhir_gateway.contracts.arrangements.audited import AuditedTerms
 from fhir_gateway.contracts.arrangements.base import SettlementInputs, arrangement
-from fhir_gateway.contracts.arrangements.care_management_fee_rows import fee_rows
+from fhir_gateway.contracts.arrangements.care_management_fee_rows import TIER_SCHEMA, fee_rows
 from fhir_gateway.contracts.arrangements.facts import Needs
 from fhir_gateway.contracts.arrangements.performance_adjustment import PerformanceAdjustment, add_adjustment
 from fhir_gateway.contracts.audit import ZERO, totals
@@ -22,13 +22,6 @@ from fhir_gateway.contracts.statements import add_exposure
 from fhir_gateway.contracts.terms import MeasureTerms, Money, Terms
 from fhir_gateway.errors import ContractError
 
-TIER_SCHEMA = pa.schema(
-    [
-        pa.field("member", pa.string(), nullable=False),
-        pa.field("tier", pa.string(), nullable=False),
-        pa.field("effective_from", pa.date32()),
-    ]
-)
 ROSTER_SCHEMA = pa.schema(
     [pa.field("member", pa.string(), nullable=False), pa.field("quarter", pa.date32(), nullable=False)]
 )

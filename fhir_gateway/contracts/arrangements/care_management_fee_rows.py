@@ -9,11 +9,19 @@ import duckdb
 import pyarrow as pa
 
 from fhir_gateway.contracts.arrangements.facts import Facts
-from fhir_gateway.contracts.audit import AUDIT_SCHEMA, connect, places
+from fhir_gateway.contracts.audit import AUDIT_SCHEMA, connect, newest, places
 from fhir_gateway.errors import ContractError
 
 if TYPE_CHECKING:
     from fhir_gateway.contracts.arrangements.care_management_fee import CareManagementFee, Overlap
+
+TIER_SCHEMA = pa.schema(
+    [
+        pa.field("member", pa.string(), nullable=False),
+        pa.field("tier", pa.string(), nullable=False),
+        pa.field("effective_from", pa.date32()),
+    ]
+)
 
 
 def fee_rows(terms: CareManagementFee, facts: Facts) -> pa.Table:
@@ -39,19 +47,12 @@ def fee_rows(terms: CareManagementFee, facts: Facts) -> pa.Table:
 
 
 def _tiers(connection: duckdb.DuckDBPyConnection, terms: CareManagementFee, facts: Facts) -> None:
-    """``eligible``: months that count; ``tiers``: member, tier, since."""
+    """``eligible``: months that count; ``tiers``: member, tier, effective_from."""
     connection.execute("CREATE TEMP VIEW eligible AS SELECT member, month, months FROM months WHERE months > 0")
-    if terms.tiers is None:
-        connection.execute("CREATE TEMP TABLE tiers (member VARCHAR, tier VARCHAR, since DATE)")
-        return
-    connection.register("given_tiers", facts.table(terms.tiers))
-    connection.execute(
-        "CREATE TEMP VIEW tiers AS"
-        " SELECT member, tier, coalesce(effective_from, DATE '0001-01-01') AS since FROM given_tiers"
-    )
+    connection.register("tiers", facts.table(terms.tiers) if terms.tiers is not None else TIER_SCHEMA.empty_table())
     twice, unknown = connection.execute(
         """
-        SELECT (SELECT count(*) FROM (SELECT 1 FROM tiers GROUP BY member, since HAVING count(*) > 1)),
+        SELECT (SELECT count(*) FROM (SELECT 1 FROM tiers GROUP BY member, effective_from HAVING count(*) > 1)),
           (SELECT count(*) FROM tiers WHERE tier NOT IN (SELECT tier FROM fees WHERE tier IS NOT NULL))
         """
     ).fetchall()[0]
@@ -132,8 +133,8 @@ def _rows(connection: duckdb.DuckDBPyConnection, terms: CareManagementFee) -> pa
     rows = connection.sql(
         f"""
         WITH tiered AS (
-          SELECT b.*, coalesce(t.tier, $default) AS tier FROM basis b ASOF LEFT JOIN tiers t
-            ON b.member = t.member AND b.opening >= t.since
+          SELECT m.*, coalesce(t.tier, $default) AS tier
+          FROM {newest(connection, "basis", "tiers", "m.opening", "effective_from")}
         ), priced AS (
           SELECT b.*, concat_ws('/', l.level, b.tier) AS cell, f.pmpm,
             CASE WHEN {unrecognized} THEN 'not-recognized'

@@ -15,7 +15,7 @@ from fhir_gateway.contracts.arrangements.base import SettlementInputs, arrangeme
 from fhir_gateway.contracts.arrangements.capitation_terms import SCORES_SCHEMA
 from fhir_gateway.contracts.arrangements.facts import Facts, Needs
 from fhir_gateway.contracts.arrangements.performance_adjustment import PerformanceAdjustment, add_adjustment
-from fhir_gateway.contracts.audit import AUDIT_SCHEMA, ZERO, connect, places, totals
+from fhir_gateway.contracts.audit import AUDIT_SCHEMA, ZERO, connect, newest, places, totals
 from fhir_gateway.contracts.programmes import ProgrammeYear, programme_year
 from fhir_gateway.contracts.settlement import Ledger
 from fhir_gateway.contracts.statements import add_exposure
@@ -156,12 +156,8 @@ class PrimaryCareFirst(AuditedTerms):
     def _scored(self, connection: duckdb.DuckDBPyConnection) -> Decimal:
         """Create ``scored`` (months with the score that holds); the mean by member months, 8 places."""
         connection.execute(
-            """
-            CREATE TEMP TABLE scored AS SELECT m.*, coalesce(s.score, $missing)::DECIMAL(28, 8) AS score
-            FROM months m ASOF LEFT JOIN (
-              SELECT * REPLACE (coalesce(month, DATE '0001-01-01') AS month) FROM scores
-            ) s ON m.member = s.member AND m.month >= s.month
-            """,
+            "CREATE TEMP TABLE scored AS SELECT m.*, coalesce(t.score, $missing)::DECIMAL(28, 8) AS score"  # noqa: S608
+            f" FROM {newest(connection, 'months', 'scores', 'm.month', 'month')}",
             {"missing": places(self.default_score)},
         )
         twice, weighted, months = connection.execute(
