@@ -7,6 +7,7 @@ arrangement ``mssp`` with the published benchmark, expenditures, minimum rate, l
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -152,6 +153,10 @@ class Results:
         amount = lines["amount"]
         if lines["gross"] >= 0:
             self._amount("earned savings", case, amount, published)
+            if mssp_year(self.file.year).trust == "M":
+                other = replace(case, terms={**case.terms, "sequestration": D("0.02")})
+                what = "earned savings, were 2 % sequestered (the year's rule is from memory),"
+                self._amount(what, other, other.settled()["amount"], published)
             self._advances(case, amount, published)
             return
         owed = lines.get("limited", lines["loss"])
