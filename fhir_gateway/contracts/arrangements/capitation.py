@@ -131,7 +131,7 @@ class Capitation(AuditedTerms):
         return Needs(lines=lines, tables=tables, people=True)
 
     def rows(self, inputs: SettlementInputs) -> pa.Table:
-        """Rates (rule ``base``), ``add-on.<id>``, ``kick.<id>``, what is taken out (``leakage.other``, ``.own``)."""
+        """Rates (rule ``base``), ``add-on.<id>``, ``kick.<id>``, what is taken out (``leakage.<whose>.<category>``)."""
         return self._rows(inputs)[0]
 
     def _rows(self, inputs: SettlementInputs) -> tuple[pa.Table, Risk | None, list[Services]]:
@@ -144,8 +144,6 @@ class Capitation(AuditedTerms):
         kicks = kick_rows(facts.lines, facts.months, self.kicks, facts.period)
         if kicks is not None:
             rows = pa.concat_tables([rows, kicks])
-        if self.retro is not None:
-            rows = post_differences(rows, facts.table(self.retro.table), self.retro)
         found: list[Services] = []
         if self.services is not None:
             table = facts.table(self.services.table) if self.services.table else None
@@ -158,9 +156,10 @@ class Capitation(AuditedTerms):
                 facts.period,
                 facts.table(self.fee_schedule) if self.fee_schedule else None,
             )
-            charged = [f"leakage.{whose}" for whose in self._charged()]
-            leaked = leaked.filter(pc.is_in(leaked["rule"], value_set=pa.array(charged, pa.string())))
-            rows = pa.concat_tables([rows, leaked])
+            whose = pc.struct_field(pc.extract_regex(leaked["rule"], r"^leakage\.(?P<whose>[a-z]+)\."), "whose")
+            rows = pa.concat_tables([rows, leaked.filter(pc.is_in(whose, pa.array(self._charged(), pa.string())))])
+        if self.retro is not None:
+            rows = post_differences(rows, facts.table(self.retro.table), self.retro)
         return rows, risk, found
 
     def _charged(self) -> tuple[str, ...]:
@@ -176,15 +175,20 @@ class Capitation(AuditedTerms):
         parts = [base]
         if self.withhold is not None:
             parts += self._withhold(base, self.withhold, inputs, measures, ledger)
-        for (rule,), quantity, amount, _ in totals(rows, ["rule"]):
+        paid = self._services(found, ledger)
+        for number, ((rule,), quantity, amount, count) in enumerate(totals(rows, ["rule"]), start=1):
             kind, _, name = rule.partition(".")
-            if kind not in ("add-on", "kick"):
+            if kind == "base":
                 continue
-            label = f"Add-on {name}" if kind == "add-on" else f"Kick payments {name}"
-            unit = "member months" if kind == "add-on" else "events"
-            term = f"{self.where}.{'add_ons' if kind == 'add-on' else 'kicks'}.{name}"
-            parts.append(ledger.add(rule, amount, label, f"sum of rows: {quantity.normalize():f} {unit}", term))
-        parts += self._services(found, ledger)
+            because = [paid[name]] if name in paid else []
+            label, unit, term = {
+                "add-on": (f"Add-on {name}", "member months", f"add_ons.{name}"),
+                "kick": (f"Kick payments {name}", "events", f"kicks.{name}"),
+                "leakage": (f"Taken out: paid for {name.partition('.')[2]}", "months", "leakage"),
+            }[kind]
+            formula = f"sum of {count} rows: {quantity.normalize():f} {unit}"
+            line = f"{kind}.{number}" if kind == "leakage" else rule
+            parts.append(ledger.add(line, amount, label, formula, f"{self.where}.{term}", because))
         if self.advance:
             formula = "as paid, taken off"
             parts.append(ledger.add("advance", -self.advance, "Paid already", formula, f"{self.where}.advance"))
@@ -295,9 +299,10 @@ class Capitation(AuditedTerms):
             )
         return found
 
-    def _services(self, found: list[Services], ledger: Ledger) -> list[Number]:
+    def _services(self, found: list[Services], ledger: Ledger) -> dict[str, Number]:
+        """What services were worth and paid; the paid lines by whose and category."""
         where = f"{self.where}.services"
-        charged = []
+        lines = {}
         for number, one in enumerate(found, start=1):
             evidence = {"category": one.category, "covered_by": one.covered_by}
             note = f"{one.lines} claim lines"
@@ -312,11 +317,9 @@ class Capitation(AuditedTerms):
                 f"paid.{number}", one.paid, f"{kind}, {one.category}: paid for {label}", note, where, evidence=evidence,
                 metric="paid-claim",
             )  # fmt: skip
-            if one.covered_by == "capitation" and one.whose in self._charged():
-                term = f"{self.where}.{'leakage' if one.whose == 'other' else 'paid_encounters'}"
-                label = f"Taken out of the capitation: {one.category}"
-                charged.append(ledger.add(f"charged.{number}", -one.paid, label, "- paid", term, (paid,)))
-        return charged
+            if one.covered_by == "capitation":
+                lines[f"{one.whose}.{one.category}"] = paid
+        return lines
 
 
 def _rest(difference: Decimal, month: object) -> pa.Table:

@@ -40,7 +40,10 @@ def services(
     period: tuple[date, date],
     fees: pa.Table | None,
 ) -> tuple[list[Services], pa.Table]:
-    """Services by category, and audit rows (negative) of what others were paid for capitated services by month."""
+    """Services by category, and audit rows (negative) of what was paid for capitated services by month.
+
+    Their rule is ``leakage.<whose>.<category>``.
+    """
     if fees is not None and pc.count_distinct(fees["procedure"]).as_py() != fees.num_rows:
         raise ContractError("tables: a procedure is twice in the fee schedule")
     with connect(claims=lines, months=months) as connection:
@@ -73,7 +76,8 @@ def services(
         ).fetchall()
         rows = connection.sql(
             """
-            SELECT member, month, 'leakage.' || whose AS rule, category AS cell, 1 AS quantity, -sum(paid) AS rate,
+            SELECT member, month, 'leakage.' || whose || '.' || category AS rule, category AS cell,
+              1 AS quantity, -sum(paid) AS rate,
               1 AS factor, -sum(paid) AS amount, 'paid' AS status, NULL::VARCHAR AS reason
             FROM judged_lines WHERE covered_by = 'capitation' AND whose <> 'unknown' AND paid <> 0 GROUP BY ALL
             """

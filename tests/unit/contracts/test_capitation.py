@@ -264,6 +264,18 @@ def test_encounters_leakage_and_carve_outs(make: Make) -> None:
     assert settle(recovering, inputs_of(recovering, months_of({"a": [1]}), lines=lines, tables=RATES)).total == 92
 
 
+def test_leakage_that_came_in_late_is_a_difference(make: Make) -> None:
+    contract = make(services=SERVICES, tins=["1"], leakage="deduct_from_cap", retro=RETRO)
+    before = posted(months_of({"a": [6]}), 100)
+    leaked = before[0] | {"rule": "leakage.other.primary care", "cell": "primary care", "rate": D(-30)}
+    lines = [line("a", date(2024, 6, 4), procedure="99213", tin="9", paid=D(paid)) for paid in (30, 45)]
+    lines += [line("a", date(2024, 6, 4), procedure="80053", claim_type="professional", tin="9", paid=D(5))]
+    tables = RATES | {"capitation_posted": [*before, leaked]}
+    inputs = inputs_of(contract, months_of({"a": [6]}), lines=lines, tables=tables)
+    assert [row["amount"] for row in rows(contract, inputs)] == [-5, -75, 30]
+    assert settle(contract, inputs).total == -50
+
+
 def test_categories_of_a_table_come_after_those_stated(make: Make) -> None:
     stated = {"scope": "global", "table": "categories", "categories": SERVICES["categories"][:1]}  # type: ignore[index]
     contract = make(services=stated, tins=["1"], leakage="deduct_from_cap")
