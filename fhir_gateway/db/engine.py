@@ -142,7 +142,8 @@ class Lookup:
         compiled: Any = statement.compile(dialect=engine.dialect, compile_kwargs={"render_postcompile": True})
         self._engine = engine
         self._text = str(compiled)
-        self._said: dict[str, Any] = compiled.params
+        #: Values of its parameters that it says itself.
+        self.said: dict[str, Any] = compiled.params
         self._places: list[str] | None = compiled.positiontup
 
     def first(self, **values: Any) -> tuple[Any, ...] | None:
@@ -151,7 +152,7 @@ class Lookup:
 
     def all(self, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """All rows for these values of the parameters."""
-        named = {**self._said, **values}
+        named = {**self.said, **values}
         given = named if self._places is None else tuple(named[name] for name in self._places)
         with single_statements(self._engine) as driver:
             rows: list[tuple[Any, ...]] = driver.execute(self._text, given).fetchall()

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
@@ -21,11 +21,13 @@ from fhir_gateway.db.audience import EVERYONE, Audience
 from fhir_gateway.db.engine import Lookup, snapshot, table_of, transaction
 from fhir_gateway.db.freezing import Frozen, freeze
 from fhir_gateway.db.history import Versions, only_version, versions
+from fhir_gateway.db.pages import Page, page_of
 from fhir_gateway.db.resource_tables import ResourceRow, ResourceVersionRow, SearchIndexRow, SearchIndexState
 from fhir_gateway.db.search.criteria import Criterion, Reach, sort_value
 from fhir_gateway.db.search.dates import instant, microseconds
+from fhir_gateway.db.search.kept import KeptSearch, shape_of
 from fhir_gateway.db.search.matching import matches
-from fhir_gateway.db.search.paging import beyond, decode, encode
+from fhir_gateway.db.search.paging import beyond, decode
 from fhir_gateway.db.search.parameters import definitions_digest
 from fhir_gateway.db.writing import PutOutcome, StoredResource, Writing, slices, stored
 from fhir_gateway.errors import AuthorizationError, DeletedError, NotFoundError
@@ -37,15 +39,7 @@ _LOCK = "fhir_resource"
 _SIZES = (1, 4, 16, 64, 256)
 MOST_AT_ONCE = _SIZES[-1]
 _MOST_LOOKUPS = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """One page of a search: matches, their number on all pages (None when not asked for), and where to go on."""
-
-    resources: tuple[StoredResource, ...]
-    total: int | None
-    next: str | None
+Kept = TypeVar("Kept", Lookup, KeptSearch)
 
 
 class ResourceStore:
@@ -71,7 +65,7 @@ class ResourceStore:
         self._index = table_of(SearchIndexRow)
         self.searchable = searchable
         self._reach = Reach(self._resource, self._index, self._base_url, self._visible, searchable)
-        self._lookups: dict[tuple[Any, ...], Lookup] = {}
+        self._lookups: dict[tuple[Any, ...], Any] = {}  # statements that are kept, shared by all views
 
     def seen_by(self, audience: Audience, searchable: Callable[[str], bool] | None = None) -> ResourceStore:
         """The same resources as ``audience`` may read them: what it may not see does not exist, nor does writing.
@@ -212,19 +206,28 @@ class ResourceStore:
 
     def _lookup(self, resource_type: str, size: int) -> Lookup:
         """The statement for so many ids of a type, as far as this audience sees."""
-        key = (resource_type, size, self.audience.labels, None if self.audience.everybody else self.audience.viewer)
-        found = self._lookups.get(key)
+        key = (resource_type, size, *self._viewpoint)
+        found: Lookup | None = self._lookups.get(key)
         if found is None:
-            if len(self._lookups) >= _MOST_LOOKUPS:
-                self._lookups.clear()
             row = self._resource.c
             chosen = sa.select(row.id, row.version, row.last_updated, row.deleted, row.body).where(
                 row.type == resource_type,
                 row.id.in_([sa.bindparam(f"id_{place}", "", row.id.type) for place in range(size)]),
                 *self._visible(resource_type),
             )
-            found = self._lookups[key] = Lookup(self._engine, chosen)
+            found = self._keep(key, Lookup(self._engine, chosen))
         return found
+
+    @property
+    def _viewpoint(self) -> tuple[Any, ...]:
+        """What of the audience the statements depend on that are kept (those of an audience without grants)."""
+        return (None, None) if self.audience.everybody else (self.audience.labels, self.audience.viewer)
+
+    def _keep(self, key: tuple[Any, ...], made: Kept) -> Kept:
+        if len(self._lookups) >= _MOST_LOOKUPS:
+            self._lookups.clear()
+        self._lookups[key] = made
+        return made
 
     def read_many(self, references: Iterable[tuple[str, str]]) -> list[StoredResource]:
         """Return the resources of (type, id) pairs that exist, in no given order."""
@@ -341,11 +344,33 @@ class ResourceStore:
         lose a resource that stays as it is while the client pages. ``count`` 0 gives the total only.
         Raises InputError for a parameter, modifier or value that is not supported.
         """
+        if after is None and count:
+            page = self._first_page(resource_type, criteria, count, sort)
+            if page is not None and (page.next is None or not total):  # a total is counted of the same state
+                return page if total else replace(page, total=None)
+        resource = self._resource
+        where, orders, statement = self._searching(resource_type, criteria, sort)
+        if after is not None:
+            values, key = decode(after, sort, [order for order, _ in orders])
+            statement = statement.where(beyond(orders, resource.c.key, values, key))
+        with snapshot(self._engine) as connection:
+            rows = [tuple(row) for row in connection.execute(statement.limit(count + 1))] if count else []
+            number: int | None = None
+            if total and count and after is None and len(rows) <= count:  # all of them are here
+                number = len(rows)
+            elif total:
+                number = connection.scalar(sa.select(sa.func.count()).select_from(resource).where(*where))
+        return page_of(resource_type, rows, count, sort, number)
+
+    def _searching(
+        self, resource_type: str, criteria: Sequence[Criterion], sort: str | None
+    ) -> tuple[list[sa.ColumnElement[bool]], list[tuple[sa.ColumnElement[Any], bool]], sa.Select[Any]]:
+        """Conditions of a search, what it is sorted by (and whether descending), and its statement."""
         resource = self._resource
         where = self._reach.conditions(resource_type, criteria, resource, self._clock())
         where += [resource.c.type == resource_type, resource.c.deleted.is_(False), *self._visible(resource_type)]
         names = [name for name in (sort or "").split(",") if name] or [""]
-        orders = [
+        orders: list[tuple[sa.ColumnElement[Any], bool]] = [
             (
                 sort_value(resource_type, name.lstrip("-"), resource, self._index) if name else resource.c.key,
                 name.startswith("-"),
@@ -353,24 +378,27 @@ class ResourceStore:
             for name in names
         ]
         labels = [order.label(f"sort_{number}") for number, (order, _) in enumerate(orders)]
-        statement = self._select(resource_type, *labels).where(*where)
-        if after is not None:
-            values, key = decode(after, sort, [order for order, _ in orders])
-            statement = statement.where(beyond(orders, resource.c.key, values, key))
         ends = [order.desc() if descending else order.asc() for order, descending in orders]
         ends.append(resource.c.key.desc() if orders[0][1] else resource.c.key.asc())
-        with snapshot(self._engine) as connection:
-            rows = connection.execute(statement.order_by(*ends).limit(count + 1)).all() if count else []
-            number: int | None = None
-            if total and count and after is None and len(rows) <= count:  # all of them are here
-                number = len(rows)
-            elif total:
-                number = connection.scalar(sa.select(sa.func.count()).select_from(resource).where(*where))
-        last = rows[count - 1] if len(rows) > count else None
-        following = None
-        if last is not None:
-            following = encode(sort, [getattr(last, label.name) for label in labels], last.key)
-        return Page(tuple(map(stored, rows[:count])), number, following)
+        row = resource.c
+        chosen = sa.select(row.id, row.version, row.last_updated, row.body, row.key, *labels)
+        return where, orders, chosen.where(*where).order_by(*ends)
+
+    def _first_page(
+        self, resource_type: str, criteria: Sequence[Criterion], count: int, sort: str | None
+    ) -> Page | None:
+        """The first page of a plain search, by a statement that is kept; None for any other."""
+        shape = None if self.audience.grants else shape_of(resource_type, criteria, self._base_url)
+        if shape is None:
+            return None
+        key = (resource_type, shape.criteria, sort, *self._viewpoint)
+        found: KeptSearch | None = self._lookups.get(key)
+        if found is None:
+            found = self._keep(
+                key, KeptSearch(self._engine, self._searching(resource_type, shape.criteria, sort)[2], shape)
+            )
+        rows = list(found.rows(shape, count + 1))
+        return page_of(resource_type, rows, count, sort, len(rows) if len(rows) <= count else None)
 
     def ids(self, resource_type: str, criteria: Sequence[Criterion] = ()) -> list[str]:
         """Return the ids of all resources that meet the criteria, in the order of their creation."""

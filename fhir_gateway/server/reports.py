@@ -257,7 +257,7 @@ class ReportCatalog:
                 indices = indices[np.asarray(pc.is_in(run.result.members, value_set=visible))[indices]]
             for members in wanted.member_sets(summary.id):
                 chosen = sorted(run.index[member] for member in members if member in run.index)
-                indices = np.intersect1d(indices, np.array(chosen, np.intp))
+                indices = _among(indices, np.array(chosen, np.intp))
             if len(indices):
                 yield summary, run, indices
 
@@ -335,6 +335,14 @@ def _wanted(query: Query, patients: Callable[[Criterion], Iterable[str]]) -> _Wa
         parts = frozenset((run, member) for run, _, member in (part.rpartition("-") for part in _SPLIT.split(value)))
         ids = parts if ids is None else ids & parts
     return _Wanted(tuple(members), ids)
+
+
+def _among(indices: Indices, chosen: Indices) -> Indices:
+    """Those of a few chosen ones that are among the indices; both in order, none twice."""
+    places = np.searchsorted(indices, chosen)
+    inside = places < len(indices)
+    inside[inside] = indices[places[inside]] == chosen[inside]
+    return chosen[inside]
 
 
 def _patient(text: str, kind: str) -> str:
