@@ -39,7 +39,8 @@ class Calendar(Terms):
 
     def cuts(self, start: date, end: date) -> tuple[Cut, ...]:
         """The interim cuts of a period that starts with a month, the last one before its end."""
-        step, found = _MONTHS[self.interim], []
+        step = _MONTHS[self.interim]
+        found: list[Cut] = []
         while step:
             through = _month_after(start, step * (len(found) + 1)) - timedelta(days=1)
             if through >= end:

@@ -76,9 +76,7 @@ class Contract(Terms):
     attribution: AttributionReference
     claims: ClaimsTerms
     measures: tuple[MeasureTerms, ...] = ()
-    arrangements: tuple[Annotated[SerializeAsAny[ArrangementTerms], BeforeValidator(_arrangement)], ...] = Field(
-        min_length=1
-    )
+    arrangements: tuple[Annotated[SerializeAsAny[ArrangementTerms], BeforeValidator(_arrangement)], ...]
     calendar: Calendar = Calendar()
     distributions: tuple[Distribution, ...] = ()
     tables: dict[str, TableReference] = Field(
@@ -136,6 +134,8 @@ class Contract(Terms):
             found.append("period.end: before period.start")
         if self.claims.paid_through < self.period.end:
             found.append("claims.paid_through: before period.end, the period would not be paid out")
+        if not self.arrangements:
+            found.append("arrangements: there is none, nothing would be paid")
         if not self.provider.tins and not self.provider.npis:
             found.append("provider.tins: neither a TIN nor an NPI is given")
         found += _repeated("measures", "id", [m.id for m in self.measures])

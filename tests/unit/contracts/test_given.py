@@ -145,3 +145,12 @@ def test_the_same_contract_in_json(tmp_path: Path, contract_terms: Callable[...,
     path = written(tmp_path, json.dumps(contract_terms(), default=str), "contract.json")
     stated = Contract.load(path)
     assert stated.dates == Contract.of(contract_terms()).dates
+
+
+def test_a_contract_without_arrangements_is_refused_once(contract_terms: Callable[..., dict[str, Any]]) -> None:
+    with pytest.raises(ContractError, match="arrangements: there is none"):
+        Contract.of(contract_terms(arrangements=[]))
+    with pytest.raises(ContractError) as refused:
+        Contract.of(contract_terms(arrangements=[{"kind": "none-such"}]))
+    assert "there is no such payment arrangement" in str(refused.value)
+    assert "at least 1 item" not in str(refused.value)
