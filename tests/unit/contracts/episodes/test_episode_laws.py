@@ -7,12 +7,15 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
+import pyarrow as pa
 from arrangement_parts import D, inputs, paid, terms
-from episode_parts import definition, line, stay
+from episode_oracle import episodes_of
+from episode_parts import definition, found, line, stay
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fhir_gateway.contracts.arrangements.episode_terms import EpisodeTerms
+from fhir_gateway.contracts.episodes import GMLOS_SCHEMA, CostTables
 from fhir_gateway.contracts.episodes.reconciliation import Limits, QualityAdjustment
 
 #: Each example builds a database, so there are few.
@@ -35,7 +38,8 @@ def claims(draw: st.DrawFn) -> list[dict[str, Any]]:
         cost = draw(amounts)
         name = f"c{number}"
         if kind == "trigger":
-            rows.append(stay(member, name, opened, closed, cost, "470"))
+            hospital = draw(st.sampled_from(["Organization/a", "Organization/b"]))
+            rows.append(stay(member, name, opened, closed, cost, "470", organization=hospital))
         elif kind == "other":
             rows.append(stay(member, name, opened, closed, cost, draw(st.sampled_from(["871", "862"]))))
         elif kind == "snf":
@@ -52,6 +56,26 @@ def _day(number: int) -> date:
 def linear(**changes: Any) -> EpisodeTerms:
     """A bundle without anything that looks at more than an episode."""
     return terms("bundle_retrospective", **changes)
+
+
+@settings(max_examples=25, deadline=None)
+@given(claims(), st.sampled_from(["cancel", "readmission", "replace"]))
+def test_as_by_hand(rows: list[dict[str, Any]], on_retrigger: str) -> None:
+    """Against the same rules written member by member: which stand, why others do not, what counts of each claim."""
+    days = {"470": 4, "871": 5, "862": 3}
+    schema = pa.schema([field.with_nullable(True) for field in GMLOS_SCHEMA])
+    given_ = pa.Table.from_pylist([{"drg": drg, "gmlos": D(length)} for drg, length in days.items()], schema=schema)
+    triggers = [{"family": "LEJR", "match": {"claim_type": ["inpatient"], "drg": ["470"]}}]
+    found_ = found(*rows, triggers=triggers, on_retrigger=on_retrigger, tables=CostTables(gmlos=given_))
+    expected = episodes_of(rows, on_retrigger, 30, days)
+    within = {key: one for key, one in expected.items() if one["end"].year == 2026}
+    assert {(row["member"], row["anchor"]): row["reason"] for row in found_} == {
+        key: one["reason"] for key, one in within.items()
+    }
+    for row in found_:
+        one = within[row["member"], row["anchor"]]
+        if row["reason"] is None:
+            assert ((row["window_start"], row["window_end"]), dict(row["costs"])) == (one["window"], one["costs"])
 
 
 def rows_of(made: EpisodeTerms, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
