@@ -22,7 +22,7 @@ from fhir_gateway.contracts.episodes.reconciliation import Limits, QualityAdjust
 few = settings(max_examples=5, deadline=None)
 
 amounts = st.decimals(0, 60_000, places=2)
-days = st.integers(0, 330)
+days = st.integers(0, 150)
 
 
 @st.composite
