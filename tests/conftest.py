@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# The same examples each time and however long they take: a run says whether the code is right, not how busy the machine
-# is or whether chance found something today. ``--hypothesis-profile=explore`` looks for something new.
+# The same examples each time (but for constants that Hypothesis takes from what a process has imported), however long
+# they take: a run says whether the code is right, not how busy the machine is or whether chance found something today.
+# ``--hypothesis-profile=explore`` looks for something new.
 _BUSY = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 settings.register_profile("same", deadline=None, derandomize=True, database=None, suppress_health_check=_BUSY)
 settings.register_profile("explore", deadline=None, suppress_health_check=_BUSY, print_blob=True)
