@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import httpx
 from cryptography.fernet import Fernet
@@ -30,10 +31,11 @@ def new_gateway() -> Gateway:
     return Gateway(Settings(database_url=memory, encryption_key=key, public_url=PUBLIC_URL, data_dir=nowhere))
 
 
-def register(gateway: Gateway, client_id: str, scopes: str) -> ECKey:
-    """Register a client with a new key of its own, and return the key."""
+def register(gateway: Gateway, client_id: str, scopes: str, **more: Any) -> ECKey:
+    """Register a client with a new key of its own, and return the key; ``more`` is what it is limited to."""
     key = ECKey.generate_key("P-384", {"kid": f"{client_id}-key", "use": "sig", "alg": "ES384"})
-    gateway.authorization.register_client(client_id, scopes=scopes, jwks={"keys": [key.as_dict(private=False)]})
+    jwks = {"keys": [key.as_dict(private=False)]}
+    gateway.authorization.register_client(client_id, scopes=scopes, jwks=jwks, **more)
     return key
 
 
@@ -63,3 +65,8 @@ async def authorize(http: httpx.AsyncClient, client_id: str, key: ECKey, scope: 
     answered = await http.post(endpoint, data=form)
     assert answered.status_code == 200, answered.text
     return {"Authorization": f"Bearer {answered.json()['access_token']}"}
+
+
+async def enter(http: httpx.AsyncClient, gateway: Gateway, client_id: str, scopes: str, **more: Any) -> dict[str, str]:
+    """Register a client and get it a token for all that it may; returns the headers that carry it."""
+    return dict(await authorize(http, client_id, register(gateway, client_id, scopes, **more), scopes))

@@ -12,8 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from cryptography.fernet import Fernet
-from fhir_face import BASE, PUBLIC_URL, authorize, client_for
-from joserfc.jwk import ECKey
+from fhir_face import BASE, PUBLIC_URL, client_for, enter
 from pydantic import SecretStr
 
 from fhir_gateway.attribution import entries
@@ -155,11 +154,8 @@ async def story(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     async with client_for(app) as http:
         headers = {}
         for name, grants in GRANTS.items():
-            signing = ECKey.generate_key("P-384", {"kid": f"{name}-key", "use": "sig", "alg": "ES384"})
             scopes = SCOPES.get(name, "system/*.cruds")
-            jwks = {"keys": [signing.as_dict(private=False)]}
-            gateway.authorization.register_client(name, scopes=scopes, jwks=jwks, grants=grants)
-            headers[name] = await authorize(http, name, signing, scopes)
+            headers[name] = await enter(http, gateway, name, scopes, grants=grants)
         yield Story(http, gateway, headers)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 import sqlalchemy as sa
-from fhir_face import BASE, authorize, client_for, new_gateway
+from fhir_face import BASE, client_for, enter, new_gateway
 from joserfc.jwk import ECKey
 from sqlalchemy.exc import DBAPIError
 
@@ -73,10 +73,7 @@ async def face() -> AsyncIterator[Face]:
     async with client_for(create_app(gateway)) as http:
         face = Face(gateway, http)
         for name, (scopes, grants) in CLIENTS.items():
-            key = ECKey.generate_key("P-384", {"kid": f"{name}-key", "use": "sig", "alg": "ES384"})
-            keys = {"keys": [key.as_dict(private=False)]}
-            gateway.authorization.register_client(name, scopes=scopes, jwks=keys, grants=grants, purpose="HPAYMT")
-            face.headers[name] = await authorize(http, name, key, scopes)
+            face.headers[name] = await enter(http, gateway, name, scopes, grants=grants, purpose="HPAYMT")
         yield face
 
 

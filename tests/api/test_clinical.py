@@ -92,9 +92,7 @@ async def face(tmp_path: Path) -> AsyncIterator[Face]:
     gateway = Gateway(Settings(data_dir=tmp_path, encryption_key=key, public_url=PUBLIC_URL, lake_buckets=2))
     keys: dict[str, ECKey] = {"sender": register(gateway, "sender", "system/*.cu")}
     for name, (scopes, grants) in CLIENTS.items():
-        keys[name] = ECKey.generate_key("P-384", {"kid": f"{name}-key", "use": "sig", "alg": "ES384"})
-        jwks = {"keys": [keys[name].as_dict(private=False)]}
-        gateway.authorization.register_client(name, scopes=scopes, jwks=jwks, grants=grants)
+        keys[name] = register(gateway, name, scopes, grants=grants)
     async with client_for(create_app(gateway)) as http:
         here = Face(gateway, http)
         sent = await authorize(http, "sender", keys["sender"], "system/*.cu")

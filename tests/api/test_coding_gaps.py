@@ -8,8 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fhir_face import BASE, authorize, client_for, new_gateway
-from joserfc.jwk import ECKey
+from fhir_face import BASE, client_for, enter, new_gateway
 
 from fhir_gateway.db.audience import label, labelled
 from fhir_gateway.errors import ResourceError
@@ -79,10 +78,7 @@ async def story() -> AsyncIterator[Story]:
             ("practice", ["organization:111"], "system/*.rs"),
             ("narrow", None, narrow),
         ):
-            key = ECKey.generate_key("P-384", {"kid": name, "use": "sig", "alg": "ES384"})
-            jwks = {"keys": [key.as_dict(private=False)]}
-            gateway.authorization.register_client(name, scopes=scopes, jwks=jwks, grants=grants)
-            headers[name] = await authorize(http, name, key, scopes)
+            headers[name] = await enter(http, gateway, name, scopes, grants=grants)
         yield Story(http, gateway, headers)
 
 

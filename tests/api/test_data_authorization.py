@@ -12,8 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from cryptography.fernet import Fernet
-from fhir_face import PUBLIC_URL, authorize, client_for
-from joserfc.jwk import ECKey
+from fhir_face import PUBLIC_URL, client_for, enter
 from pydantic import SecretStr
 
 from fhir_gateway.config import Settings
@@ -150,11 +149,7 @@ async def face(tmp_path: Path) -> AsyncIterator[Face]:
     async with client_for(app) as http:
         headers = {}
         for name, grants in GRANTS.items():
-            signing = ECKey.generate_key("P-384", {"kid": f"{name}-key", "use": "sig", "alg": "ES384"})
-            gateway.authorization.register_client(
-                name, scopes="system/*.rs", jwks={"keys": [signing.as_dict(private=False)]}, grants=grants
-            )
-            headers[name] = await authorize(http, name, signing, "system/*.rs")
+            headers[name] = await enter(http, gateway, name, "system/*.rs", grants=grants)
         yield Face(http, headers, run)
 
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fhir_face import authorize, client_for, register
-from joserfc.jwk import ECKey
+from fhir_face import authorize, client_for, enter, register
 
 from fhir_gateway.db.audience import label, labelled
 from fhir_gateway.measures.dialect import Family
@@ -720,10 +719,7 @@ async def test_a_measure_without_gaps_is_refused_when_it_is_named(kit: Kit) -> N
 async def test_operations_stay_with_the_clients_own_members(kit: Kit, filled: Filled, operation: str) -> None:
     gateway = filled.gateway
     name = f"payer-{operation[1:]}"
-    key = ECKey.generate_key("P-384", {"kid": f"{name}-key", "use": "sig", "alg": "ES384"})
-    keys = {"keys": [key.as_dict(private=False)]}
-    gateway.authorization.register_client(name, scopes="system/*.rs", jwks=keys, grants=["contract:aco"])
-    headers = await authorize(kit.http, name, key, "system/*.rs")
+    headers = await enter(kit.http, gateway, name, "system/*.rs", grants=["contract:aco"])
     mine, theirs = inside(filled, DIABETES)[:2], inside(filled, DIABETES)[2:4]
     limited = Kit(kit.http, headers)
     gaps = {"status": ["open-gap", "closed-gap", "prospective-gap"]} if operation == "$care-gaps" else {}

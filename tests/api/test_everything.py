@@ -14,8 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from cryptography.fernet import Fernet
-from fhir_face import PUBLIC_URL, authorize, client_for
-from joserfc.jwk import ECKey
+from fhir_face import PUBLIC_URL, client_for, enter
 from pydantic import SecretStr
 
 from fhir_gateway.config import Settings
@@ -61,13 +60,10 @@ def gateway() -> Gateway:
 
 def ask(path: str, scope: str = "system/*.rs", grants: list[str] | None = None) -> httpx.Response:
     name = f"client-{uuid.uuid4().hex}"
-    key = ECKey.generate_key("P-384", {"kid": name, "use": "sig", "alg": "ES384"})
-    public = {"keys": [key.as_dict(private=False)]}
-    gateway().authorization.register_client(name, scopes=scope, jwks=public, grants=grants)
 
     async def asked() -> httpx.Response:
         async with client_for(create_app(gateway())) as http:
-            return await http.get(f"/fhir/{path}", headers=await authorize(http, name, key, scope))
+            return await http.get(f"/fhir/{path}", headers=await enter(http, gateway(), name, scope, grants=grants))
 
     return asyncio.run(asked())
 

@@ -16,7 +16,7 @@ import orjson
 import pyarrow as pa
 import pytest
 from cryptography.fernet import Fernet
-from fhir_face import BASE, PUBLIC_URL, authorize, client_for
+from fhir_face import BASE, PUBLIC_URL, authorize, client_for, register
 from joserfc.jwk import ECKey
 from pydantic import SecretStr
 
@@ -197,9 +197,7 @@ async def face(gateway: Gateway) -> AsyncIterator[Face]:
     async with client_for(create_app(gateway)) as http:
         face = Face(gateway, http)
         for name, (scopes, grants) in CLIENTS.items():
-            key = ECKey.generate_key("P-384", {"kid": f"{name}-key", "use": "sig", "alg": "ES384"})
-            jwks = {"keys": [key.as_dict(private=False)]}
-            gateway.authorization.register_client(name, scopes=scopes, jwks=jwks, grants=grants)
+            key = register(gateway, name, scopes, grants=grants)
             face.keys[name] = key
             await face.authorize(name)
         yield face

@@ -14,7 +14,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI
-from fhir_face import authorize, client_for, new_gateway
+from fhir_face import authorize, client_for, new_gateway, register
 from joserfc.jwk import ECKey
 
 from fhir_gateway.auth.kept import KeptTokens
@@ -259,9 +259,7 @@ async def test_plain_reads_count_for_the_rate_limit_metrics_and_log(
     changed = {"client_requests_per_minute": 5, "data_dir": tmp_path}
     gateway = Gateway(new_gateway().settings.model_copy(update=changed))
     gateway.resources.put({"resourceType": "Patient", "id": "p1"})
-    key = ECKey.generate_key("P-384", {"kid": "k", "use": "sig", "alg": "ES384"})
-    jwks = {"keys": [key.as_dict(private=False)]}
-    gateway.authorization.register_client("acme", scopes="system/*.rs", jwks=jwks)
+    key = register(gateway, "acme", "system/*.rs")
     app = create_app(gateway)
     async with client_for(app) as http:
         headers = await authorize(http, "acme", key, "system/*.rs")
@@ -284,7 +282,7 @@ def test_over_a_socket_the_answer_is_one_whole(tmp_path: Path) -> None:
     gateway.authorization.register_client("acme", scopes="system/*.rs", jwks=_any_key())
     now = 4_000_000_000
     gateway.authorization.store.add_token("opaque", "acme", "system/*.rs", now - 300, now)
-    with GatewayServer(gateway) as server, httpx.Client(base_url=f"http://127.0.0.1:{server.port}") as http:
+    with GatewayServer(gateway, port=0) as server, httpx.Client(base_url=f"http://127.0.0.1:{server.port}") as http:
         headers = {"Authorization": "Bearer opaque", "X-Request-Id": "one"}
         answers = [http.get("/fhir/Patient/p1", headers=headers) for _ in range(4)]
         general = http.get("/fhir/Patient/p1", params={"_format": "json"}, headers=headers)

@@ -12,8 +12,7 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-from fhir_face import BASE, PUBLIC_URL, authorize, client_for, new_gateway
-from joserfc.jwk import ECKey
+from fhir_face import BASE, PUBLIC_URL, client_for, enter, new_gateway
 
 from fhir_gateway.db.audience import label, labelled
 from fhir_gateway.factory import Gateway
@@ -118,11 +117,7 @@ async def face(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Face]:
     async with client_for(create_app(gateway)) as http:
         headers = {}
         for name, (grants, scopes) in GRANTS.items():
-            key = ECKey.generate_key("P-384", {"kid": f"{name}-key", "use": "sig", "alg": "ES384"})
-            gateway.authorization.register_client(
-                name, scopes=scopes, jwks={"keys": [key.as_dict(private=False)]}, grants=grants
-            )
-            headers[name] = await authorize(http, name, key, scopes)
+            headers[name] = await enter(http, gateway, name, scopes, grants=grants)
         lasting(gateway)
         yield Face(gateway, http, headers)
 

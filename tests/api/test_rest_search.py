@@ -11,10 +11,9 @@ import httpx
 import numpy as np
 import pyarrow as pa
 import pytest
-from fhir_face import BASE, authorize, client_for, new_gateway
+from fhir_face import BASE, client_for, enter, new_gateway
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from joserfc.jwk import ECKey
 
 from fhir_gateway.db.search.clinical import ELSEWHERE
 from fhir_gateway.db.search.parameters import search_parameters
@@ -130,11 +129,7 @@ async def face(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Face]:
         time.sleep(0.002)  # the next is stored in another millisecond
     app = create_app(gateway)
     async with client_for(app) as http:
-        key = ECKey.generate_key("P-384", {"kid": "k", "use": "sig", "alg": "ES384"})
-        gateway.authorization.register_client(
-            "reader", scopes="system/*.rs", jwks={"keys": [key.as_dict(private=False)]}
-        )
-        headers = await authorize(http, "reader", key, "system/*.rs")
+        headers = await enter(http, gateway, "reader", "system/*.rs")
         lasting(gateway)
         yield Face(http, headers, run)
 

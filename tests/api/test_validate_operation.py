@@ -11,7 +11,6 @@ from typing import Any
 import httpx
 import pytest
 from fhir_face import authorize, client_for, new_gateway, register
-from joserfc.jwk import ECKey
 
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.definitions import publish_definitions
@@ -123,9 +122,7 @@ def test_what_a_client_does_not_see_is_not_judged_for_it() -> None:
 
     async def asked() -> int:
         name = f"limited-{uuid.uuid4().hex}"
-        key = ECKey.generate_key("P-384", {"kid": "limited", "use": "sig", "alg": "ES384"})
-        public = {"keys": [key.as_dict(private=False)]}
-        gateway.authorization.register_client(name, scopes="system/*.rs", jwks=public, grants=["organization:999"])
+        key = register(gateway, name, "system/*.rs", grants=["organization:999"])
         async with client_for(create_app(gateway)) as http:
             headers = await authorize(http, name, key, "system/*.rs")
             return (await http.get("/fhir/Group/list/$validate", headers=headers)).status_code
