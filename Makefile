@@ -34,7 +34,7 @@ test: install ## Run the tests (ARGS="tests/unit -k name" for some)
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
 test-postgresql: install ## Run the tests of the control plane on a throwaway PostgreSQL as well
-	@tests/support/with_postgresql.sh $(BIN)/python -m pytest tests/unit/db tests/unit/identity tests/unit/jobs tests/unit/auth tests/unit/sources/test_pull_log.py tests/api/test_audit_events.py $(ARGS)
+	@tests/support/with_postgresql.sh $(BIN)/python -m pytest tests/unit/db tests/unit/identity tests/unit/jobs tests/unit/auth tests/unit/contracts/test_settlement_store.py tests/unit/sources/test_pull_log.py tests/api/test_audit_events.py $(ARGS)
 
 # Servers and clients that are not ours: sekmet-fhir, smart-fetch and fhirclient (PyPI, in environments of their own),
 # oidc-provider and fhir-kit-client (npm).

@@ -15,9 +15,6 @@ from fhir_gateway.contracts import Contract, settle
 from fhir_gateway.contracts.calendar import Calendar
 from fhir_gateway.contracts.disputes import Dispute, check_decision, check_opening, evidence
 from fhir_gateway.contracts.runs import Posting, due, post
-from fhir_gateway.contracts.store import SettlementStore
-from fhir_gateway.db.engine import create_engine
-from fhir_gateway.db.tables import metadata
 from fhir_gateway.errors import ConflictError, ContractError, NotFoundError
 
 D = Decimal
@@ -81,48 +78,3 @@ def test_when_a_dispute_can_be_opened_and_decided() -> None:
     check_decision(dispute, "rejected")
     with pytest.raises(ContractError, match="decision: one of"):
         check_decision(dispute, "open")
-
-
-def test_the_store_keeps_disputes_and_refuses_two_decisions(tmp_path: object) -> None:
-    engine = create_engine(f"sqlite:///{tmp_path}/control.db")
-    metadata().create_all(engine)
-    store = SettlementStore(engine)
-    filed = datetime(2025, 10, 1, tzinfo=UTC)
-    day = date(2025, 10, 16)
-    dispute = Dispute("d", "r", "c", "l", "claims", D("1.50"), "why", "me", filed, day, day, {"lines": []})
-    store.file(dispute)
-    assert store.disputes("c") == store.disputes(run="r") == [dispute]
-    assert store.disputes("other") == []
-    decided = Dispute(
-        **{
-            **{name: getattr(dispute, name) for name in dispute.__slots__},
-            "state": "rejected",
-            "decided_by": "payer",
-            "decided": filed,
-            "decision": "no",
-        }
-    )
-    store.decide(decided)
-    assert store.dispute("d") == decided
-    with pytest.raises(ConflictError, match="decided before"):
-        store.decide(decided)
-    with pytest.raises(NotFoundError, match="no such dispute"):
-        store.dispute("e")
-    engine.dispose()
-
-
-def test_a_version_has_one_set_of_terms(tmp_path: object) -> None:
-    engine = create_engine(f"sqlite:///{tmp_path}/control.db")
-    metadata().create_all(engine)
-    store = SettlementStore(engine)
-    at = datetime(2025, 1, 1, tzinfo=UTC)
-    assert store.register("c", "1", "digest", "C", {"id": "c"}, at) is True
-    assert store.register("c", "1", "digest", "C", {"id": "c"}, at) is False
-    with pytest.raises(ConflictError, match="an amendment is a new version"):
-        store.register("c", "1", "other", "C", {"id": "c"}, at)
-    assert [one["version"] for one in store.versions("c")] == ["1"]
-    with pytest.raises(NotFoundError, match="no such settlement"):
-        store.run("none")
-    with pytest.raises(NotFoundError, match="no such settlement"):
-        store.move("none", ["review"], "final")
-    engine.dispose()
