@@ -85,6 +85,7 @@ def test_a_row_matches(write: Write) -> None:
         {"delimiter": ";"},
         {"delimiter": "\t"},
         {"title": "Results of the program\n\n"},
+        {"title": "Results,2023\nof the program,,\n"},
     ],
     ids=str,
 )

@@ -15,9 +15,9 @@ from pydantic import Field
 
 from fhir_gateway.contracts.arrangements.base import ArrangementTerms, SettlementInputs, arrangement
 from fhir_gateway.contracts.arrangements.facts import Needs
-from fhir_gateway.contracts.arrangements.reach_adjustments import add_equity, add_stop_loss
+from fhir_gateway.contracts.arrangements.reach_adjustments import add_equity, add_rate, add_stop_loss
 from fhir_gateway.contracts.arrangements.reach_rules import ReachYear, Risk, RiskOption, reach_year
-from fhir_gateway.contracts.arrangements.shared_savings_parts import Tier, tier_problems
+from fhir_gateway.contracts.arrangements.shared_savings_parts import RiskNormaliser, Tier, tier_problems
 from fhir_gateway.contracts.arrangements.shared_savings_target import agreed
 from fhir_gateway.contracts.benchmarks.cost import COST_COLUMNS
 from fhir_gateway.contracts.scoring import ONE, ZERO, composite, score_measures
@@ -31,12 +31,27 @@ EQUITY_SCHEMA = pa.schema(
 )
 
 
+class RegionalBlend(Terms):
+    """Regional and national cost per member month; share and caps are the year's unless stated."""
+
+    amount: Money
+    national: Money
+    share: Fraction | None = None
+    cap: Fraction | None = None
+    floor: Fraction | None = None
+
+
 class ReachBenchmark(Terms):
-    """The benchmark before discount and withholds, or ``final`` after them: ``amount`` in all, or per member month."""
+    """The benchmark before discount and withholds, or ``final`` after them: ``amount`` in all, or per member month.
+
+    Per member month it may be blended with the ``regional`` cost, and adjusted by ``risk`` (the year's cap both ways).
+    """
 
     amount: Money
     per: Literal["total", "member_month"] = "total"
     final: bool = False
+    regional: RegionalBlend | None = None
+    risk: RiskNormaliser | None = None
 
 
 class StopLossBand(Terms):
@@ -115,6 +130,8 @@ class AcoReach(ArrangementTerms):
             found.append(f"{where}.loss_bands: the bands of savings are missing")
         if self.discount and self.risk == "professional":
             found.append(f"{where}.discount: only the global option has one")
+        if self.benchmark.per == "total" and (self.benchmark.regional or self.benchmark.risk):
+            found.append(f"{where}.benchmark: a total is not blended or adjusted; give an amount per member month")
         if self.benchmark.final and (self.discount is not None or self.quality_withhold is not None):
             found.append(f"{where}.benchmark.final: discount and quality are in it already")
         if self.high_spending and year.option(self.risk).discount_high_spending is None:
@@ -180,7 +197,8 @@ class AcoReach(ArrangementTerms):
         value, formula = stated.amount * inputs.part, agreed(inputs.part)
         because: tuple[Number, ...] = ()
         if stated.per == "member_month":
-            value, formula, because = stated.amount * months.value, f"{stated.amount} x member months", (months,)
+            rate = add_rate(stated, year, where, ledger)
+            value, formula, because = rate.value * months.value, "per member month x member months", (rate, months)
         number = add("benchmark", value, "Final benchmark" if stated.final else "Benchmark", formula, where, because)
         if not stated.final:
             number = self._reduce(inputs, measures, number, year, ledger)

@@ -1,4 +1,4 @@
-"""Individual stop-loss and equity adjustment of ACO REACH: per member, summed into ledger lines."""
+"""What ACO REACH adds to benchmark and cost: regional blend, risk, individual stop-loss, equity adjustment."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from fhir_gateway.contracts.arrangements.base import SettlementInputs
 from fhir_gateway.contracts.benchmarks.cost import member_costs
+from fhir_gateway.contracts.benchmarks.risk import capped_ratio
 from fhir_gateway.contracts.benchmarks.stop_loss import band_costs
 from fhir_gateway.contracts.scoring import ZERO
 from fhir_gateway.contracts.settlement import Ledger, Number
@@ -18,7 +19,37 @@ from fhir_gateway.contracts.statements import percent
 from fhir_gateway.errors import ContractError
 
 if TYPE_CHECKING:
-    from fhir_gateway.contracts.arrangements.reach import Equity, StopLoss
+    from fhir_gateway.contracts.arrangements.reach import Equity, ReachBenchmark, StopLoss
+    from fhir_gateway.contracts.arrangements.reach_rules import ReachYear
+
+
+def add_rate(terms: ReachBenchmark, year: ReachYear, where: str, ledger: Ledger) -> Number:
+    """The benchmark per member month: historical, blended with the region, adjusted by risk."""
+    add = ledger.add
+    rate = add("rate-historical", terms.amount, "Benchmark per member month", "as agreed", f"{where}.amount")
+    if terms.regional:
+        blend, term = terms.regional, f"{where}.regional"
+        share = year.regional if blend.share is None else blend.share
+        cap = year.regional_cap if blend.cap is None else blend.cap
+        floor = year.regional_floor if blend.floor is None else blend.floor
+        effect = share * (blend.amount - rate.value)
+        value = min(cap * blend.national, max(-floor * blend.national, effect))
+        bounds = f"within +{percent(cap)} and -{percent(floor)} of national"
+        formula = f"{percent(share)} x (region {blend.amount} - own), {bounds}"
+        line = add("rate-regional", value, "Regional part per member month", formula, term, (rate,))
+        label = "Benchmark per member month, blended"
+        rate = add("rate-blended", rate.value + line.value, label, "own + regional part", term, (rate, line))
+    if terms.risk:
+        risk, term = terms.risk, f"{where}.risk"
+        cap = year.risk_cap if risk.cap is None else risk.cap
+        floor = year.risk_cap if risk.floor is None else risk.floor
+        formula = f"{risk.year} / {risk.base}, between 1 - {percent(floor)} and 1 + {percent(cap)}"
+        factor = add(
+            "rate-risk", capped_ratio(risk.year / risk.base, cap, floor), "Risk factor", formula, term, unit="1"
+        )
+        label = "Benchmark per member month, risk adjusted"
+        rate = add("rate-adjusted", rate.value * factor.value, label, "x risk factor", term, (rate, factor))
+    return rate
 
 
 def add_stop_loss(

@@ -35,6 +35,10 @@ class ReachYear(ProgrammeYear):
     quality_withhold: Fraction
     retention_withhold: Fraction
     equity: tuple[Decimal, ...] = ()
+    regional: Fraction
+    regional_cap: Fraction
+    regional_floor: Fraction
+    risk_cap: Fraction
     global_option: RiskOption = Field(alias="global")
     professional: RiskOption
 

@@ -58,7 +58,7 @@ class Table:
 
 
 def read(path: Path) -> Table:
-    """A delimited or JSON table. The header is the first line with most columns among the first thirty."""
+    """A delimited or JSON table. The header is the first of thirty lines with most of the columns."""
     text = text_of(path)
     if text.lstrip().startswith(("{", "[")):
         return _of_json(path, text)
@@ -69,7 +69,7 @@ def read(path: Path) -> Table:
     if len(lines) < 2:
         raise NotSuchATable(f"{path}: not a table: it has no rows below a header")
     named = [sum(1 for cell in line if cell.strip()) for line in lines[:30]]
-    first = named.index(max(named))
+    first = next(place for place, count in enumerate(named) if count >= 0.8 * max(named))
     columns = [key(name) for name in lines[first]]
     rows = tuple(
         {name: cell.strip() for name, cell in zip(columns, line, strict=False) if name} for line in lines[first + 1 :]

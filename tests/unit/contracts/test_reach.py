@@ -112,6 +112,17 @@ def test_quality_earns_its_withhold_back() -> None:
     assert found["after-quality"] == 1_200_000 * D("0.965") * D("0.975")
 
 
+def test_benchmark_blended_with_the_region_and_adjusted_by_risk() -> None:
+    regional = {"amount": 1_100, "national": 1_000}
+    benchmark = {"amount": 1_000, "per": "member_month", "regional": regional, "risk": {"base": 1, "year": D("1.10")}}
+    found = settled("0", performance_year=2023, quality_withhold=0, discount=0, benchmark=benchmark)
+    assert found["rate-blended"] == 1_040  # 40 % of the difference
+    assert found["final"] == 1_040 * D("1.03") * 1_200
+    far = benchmark | {"regional": {"amount": 500, "national": 1_000}, "risk": {"base": 1, "year": D("0.8")}}
+    found = settled("0", performance_year=2023, quality_withhold=0, discount=0, benchmark=far)
+    assert (found["rate-blended"], found["rate-risk"]) == (980, D("0.97"))
+
+
 def test_retention_withhold_is_lost_by_those_who_leave() -> None:
     terms = {"retention_withhold": D("0.02")}
     assert settled("0", **terms)["final"] == 1_000_000
