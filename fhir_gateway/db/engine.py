@@ -56,7 +56,7 @@ def _sqlite(url: URL) -> Engine:
     in_memory = url.database in (None, "", ":memory:")
     if in_memory:
         # One connection, used by one thread at a time: each new one would be another, empty database.
-        arguments |= {"poolclass": QueuePool, "pool_size": 1, "max_overflow": 0, "pool_timeout": 10}
+        arguments |= {"poolclass": QueuePool, "pool_size": 1, "max_overflow": 0, "pool_timeout": BUSY_SECONDS}
     else:
         arguments |= _POOL
         _create_private_file(Path(str(url.database)))
