@@ -64,7 +64,7 @@ class Capitation(AuditedTerms):
 
     metrics = (
         *("eligible-member", "member-months", "capitation", "capitation-pmpm", "avg-risk-score", "paid-claim"),
-        *("potential-upside-cap", "performance-cap", "potential-downside-cap", "earnings-cap"),
+        *("potential-upside-cap", "performance-cap", "earnings-cap"),
     )
 
     def stream(self) -> str:
@@ -254,15 +254,16 @@ class Capitation(AuditedTerms):
     ) -> list[Number]:
         where = f"{self.where}.withhold"
         formula = f"{percent(terms.part)} x capitation"
-        held = ledger.add(
-            "withheld",
-            -places(base.value * terms.part),
-            "Withheld",
+        pool = ledger.add(
+            "withhold",
+            places(base.value * terms.part),
+            "Withhold",
             formula,
             where,
             (base,),
             metric="potential-upside-cap",
         )
+        held = ledger.add("withheld", -pool.value, "Withheld", "- withhold", where, (pool,))
         because, value = [], None
         if terms.uses_quality():
             scored = score_measures(measures, inputs.outcomes, self.missing)
@@ -275,28 +276,24 @@ class Capitation(AuditedTerms):
             metric="performance-cap",
         )  # fmt: skip
         back = ledger.add(
-            "returned", -held.value * share.value, "Withhold returned", "withheld x earned share", where, (held, share)
+            "returned", -held.value * share.value, "Withhold returned", "withhold x earned share", where, (pool, share)
         )
         found = [held, back]
         if terms.shared_pool is not None and terms.over_performs_at is not None:
             peers = inputs.columns().table(terms.shared_pool)
             others = list(zip(peers["withheld"].to_pylist(), peers["earned_share"].to_pylist(), strict=True))
-            pool, part = shared_pool_part(-held.value, share.value, others, terms.over_performs_at)
+            unearned, part = shared_pool_part(-held.value, share.value, others, terms.over_performs_at)
             line = ledger.add(
-                "unearned", pool, "Not earned by anybody", "sum of withheld x (1 - earned share)", where, (held, share),
+                "unearned", unearned, "Not earned by anybody", "sum of withheld x (1 - earned share)", where, (held, share),
                 evidence={"table": terms.shared_pool},
             )  # fmt: skip
             note = f"by what was withheld, among those at {percent(terms.over_performs_at)} or more"
             found.append(ledger.add("shared-pool", part, "Part of the shared pool", note, where, (line, share)))
         if terms.deficit_offset:
             earned = sum((one.value for one in found[1:]), ZERO)
-            value = -min(terms.deficit_offset, earned)
+            taken = -min(terms.deficit_offset, max(ZERO, earned))
             note = "the lesser of the deficit and what is returned"
-            found.append(
-                ledger.add(
-                    "offset", value, "Deficit taken out", note, where, found[1:], metric="potential-downside-cap"
-                )
-            )
+            found.append(ledger.add("offset", taken, "Deficit taken out", note, where, found[1:]))
         return found
 
     def _services(self, found: list[Services], ledger: Ledger) -> dict[str, Number]:

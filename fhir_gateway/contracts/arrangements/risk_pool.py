@@ -80,7 +80,7 @@ class RiskPool(ArrangementTerms):
 
     metrics = (
         *("eligible-member", "member-months", "med-cost-fund", "med-cost-target", "med-cost", "med-ibnr"),
-        *("variance-cost", "med-loss-ratio", "med-loss-ratio-target", "quality-gate-percentage"),
+        *("med-loss-ratio", "med-loss-ratio-target", "quality-gate-percentage"),
         *("shared-saving-deficit", "performance-cap", "earnings-cap"),
     )
 
