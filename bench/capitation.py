@@ -66,6 +66,7 @@ def facts(members: int, seed: int = 1) -> Facts:
     random = np.random.default_rng(seed)
     names = pc.binary_join_element_wise("member-", pa.array(np.arange(members)).cast(pa.string()), "")
     births = pa.array(np.datetime64("2024-01-01") - random.integers(1, 90 * 365, members).astype("timedelta64[D]"))
+    genders = pa.array(np.where(random.random(members) < 0.5, "female", "male"))
     owner, month = np.divmod(np.flatnonzero(random.random(members * 12) < 0.9), 12)
     firsts = np.array([np.datetime64(f"2024-{number:02d}-01") for number in range(1, 13)])
     nothing = pa.nulls(members, pa.string())
@@ -79,25 +80,14 @@ def facts(members: int, seed: int = 1) -> Facts:
         + [(name, pa.int32()) for name in ("age_from", "age_through", "months_from", "months_through")]
         + [("effective_from", pa.date32()), ("effective_through", pa.date32()), ("rate", AMOUNT)]
     )
-    no_day = pa.nulls(members, pa.date32())
+    no_day, no_months = pa.nulls(members, pa.date32()), pa.nulls(members, AMOUNT)
     scores = pa.array(random.integers(300, 3000, members)).cast(pa.decimal128(28, 0)).cast(AMOUNT)
     tiers = pa.array(random.integers(1, 4, members)).cast(pa.string())
     assessed = pa.array(np.datetime64("2023-07-01") + random.integers(0, 500, members).astype("timedelta64[D]"))
     return Facts(
         period=PERIOD,
         lines=LINE_SCHEMA.empty_table(),
-        people=pa.table(
-            [
-                names,
-                births.cast(pa.date32()),
-                pa.array(np.where(random.random(members) < 0.5, "female", "male")),
-                no_day,
-                nothing,
-                nothing,
-                pa.nulls(members, AMOUNT),
-            ],
-            schema=PEOPLE_SCHEMA,
-        ),
+        people=pa.table([names, births, genders, no_day, nothing, nothing, no_months], schema=PEOPLE_SCHEMA),
         months=pa.table(
             {
                 "member": names.take(pa.array(owner)),
@@ -121,7 +111,7 @@ def facts(members: int, seed: int = 1) -> Facts:
                     "member": names,
                     "score": pc.multiply(scores, pa.scalar(Decimal("0.001"))).cast(AMOUNT),
                     "month": no_day,
-                    "previous": pa.nulls(members, AMOUNT),
+                    "previous": no_months,
                 }
             ),
             "assessments": pa.table(
@@ -130,7 +120,7 @@ def facts(members: int, seed: int = 1) -> Facts:
                     "effective_from": assessed.cast(pa.date32()),
                     "tier": tiers,
                     "instrument": nothing,
-                    "score": pa.nulls(members, AMOUNT),
+                    "score": no_months,
                 }
             ),
             "tiers": pa.table({"member": names, "tier": tiers, "effective_from": no_day}),

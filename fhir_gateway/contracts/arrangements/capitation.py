@@ -284,8 +284,8 @@ class Capitation(AuditedTerms):
             others = list(zip(peers["withheld"].to_pylist(), peers["earned_share"].to_pylist(), strict=True))
             unearned, part = shared_pool_part(-held.value, share.value, others, terms.over_performs_at)
             line = ledger.add(
-                "unearned", unearned, "Not earned by anybody", "sum of withheld x (1 - earned share)", where, (held, share),
-                evidence={"table": terms.shared_pool},
+                "unearned", unearned, "Not earned by anybody", "sum of withheld x (1 - earned share)", where,
+                (held, share), evidence={"table": terms.shared_pool},
             )  # fmt: skip
             note = f"by what was withheld, among those at {percent(terms.over_performs_at)} or more"
             found.append(ledger.add("shared-pool", part, "Part of the shared pool", note, where, (line, share)))
