@@ -12,7 +12,7 @@ from pydantic import Field
 
 from fhir_gateway.contracts.arrangements.base import SettlementInputs
 from fhir_gateway.contracts.arrangements.facts import Facts, Needs
-from fhir_gateway.contracts.benchmarks.completion import completed
+from fhir_gateway.contracts.benchmarks.completion import completed, triangle
 from fhir_gateway.contracts.benchmarks.cost import COST_COLUMNS, member_costs, pooled
 from fhir_gateway.contracts.settlement import Ledger, Number
 from fhir_gateway.contracts.statements import percent
@@ -85,7 +85,9 @@ class Expenditures(Terms):
         because: tuple[Number, ...] = (number,)
         if self.completion:
             term = f"{where}.completion"
-            done = completed(facts.lines, costs["member"].combine_chunks(), facts.period, self)
+            known, how = costs["member"].combine_chunks(), self.completion
+            paid = triangle(facts.lines, known, how.as_of, how.months, self.amount, self.without_types)
+            done = completed(paid, facts.period)
             factor = done.factor
             formula = "chain ladder: completed cost of the period / its cost so far"
             because = (number, add("completion", factor, "Completion factor", formula, term, unit="1"))

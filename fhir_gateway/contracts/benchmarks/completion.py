@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
-from typing import Literal, Protocol
+from typing import Literal
 
 import duckdb
 import pyarrow as pa
@@ -55,7 +55,6 @@ class Completed:
 
     paid: Decimal
     ultimate: Decimal
-    triangle: Triangle
 
     @property
     def factor(self) -> Decimal:
@@ -66,22 +65,6 @@ class Completed:
     def ibnr(self) -> Decimal:
         """Incurred and not yet paid."""
         return self.ultimate - self.paid
-
-
-class _How(Protocol):
-    @property
-    def as_of(self) -> date: ...
-    @property
-    def months(self) -> int: ...
-
-
-class _Terms(Protocol):
-    @property
-    def amount(self) -> Literal["paid", "allowed"]: ...
-    @property
-    def without_types(self) -> Sequence[str]: ...
-    @property
-    def completion(self) -> _How | None: ...
 
 
 def triangle(
@@ -124,17 +107,12 @@ def triangle(
     return Triangle(date(first // 12, first % 12 + 1, 1), tuple(tuple(row) for row in rows))
 
 
-def completed(lines: pa.Table, members: pa.Array, period: tuple[date, date], terms: _Terms) -> Completed:
+def completed(found: Triangle, period: tuple[date, date]) -> Completed:
     """Cost of the months of a period, so far and completed; ContractError when the triangle does not reach over it."""
-    how = terms.completion
-    if how is None:
-        raise ContractError("completion: is not agreed")
-    found = triangle(lines, members, how.as_of, how.months, terms.amount, terms.without_types)
     origin = found.first.year * 12 + found.first.month - 1
     start = period[0].year * 12 + period[0].month - 1 - origin
-    end = period[1].year * 12 + period[1].month - 1 - origin
     if start < 0:
         raise ContractError("completion.months: do not reach back to the beginning of the period")
-    end = min(end, len(found.amounts) - 1)
+    end = min(period[1].year * 12 + period[1].month - 1 - origin, len(found.amounts) - 1)
     paid = sum((row[-1] for row in found.amounts[start : end + 1]), ZERO)
-    return Completed(paid, sum(found.ultimate()[start : end + 1], ZERO), found)
+    return Completed(paid, sum(found.ultimate()[start : end + 1], ZERO))

@@ -19,7 +19,7 @@ from fhir_gateway.contracts.benchmarks.adjustment import (
     regional_adjustment,
 )
 from fhir_gateway.contracts.benchmarks.blend import blended, credibility, weighted
-from fhir_gateway.contracts.benchmarks.completion import Triangle, triangle
+from fhir_gateway.contracts.benchmarks.completion import Triangle, completed, triangle
 from fhir_gateway.contracts.benchmarks.cost import member_costs, pooled
 from fhir_gateway.contracts.benchmarks.person_years import TypeCost, type_costs
 from fhir_gateway.contracts.benchmarks.risk import capped_in_aggregate, capped_ratio
@@ -210,3 +210,12 @@ class TestBlends:
         assert weighted([D(10), D(20), D(30)], [D(1), D(1), D(1)]) == 20
         with pytest.raises(ContractError):
             weighted([D(1)], [D(0)])
+
+
+def test_what_a_period_will_come_to() -> None:
+    known = Triangle(date(2024, 1, 1), ((D(100), D(150), D(165)), (D(200), D(300)), (D(80),)))
+    found = completed(known, (date(2024, 2, 1), date(2024, 12, 31)))
+    assert (found.paid, found.ultimate, found.ibnr) == (380, 462, 82)
+    assert found.factor == D(462) / 380
+    with pytest.raises(ContractError, match="do not reach back"):
+        completed(known, (date(2023, 12, 1), date(2024, 12, 31)))
