@@ -10,6 +10,7 @@ own.
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -163,7 +164,9 @@ def by_hand(lines: pa.Table, coverage: pa.Table) -> pa.Table:
 
 
 def _alone(way: str, members: int) -> None:
-    """Run one way and say what it took, and what it found, in a line of JSON."""
+    """Run one way on one core and say what it took, and what it found, in a line of JSON."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     lines, coverage = population(members)
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began, wall = time.process_time(), time.monotonic()

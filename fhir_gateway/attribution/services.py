@@ -49,10 +49,10 @@ LINE_REASONS = {
 }
 
 _JUDGED = """
-SELECT l._member AS member, l.source, l.eob, coalesce({tin}) AS tin, l.npi, l.ccn,
+SELECT l._member AS member, {claim} coalesce({tin}) AS tin, l.npi, l.ccn,
   CASE WHEN l.tin IS NULL THEN l.source || '/' || l.organization END AS organization, l.service_from AS day,
   coalesce(l.service_thru, l.service_from) AS thru, coalesce(l.allowed, 0)::DECIMAL(18, 4) AS allowed,
-  coalesce(l.paid, 0)::DECIMAL(18, 4) AS paid, coalesce(c.rvu, 0)::DECIMAL(18, 4) AS rvu,
+  {paid} AS paid, coalesce(c.rvu, 0) AS rvu,
   coalesce(g.bits, 0) | coalesce(f.groups, 0) | $everyone::BIGINT AS groups,
   CASE WHEN f.bit IS NOT NULL AND f.lists = 0 THEN f.bit
     WHEN f.bit IS NOT NULL THEN coalesce(c.bit, 0) & f.lists
@@ -141,14 +141,14 @@ def prepare_services(
     that count in ``window``. Services under numbers of several participants are left out (42 CFR 425.400(a)(2)(iii)).
     """
     values = {"start": window[0], "end": window[1], **judging_values(terms)}
-    judged = judging(terms, providers=providers, more=more)
+    judged = judging(terms, providers=providers, more=more, since=window[0])
     where = f"l.counts AND NOT l.denied AND l.service_from BETWEEN $start AND $end AND l._member IN (FROM {members})"
     connection.execute(
         f"CREATE TABLE counting AS SELECT * FROM ({judged} WHERE {where} AND (c.bit IS NOT NULL OR f.bit IS NOT NULL))"  # noqa: S608
         " WHERE lists <> 0 AND coalesce(tin, npi, ccn, organization) IS NOT NULL",
         values,
     )
-    _conditional(connection, terms)
+    _conditional(connection, terms, window[0])
     prepare_owners(connection, "SELECT DISTINCT tin, npi, ccn, organization FROM counting")
     at_level = {"entity": "owner", "tin": "coalesce('tin:' || c.tin, owner)"}.get(
         terms.level, "coalesce('npi:' || c.npi, owner)"
@@ -173,9 +173,16 @@ def judging_values(terms: AttributionTerms) -> dict[str, object]:
     }
 
 
-def judging(terms: AttributionTerms, *, providers: bool, more: str = "") -> str:
-    """The query over ``lines`` that says what each line counts as."""
+def judging(terms: AttributionTerms, *, providers: bool, more: str = "", since: date | None = None) -> str:
+    """The query over ``lines`` that says what each line counts as.
+
+    With ``since``, the first day that matters, columns that the terms do not look at are null.
+    """
+    add_ons = since is None or _has_add_ons(terms, since)
+    paid = since is None or terms.measure == "paid" or "paid" in terms.tie_break
     return _JUDGED.format(
+        claim="l.source, l.eob," if add_ons else "NULL::VARCHAR AS source, NULL::VARCHAR AS eob,",
+        paid="coalesce(l.paid, 0)::DECIMAL(18, 4)" if paid else "NULL::DECIMAL(18, 4)",
         tin="p.tin, l.tin" if providers and terms.roll_up == "primary_tin" else "l.tin",
         specialty="coalesce(l.specialty, p.specialty)" if providers else "l.specialty",
         providers="LEFT JOIN clinicians p ON p.npi = l.npi" if providers else "",
@@ -183,7 +190,12 @@ def judging(terms: AttributionTerms, *, providers: bool, more: str = "") -> str:
     )
 
 
-def _conditional(connection: duckdb.DuckDBPyConnection, terms: AttributionTerms) -> None:
+def _has_add_ons(terms: AttributionTerms, since: date) -> bool:
+    """Whether a service since a day may be an add-on that needs its base."""
+    return any(one.needs_base and (one.until or since) >= since for one in terms.services)
+
+
+def _conditional(connection: duckdb.DuckDBPyConnection, terms: AttributionTerms, since: date) -> None:
     """Take back lines during a stay in a facility that excludes them, and add-ons without a base service."""
     if any(s.unless_facility for s in terms.services):
         connection.execute(
@@ -197,7 +209,7 @@ def _conditional(connection: duckdb.DuckDBPyConnection, terms: AttributionTerms)
               WHERE t.member = c.member AND c.day BETWEEN t.day AND t.thru AND (s.bit & c.lists) <> 0)
             """
         )
-    if any(s.needs_base for s in terms.services):
+    if _has_add_ons(terms, since):
         connection.execute(
             """
             DELETE FROM counting c WHERE c.needs_base AND NOT EXISTS (

@@ -132,9 +132,13 @@ def _compete(workspace: Workspace, window: _Window) -> None:
     once = value == "1"
     grain = f"{keys}, day" if terms.measure == "days" else f"{keys}, tin, npi, day"
     combine = "max" if once else "sum"
+    beside = {  # the measure: what tie-breaks look at
+        name: _if("fits", name) if name in terms.tie_break else "NULL::DECIMAL(18, 4)" for name in ("allowed", "paid")
+    }
     daily = "".join(f", {combine}({term}) AS {name}" for name, term in kept.items())
+    daily += "".join(f", sum({term}) AS {name}" for name, term in beside.items())
     daily += "".join(f", bool_or({term}) AS {name}" for name, term in flags.items())
-    added = "".join(f", sum({name}) AS {name}" for name in kept)
+    added = "".join(f", sum({name}) AS {name}" for name in (*kept, *beside))
     added += "".join(f", bool_or({name}) AS {name}" for name in flags)
     open_ = "" if not _begun(workspace) else " AND member NOT IN (SELECT member FROM competing)"
     connection.execute(
@@ -144,12 +148,11 @@ def _compete(workspace: Workspace, window: _Window) -> None:
           SELECT *, {window.service(step.groups)} AS fits FROM qualified
           WHERE lists & {window.lists} <> 0 AND day BETWEEN {_day(window.earliest)} AND {_day(window.end)}{open_}
         ), daily AS (
-          SELECT {grain}, bool_or(fits) AS fits, sum(allowed) FILTER (fits) AS allowed, sum(paid) FILTER (fits) AS paid
-            {daily}
+          SELECT {grain}, bool_or(fits) AS fits{daily}
           FROM services GROUP BY {grain}
         )
-        SELECT {grain.removesuffix(", day")}, count(*) FILTER (fits) AS visits, max(day) FILTER (fits) AS last_service,
-          sum(allowed) AS allowed, sum(paid) AS paid{added}
+        SELECT {grain.removesuffix(", day")}, count(*) FILTER (fits) AS visits,
+          max(day) FILTER (fits) AS last_service{added}
         FROM daily GROUP BY {grain.removesuffix(", day")}
         """  # noqa: S608 only words and numbers of the terms' own bits and days are spliced in
     )

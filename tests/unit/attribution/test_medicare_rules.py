@@ -324,7 +324,7 @@ def test_months_count_in_the_service_area(one: Any) -> None:
     terms = AttributionTerms.load("aco-reach-2025")
     local = [Participant("aco", tins=ACO.tins, service_area=("48453", "78701"))]
     rows = [line("100000001", "100", RECENT)]
-    homes = [
+    homes: list[dict[str, Any]] = [
         {"member": "p1", "since": None, "county": "48453", "country": "US"},
         {"member": "p1", "since": date(2025, 6, 2), "county": "48201", "country": "US"},
     ]
