@@ -16,10 +16,10 @@ import numpy as np
 from fhir_gateway.errors import InputError, Location
 from fhir_gateway.sources.models import StagedFile
 
-_READ_BYTES = 1 << 20
+_READ_BYTES = 1 << 21
 _READ_GZIP_BYTES = 1 << 16
 #: Bytes of a block: fewer cost more calls, more fall out of the cache.
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 21
 _COUNTED = 1 << 17
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _GZIP = b"\x1f\x8b"
