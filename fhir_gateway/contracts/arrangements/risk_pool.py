@@ -14,6 +14,7 @@ from fhir_gateway.contracts.arrangements.capitation_rows import price
 from fhir_gateway.contracts.arrangements.facts import Facts, Needs
 from fhir_gateway.contracts.audit import AMOUNT, ZERO, connect, total
 from fhir_gateway.contracts.benchmarks.completion import triangle
+from fhir_gateway.contracts.calendar import Cut
 from fhir_gateway.contracts.cells import CellTerms
 from fhir_gateway.contracts.risk_corridor import CarryForward, CorridorTerms, add_carry_forward, add_corridor
 from fhir_gateway.contracts.scoring import composite, score_measures
@@ -130,7 +131,7 @@ class RiskPool(ArrangementTerms):
             "target", fund.value * self.fund.ratio, "Target cost", f"{ratio} x fund", f"{self.where}.fund", (fund,),
             metric="med-cost-target",
         )  # fmt: skip
-        cost = self._cost(pool_cost(facts, self), target, months, ledger)
+        cost = self._cost(pool_cost(facts, self, inputs.cut), target, months, ledger)
         where = f"{self.where}.fund"
         loss_ratio = cost.value / fund.value if fund.value else None
         ledger.add(
@@ -223,8 +224,8 @@ class RiskPool(ArrangementTerms):
         return ledger.add("gated", ZERO, "Surplus after the gate", note, term, (result, quality, gate))
 
 
-def pool_cost(facts: Facts, terms: RiskPool) -> PoolCost:
-    """Cost of the pool's services of members in months that count."""
+def pool_cost(facts: Facts, terms: RiskPool, cut: Cut | None = None) -> PoolCost:
+    """Cost of the pool's services of members in months that count, as of the cut where there is one."""
     with connect(claims=facts.lines, months=facts.months) as connection:
         connection.execute(
             f"""
@@ -256,16 +257,17 @@ def pool_cost(facts: Facts, terms: RiskPool) -> PoolCost:
             row = retained.aggregate("sum(recovered)::DECIMAL(38, 8), count(*) FILTER (recovered > 0)").fetchall()[0]
             recovered, members = row[0] or ZERO, row[1]
     paid = sum((amount for _, amount in months), ZERO)
-    return PoolCost(paid, recovered, members, _ibnr(facts, terms, months) if terms.completion else ZERO)
+    return PoolCost(paid, recovered, members, _ibnr(facts, terms, months, cut))
 
 
-def _ibnr(facts: Facts, terms: RiskPool, months: list[tuple[date, Decimal]]) -> Decimal:
+def _ibnr(facts: Facts, terms: RiskPool, months: list[tuple[date, Decimal]], cut: Cut | None) -> Decimal:
     """Sum over months of service of cost / completed part - cost."""
     how = terms.completion
     if how is None:
         return ZERO
+    as_of = how.as_of if cut is None else min(how.as_of, cut.paid_through)
     if how.kind == "chain_ladder":
-        found = triangle(facts.lines, facts.people["member"], how.as_of, how.months, terms.amount)
+        found = triangle(facts.lines, facts.people["member"], as_of, how.months, terms.amount)
         growth = found.to_ultimate()
         parts = {lag: 1 / factor for lag, factor in enumerate(growth)}
     else:
@@ -274,7 +276,7 @@ def _ibnr(facts: Facts, terms: RiskPool, months: list[tuple[date, Decimal]]) -> 
         if sorted(parts) != list(range(table.num_rows)) or not all(0 < part <= 1 for part in parts.values()):
             rule = "a row for each lag from 0 on, with a part above 0 and at most 1"
             raise ContractError(f"{terms.where}.completion: tables.{how.table}: {rule}")
-    return completed_by_lag(months, how.as_of, parts) - sum((amount for _, amount in months), ZERO)
+    return completed_by_lag(months, as_of, parts) - sum((amount for _, amount in months), ZERO)
 
 
 def completed_by_lag(months: list[tuple[date, Decimal]], as_of: date, parts: dict[int, Decimal]) -> Decimal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from typing import Any
@@ -17,6 +18,7 @@ from month_parts import contract_of, inputs_of, line, months_of
 from fhir_gateway.contracts import Contract, MeasureScore, Settlement, settle
 from fhir_gateway.contracts.arrangements import ARRANGEMENTS
 from fhir_gateway.contracts.audit import AMOUNT
+from fhir_gateway.contracts.calendar import Cut
 from fhir_gateway.contracts.stop_loss import AggregateStopLoss, IndividualStopLoss, recover
 
 D = Decimal
@@ -161,6 +163,16 @@ def test_completion_by_lag(make: Make) -> None:
     settlement = settle(contract, inputs_of(contract, months, lines=lines, tables={"completion": completion}))
     assert value(settlement, "ibnr") == 100 + 25
     assert value(settlement, "cost") == 425
+
+
+def test_an_interim_settlement_is_completed_as_of_its_cut(make: Make) -> None:
+    contract = make(completion={"kind": "table", "as_of": date(2025, 3, 31)}, corridor={"losses": [{"share": 1}]})
+    completion = [{"lag": n, "completed": D(part)} for n, part in enumerate(("0.5", "1"))]
+    lines = [line("a", date(2024, 6, 2), paid=D(100))]
+    inputs = inputs_of(contract, months_of({"a": (6,)}), lines=lines, tables={"completion": completion})
+    assert value(settle(contract, inputs), "ibnr") == 0
+    cut = replace(inputs, cut=Cut(through=date(2024, 6, 30), paid_through=date(2024, 6, 30)))
+    assert value(settle(contract, cut), "ibnr") == 100
 
 
 def test_completion_by_chain_ladder(make: Make) -> None:
