@@ -5,7 +5,8 @@ Categories are stated in order, in the contract or in a table; a line that none 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import duckdb
@@ -18,6 +19,8 @@ from fhir_gateway.errors import ContractError
 CoveredBy = Literal["capitation", "ffs", "carve_out", "other_entity"]
 #: Conditions of a category and the columns of claim lines they are about.
 CONDITIONS = ("procedure", "revenue_code", "drg", "place_of_service", "bill_type", "claim_type", "specialty")
+#: A code (``99213``), those from one to another (``99201-99215``), those that begin so (``J*``), or any (``*``).
+_CODES = re.compile(r"[A-Za-z0-9]+(\*|-[A-Za-z0-9]+)?|\*")
 #: Columns of claim lines that categories need.
 CATEGORY_COLUMNS = CONDITIONS
 
@@ -137,8 +140,13 @@ def matching(conditions: Terms, values: dict[str, Any], prefix: str) -> str:
     for column in CONDITIONS:
         codes = getattr(conditions, column, ())
         if codes:
-            found.append(f"({' OR '.join(_code(column, code, values, prefix) for code in codes)})")
+            found.append(one_of(column, codes, values, prefix))
     return " AND ".join(found) or "TRUE"
+
+
+def one_of(column: str, codes: Iterable[str], values: dict[str, Any], prefix: str) -> str:
+    """SQL condition: a column has one of some codes, written as in :class:`Category`; parameters go to ``values``."""
+    return f"({' OR '.join(_code(column, code, values, prefix) for code in codes) or 'FALSE'})"
 
 
 def _code(column: str, code: str, values: dict[str, Any], prefix: str) -> str:
@@ -156,14 +164,32 @@ def _code(column: str, code: str, values: dict[str, Any], prefix: str) -> str:
 
 def _is_well_formed(code: str) -> bool:
     low, dash, high = code.partition("-")
-    return not dash or (len(low) == len(high) and low <= high)
+    return _CODES.fullmatch(code) is not None and (not dash or (len(low) == len(high) and low <= high))
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether a code can be both of these, written as in :class:`Category`."""
+    if one.endswith("*") and other.endswith("*"):
+        return one[:-1].startswith(other[:-1]) or other[:-1].startswith(one[:-1])
+    if one.endswith("*") or other.endswith("*"):
+        beginning, codes = (one[:-1], other) if one.endswith("*") else (other[:-1], one)
+        low, _, high = codes.partition("-")
+        return len(low) >= len(beginning) and low[: len(beginning)] <= beginning <= (high or low)[: len(beginning)]
+    (low, _, high), (from_, _, to) = one.partition("-"), other.partition("-")
+    return len(low) == len(from_) and low <= (to or from_) and from_ <= (high or low)
 
 
 def code_problems(conditions: Terms, where: str) -> list[str]:
     """Codes of :data:`CONDITIONS` that are no codes."""
-    return [
-        f"{where}.{name}: '{code}' is a range of codes of different length, or backwards"
-        for name in CONDITIONS
-        for code in getattr(conditions, name, ())
-        if not _is_well_formed(code)
-    ]
+    return [found for name in CONDITIONS for found in malformed(getattr(conditions, name, ()), f"{where}.{name}")]
+
+
+def malformed(codes: Iterable[str], where: str) -> list[str]:
+    """Codes that could never match a line."""
+    found = []
+    for code in codes:
+        if _CODES.fullmatch(code) is None:
+            found.append(f"{where}: '{code}' is not a code (99213), a range of codes (99212-99215) or a beginning (J*)")
+        elif not _is_well_formed(code):
+            found.append(f"{where}: '{code}' is a range of codes of different length, or backwards")
+    return found

@@ -17,6 +17,7 @@ from fhir_gateway.contracts.arrangements.facts import Needs
 from fhir_gateway.contracts.arrangements.performance_adjustment import PerformanceAdjustment, add_adjustment
 from fhir_gateway.contracts.audit import ZERO, totals
 from fhir_gateway.contracts.programmes import ProgrammeYear, programme_year
+from fhir_gateway.contracts.service_categories import malformed
 from fhir_gateway.contracts.settlement import Ledger
 from fhir_gateway.contracts.statements import add_exposure
 from fhir_gateway.contracts.terms import MeasureTerms, Money, Terms
@@ -121,6 +122,8 @@ class CareManagementFee(AuditedTerms):
             found.append(f"{where}.as_of: goes with payment = 'prospective_quarterly'")
         if self.roster is not None and not prospective:
             found.append(f"{where}.roster: goes with payment = 'prospective_quarterly'")
+        if self.overlap is not None:
+            found += malformed(self.overlap.codes, f"{where}.overlap.codes")
         return found + (self.adjustment.problems(f"{where}.adjustment") if self.adjustment else [])
 
     def agreed_fees(self) -> tuple[Fee, ...]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import date
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
 
 from fhir_gateway.contracts.arrangements.facts import Facts
 from fhir_gateway.contracts.audit import AUDIT_SCHEMA, connect, newest, places
+from fhir_gateway.contracts.service_categories import one_of
 from fhir_gateway.errors import ContractError
 
 if TYPE_CHECKING:
@@ -165,11 +166,12 @@ def _overlap(connection: duckdb.DuckDBPyConnection, terms: Overlap) -> pa.Table:
         "fee": ("cell, -sum(quantity) AS quantity, rate", "member, month, cell, rate"),
         "paid": ("min(cell) AS cell, -1 AS quantity, any_value(paid) AS rate", "member, month"),
     }[terms.deduct]
+    codes: dict[str, Any] = {}
     rows = connection.sql(
         f"""
         WITH services AS (
           SELECT _member AS member, date_trunc('month', service_from)::DATE AS month, sum(coalesce(paid, 0)) AS paid
-          FROM lines WHERE NOT denied AND list_contains($codes, procedure)
+          FROM lines WHERE NOT denied AND {one_of("procedure", terms.codes, codes, "code")}
             {"AND tin IN (SELECT tin FROM own)" if terms.tins else ""} GROUP BY ALL
         ), both_paid AS (
           SELECT member, month, {back} FROM fee_rows JOIN services USING (member, month)
@@ -178,7 +180,7 @@ def _overlap(connection: duckdb.DuckDBPyConnection, terms: Overlap) -> pa.Table:
         SELECT member, month, 'overlap' AS rule, cell, quantity, rate, 1 AS factor,
           amount_of(quantity, rate, 1) AS amount, 'paid' AS status, 'overlapping-billing' AS reason
         FROM both_paid
-        """,  # noqa: S608 the words above
-        params={"codes": list(terms.codes)},
+        """,  # noqa: S608 the words above, codes are parameters
+        params=codes,
     )
     return rows.to_arrow_table().cast(AUDIT_SCHEMA)

@@ -20,6 +20,7 @@ from fhir_gateway.contracts.arrangements.ccbhc_units import (
 )
 from fhir_gateway.contracts.arrangements.facts import Needs
 from fhir_gateway.contracts.scoring import ONE, ZERO, composite, score_measures
+from fhir_gateway.contracts.service_categories import malformed, overlap
 from fhir_gateway.contracts.settlement import Ledger, Number
 from fhir_gateway.contracts.statements import add_measures, percent
 from fhir_gateway.contracts.terms import Fraction, MeasureTerms, Money, Terms
@@ -60,7 +61,8 @@ class Ccbhc(ArrangementTerms):
     ``PPS-1``: the rate of ``standard`` per person and day with a qualifying service; ``PPS-2``: a rate per person and
     month, by population; ``PPS-3`` and ``PPS-4``: the same with rates of their own for crisis services.
     Services are claim lines of the clinic (and of organizations that work for it) with ``services`` codes, or rows of
-    ``encounters_table``. What was paid for covered services otherwise is taken off: nothing is paid twice.
+    ``encounters_table``. Codes are written as in service categories (``90834``, ``99212-99215``,
+    ``H2*``). What was paid for covered services otherwise is taken off: nothing is paid twice.
     """
 
     kind: Literal["ccbhc"]
@@ -76,7 +78,9 @@ class Ccbhc(ArrangementTerms):
         default=True, description="Whether a day or month with a crisis service and another pays both."
     )
     services: tuple[str, ...] = Field(default=(), description="Procedure codes that qualify.")
-    crisis_services: dict[str, str] = Field(default={}, description="Procedure code -> crisis service.")
+    crisis_services: dict[str, str] = Field(
+        default={}, description="Procedure codes -> crisis service, the first that matches."
+    )
     per_diem_codes: tuple[str, ...] = Field(default=("T1040",), description="Lines that carry the rate itself.")
     covered_services: tuple[str, ...] | None = Field(
         default=None, description="Codes that must not be paid beside the rate; default the services."
@@ -139,8 +143,14 @@ class Ccbhc(ArrangementTerms):
             found.append(f"{self.where}.services: either procedure codes or encounters_table")
         if self.services and not self.tins:
             found.append(f"{self.where}.tins: are needed to know whose claim lines count")
-        both = sorted(set(self.per_diem_codes) & {*self.services, *self.crisis_services})
-        found += [f"{self.where}.per_diem_codes: '{code}' is a service too" for code in both]
+        for name in ("services", "crisis_services", "covered_services", "per_diem_codes"):
+            found += malformed(getattr(self, name) or (), f"{self.where}.{name}")
+        services = {*self.services, *self.crisis_services, *(self.covered_services or ())}
+        found += [
+            f"{self.where}.per_diem_codes: '{code}' is a service too"
+            for code in sorted(set(self.per_diem_codes))
+            if any(overlap(code, service) for service in services)
+        ]
         return found
 
     def settle(self, inputs: SettlementInputs, measures: tuple[MeasureTerms, ...], ledger: Ledger) -> None:

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 
 from fhir_gateway.contracts.arrangements.facts import AMOUNT
+from fhir_gateway.contracts.service_categories import one_of
 from fhir_gateway.errors import ContractError
 
 #: Columns of claim lines that are looked at.
@@ -85,12 +87,6 @@ FROM lines
 WHERE service_from BETWEEN $start AND $end AND NOT coalesce(denied, FALSE) AND list_contains($tins, tin)
   AND ($everybody OR _member IN (SELECT member FROM members))
 """
-_CLAIMED = """
-CREATE TABLE services AS
-SELECT member, day, crisis_codes.crisis, NULL::VARCHAR AS population, cost
-FROM mine LEFT JOIN crisis_codes USING (procedure)
-WHERE list_contains($services, procedure) OR crisis_codes.crisis IS NOT NULL
-"""
 _ENCOUNTERED = """
 CREATE TABLE services AS
 SELECT member, day, CASE WHEN list_contains($crises, crisis) THEN crisis END AS crisis, population,
@@ -124,13 +120,6 @@ def count_units(sources: Sources, rules: Rules) -> Units:
     with duckdb.connect() as connection:
         connection.register("lines", sources.lines)
         connection.register("members", sources.members if sources.members is not None else _empty("member"))
-        codes = rules.crisis_services
-        connection.register(
-            "crisis_codes",
-            pa.table(
-                {"procedure": pa.array(list(codes), pa.string()), "crisis": pa.array(list(codes.values()), pa.string())}
-            ),
-        )
         populations = sources.populations
         connection.register("populations", POPULATIONS_SCHEMA.empty_table() if populations is None else populations)
         connection.execute(_MINE, window | {"tins": list(rules.tins)})
@@ -138,9 +127,28 @@ def count_units(sources: Sources, rules: Rules) -> Units:
             connection.register("encounters", sources.encounters)
             connection.execute(_ENCOUNTERED, window | {"crises": list(rules.crises)})
         else:
-            connection.execute(_CLAIMED, {"services": list(rules.services)})
+            _claimed(connection, rules)
         connection.execute(_UNITS, {"monthly": rules.monthly})
         return _fetch(connection, rules)
+
+
+def _claimed(connection: duckdb.DuckDBPyConnection, rules: Rules) -> None:
+    """Create ``services`` out of claim lines; of the crisis services that a code is of, the first counts."""
+    values: dict[str, Any] = {}
+    whens = []
+    for number, (code, crisis) in enumerate(rules.crisis_services.items()):
+        whens.append(f"WHEN {one_of('procedure', [code], values, 'crisis')} THEN $name{number}")
+        values[f"name{number}"] = crisis
+    crisis = f"CASE {' '.join(whens)} END" if whens else "NULL::VARCHAR"
+    connection.execute(
+        f"""
+        CREATE TABLE services AS
+        SELECT member, day, crisis, NULL::VARCHAR AS population, cost
+        FROM (SELECT *, {crisis} AS crisis FROM mine)
+        WHERE {one_of("procedure", rules.services, values, "service")} OR crisis IS NOT NULL
+        """,  # noqa: S608 codes are parameters
+        values,
+    )
 
 
 def _fetch(connection: duckdb.DuckDBPyConnection, rules: Rules) -> Units:
@@ -183,10 +191,11 @@ def _fetch(connection: duckdb.DuckDBPyConnection, rules: Rules) -> Units:
 
 
 def _paid(connection: duckdb.DuckDBPyConnection, codes: Sequence[str]) -> tuple[Decimal, int]:
+    values: dict[str, Any] = {}
     row = connection.execute(
-        "SELECT coalesce(sum(paid), 0)::DECIMAL(38, 8), count(*) FROM mine"
-        " WHERE list_contains($codes, procedure) AND paid <> 0",
-        {"codes": list(codes)},
+        "SELECT coalesce(sum(paid), 0)::DECIMAL(38, 8), count(*) FROM mine"  # noqa: S608 codes are parameters
+        f" WHERE {one_of('procedure', codes, values, 'paid')} AND paid <> 0",
+        values,
     ).fetchone()
     if row is None:
         raise ContractError("units: nothing could be counted")

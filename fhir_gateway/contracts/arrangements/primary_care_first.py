@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import duckdb
 import pyarrow as pa
@@ -17,6 +17,7 @@ from fhir_gateway.contracts.arrangements.facts import Facts, Needs
 from fhir_gateway.contracts.arrangements.performance_adjustment import PerformanceAdjustment, add_adjustment
 from fhir_gateway.contracts.audit import AUDIT_SCHEMA, ZERO, connect, newest, places, totals
 from fhir_gateway.contracts.programmes import ProgrammeYear, programme_year
+from fhir_gateway.contracts.service_categories import malformed, one_of
 from fhir_gateway.contracts.settlement import Ledger
 from fhir_gateway.contracts.statements import add_exposure
 from fhir_gateway.contracts.terms import MeasureTerms, Money, Terms
@@ -54,7 +55,9 @@ class PrimaryCareFirst(AuditedTerms):
     )
     scores: str = Field(default="risk_scores", description="Table of risk scores.")
     default_score: Annotated[Decimal, Field(gt=0)] = Field(default=ONE, description="Score of who has none.")
-    visit_codes: tuple[str, ...] = Field(min_length=1, description="Procedures that are a visit, one a day.")
+    visit_codes: tuple[str, ...] = Field(
+        min_length=1, description="Procedures that are a visit, one a day: 99213, 99202-99215."
+    )
     visit_fee: Money | None = None
     geo_factor: Annotated[Decimal, Field(gt=0)] = Field(default=ONE, description="Of the visit fee.")
     tins: tuple[str, ...] = Field(min_length=1, description="TINs of the practice.")
@@ -78,7 +81,7 @@ class PrimaryCareFirst(AuditedTerms):
             programme = self.programme()
         except ContractError as error:
             return [f"{where}.year: {error.message}"]
-        found = []
+        found = malformed(self.visit_codes, f"{where}.visit_codes")
         groups = self.groups or programme.groups
         if groups[-1].below is not None:
             found.append(f"{where}.groups: the last group has an end")
@@ -130,11 +133,13 @@ class PrimaryCareFirst(AuditedTerms):
             ).to_arrow_table()
             fee = programme.visit_fee if self.visit_fee is None else self.visit_fee
             connection.register("own", pa.table({"tin": pa.array(self.tins, pa.string())}))
+            codes: dict[str, Any] = {}
             visits = connection.sql(
-                """
+                f"""
                 WITH days AS (
                   SELECT DISTINCT _member AS member, service_from AS day FROM lines
-                  WHERE NOT denied AND list_contains($codes, procedure) AND tin IN (SELECT tin FROM own)
+                  WHERE NOT denied AND {one_of("procedure", self.visit_codes, codes, "code")}
+                    AND tin IN (SELECT tin FROM own)
                 )
                 SELECT member, month, 'visit' AS rule, 'visit' AS cell, count(*) AS quantity,
                   $fee::DECIMAL(28, 8) AS rate, $geo::DECIMAL(28, 8) AS factor,
@@ -142,9 +147,9 @@ class PrimaryCareFirst(AuditedTerms):
                 FROM days JOIN months USING (member)
                 WHERE months > 0 AND month = date_trunc('month', day) AND day BETWEEN $start AND $end
                 GROUP BY member, month
-                """,
-                params={
-                    "codes": list(self.visit_codes),
+                """,  # noqa: S608 codes are parameters
+                params=codes
+                | {
                     "fee": places(fee),
                     "geo": places(self.geo_factor),
                     "start": facts.period[0],

@@ -171,3 +171,25 @@ def test_order_and_repetition_do_not_matter(visits: list[tuple[str, int, str]]) 
     days = {(who, n) for who, n, code in visits if code != "H2011"}
     crises = {(who, n) for who, n, code in visits if code == "H2011"}
     assert settled(pps("PPS-3"), lines=lines).paid == len(days) * D("245.10") + len(crises) * 600
+
+
+def test_codes_are_ranges_and_beginnings_too() -> None:
+    visits = [line("a", day(3, 3), "99213"), line("a", day(3, 4), "H2019"), line("b", day(3, 4), "99216")]
+    assert settled(pps("PPS-1", services=["99212-99215", "H2*"]), lines=visits).paid == D("490.20")
+    paid = [line("a", day(3, 3), "99213", "100"), line("a", day(3, 3), "T1041", "45.10")]
+    assert settled(pps("PPS-1", services=["99212-99215"], per_diem_codes=["T104*"]), lines=paid).paid == 100
+    crises = pps("PPS-3", services=["H*"], crisis_services={"H2011-H2012": "mobile", "H20*": "mobile"})
+    assert settled(crises, lines=[line("a", day(3, 3), "H2012"), line("b", day(3, 3), "H1000")]).paid == D("845.10")
+
+
+@pytest.mark.parametrize("name", ["services", "covered_services", "per_diem_codes"])
+def test_codes_that_match_nothing_are_refused(name: str) -> None:
+    for code in ("99215-99212", "9921-99215", "99212 - 99215", "99212:99215", ""):
+        assert any(f".{name}: " in found and code in found for found in problems(pps("PPS-1", **{name: [code]})))
+
+
+def test_a_rate_that_is_a_service_too_is_refused_however_it_is_written() -> None:
+    for services, rates in ((["T1040"], ["T10*"]), (["T1030-T1040"], ["T1040"]), (["T*"], ["T1039-T1041"])):
+        found = problems(pps("PPS-1", services=services, per_diem_codes=rates))
+        assert any("per_diem_codes" in one and "is a service too" in one for one in found)
+    assert not problems(pps("PPS-1", services=["T1030-T1039", "T2*"], per_diem_codes=["T1040", "T1041-T1049"]))
