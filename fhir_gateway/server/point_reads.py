@@ -166,7 +166,10 @@ class PointReads:
         token = self._verifier.verified(header) or await self._verified_anew(header)
         if token is None or token.audience.grants or not token.allows(kind, "r"):
             return None
-        self._known[header] = None
+        if header not in self._known:
+            while len(self._known) >= _MOST_TOKENS:
+                self._known.popitem(last=False)
+            self._known[header] = None
         access = Access(chosen_id(found.get(b"x-request-id", "")))
         access.address = str(scope["client"][0])[:64] if scope.get("client") else None
         access.client_id, access.purpose = token.client_id, token.purpose
@@ -185,10 +188,7 @@ class PointReads:
 
     async def _verified_anew(self, header: str) -> AccessToken | None:
         """The token of a header that was good before, looked up once for all who wait; None: ask the general way."""
-        if header not in self._known:
-            while len(self._known) >= _MOST_TOKENS:
-                self._known.popitem(last=False)
-            self._known[header] = None  # it is good or not: the general way finds out, and keeps it
+        if header not in self._known:  # it is good or not: the general way finds out
             return None
         under_way = self._verifying.get(header)
         if under_way is not None and under_way.get_loop() is asyncio.get_running_loop():
