@@ -29,8 +29,6 @@ _SUMMARY: Mapping[str, frozenset[str]] = {
         "CodeSystem": "url identifier version name title status experimental date publisher contact useContext "
         "jurisdiction caseSensitive valueSet hierarchyMeaning compositional versionNeeded content supplements count "
         "filter property",
-        "Contract": "identifier url version status legalState instantiatesCanonical instantiatesUri contentDerivative "
-        "issued applies expirationType subject authority domain site name title subtitle alias author scope",
         "Coverage": "identifier status type policyHolder subscriber subscriberId beneficiary dependent relationship "
         "period payor order network",
         "Group": "extension identifier active type actual code name quantity managingEntity",
