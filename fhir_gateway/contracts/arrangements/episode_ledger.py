@@ -60,7 +60,8 @@ def _typed(row: dict[str, Any]) -> dict[str, Any]:
 def add_population(ledger: Ledger, terms: EpisodeTerms, reckoned: Reckoned) -> Number:
     """How many episodes stand, of how many members, and why others do not."""
     table = reckoned.standing
-    evidence = {"episodes": digest(reckoned.table)}
+    own = reckoned.own
+    evidence = {"episodes": digest(own)}
     ledger.add(
         "members",
         Decimal(pc.count_distinct(table["member"]).as_py()),
@@ -70,10 +71,8 @@ def add_population(ledger: Ledger, terms: EpisodeTerms, reckoned: Reckoned) -> N
         unit="{members}",
         metric="eligible-member",
     )
-    lost = reckoned.table.filter(
-        pc.invert(pc.and_(reckoned.table["reason"].is_null(), reckoned.table["entity"].is_valid()))
-    )
-    reasons = pc.value_counts(pc.fill_null(lost["reason"], "other-provider").combine_chunks()).to_pylist()
+    lost = own.filter(own["reason"].is_valid())
+    reasons = pc.value_counts(lost["reason"].combine_chunks()).to_pylist()
     formula = ", ".join(f"{r['values']} {r['counts']}" for r in sorted(reasons, key=lambda r: str(r["values"])))
     ledger.add(
         "not-standing",
@@ -85,7 +84,7 @@ def add_population(ledger: Ledger, terms: EpisodeTerms, reckoned: Reckoned) -> N
         evidence=evidence,
     )
     if terms.multipliers is not None:
-        known = reckoned.table.filter(reckoned.table["reason"].is_null())["multiplier"]
+        known = table["multiplier"]
         ledger.add(
             "unadjusted",
             Decimal(pc.sum(pc.equal(known, Decimal(1))).as_py() or 0),

@@ -85,6 +85,11 @@ class Reckoned:
     collaborators: pa.Table | None
 
     @property
+    def own(self) -> pa.Table:
+        """Those that are not others': what may be shown to whom the contract is with."""
+        return self.table.filter(self.table["ours"])
+
+    @property
     def standing(self) -> pa.Table:
         """The episodes that count."""
         return standing(self.table)
@@ -198,11 +203,12 @@ class EpisodeTerms(ArrangementTerms):
         return Needs(lines=LINE_COLUMNS, tables=tables, people=True)
 
     def episodes(self, inputs: SettlementInputs) -> pa.Table:
-        """Evidence: all episodes of the period with dates, costs, exclusions, target and difference.
+        """Evidence: the contract's episodes of the period with dates, costs, exclusions, target and difference.
 
+        Those of members who are not on the list, or of other providers, are left out.
         The columns are those of :data:`~fhir_gateway.contracts.episodes.targets.PRICED_SCHEMA`.
         """
-        return self.reckon(inputs).table
+        return self.reckon(inputs).own
 
     def services(self, inputs: SettlementInputs) -> pa.Table:
         """Evidence below :meth:`episodes`: the claim lines and what counts of each (``SERVICE_SCHEMA``)."""
@@ -215,7 +221,8 @@ class EpisodeTerms(ArrangementTerms):
             self._by_number(),
         )
         with duckdb.connect() as connection:
-            return services(connection, *made_of)
+            found = services(connection, *made_of)
+        return found.filter(pc.is_in(found["episode"], value_set=self.reckon(inputs).standing["episode"]))
 
     def reckon(self, inputs: SettlementInputs) -> Reckoned:
         """Find the episodes and price them."""
@@ -316,7 +323,7 @@ class EpisodeTerms(ArrangementTerms):
         return (
             connection.sql(
                 """
-            SELECT e.* REPLACE (a.entity AS entity, coalesce(e.reason,
+            SELECT e.* REPLACE (a.entity AS entity, e.ours AND a.entity IS NOT NULL AS ours, coalesce(e.reason,
               CASE WHEN a.entity IS NULL THEN 'other-provider' END) AS reason)
             FROM episodes e LEFT JOIN accountable a ON a.episode = e.episode::VARCHAR ORDER BY episode, period
             """

@@ -9,6 +9,7 @@ import duckdb
 import pyarrow as pa
 from pydantic import Field
 
+from fhir_gateway.contracts.episodes.construct import WHOLE
 from fhir_gateway.contracts.episodes.definition import AMOUNT
 from fhir_gateway.contracts.terms import Fraction, Money, Terms
 
@@ -55,7 +56,7 @@ class Cap(Terms):
 _SUMS = """
 WITH whole AS (
   SELECT period, price_group, actual, round(actual, 2)::DECIMAL(18, 2) AS cents FROM episodes
-  WHERE reason IS NULL OR reason = 'other-provider'
+  WHERE {whole}
 ), labelled AS (
   SELECT * FROM whole UNION ALL SELECT 'baseline', price_group, actual, cents FROM whole WHERE period <> '{performance}'
 )
@@ -79,11 +80,13 @@ def bounds(
     connection.register("episodes", table)
     if cap.kind == "percentile":
         rows = connection.sql(
-            _SUMS.format(low=_quantile(cap.low), high=_quantile(cap.high), performance=PERFORMANCE)
+            _SUMS.format(low=_quantile(cap.low), high=_quantile(cap.high), performance=PERFORMANCE, whole=WHOLE)
         ).to_arrow_table()
         found = rows.select(BOUND_SCHEMA.names)
     elif cap.kind == "deviations":
-        rows = connection.sql(_SUMS.format(low="NULL", high="NULL", performance=PERFORMANCE)).to_arrow_table()
+        rows = connection.sql(
+            _SUMS.format(low="NULL", high="NULL", performance=PERFORMANCE, whole=WHOLE)
+        ).to_arrow_table()
         found = pa.Table.from_pylist([_deviated(row, cap) for row in rows.to_pylist()], schema=BOUND_SCHEMA)
     else:
         connection.register("given", CAP_SCHEMA.empty_table() if given is None else given)

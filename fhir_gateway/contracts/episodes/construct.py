@@ -1,7 +1,7 @@
 """From claim lines to episodes: triggers, stays that are one anchor, windows, and which of them stand.
 
 Set-based over all members at once. A candidate that does not stand keeps its row with the reason. Checked in this
-order, so that one that cannot stand never stops another: payment, population, eligibility, death, then overlap.
+order, so that one that cannot stand never stops another: payment, eligibility, death, overlap, then whose it is.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ ELIGIBILITY_SCHEMA = pa.schema(
     ]
 )
 DEATH_SCHEMA = pa.schema([("member", pa.string()), ("died", pa.date32())])
-#: Why a candidate does not stand, in the order it is looked at; none: it does. ``other-provider`` comes last: the
-#: episodes of others are whole, they are what a region is made of.
+#: Why a candidate does not stand, in the order it is looked at; none: it does.
 REASONS = (
-    *("unpaid", "not-in-population", "not-eligible", "died", "retriggered", "readmission", "replaced"),
-    *("open", "other-provider"),
+    *("unpaid", "not-eligible", "died", "retriggered", "readmission", "replaced", "open", "not-in-population"),
+    "other-provider",
 )
+#: Of episodes that are whole, if others': what a region and a baseline are made of.
+WHOLE = "(reason IS NULL OR reason IN ('not-in-population', 'other-provider'))"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ WITH chained AS (
     arg_min(rule, (kind, rule, opened, claim)) AS rule, arg_min(chain, (kind, rule, opened, claim)) AS chain
   FROM numbered GROUP BY member, event
 ), trigger_line AS (
-  SELECT member, claim, rule, sum(amount) AS unused, min(provider) AS provider, min(npi) AS npi, min(tin) AS tin,
+  SELECT member, claim, rule, min(npi) AS npi, min(tin) AS tin,
     min(organization) AS organization, min(drg) AS drg, min(procedure) AS procedure, bool_or(claim_type = 'inpatient')
       AS inpatient, {remap}
   FROM line WHERE rule IS NOT NULL GROUP BY member, claim, rule
@@ -166,9 +167,9 @@ WITH spans AS (
   SELECT DISTINCT c.number FROM candidate c LEFT JOIN death d USING (member) JOIN merged m ON m.member = c.member
     AND m.opened <= c.anchor_start AND m.closed >= least(c.window_end, coalesce(d.died, c.window_end))
 )
-SELECT c.*, d.died, CASE WHEN $initiated THEN a.entity ELSE 'all' END AS entity, CASE
+SELECT c.*, d.died, NOT $listed OR r.member IS NOT NULL AS in_population,
+  CASE WHEN $initiated THEN a.entity ELSE 'all' END AS entity, CASE
     WHEN c.anchor_amount <= 0 THEN 'unpaid'
-    WHEN $listed AND r.member IS NULL THEN 'not-in-population'
     WHEN $checked AND v.number IS NULL THEN 'not-eligible'
     WHEN $on_death = 'cancel' AND d.died <= c.window_end THEN 'died'
     WHEN $on_death = 'cancel_in_anchor' AND d.died <= c.anchor_end THEN 'died'
@@ -280,6 +281,7 @@ def _judge(
             coalesce(o.window_start, j.window_start) AS window_start, coalesce(o.first, j.number) AS first,
             CASE WHEN j.reason IS NOT NULL THEN j.reason WHEN o.reason IS NOT NULL THEN o.reason
               WHEN j.window_end > $through THEN 'open'
+              WHEN NOT j.in_population THEN 'not-in-population'
               WHEN j.entity IS NULL THEN 'other-provider' END AS reason
           FROM judged j JOIN trigger_rules t USING (rule) LEFT JOIN overlap o USING (number)
         )

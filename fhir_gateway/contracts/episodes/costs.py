@@ -11,6 +11,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from fhir_gateway.contracts.episodes.construct import WHOLE
 from fhir_gateway.contracts.episodes.definition import AMOUNT, ANCHOR, Definition
 from fhir_gateway.errors import ContractError
 
@@ -64,7 +65,7 @@ CREATE TABLE placed AS
 WITH own AS (
   SELECT e.number, coalesce(s.claim, e.claim) AS claim
   FROM episode e LEFT JOIN stay s ON s.member = e.member AND s.chain = e.chain
-  WHERE e.reason IS NULL OR e.reason = 'other-provider'
+  WHERE {whole}
 ), held AS (
   SELECT e.number, e.anchor_start, e.window_start, e.window_end, e.died, l.*, o.claim IS NOT NULL AS is_anchor,
     c.proration, c.days AS period_days, c.name AS service_name, x.name AS exclusion_name, x.anchor AS also_anchor,
@@ -72,7 +73,7 @@ WITH own AS (
   FROM episode e JOIN line l ON l.member = e.member
   LEFT JOIN categories c ON c.service = l.service LEFT JOIN exclusions x ON x.exclusion = l.exclusion
   LEFT JOIN own o ON o.number = e.number AND o.claim = l.claim
-  WHERE (e.reason IS NULL OR e.reason = 'other-provider')
+  WHERE {whole}
     AND (o.claim IS NOT NULL OR (l.service IS NOT NULL
       AND CASE WHEN c.proration = 'whole' THEN l.day ELSE l.claim_from END
         BETWEEN e.window_start AND e.window_end + $post))
@@ -175,14 +176,12 @@ def add_costs(connection: duckdb.DuckDBPyConnection, definition: Definition, tab
                 "anchor": pa.array([one.anchor for one in exclusions], pa.bool_()),
             }
         ),
-        "gmlos": _without_metadata(GMLOS_SCHEMA) if tables.gmlos is None else tables.gmlos,
-        "factors": _without_metadata(STANDARDISATION_SCHEMA)
-        if tables.standardisation is None
-        else tables.standardisation,
+        "gmlos": _empty(GMLOS_SCHEMA) if tables.gmlos is None else tables.gmlos,
+        "factors": _empty(STANDARDISATION_SCHEMA) if tables.standardisation is None else tables.standardisation,
     }
     for name, table in given.items():
         connection.register(name, table)
-    connection.execute(_PLACED, {"post": definition.post_days})
+    connection.execute(_PLACED.format(whole=WHOLE), {"post": definition.post_days})
     lacking = connection.sql("SELECT count(DISTINCT drg), count(DISTINCT claim) FROM placed WHERE denominator IS NULL")
     missing: tuple[Any, ...] = lacking.fetchall()[0]
     if missing[0]:
@@ -194,7 +193,7 @@ def add_costs(connection: duckdb.DuckDBPyConnection, definition: Definition, tab
     connection.execute(_SUMS)
 
 
-def _without_metadata(schema: pa.Schema) -> pa.Table:
+def _empty(schema: pa.Schema) -> pa.Table:
     return pa.schema([field.with_nullable(True) for field in schema]).empty_table()
 
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from fhir_gateway.contracts.episodes.caps import above_mean
+from fhir_gateway.contracts.episodes.construct import WHOLE
 from fhir_gateway.contracts.terms import Fraction, Money, Terms
 
 HUNDRED = Decimal(100)
@@ -69,12 +70,12 @@ class PostEpisode(Terms):
         with duckdb.connect() as connection:
             connection.register("episodes", episodes)
             count, total, squares = connection.sql(
-                """
+                f"""
                 WITH cents AS (SELECT round(after_window, 2)::DECIMAL(18, 2) AS amount FROM episodes
-                  WHERE reason IS NULL OR reason = 'other-provider')
+                  WHERE {WHOLE})
                 SELECT count(*), coalesce(sum(amount), 0)::VARCHAR, coalesce(sum(amount * amount), 0)::VARCHAR
                 FROM cents
-                """
+                """  # noqa: S608  our own condition
             ).fetchall()[0]
         return above_mean(count, Decimal(total), Decimal(squares), self.deviations or ZERO) if count else None
 

@@ -21,12 +21,13 @@ from fhir_gateway.contracts.episodes.definition import AMOUNT, Definition, Initi
 #:
 #: ``episode`` numbers all candidates of the run by member, anchor start and claim; ``period`` is the label of its
 #: period; ``anchor`` the claim group of the anchor; ``entity`` the initiator (``all`` when the terms name none; null at
-#: others'). ``reason`` is null when it stands (:data:`construct.REASONS`), ``first`` the first of the anchors that are
-#: one episode, or the episode that this one is a readmission of. Money: ``spending`` as claims say it, ``prorated`` cut
-#: at the window's end, ``actual`` at standard prices; ``costs`` is ``actual`` by category, ``excluded`` what was left
-#: out by exclusion (as claims say it), ``complications`` the part of ``actual`` that is potentially avoidable,
-#: ``after_window`` the spending of the days after the window, ``after_complications`` the avoidable part of that.
-#: ``milestones`` are the ids of those reached. Money and counts are null for candidates that do not stand.
+#: others'); ``ours`` is false of members who are not on the list and of others' anchors. ``reason`` is null when it
+#: stands (:data:`construct.REASONS`), ``first`` the first of the anchors that are one episode, or the episode that this
+#: one is a readmission of. Money: ``spending`` as claims say it, ``prorated`` cut at the window's end, ``actual`` at
+#: standard prices; ``costs`` is ``actual`` by category, ``excluded`` what was left out by exclusion (as claims say it),
+#: ``complications`` the part of ``actual`` that is potentially avoidable, ``after_window`` the spending of the days
+#: after the window, ``after_complications`` the avoidable part of that. ``milestones`` are the ids of those reached.
+#: Money and counts are null for candidates that are not whole.
 EPISODE_SCHEMA = pa.schema(
     [
         ("episode", pa.int64()),
@@ -44,6 +45,7 @@ EPISODE_SCHEMA = pa.schema(
         ("window_start", pa.date32()),
         ("window_end", pa.date32()),
         ("died", pa.date32()),
+        ("ours", pa.bool_()),
         ("reason", pa.string()),
         ("first", pa.int64()),
         ("services", pa.int64()),
@@ -68,7 +70,8 @@ WITH reached AS (
   GROUP BY s.number
 )
 SELECT e.number AS episode, p.period, e.member, e.claim AS anchor, e.family, e.price_group, e.entity, e.npi, e.tin,
-  e.organization, e.anchor_start, e.anchor_end, e.window_start, e.window_end, e.died, e.reason, e.first, c.services,
+  e.organization, e.anchor_start, e.anchor_end, e.window_start, e.window_end, e.died,
+  e.in_population AND e.entity IS NOT NULL AS ours, e.reason, e.first, c.services,
   c.readmissions, CASE WHEN c.number IS NOT NULL THEN coalesce(r.milestones, []) END AS milestones, {money},
   CASE WHEN c.number IS NOT NULL THEN coalesce(c.costs, MAP([]::VARCHAR[], []::DECIMAL(28, 8)[])) END AS costs,
   CASE WHEN c.number IS NOT NULL THEN coalesce(c.excluded, MAP([]::VARCHAR[], []::DECIMAL(28, 8)[])) END AS excluded

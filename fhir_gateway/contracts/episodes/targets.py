@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from fhir_gateway.contracts.episodes.caps import EIGHT, PERFORMANCE
+from fhir_gateway.contracts.episodes.construct import WHOLE
 from fhir_gateway.contracts.episodes.definition import AMOUNT
 from fhir_gateway.contracts.episodes.service import EPISODE_SCHEMA
 from fhir_gateway.contracts.terms import Fraction, Terms
@@ -159,15 +160,16 @@ class GroupBaseline:
     price: Decimal
 
 
-_MEANS = """
+_MEANS = f"""
+WITH whole AS (
+  SELECT * FROM episodes WHERE {WHOLE} AND period <> $performance
+), counted AS (
+  SELECT entity, price_group, period, capped, complications FROM whole WHERE entity IS NOT NULL
+  UNION ALL SELECT NULL, price_group, period, capped, complications FROM whole
+)
 SELECT entity, price_group, period, count(*) AS episodes, sum(capped)::VARCHAR, sum(complications)::VARCHAR
-FROM episodes
-WHERE (reason IS NULL AND entity IS NOT NULL) AND period <> $performance GROUP BY ALL
-UNION ALL
-SELECT NULL, price_group, period, count(*), sum(capped)::VARCHAR, sum(complications)::VARCHAR FROM episodes
-WHERE (reason IS NULL OR reason = 'other-provider') AND period <> $performance GROUP BY ALL
-ORDER BY ALL
-"""
+FROM counted GROUP BY ALL ORDER BY ALL
+"""  # noqa: S608  our own condition
 
 
 def baseline_prices(

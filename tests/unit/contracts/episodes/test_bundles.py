@@ -133,6 +133,14 @@ def test_price_of_weighted_and_trended_years() -> None:
     assert lines["470.price"].value == 24000
 
 
+def test_baseline_is_of_all_members_the_period_of_the_list() -> None:
+    made = retrospective(price={"kind": "baseline", "years": years((2025, "1", "1"))}, population="attributed")
+    rows = [*baseline(4, 24000), *stays(20000, 20000)]
+    lines = settle(made, inputs(made, rows, people=[{"member": "m1"}]))
+    assert (lines["470.price"].value, lines["episodes"].value) == (24000, 1)
+    assert made.episodes(inputs(made, rows, people=[{"member": "m1"}]))["member"].to_pylist() == ["m1"]
+
+
 def test_price_allows_for_part_of_the_complications() -> None:
     """PROMETHEUS: typical costs and half of what could have been avoided."""
     avoidable = definition(complications=[{"drg": ["862"]}], services=WHOLE).model_dump()

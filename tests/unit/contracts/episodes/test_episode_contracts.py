@@ -16,6 +16,7 @@ from episode_parts import line, lines, stay
 
 from fhir_gateway.contracts import Contract, SettlementInputs, settle, vbpr
 from fhir_gateway.contracts.arrangements import Facts
+from fhir_gateway.contracts.arrangements.episode_terms import EpisodeTerms
 from fhir_gateway.contracts.arrangements.facts import PEOPLE_SCHEMA
 from fhir_gateway.errors import ContractError
 
@@ -69,7 +70,11 @@ def test_contract_settles_and_reports(contract_terms: Callable[..., dict[str, An
     assert settlement.line("team.difference").value == Decimal("10689.45000014")
     # at most 20 % of targets, less the part that quality did not earn: 4 %
     assert settlement.total == Decimal("10261.87")
-    assert "not-in-population 1" in settlement.line("team.not-standing").formula
+    assert settlement.line("team.not-standing").value == 0
+    made = contract.arrangements[0]
+    assert isinstance(made, EpisodeTerms)
+    for evidence in (made.episodes(columns(contract, *rows)), made.services(columns(contract, *rows))):
+        assert "4" not in evidence["anchor" if "anchor" in evidence.column_names else "claim"].to_pylist()
     assert "Targets: 56000.00000014 USD" in settlement.explain("team.payable")
     report = vbpr.performance_report(settlement, contract, report_id="r", issued=datetime(2027, 4, 1, 12, tzinfo=UTC))
     codes = [group["code"]["coding"][0]["code"] for group in report["group"]]

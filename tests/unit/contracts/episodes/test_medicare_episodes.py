@@ -369,7 +369,7 @@ def test_bpci_initiator_by_hierarchy() -> None:
     assert [row["target"] for row in found] == [97, 97, 97]
     alone = bpci(initiators=[{"name": "practice", "tins": ["77"]}], anchors="anchors")
     table = alone.episodes(inputs(alone, rows, {"anchors": anchors, "prices": prices(g470=100)})).to_pylist()
-    assert [row["reason"] for row in table] == [None, None, "other-provider"]
+    assert [row["anchor"] for row in table] == ["c0", "c1"]  # the other is nobody's
 
 
 def test_bpci_families() -> None:
