@@ -61,15 +61,15 @@ def found_table(
 
 @lru_cache(maxsize=256)
 def _schema_text(resource_type: str) -> str:
-    return json.dumps(_type(pa.struct(table_schema(resource_type))), separators=(",", ":"))
+    return json.dumps(delta_type(pa.struct(table_schema(resource_type))), separators=(",", ":"))
 
 
-def _type(stored: pa.DataType) -> Any:
+def delta_type(stored: pa.DataType) -> Any:
     """An Arrow type in the words of Delta; everything may be null."""
     if pa.types.is_list(stored):
-        return {"type": "array", "elementType": _type(stored.value_type), "containsNull": True}
+        return {"type": "array", "elementType": delta_type(stored.value_type), "containsNull": True}
     if pa.types.is_struct(stored):
-        fields = [{"name": f.name, "type": _type(f.type), "nullable": True, "metadata": {}} for f in stored]
+        fields = [{"name": f.name, "type": delta_type(f.type), "nullable": True, "metadata": {}} for f in stored]
         return {"type": "struct", "fields": fields}
     if pa.types.is_decimal(stored):
         return f"decimal({stored.precision},{stored.scale})"

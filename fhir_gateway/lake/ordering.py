@@ -43,7 +43,7 @@ def first_rows(staged: StagedRows, seated: Seats) -> Iterator[pa.Table]:
     place = found.fill_null(-1).to_numpy()
     # who belongs to nobody comes first: the bucket of nobody is below all others
     rank = np.where(place < 0, -1, seated.rank[place]) if len(seated.rank) else np.full(len(place), -1)
-    order = _order(rank, rows["id"].combine_chunks())
+    order = in_order(rank, rows["id"].combine_chunks())
     for at in range(0, len(order), _PART_ROWS):
         part = pa.array(order[at : at + _PART_ROWS])
         seat = found.take(part)
@@ -56,7 +56,7 @@ def first_rows(staged: StagedRows, seated: Seats) -> Iterator[pa.Table]:
         )
 
 
-def _order(rank: np.ndarray, ids: pa.StringArray) -> np.ndarray:
+def in_order(rank: np.ndarray, ids: pa.StringArray) -> np.ndarray:
     """Row numbers by rank and, byte by byte, id."""
     first, second, _ = id_words(ids)
     bits = int(rank.max(initial=0) + 1).bit_length()
