@@ -35,10 +35,10 @@ from fhir_gateway.attribution.rules import AttributionTerms
 from fhir_gateway.attribution.services import (
     LINE_COLUMNS,
     PROVIDER_SCHEMA,
-    prepare_lines,
     prepare_owners,
     prepare_terms,
 )
+from fhir_gateway.attribution.slices import member_slices
 from fhir_gateway.errors import ContractError
 
 __all__ = ["LINE_COLUMNS", "REASONS", "SELECTION_SCHEMA", "Facts", "attribute"]
@@ -177,31 +177,18 @@ def attribute(
     if selections is not None and "until" not in selections.column_names:
         selections = selections.append_column("until", pa.nulls(selections.num_rows, pa.date32()))
     by_member = {
-        "named": (named, "member"),
-        "deaths": (_or_none(deaths, DEATH_SCHEMA), "member"),
-        "births": (
-            _or_none(facts.births if terms.eligibility.newborns == "birth_month" else None, BIRTH_SCHEMA), "member"),
-        "residence": (_or_none(facts.residence, RESIDENCE_SCHEMA), "member"),
-        "programmes": (_or_none(facts.programmes, PROGRAMME_SCHEMA), "member"),
-        "selections_given": (_or_none(selections, SELECTION_SCHEMA), "member"),
-        "previous": (_or_none(facts.previous, ATTRIBUTION_SCHEMA), "member"),
-    }  # fmt: skip
-    count = slices or 1 + lines.num_rows // _LINES_OF_A_SLICE
+        "named": named,
+        "deaths": _or_none(deaths, DEATH_SCHEMA),
+        "births": _or_none(facts.births if terms.eligibility.newborns == "birth_month" else None, BIRTH_SCHEMA),
+        "residence": _or_none(facts.residence, RESIDENCE_SCHEMA),
+        "programmes": _or_none(facts.programmes, PROGRAMME_SCHEMA),
+        "selections_given": _or_none(selections, SELECTION_SCHEMA),
+        "previous": _or_none(facts.previous, ATTRIBUTION_SCHEMA),
+    }
     tables, candidates = [], []
-    for number in range(count):
+    for part in member_slices(lines, slices or 1 + lines.num_rows // _LINES_OF_A_SLICE):
         with duckdb.connect() as connection:
-            prepare_lines(connection, "lines" if count == 1 else "all_lines", lines)
-            for name, (table, _) in by_member.items():
-                connection.register(name if count == 1 else f"all_{name}", table)
-            mine = coverage
-            if count > 1:
-                connection.register("all_coverage", coverage)
-                for name, column in [
-                    ("lines", "_member"),
-                    *((name, column) for name, (_, column) in by_member.items()),
-                ]:
-                    connection.execute(f"CREATE VIEW {name} AS {_slice(f'all_{name}', column, number, count)}")
-                mine = connection.sql(_slice("all_coverage", "_member", number, count)).to_arrow_table()
+            mine = part.prepare(connection, by_member, coverage)
             register(connection, "providers", facts.providers, PROVIDER_SCHEMA)
             found = _attribute(
                 connection, mine, terms, period, participants, knows_providers=facts.providers is not None
@@ -217,10 +204,6 @@ def attribute(
         period=period,
         participants=tuple(participants),
     )
-
-
-def _slice(table: str, column: str, number: int, count: int) -> str:
-    return f"SELECT * FROM {table} WHERE hash({column}) % {count} = {number}"  # noqa: S608 names of this module
 
 
 def _or_none(table: pa.Table | None, schema: pa.Schema) -> pa.Table:
