@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--database", help="SQLAlchemy URL of an empty PostgreSQL database; default: SQLite")
     parser.add_argument("--patients", type=int, default=2000)
     parser.add_argument("--seconds", type=float, default=8)
+    parser.add_argument("--only", help="rows whose name begins so")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.serve:
@@ -47,7 +48,7 @@ def main() -> None:
             "CPU: of the serving process for one request, in ms; of bare: our requests/s by theirs, their CPU by ours"
         )
         print("what | bytes | requests/s | p50 | p99 | CPU | bare requests/s | p99 | CPU | of bare: requests/s | CPU")
-        for row in measure(about, given.seconds):
+        for row in measure(about, given.seconds, given.only or ""):
             print(" | ".join(row))
 
 
@@ -118,8 +119,8 @@ def bare(body: bytes, port: int) -> None:
     uvicorn.run(app, port=port, log_level="error", access_log=False, http="httptools")
 
 
-def measure(about: Mapping[str, Any], seconds: float) -> Iterator[tuple[str, ...]]:
-    """One row for each kind of request."""
+def measure(about: Mapping[str, Any], seconds: float, only: str = "") -> Iterator[tuple[str, ...]]:
+    """One row for each kind of request whose name begins with ``only``."""
     base = f"http://127.0.0.1:{about['port']}"
     with running(about):
         members, measured = about["members"], about["measure"]
@@ -134,6 +135,8 @@ def measure(about: Mapping[str, Any], seconds: float) -> Iterator[tuple[str, ...
             "$evaluate-measure of a subject": [evaluate + one for one in members],
         }
         for what, paths in requests.items():
+            if not what.startswith(only):
+                continue
             headers = {"Authorization": f"Bearer {token_of(about, base)}"}
             if what.startswith("$"):  # of subjects who are in the measure's initial population, warm
                 with httpx.Client(base_url=base, headers=headers, timeout=60) as client:
