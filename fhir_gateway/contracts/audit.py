@@ -6,12 +6,15 @@ places. Sums of rows are exact; the line of a settlement is such a sum, and is r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from decimal import Decimal
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from fhir_gateway.errors import ContractError
 
 ZERO = Decimal(0)
 PLACES = Decimal("1e-8")
@@ -47,13 +50,18 @@ CREATE MACRO fraction_of(numerator, denominator) AS  -- not negative; 16 places,
 """
 
 
-def connect(**tables: pa.Table) -> duckdb.DuckDBPyConnection:
-    """A connection with these tables and the rounding rule."""
-    connection = duckdb.connect()
-    connection.execute(MACROS)
-    for name, table in tables.items():
-        connection.register(name, table)
-    return connection
+@contextmanager
+def connect(**tables: pa.Table) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection with these tables and the rounding rule; ContractError for amounts too large to be exact."""
+    with duckdb.connect() as connection:
+        connection.execute(MACROS)
+        for name, table in tables.items():
+            connection.register(name, table)
+        try:
+            yield connection
+        except (duckdb.OutOfRangeException, duckdb.ConversionException):
+            # Not chained: the database's message has the value.
+            raise ContractError("an amount has more than 14 digits before its decimal point") from None
 
 
 def newest(

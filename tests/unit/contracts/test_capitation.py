@@ -122,6 +122,13 @@ def test_cells_that_hold_at_once_or_not_at_all_are_refused(make: Make) -> None:
     assert [row["status"] for row in rows(lenient, inputs_of(lenient, months, tables=nobody))] == ["unpaid"]
 
 
+def test_amounts_that_cannot_be_exact_are_refused(make: Make) -> None:
+    contract = make()
+    tables = {"rates": [{"cell": "all", "rate": D(10) ** 19}]}
+    with pytest.raises(ContractError, match="more than 14 digits"):
+        settle(contract, inputs_of(contract, months_of({"a": [1]}), tables=tables))
+
+
 def test_geography(make: Make) -> None:
     contract = make(cells={"attributes": ["county"]}, geo={"attribute": "county"})
     tables = RATES | {
