@@ -49,6 +49,11 @@ class Distribution(Terms):
             return [f"{self.where}.shares: sum to {sum(self.shares.values())}, not 1"]
         return []
 
+    @property
+    def of_roster(self) -> bool:
+        """Whether the roster gives the weights; else these terms do."""
+        return self.weight in ("members", "member_months")
+
     def weights(self, panels: Mapping[str, Panel]) -> dict[str, Decimal]:
         """Weight of each party."""
         if self.weight == "shares":
@@ -62,7 +67,7 @@ class Distribution(Terms):
 def distribute(
     terms: Distribution, payable: SettlementLine, panels: Mapping[str, Panel], rounding: Literal["cent", "dollar"]
 ) -> Iterator[SettlementLine]:
-    """A line for each party, in order of its number; they sum to the published amount exactly.
+    """Each party's weight, then its part, in order of its number; the parts sum to the published amount exactly.
 
     Largest remainder decides about the last cents (:mod:`fhir_gateway.contracts.apportion`). A loss is borne without
     reserve. ContractError when there is nobody to share with.
@@ -75,23 +80,46 @@ def distribute(
         if payable.amount:
             raise ContractError(f"{terms.where}: there is nobody to share with")
         return
+    panel = [_weight(terms, payable, party, weights[party]) for party in sorted(weights)] if terms.of_roster else []
+    yield from panel
+    because = (payable.id, *(line.id for line in panel))
     whole = sum(weights.values(), ZERO)
     parts = apportion_by(payable.amount - kept, weights, QUANTUM[rounding])
     for party, part in sorted(parts.items()):
         extra = kept if party == ORGANIZATION else ZERO
-        yield _line(terms, payable, party, part + extra, f"amount x {weights[party]} / {whole}, largest remainder")
+        formula = f"amount x {weights[party]} / {whole}, largest remainder"
+        yield _line(terms, payable, party, part + extra, formula, because)
     if kept and ORGANIZATION not in parts:
-        yield _line(terms, payable, ORGANIZATION, kept, "the reserve")
+        yield _line(terms, payable, ORGANIZATION, kept, "the reserve", (payable.id,))
 
 
-def _line(terms: Distribution, payable: SettlementLine, party: str, value: Decimal, formula: str) -> SettlementLine:
+def _weight(terms: Distribution, payable: SettlementLine, party: str, weight: Decimal) -> SettlementLine:
+    what, unit = ("Member months", "mo") if terms.weight == "member_months" else ("Members", "{members}")
+    return SettlementLine(
+        id=f"{payable.arrangement}.panel.{party}",
+        arrangement=payable.arrangement,
+        term=f"{terms.where}.weight",
+        label=f"{what} {_of(terms, party)}",
+        value=weight,
+        unit=unit,
+        formula="of the roster",
+    )
+
+
+def _of(terms: Distribution, party: str) -> str:
+    return "of the organization" if party == ORGANIZATION else f"of {terms.by.upper()} {party}"
+
+
+def _line(
+    terms: Distribution, payable: SettlementLine, party: str, value: Decimal, formula: str, because: tuple[str, ...]
+) -> SettlementLine:
     return SettlementLine(
         id=f"{payable.arrangement}.distribution.{party}",
         arrangement=payable.arrangement,
         term=terms.where,
-        label=f"Part of {'the organization' if party == ORGANIZATION else f'{terms.by.upper()} {party}'}",
+        label=f"Part {_of(terms, party)}",
         value=value,
         unit=payable.unit,
         formula=formula,
-        because=(payable.id,),
+        because=because,
     )

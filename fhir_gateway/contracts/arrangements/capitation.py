@@ -188,6 +188,12 @@ class Capitation(AuditedTerms):
             }[kind]
             formula = f"sum of {count} rows: {quantity.normalize():f} {unit}"
             line = f"{kind}.{number}" if kind == "leakage" else rule
+            if kind in ("add-on", "kick"):
+                what, of = ("Member months", "mo") if kind == "add-on" else ("Events", "{events}")
+                told = f"of {count} rows"
+                because = [
+                    ledger.add(f"{rule}.quantity", quantity, f"{what}: {name}", told, f"{self.where}.{term}", unit=of)
+                ]
             parts.append(ledger.add(line, amount, label, formula, f"{self.where}.{term}", because))
         if self.advance:
             formula = "as paid, taken off"

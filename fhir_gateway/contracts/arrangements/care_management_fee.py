@@ -156,7 +156,9 @@ class CareManagementFee(AuditedTerms):
                 label += f": not paid, {reason}"
             formula = f"sum of {count} rows, {quantity.normalize():f} member months"
             term = f"{self.where}.{'overlap' if rule == 'overlap' else 'fees'}"
-            parts.append(ledger.add(f"{rule}.{number}", amount, label, formula, term))
+            line, what = f"{rule}.{number}", f"Member months: {label}"
+            months = ledger.add(f"{line}.months", quantity, what, f"of {count} rows", term, unit="mo")
+            parts.append(ledger.add(line, amount, label, formula, term, (months,)))
         value = sum((part.value for part in parts), ZERO)
         fees = ledger.add("fees", value, "Care management fees", "sum of rows", self.where, parts, metric="ccf")
         due = [fees]

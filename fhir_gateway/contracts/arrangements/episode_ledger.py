@@ -24,6 +24,7 @@ class Group:
     family: str
     price_group: str
     episodes: int
+    prices: Decimal
     target: Decimal
     actual: Decimal
     counted: Decimal
@@ -34,11 +35,11 @@ class Group:
     readmissions: int
 
 
-_MONEY = ("target", "actual", "counted", "complications", "after_window", "after_complications", "spending")
+_MONEY = ("prices", "target", "actual", "counted", "complications", "after_window", "after_complications", "spending")
 _GROUPS = """
-SELECT entity, family, price_group, count(*), sum(target)::VARCHAR, sum(actual)::VARCHAR, sum({counted})::VARCHAR,
-  sum(complications)::VARCHAR, sum(after_window)::VARCHAR, sum(after_complications)::VARCHAR, sum(spending)::VARCHAR,
-  sum(readmissions)::BIGINT
+SELECT entity, family, price_group, count(*), sum(price * coalesce(multiplier, 1))::VARCHAR, sum(target)::VARCHAR,
+  sum(actual)::VARCHAR, sum({counted})::VARCHAR, sum(complications)::VARCHAR, sum(after_window)::VARCHAR,
+  sum(after_complications)::VARCHAR, sum(spending)::VARCHAR, sum(readmissions)::BIGINT
 FROM episodes GROUP BY ALL ORDER BY ALL
 """
 
@@ -165,16 +166,19 @@ def add_group(ledger: Ledger, where: str, prefix: str, group: Group) -> tuple[Nu
     """Lines of a price group, from its episodes to the difference; returns target, cost within bounds, difference."""
     name, label = f"{prefix}{group.family}.{group.price_group}", f"{group.family} {group.price_group}"
     term = f"{where}.price"
-    count = ledger.add(
+    ledger.add(
         f"{name}.episodes", Decimal(group.episodes), f"{label}: episodes", "that stand", where, unit="{episodes}"
+    )
+    prices = ledger.add(
+        f"{name}.prices", group.prices, f"{label}: prices", "sum over episodes of price x multiplier", term
     )
     target = ledger.add(
         f"{name}.target",
         group.target,
         f"{label}: target",
-        "sum over episodes of price x (1 - discount) x normalisation x trend x multiplier",
+        "prices x (1 - discount) x normalisation x trend, to 8 places per episode",
         term,
-        (count,),
+        (prices,),
     )
     actual = ledger.add(
         f"{name}.actual",
@@ -182,15 +186,21 @@ def add_group(ledger: Ledger, where: str, prefix: str, group: Group) -> tuple[Nu
         f"{label}: cost",
         "services in the windows, prorated, at standard prices",
         where,
-        (count,),
+    )
+    outside = ledger.add(
+        f"{name}.outside",
+        group.counted - group.actual,
+        f"{label}: cost out of bounds",
+        "what episodes lack to their lower bound, less what they have above their upper one",
+        f"{where}.cap",
     )
     counted = ledger.add(
         f"{name}.counted",
         group.counted,
         f"{label}: cost within bounds",
-        "each episode within its bounds",
+        "cost + cost out of bounds",
         f"{where}.cap",
-        (actual,),
+        (actual, outside),
     )
     difference = ledger.add(
         f"{name}.difference",

@@ -51,9 +51,11 @@ class CompletionTerms(Terms):
 
 
 class PoolCost(NamedTuple):
-    """Cost of members in months that count: paid, what individual stop-loss recovers, what is not paid yet."""
+    """Cost of members in months that count: paid, what is between attachment and limit of individual stop-loss and
+    what of it is recovered, what is not paid yet."""
 
     paid: Decimal
+    insured: Decimal
     recovered: Decimal
     recovered_members: int
     ibnr: Decimal
@@ -185,8 +187,11 @@ class RiskPool(ArrangementTerms):
                 parts.append(ledger.add(f"{name}.premium", premium * months.value, label, formula, term, (months,)))
         if self.individual is not None:
             note = f"{found.recovered_members} members above {self.individual.attachment}"
-            label, term = "Individual stop-loss recovers", f"{where}.individual"
-            parts.append(ledger.add("individual", -found.recovered, label, note, term, (paid,)))
+            label, term = "Cost of members within individual stop-loss", f"{where}.individual.attachment"
+            insured = ledger.add("insured", found.insured, label, note, term)
+            label, note = "Individual stop-loss recovers", f"{percent(self.individual.coinsurance)} of it"
+            term = f"{where}.individual.coinsurance"
+            parts.append(ledger.add("individual", -found.recovered, label, note, term, (insured,)))
         if self.completion is not None:
             note = "completed - so far, by months since service"
             term = f"{where}.completion"
@@ -244,7 +249,7 @@ def pool_cost(facts: Facts, terms: RiskPool, cut: Cut | None = None) -> PoolCost
         months = connection.execute(
             f"SELECT month, sum(charged)::DECIMAL(38, 8) FROM {source} WHERE {counted} GROUP BY month ORDER BY month"  # noqa: S608
         ).fetchall()
-        recovered, members = ZERO, 0
+        insured, recovered, members = ZERO, ZERO, 0
         if terms.individual is not None:
             names = list(terms.individual.categories)
             within = "list_contains($names, category)" if names else "TRUE"
@@ -254,10 +259,14 @@ def pool_cost(facts: Facts, terms: RiskPool, cut: Cut | None = None) -> PoolCost
                 {"names": names} if names else {},
             )
             retained = recover_in(connection, terms.individual)
-            row = retained.aggregate("sum(recovered)::DECIMAL(38, 8), count(*) FILTER (recovered > 0)").fetchall()[0]
-            recovered, members = row[0] or ZERO, row[1]
+            limit = "cost" if terms.individual.limit is None else f"least(cost, {terms.individual.limit:f})"
+            row = retained.aggregate(
+                f"sum(greatest(0, {limit} - {terms.individual.attachment:f}))::DECIMAL(38, 8),"
+                " sum(recovered)::DECIMAL(38, 8), count(*) FILTER (recovered > 0)"
+            ).fetchall()[0]
+            insured, recovered, members = row[0] or ZERO, row[1] or ZERO, row[2]
     paid = sum((amount for _, amount in months), ZERO)
-    return PoolCost(paid, recovered, members, _ibnr(facts, terms, months, cut))
+    return PoolCost(paid, insured, recovered, members, _ibnr(facts, terms, months, cut))
 
 
 def _ibnr(facts: Facts, terms: RiskPool, months: list[tuple[date, Decimal]], cut: Cut | None) -> Decimal:

@@ -70,13 +70,20 @@ class Reconciliation:
             "claims",
             metric="paid-claim",
         )
+        above = add(
+            "above-truncation",
+            exposure.cost_before_truncation - exposure.cost_before_completion,
+            "Cost of members above the truncation",
+            f"sum of max(0, cost of member - truncation); {exposure.truncated_members} members truncated",
+            "claims.truncation",
+        )
         truncated = add(
             "truncated",
             exposure.cost_before_completion,
             "Claims cost, truncated per member",
-            f"sum of min(cost of member, truncation); {exposure.truncated_members} members truncated",
+            "claims cost - what is above the truncation",
             "claims.truncation",
-            (raw,),
+            (raw, above),
             metric="adjusted-paid-claim",
         )
         formula = "truncated cost x completion factor"

@@ -30,7 +30,9 @@ def test_difference_is_owed() -> None:
     made = retrospective()
     lines = settle(made, inputs(made, stays(20000, 30000)))
     assert lines["payable"].amount == 6000
-    assert lines["LEJR.470.counted"].because == ("b.LEJR.470.actual",)
+    assert lines["LEJR.470.counted"].because == ("b.LEJR.470.actual", "b.LEJR.470.outside")
+    assert lines["LEJR.470.outside"].value == 0
+    assert lines["LEJR.470.target"].because == ("b.LEJR.470.prices",)
 
 
 def test_discount_and_shares() -> None:

@@ -1,0 +1,235 @@
+"""Twelve contracts, one of each kind of arrangement, from raw FHIR to statements that another script derives again."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import csv
+import io
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fhir_gateway.config import Settings
+from fhir_gateway.contracts.statement_forms import statement_csv, statement_pdf
+from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs.pull import pull_files
+from fhir_gateway.jobs.settle import SettlementReport, settle, statement
+from fhir_gateway.jobs.settlement_runs import recompute
+from fhir_gateway.sandbox.population import generate
+from tests.contract import rederive
+from tests.contract.vbpr_rules import check_contract, check_performance_report, extensions
+from tests.support.twelve_contracts import ARRANGEMENTS, write_contracts
+
+NOW = datetime(2026, 4, 1, tzinfo=UTC)
+Document = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Gateway:
+    folder = tmp_path_factory.mktemp("twelve")
+    generate(folder / "population", patients=150, seed=11, year=2025)
+    gateway = Gateway(Settings(data_dir=folder / "gateway", lake_buckets=2))
+    for source in ("ehr", "payer"):
+        pull_files(gateway, [folder / "population" / source], source)
+    return gateway
+
+
+@pytest.fixture(scope="module")
+def contracts(gateway: Gateway) -> dict[str, Path]:
+    """Path of the contract of each kind."""
+    folder = gateway.data_folder.parent
+    roster = json.loads((folder / "population" / "roster.json").read_text())
+    measure = json.loads((gateway.measure_package("ed-visits-per-1000") / "measure.json").read_text())
+    tins = [practice["tin"] for practice in roster["practices"]]
+    return write_contracts(
+        folder / "contracts", tins, f"{measure['url']}|{measure['version']}", gateway.lake.members().to_pylist()
+    )
+
+
+@pytest.fixture(scope="module")
+def settled(gateway: Gateway, contracts: dict[str, Path]) -> Callable[[str], SettlementReport]:
+    """The settlement of each kind's contract, made when it is first asked for."""
+    made: dict[str, SettlementReport] = {}
+
+    def settlement(kind: str) -> SettlementReport:
+        if kind not in made:
+            made[kind] = settle(gateway, str(contracts[kind]), now=NOW)
+        return made[kind]
+
+    return settlement
+
+
+@pytest.fixture
+def derivable(
+    contracts: dict[str, Path], settled: Callable[[str], SettlementReport]
+) -> Callable[[str], tuple[Document, Document]]:
+    """Contract and statement of a kind as documents, to be tampered with."""
+
+    def documents(kind: str) -> tuple[Document, Document]:
+        return rederive.read(contracts[kind]), json.loads(statement(settled(kind).settlement), parse_float=Decimal)
+
+    return documents
+
+
+@pytest.mark.parametrize("kind", ARRANGEMENTS)
+def test_from_raw_fhir_to_a_statement(
+    kind: str, gateway: Gateway, settled: Callable[[str], SettlementReport], contracts: dict[str, Path], tmp_path: Path
+) -> None:
+    report = settled(kind)
+    settlement, contract = report.settlement, report.contract
+    assert settlement.total, "the terms are chosen so that money moves"
+    assert report.run.posted == settlement.total
+
+    measure = gateway.resources.read("Measure", contract.id).json()
+    served = gateway.resources.read("MeasureReport", report.report).json()
+    references = [one["reference"] for one in served.get("evaluatedResource", ())]
+    quality = {one: gateway.resources.read("MeasureReport", one.partition("/")[2]).json() for one in references}
+    assert check_contract(measure) == []
+    assert check_performance_report(served, measure, quality) == []
+    assert bool(quality) == bool(contract.measures)
+    groups = {group["id"]: group for group in served["group"]}
+    for line in settlement.payable():
+        money = extensions(groups[line.id]["measureScore"], "alternate-measurescore")[0]["valueMoney"]
+        assert Decimal(str(money["value"])) == line.amount == settlement.total
+        assert money["currency"] == contract.currency
+    legal = gateway.resources.read("Contract", contract.id).json()
+    assert legal["term"][0]["type"]["coding"][0]["code"] == kind.replace("_", "-")
+    assert legal["supportingInfo"][0]["reference"] == f"Measure/{measure['id']}"
+
+    stated = tmp_path / "statement.json"
+    stated.write_bytes(statement(settlement))
+    assert json.loads(stated.read_bytes())["total"] == str(settlement.total)
+    rows = list(csv.DictReader(io.StringIO(statement_csv(settlement).decode(), newline="")))
+    assert [row["line"] for row in rows] == [line.id for line in settlement.lines]
+    assert sum(Decimal(row["amount"]) for row in rows if row["amount"]) == settlement.total
+    assert statement_pdf(settlement, contract, report.run.id, report.run.state).startswith(b"%PDF-")
+
+    made = recompute(gateway, report.run.id)
+    assert made.same, made.differing
+    assert statement(made.settlement) == stated.read_bytes()
+
+    parts = [line.value for line in settlement.lines if line.id.startswith("pay.distribution.")]
+    assert bool(parts) == bool(contract.distributions)
+    assert not parts or sum(part for part in parts if part is not None) == settlement.total
+    assert rederive.main([str(contracts[kind]), str(stated)]) == 0
+
+
+def test_the_script_shares_no_code_with_the_product() -> None:
+    tree = ast.parse(Path(rederive.__file__).read_text(encoding="utf-8"))
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module or "." * node.level for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    allowed = {"__future__", "collections.abc", "decimal", "fractions", "json", "pathlib", "re", "sys", "tomllib"}
+    assert imported <= allowed | {"typing", "yaml"}
+    assert not {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} & {"__import__", "exec", "eval"}
+
+
+@pytest.mark.parametrize("kind", ARRANGEMENTS)
+def test_every_number_that_was_tampered_with_is_found(
+    kind: str, derivable: Callable[[str], tuple[Document, Document]]
+) -> None:
+    """A value that rests on others, an amount, a part: each alone is found; so is a given one that others rest on."""
+    contract, stated = derivable(kind)
+    assert list(rederive.findings(contract, stated)) == []
+    rested_on = {one for line in stated["lines"] for one in line["because"]}
+    tried = 0
+    for number, line in enumerate(stated["lines"]):
+        for field in ("value", "amount"):
+            if line[field] is None or (not line["because"] and line["id"] not in rested_on):
+                continue
+            other = copy.deepcopy(stated)
+            other["lines"][number][field] = str(Decimal(line[field]) * Decimal("1.0001") + Decimal("0.01"))
+            assert list(rederive.findings(contract, other)), f"{line['id']} {field}"
+            tried += 1
+    assert tried > 4
+    assert any("total" in one for one in rederive.findings(contract, stated | {"total": "1.00"}))
+
+
+@pytest.mark.parametrize("kind", ARRANGEMENTS)
+def test_lines_without_a_rule_and_lines_left_out_are_found(
+    kind: str, derivable: Callable[[str], tuple[Document, Document]]
+) -> None:
+    contract, stated = derivable(kind)
+    strange = copy.deepcopy(stated)
+    strange["lines"].insert(-1, strange["lines"][-1] | {"id": "pay.unheard-of"})
+    found = list(rederive.findings(contract, strange))
+    assert any(one.startswith("pay.unheard-of: there is no rule") for one in found)
+    rested_on = {one for line in stated["lines"] for one in line["because"]}
+    for number, line in enumerate(stated["lines"]):
+        if line["because"]:
+            fewer = stated | {"lines": [one for n, one in enumerate(stated["lines"]) if n != number]}
+            seen = list(rederive.findings(contract, fewer))
+            for_the_reader = line["id"] not in rested_on and ".distribution." not in line["id"]  # such as a PMPM
+            assert seen or (for_the_reader and line["amount"] is None), line["id"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "value"),
+    [
+        ("pay_for_performance", ["budget", "amount"], "2.6"),
+        ("shared_savings", ["rate"], "0.6"),
+        ("shared_savings", ["cap"], "0.2"),
+        ("shared_savings", ["target", "amount"], 401),
+        ("mssp", ["target", "amount"], 401),
+        ("aco_reach", ["benchmark", "amount"], 399),
+        ("capitation", ["withhold", "part"], "0.06"),
+        ("capitation", ["add_ons", 0, "pmpm"], 4),
+        ("risk_pool", ["corridor", "losses", 0, "share"], "0.4"),
+        ("risk_pool", ["individual", "coinsurance"], "0.8"),
+        ("care_management_fee", ["fees", 0, "pmpm"], 7),
+        ("ccbhc", ["rates", "standard"], "245.11"),
+        ("outcome_rate_card", ["card", 0, "tariff"], 7501),
+        ("outcome_rate_card", ["card", 0, "deadweight"], "0.25"),
+        ("provider_mlr", ["target"], "0.86"),
+        ("provider_mlr", ["gains", 1, "share"], "0.3"),
+        ("bundle_retrospective", ["loss_share"], "0.4"),
+    ],
+)
+def test_terms_that_were_tampered_with_are_found(
+    kind: str, path: list[Any], value: Any, derivable: Callable[[str], tuple[Document, Document]]
+) -> None:
+    contract, stated = derivable(kind)
+    place = contract["arrangements"][0]
+    for step in path[:-1]:
+        place = place[step]
+    assert place[path[-1]] != value
+    place[path[-1]] = value
+    assert list(rederive.findings(contract, stated))
+
+
+def test_measures_and_distributions_that_were_tampered_with_are_found(
+    derivable: Callable[[str], tuple[Document, Document]],
+) -> None:
+    contract, stated = derivable("pay_for_performance")
+    for change in (
+        {"measures": [contract["measures"][0] | {"weight": "0.9"}]},
+        {"measures": [contract["measures"][0] | {"scoring": {"kind": "linear", "threshold": 1900, "target": 0}}]},
+        {"distributions": [contract["distributions"][0] | {"reserve": "0.2"}]},
+        {"distributions": [contract["distributions"][0] | {"weight": "equal"}]},
+        {"distributions": []},
+    ):
+        assert list(rederive.findings(contract | change, stated)), change
+
+
+def test_as_a_command(
+    contracts: dict[str, Path],
+    settled: Callable[[str], SettlementReport],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    stated = json.loads(statement(settled("shared_savings").settlement))
+    (tmp_path / "good.json").write_text(json.dumps(stated))
+    capped = next(line for line in stated["lines"] if line["id"] == "pay.capped")
+    capped["value"] = "56200.01"
+    (tmp_path / "bad.json").write_text(json.dumps(stated))
+    contract = str(contracts["shared_savings"])
+    assert rederive.main([contract, str(tmp_path / "good.json")]) == 0
+    assert f"all {len(stated['lines'])} lines follow" in capsys.readouterr().out
+    assert rederive.main([contract, str(tmp_path / "bad.json")]) == 1
+    assert "pay.capped: 56200.01, derived 56200" in capsys.readouterr().out
+    assert rederive.main([]) == 2
