@@ -35,7 +35,7 @@ def assemble(
     """
     offsets = np.empty(len(starts) + 1, np.int32)
     size = int(lengths.sum())
-    events, ordered = _SCRATCH.events(size // 2 + 16)
+    events, ordered = SCRATCH.events(size // 2 + 16)
     levels = np.zeros(grammar.levels, np.int64)
     frames = np.zeros((5, tables.MAX_DEPTH + 1), np.int64)
     state = np.zeros(tables.STATE, np.int64)
@@ -69,11 +69,18 @@ def assemble(
     return offsets, columns.struct(grammar.fields(resource_type), shape, rows, None)
 
 
-class _Scratch(local):
-    """What the walk notes, a thread's own and used again: asking for fresh memory costs as much as the walk."""
+class Scratch(local):
+    """What the walk reads and notes, a thread's own and used again: fresh memory costs as much as the walk."""
 
     def __init__(self) -> None:
         self._pair = tuple(_events(0) for _ in range(2))
+        self._text = np.empty(0, np.uint8)
+
+    def text(self, most: int) -> np.ndarray:
+        """Room for text, the same as the time before."""
+        if len(self._text) < most:
+            self._text = np.empty(most, np.uint8)
+        return self._text
 
     def events(self, most: int) -> tuple[np.ndarray, np.ndarray]:
         """Room for events as they come, and by column."""
@@ -87,7 +94,7 @@ def _events(most: int) -> np.ndarray:
     return np.empty((most, tables.EVENT_FIELDS), np.int32)
 
 
-_SCRATCH = _Scratch()
+SCRATCH = Scratch()
 
 
 class _Columns:

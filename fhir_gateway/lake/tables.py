@@ -13,7 +13,6 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -241,10 +240,10 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-@lru_cache(maxsize=256)
-def _leaf_paths(schema: pa.Schema) -> tuple[str, ...]:
+def _leaf_paths(schema: pa.Schema) -> Iterator[str]:
     """The names of a file's Parquet columns."""
-    return tuple(path for field in schema for path in _paths_below(field.type, field.name))
+    for field in schema:
+        yield from _paths_below(field.type, field.name)
 
 
 def _paths_below(stored: pa.DataType, path: str) -> Iterator[str]:
@@ -269,6 +268,7 @@ class BucketWriter:
         self._bucket: int | None = None
         self._rows = 0
         self._writer: pq.ParquetWriter | None = None
+        self._codecs: dict[str, str] = {}
         self.files: list[StoredFile] = []
 
     def add(self, rows: pa.Table) -> None:
@@ -290,11 +290,12 @@ class BucketWriter:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"part-{self._seq:08d}-{uuid.uuid4().hex[:12]}.parquet"
         self._bucket = bucket
+        # a text is long; to begin a block of zstd takes longer than to compress a column of few values
+        self._codecs = self._codecs or dict.fromkeys(_leaf_paths(schema), "lz4") | {"_raw": "zstd"}
         self._writer = pq.ParquetWriter(
             path,
             schema,
-            # a text is long; to begin a block of zstd takes longer than to compress a column of few values
-            compression=dict.fromkeys(_leaf_paths(schema), "lz4") | {"_raw": "zstd"},
+            compression=self._codecs,
             compression_level={"_raw": 1},
             use_dictionary=[name for name in schema.names if name not in _UNIQUE],
             write_statistics=["_member"],  # whoever reads one member skips the row groups of others

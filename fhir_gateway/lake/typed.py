@@ -9,7 +9,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from fhir_gateway.lake.assemble import assemble
+from fhir_gateway.lake.assemble import SCRATCH, assemble
 from fhir_gateway.lake.columns import transform_structure
 from fhir_gateway.lake.grammar import Grammar
 from fhir_gateway.lake.kernel import tables
@@ -40,20 +40,18 @@ def typed_rows(
 ) -> Iterator[Piece]:
     """Go through ``rows`` (with ``_at``, ``_size`` and ``_odd``), a piece at a time; columns are ``shape``.
 
-    A piece's text is only there until the next is asked for.
+    A piece's text is only there until this thread asks for the next, of whichever rows.
     """
     starts, lengths = rows["_at"].to_numpy(), rows["_size"].to_numpy().astype(np.int64)
     odd = rows["_odd"].to_numpy()
     ends = np.cumsum(lengths)
-    text = np.empty(0, np.uint8)
     at = 0
     while at < len(starts):
         reached = ends[at - 1] if at else 0
         fitting = int(np.searchsorted(ends, reached + PIECE_BYTES, "right"))
         to = max(at + 1, min(fitting, at + PIECE_ROWS))
         size = int(ends[to - 1] - reached)
-        if len(text) < size + tables.PADDING:
-            text = np.empty(min(2 * size, max(size, PIECE_BYTES)) + tables.PADDING, np.uint8)
+        text = SCRATCH.text(max(size, PIECE_BYTES) + tables.PADDING)
         text[size : size + tables.PADDING] = 0
         part = slice(at, to)
         offsets, usual = assemble(grammar, resource_type, texts, starts[part], lengths[part], odd[part], text, shape)
