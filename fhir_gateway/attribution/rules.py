@@ -295,8 +295,8 @@ class AttributionTerms(_Terms):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the terms as canonical JSON; named by every result computed from them."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        """SHA-256 of the terms that are no defaults as canonical JSON; named by every result computed from them."""
+        return hashlib.sha256(self.model_dump_json(exclude_defaults=True).encode()).hexdigest()
 
     @property
     def rule(self) -> str:

@@ -220,8 +220,12 @@ class Contract(Terms):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all terms, of attribution terms and tables by what they say and not by where they lie."""
-        text = self.model_dump_json(exclude={"tables": True, "attribution": {"terms"}}) + (
+        """SHA-256 of all terms, of attribution terms and tables by what they say and not by where they lie.
+
+        A term left to its default is not among them: a version of the gateway that knows another term must find a
+        contract of before, which cannot state it, to be what it was.
+        """
+        text = self.model_dump_json(exclude={"tables": True, "attribution": {"terms"}}, exclude_defaults=True) + (
             self.attribution_terms.digest if self.attribution_terms else ""
         )
         text += "".join(f"{name} {one.digest}" for name, one in sorted(self.given.items()))

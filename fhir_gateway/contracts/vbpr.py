@@ -64,8 +64,12 @@ def measure_canonical(contract: Contract) -> str:
     return f"{contract.url}|{contract.version}"
 
 
-def measure(contract: Contract) -> dict[str, Any]:
-    """The contract as a ``vbp-measure``: parties, term, streams, metrics, quality measures with weight and status."""
+def measure(contract: Contract, canonicals: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The contract as a ``vbp-measure``: parties, term, streams, metrics, quality measures with weight and status.
+
+    ``canonicals`` are those of measures by id, with the version that was used: the profile wants it, where the
+    contract leaves it open.
+    """
     lob, display = _LINE_OF_BUSINESS[contract.line_of_business]
     model = _concept("http://terminology.hl7.org/CodeSystem/hcp-lan-apm-framework", contract.hcp_lan)
     streams = sorted({terms.stream() for terms in contract.arrangements})
@@ -103,7 +107,7 @@ def measure(contract: Contract) -> dict[str, Any]:
                 ],
                 "type": "composed-of",
                 "display": terms.name,
-                "resource": terms.canonical,
+                "resource": (canonicals or {}).get(terms.id, terms.canonical),
             }
             for terms in contract.measures
         ]

@@ -211,7 +211,8 @@ def _serve(
         quality_reports={name: f"MeasureReport/{report['id']}" for name, report in quality.items()},
         organizations=known,
     )
-    served = [measure(contract), fhir_contract(contract, known), *quality.values(), performance]
+    canonicals = {name: f"{result.url}|{result.version}" for name, result in results.items()}
+    served = [measure(contract, canonicals), fhir_contract(contract, known), *quality.values(), performance]
     gateway.resources.put_many(labelled(one, label("contract", contract.id)) for one in served)
     folder = statements_folder(gateway, contract.id)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)

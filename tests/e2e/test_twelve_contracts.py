@@ -45,11 +45,9 @@ def contracts(gateway: Gateway) -> dict[str, Path]:
     """Path of the contract of each kind."""
     folder = gateway.data_folder.parent
     roster = json.loads((folder / "population" / "roster.json").read_text())
-    measure = json.loads((gateway.measure_package("ed-visits-per-1000") / "measure.json").read_text())
+    measure = json.loads((gateway.measure_package("ed-visits-per-1000") / "measure.json").read_text())["url"]
     tins = [practice["tin"] for practice in roster["practices"]]
-    return write_contracts(
-        folder / "contracts", tins, f"{measure['url']}|{measure['version']}", gateway.lake.members().to_pylist()
-    )
+    return write_contracts(folder / "contracts", tins, measure, gateway.lake.members().to_pylist())
 
 
 @pytest.fixture(scope="module")

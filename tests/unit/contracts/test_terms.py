@@ -166,6 +166,19 @@ def test_demo_contracts_name_measures_of_the_repository(path: Path) -> None:
     assert len(contract.measures) == 4
 
 
+class LaterContract(Contract):
+    """As a later version of the gateway knows it: with one more term."""
+
+    another: str = "as before"
+
+
+def test_digest_stays_when_a_later_version_knows_more_terms(contract_terms: Callable[..., dict[str, Any]]) -> None:
+    stated = contract_terms()
+    assert LaterContract.of(stated).digest == Contract.of(stated).digest
+    assert LaterContract.of(stated | {"another": "as before"}).digest == Contract.of(stated).digest
+    assert LaterContract.of(stated | {"another": "otherwise"}).digest != Contract.of(stated).digest
+
+
 def test_digest_changes_with_any_term(load: Callable[..., Contract]) -> None:
     assert load().digest == load().digest
     assert load().digest != load(title="Other").digest
