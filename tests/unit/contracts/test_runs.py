@@ -55,7 +55,8 @@ def test_interim_pays_a_share_of_gains_and_no_losses(load: Callable[..., Contrac
 def test_evidence_holds_everything_below_a_line(load: Callable[..., Contract]) -> None:
     settlement = settle(load(), inputs("900000"))
     frozen = evidence(settlement, "ss.gross")
-    assert [line["id"] for line in frozen["lines"]] == ["ss.paid", "ss.truncated", "ss.cost", "ss.target", "ss.gross"]
+    below = ["ss.paid", "ss.above-truncation", "ss.truncated", "ss.cost", "ss.target", "ss.gross"]
+    assert [line["id"] for line in frozen["lines"]] == below
     assert frozen["contract_digest"] == settlement.contract_digest
     with pytest.raises(NotFoundError, match="has no line"):
         evidence(settlement, "ss.nothing")
