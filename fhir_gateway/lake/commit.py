@@ -219,7 +219,7 @@ class Commit:
             with self.connection.cursor() as connection:
                 writing = Writing(
                     connection,
-                    lines.scanner,
+                    lines.scanner.beside(),  # rows of patients who moved are scanned here, types side by side
                     lines.texts,
                     self._table(name),
                     self.before.get(name),

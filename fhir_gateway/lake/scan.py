@@ -57,7 +57,7 @@ class Scanned:
 
 @dataclass
 class Scanner:
-    """Checks blocks and remembers which columns the rows that passed fill."""
+    """Checks blocks and remembers which columns the rows that passed fill; for one thread at a time."""
 
     grammar: Grammar = field(default_factory=lambda: GRAMMAR)
 
@@ -68,6 +68,12 @@ class Scanner:
         self._padded = np.empty(0, np.uint8)
         self._frames = np.zeros((5, tables.MAX_DEPTH + 1), np.int64)
         self._events = np.empty((0, tables.EVENT_FIELDS), np.int32)
+
+    def beside(self) -> Scanner:
+        """One for another thread: what rows fill is remembered in common, the memory it works in is its own."""
+        other = Scanner(self.grammar)
+        other._used, other._odd_shapes = self._used, self._odd_shapes
+        return other
 
     def shape(self, resource_type: str) -> dict[str, Any]:
         """The part of the type's column structure that is filled so far."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 import pytest
 
@@ -90,6 +92,38 @@ def test_the_assigner_must_answer_for_everyone(lake: Lake, people: People, make_
     with pytest.raises(GatewayError, match="one person for every patient"):
         lake.commit(make_pull("p1", {"Observation": [observation("o1")]}), people)
     assert lake.version == 0
+
+
+def test_types_that_move_side_by_side_keep_their_patients(lake: Lake, people: People, make_pull: MakePull) -> None:
+    """Tables are written by several threads: none may see another's text while it looks for the patient."""
+    count = 3000
+    about = [str(i) for i in range(count)]
+    kinds: dict[str | None, list[Any]] = {
+        "Patient": [patient(i) for i in about],
+        "Observation": [observation(f"o{i}", f"Patient/{i}", valueString="x" * (1 + int(i) % 90)) for i in about],
+        "Condition": [
+            {"resourceType": "Condition", "id": f"c{i}", "subject": {"reference": f"Patient/{i}"}} for i in about
+        ],
+        "Encounter": [
+            {
+                "resourceType": "Encounter",
+                "id": f"e{i}",
+                "status": "finished",
+                "class": {"code": "AMB"},
+                "subject": {"reference": f"Patient/{i}"},
+            }
+            for i in about
+        ],
+    }
+    lake.commit(make_pull("p1", kinds), people)
+    people.same = {("a", i): f"now {i}" for i in about}
+    lake.reassign(people)
+    expected = {i: people.person("a", i) for i in about}
+    for kind in ("Observation", "Condition", "Encounter"):
+        rows = lake.read(kind)
+        assert {
+            id[1:]: member for id, member in zip(*(rows[n].to_pylist() for n in ("id", "_member")), strict=True)
+        } == (expected)
 
 
 def test_buckets_are_stable() -> None:
