@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Engine
 
 from fhir_gateway.db.audience import EVERYONE, Audience
 from fhir_gateway.db.engine import Lookup, snapshot, table_of, transaction
@@ -23,12 +23,12 @@ from fhir_gateway.db.freezing import Frozen, freeze
 from fhir_gateway.db.history import Versions, only_version, versions
 from fhir_gateway.db.pages import Page, page_of
 from fhir_gateway.db.resource_tables import ResourceRow, ResourceVersionRow, SearchIndexRow, SearchIndexState
-from fhir_gateway.db.search.criteria import Criterion, Reach, sort_value
+from fhir_gateway.db.search.criteria import Criterion, sort_value
 from fhir_gateway.db.search.dates import instant, microseconds
 from fhir_gateway.db.search.kept import KeptSearch, shape_of
-from fhir_gateway.db.search.matching import matches
 from fhir_gateway.db.search.paging import beyond, decode
 from fhir_gateway.db.search.parameters import definitions_digest
+from fhir_gateway.db.view import View
 from fhir_gateway.db.writing import PutOutcome, StoredResource, Writing, slices, stored
 from fhir_gateway.errors import AuthorizationError, DeletedError, NotFoundError
 
@@ -64,7 +64,7 @@ class ResourceStore:
         self._version = table_of(ResourceVersionRow)
         self._index = table_of(SearchIndexRow)
         self.searchable = searchable
-        self._reach = Reach(self._resource, self._index, self._base_url, self._visible, searchable)
+        self._view = View(audience, searchable, self._base_url, clock)
         self._lookups: dict[tuple[Any, ...], Any] = {}  # statements that are kept, shared by all views
 
     def seen_by(self, audience: Audience, searchable: Callable[[str], bool] | None = None) -> ResourceStore:
@@ -81,7 +81,8 @@ class ResourceStore:
     def following(self, view: ResourceStore) -> ResourceStore:
         """What is visible here, searched by chains that lead only to what is visible in ``view``."""
         found = copy(self)
-        found._reach = view._reach
+        found._view = copy(self._view)
+        found._view.reach = view._view.reach  # what is visible stays ours
         return found
 
     def members(self) -> list[str] | None:
@@ -159,19 +160,19 @@ class ResourceStore:
         where: list[sa.ColumnElement[bool]] = [self._resource.c.deleted.is_(deleted)]
         if alternatives:
             now = self._clock()
-            met = [self._reach.conditions(resource_type, one, self._resource, now) for one in alternatives]
+            met = [self._view.reach.conditions(resource_type, one, self._resource, now) for one in alternatives]
             where.append(sa.or_(*(sa.and_(sa.true(), *one) for one in met)))
-        return self._select(resource_type).where(*where)
+        return self._view.select(resource_type).where(*where)
 
     def shows(self, changes: Writing, resource_type: str, resource_id: str) -> bool:
         """True when a live resource of this id is visible here, in the middle of these changes."""
-        chosen = self._live(resource_type).where(self._resource.c.id == resource_id)
+        chosen = self._view.live(resource_type).where(self._resource.c.id == resource_id)
         return changes.connection.execute(chosen).first() is not None
 
     def matches_in(self, changes: Writing, resource_type: str, criteria: Sequence[Criterion]) -> list[StoredResource]:
         """At most two visible resources that meet the criteria, in the middle of these changes."""
-        where = self._reach.conditions(resource_type, criteria, self._resource, self._clock())
-        chosen = self._live(resource_type).where(*where).order_by(self._resource.c.key).limit(2)
+        where = self._view.reach.conditions(resource_type, criteria, self._resource, self._clock())
+        chosen = self._view.live(resource_type).where(*where).order_by(self._resource.c.key).limit(2)
         return [stored(row) for row in changes.connection.execute(chosen)]
 
     def read(self, resource_type: str, resource_id: str) -> StoredResource:
@@ -194,7 +195,7 @@ class ResourceStore:
         """
         if self.audience.grants:  # what they say may depend on the time
             with snapshot(self._engine) as connection:
-                chosen = self._select(resource_type).where(self._resource.c.id.in_(ids))
+                chosen = self._view.select(resource_type).where(self._resource.c.id.in_(ids))
                 return [stored(row) for row in connection.execute(chosen)]
         size = next(one for one in _SIZES if one >= len(ids))
         values = {f"id_{place}": ids[min(place, len(ids) - 1)] for place in range(size)}
@@ -206,22 +207,17 @@ class ResourceStore:
 
     def _lookup(self, resource_type: str, size: int) -> Lookup:
         """The statement for so many ids of a type, as far as this audience sees."""
-        key = (resource_type, size, *self._viewpoint)
+        key = (resource_type, size, *self._view.statement_key)
         found: Lookup | None = self._lookups.get(key)
         if found is None:
             row = self._resource.c
             chosen = sa.select(row.id, row.version, row.last_updated, row.deleted, row.body).where(
                 row.type == resource_type,
                 row.id.in_([sa.bindparam(f"id_{place}", "", row.id.type) for place in range(size)]),
-                *self._visible(resource_type),
+                *self._view.visible(resource_type),
             )
             found = self._keep(key, Lookup(self._engine, chosen))
         return found
-
-    @property
-    def _viewpoint(self) -> tuple[Any, ...]:
-        """What of the audience the statements depend on that are kept (those of an audience without grants)."""
-        return (None, None) if self.audience.everybody else (self.audience.labels, self.audience.viewer)
 
     def _keep(self, key: tuple[Any, ...], made: Kept) -> Kept:
         if len(self._lookups) >= _MOST_LOOKUPS:
@@ -239,18 +235,18 @@ class ResourceStore:
                 stored(row)
                 for resource_type, ids in by_type.items()
                 for some in slices(list(dict.fromkeys(ids)))
-                for row in connection.execute(self._live(resource_type).where(self._resource.c.id.in_(some)))
+                for row in connection.execute(self._view.live(resource_type).where(self._resource.c.id.in_(some)))
             ]
 
     def vread(self, resource_type: str, resource_id: str, version: int) -> StoredResource:
         """Return one version; a deletion has ``deleted`` set. Raises NotFoundError when there was no such version."""
         earlier = self._version
         with snapshot(self._engine) as connection:
-            row = connection.execute(self._select(resource_type).where(self._resource.c.id == resource_id)).first()
+            row = connection.execute(self._view.select(resource_type).where(self._resource.c.id == resource_id)).first()
             if row is not None and row.version != version:
                 chosen = sa.select(earlier).where(earlier.c.type == resource_type, earlier.c.id == resource_id)
                 row = connection.execute(chosen.where(earlier.c.version == version)).first()
-                if row is not None and not self._showing(connection, [stored(row)]):
+                if row is not None and not self._view.showing(connection, [stored(row)]):
                     row = None
         if row is None:
             raise _not_found(resource_type)
@@ -282,13 +278,13 @@ class ResourceStore:
         """
         with snapshot(self._engine) as connection:
             if resource_id is not None:
-                known = self._select(resource_types[0]).where(self._resource.c.id == resource_id)
+                known = self._view.select(resource_types[0]).where(self._resource.c.id == resource_id)
                 if connection.execute(known).first() is None:
                     raise _not_found(resource_types[0])
             return versions(
                 connection,
-                {one: self._visible(one) for one in resource_types},
-                lambda rows: self._showing(connection, rows),
+                {one: self._view.visible(one) for one in resource_types},
+                lambda rows: self._view.showing(connection, rows),
                 resource_id,
                 since,
                 at,
@@ -296,36 +292,9 @@ class ResourceStore:
                 after,
             )
 
-    def _showing(self, connection: Connection, earlier: Sequence[StoredResource]) -> list[StoredResource]:
-        """Of earlier versions of visible resources those that the audience would see now."""
-        if self.audience.unlimited:
-            return list(earlier)
-        bodies = {id(one): one.json() for one in earlier if not one.deleted}
-        persons = {key: self.audience.person(body, self._base_url) for key, body in bodies.items()}
-        listed = self._listed(connection, {person for person in persons.values() if person is not None})
-        return [
-            one
-            for one in earlier
-            if one.deleted
-            or (self.audience.shows(bodies[id(one)], persons[id(one)] in listed) and self.permits(bodies[id(one)]))
-        ]
-
-    def _listed(self, connection: Connection, persons: set[str]) -> set[str]:
-        if self.audience.everybody or not persons:
-            return set()
-        return {
-            person
-            for some in slices(sorted(persons))
-            for person in connection.scalars(self.audience.members(self._index, some))
-        }
-
     def permits(self, resource: Mapping[str, Any]) -> bool:
         """True when a resource meets what the grants of the audience say; for what is not read from here."""
-        now = self._clock()
-        return all(
-            any(matches(resource, criteria, self._base_url, now) for criteria in alternatives)
-            for alternatives in self.audience.restriction(resource["resourceType"])
-        )
+        return self._view.permits(resource)
 
     def search(
         self,
@@ -367,8 +336,8 @@ class ResourceStore:
     ) -> tuple[list[sa.ColumnElement[bool]], list[tuple[sa.ColumnElement[Any], bool]], sa.Select[Any]]:
         """Conditions of a search, what it is sorted by (and whether descending), and its statement."""
         resource = self._resource
-        where = self._reach.conditions(resource_type, criteria, resource, self._clock())
-        where += [resource.c.type == resource_type, resource.c.deleted.is_(False), *self._visible(resource_type)]
+        where = self._view.reach.conditions(resource_type, criteria, resource, self._clock())
+        where += [resource.c.type == resource_type, resource.c.deleted.is_(False), *self._view.visible(resource_type)]
         names = [name for name in (sort or "").split(",") if name] or [""]
         orders: list[tuple[sa.ColumnElement[Any], bool]] = [
             (
@@ -391,7 +360,7 @@ class ResourceStore:
         shape = None if self.audience.grants else shape_of(resource_type, criteria, self._base_url)
         if shape is None:
             return None
-        key = (resource_type, shape.criteria, sort, *self._viewpoint)
+        key = (resource_type, shape.criteria, sort, *self._view.statement_key)
         found: KeptSearch | None = self._lookups.get(key)
         if found is None:
             found = self._keep(
@@ -403,8 +372,8 @@ class ResourceStore:
     def ids(self, resource_type: str, criteria: Sequence[Criterion] = ()) -> list[str]:
         """Return the ids of all resources that meet the criteria, in the order of their creation."""
         resource = self._resource
-        where = self._reach.conditions(resource_type, criteria, resource, self._clock())
-        where += self._visible(resource_type)
+        where = self._view.reach.conditions(resource_type, criteria, resource, self._clock())
+        where += self._view.visible(resource_type)
         chosen = sa.select(resource.c.id).where(resource.c.type == resource_type, resource.c.deleted.is_(False), *where)
         with snapshot(self._engine) as connection:
             return list(connection.scalars(chosen.order_by(resource.c.key)))
@@ -420,23 +389,6 @@ class ResourceStore:
                 row[0]: row[1]
                 for row in connection.execute(grouped.group_by(resource.c.type).order_by(resource.c.type))
             }
-
-    def _select(self, resource_type: str, *more: sa.ColumnElement[Any]) -> sa.Select[Any]:
-        visible = self._visible(resource_type)
-        return sa.select(self._resource, *more).where(self._resource.c.type == resource_type, *visible)
-
-    def _visible(self, resource_type: str, rows: sa.FromClause | None = None) -> list[sa.ColumnElement[bool]]:
-        """Conditions on ``rows`` (the resources, or an alias) of a type that the audience sees."""
-        rows = self._resource if rows is None else rows
-        condition = self.audience.condition(resource_type, rows, self._index)
-        found = [] if condition is None else [condition]
-        for alternatives in self.audience.restriction(resource_type):
-            met = [sa.and_(*self._reach.conditions(resource_type, one, rows, self._clock())) for one in alternatives]
-            found.append(sa.or_(*met))
-        return found
-
-    def _live(self, resource_type: str) -> sa.Select[Any]:
-        return self._select(resource_type).where(self._resource.c.deleted.is_(False))
 
 
 def _not_found(resource_type: str) -> NotFoundError:
