@@ -47,8 +47,8 @@ from scipy.sparse.csgraph import connected_components
 #: Columns of ExplanationOfBenefit that :func:`claim_lines` reads.
 EOB_COLUMNS = (
     *("identifier", "status", "use", "type", "subType", "created", "billablePeriod", "insurer", "provider", "outcome"),
-    *("related", "claim", "careTeam", "supportingInfo", "diagnosis", "insurance", "item", "adjudication", "total"),
-    "payment",
+    *("related", "claim", "careTeam", "supportingInfo", "diagnosis", "procedure", "insurance", "item", "adjudication"),
+    *("total", "payment"),
 )
 #: Columns of the directory resources that :func:`providers` reads.
 PRACTITIONER_COLUMNS = ("identifier", "qualification", "name")
@@ -57,7 +57,8 @@ ORGANIZATION_COLUMNS = ("identifier", "name")
 
 
 _AMOUNT = pa.decimal128(28, 8)
-#: Columns of a claim line table, in order.
+#: Columns of a claim line table, in order. From ``admitted`` on they are what the claim says of a stay and of all its
+#: diagnoses (the principal one first) and procedures of its head, the same on each of its lines; null: not said.
 LINE_SCHEMA = pa.schema(
     [
         ("_member", pa.string()),
@@ -94,6 +95,13 @@ LINE_SCHEMA = pa.schema(
         ("payment_date", pa.date32()),
         ("coverage", pa.string()),
         ("insurer", pa.string()),
+        ("units", _AMOUNT),
+        ("admitted", pa.date32()),
+        ("discharged", pa.date32()),
+        ("discharge_status", pa.string()),
+        ("admission_type", pa.string()),
+        ("diagnoses", pa.list_(pa.string())),
+        ("procedures", pa.list_(pa.string())),
     ]
 )
 

@@ -84,7 +84,7 @@ SELECT rid, position, coalesce(i.sequence, position) AS line, i.careTeamSequence
   final_day(coalesce(i.servicedDate, i.servicedPeriod.end, i.servicedPeriod.start)) AS service_thru,
   i.productOrService.coding[1].system AS procedure_system, i.productOrService.coding[1].code AS procedure,
   i.locationCodeableConcept.coding[1].code AS place_of_service, i.revenue.coding[1].code AS revenue_code,
-  coalesce(i.adjudication, []) AS adjudication, is_denied(i.adjudication) AS denied
+  i.quantity.value AS units, coalesce(i.adjudication, []) AS adjudication, is_denied(i.adjudication) AS denied
 FROM items;
 
 -- level: 0 line, 100 total, 200 header adjudication, 300 payment; the lowest level and rank that states an amount wins
@@ -273,11 +273,18 @@ WHERE c.is_copy
 WITH info AS (
   SELECT rid, list_contains(codes_of(s.category), 'typeofbill') AS is_bill_type,
     list_contains(codes_of(s.category), 'drg') AS is_drg, s.code.coding[1].code AS code,
-    list_contains(codes_of(s.category), 'admissionperiod') AS is_admission
+    list_contains(codes_of(s.category), 'admissionperiod') AS is_admission,
+    list_has_any(codes_of(s.category), ['discharge-status', 'ptnt_dschrg_stus_cd']) AS is_status,
+    list_has_any(codes_of(s.category), ['admtype', 'clm_ip_admsn_type_cd']) AS is_admission_type,
+    list_contains(codes_of(s.category), 'nch_bene_dschrg_dt') AS is_discharge,
+    first_day(s.timingPeriod.start) AS opened, final_day(coalesce(s.timingPeriod.end, s.timingDate)) AS closed
   FROM (SELECT rid, unnest(supportingInfo) AS s FROM eobs)
 ), claim_info AS (
   SELECT rid, any_value(ltrim(code, '0')) FILTER (is_bill_type) AS bill_type, any_value(code) FILTER (is_drg) AS drg,
-    bool_or(is_admission) AS admitted
+    bool_or(is_admission) AS admitted, min(opened) FILTER (is_admission) AS admitted_on,
+    max(closed) FILTER (is_admission OR is_discharge) AS discharged_on,
+    any_value(lpad(code, 2, '0')) FILTER (is_status) AS discharge_status,
+    any_value(code) FILTER (is_admission_type) AS admission_type
   FROM info GROUP BY rid
 ), diagnoses AS (
   SELECT rid, d.packageCode.coding[1].code AS drg, d.diagnosisCodeableConcept.coding[1].code AS code,
@@ -285,8 +292,13 @@ WITH info AS (
       THEN 0 ELSE 1000 END) + d.sequence AS rank
   FROM (SELECT rid, unnest(diagnosis) AS d FROM eobs)
 ), principal AS (
-  SELECT rid, any_value(drg) AS drg, arg_min(code, rank) FILTER (rank < 1000 OR rank = 1001) AS diagnosis
+  SELECT rid, any_value(drg) AS drg, arg_min(code, rank) FILTER (rank < 1000 OR rank = 1001) AS diagnosis,
+    list(code ORDER BY rank) FILTER (code IS NOT NULL) AS diagnoses
   FROM diagnoses GROUP BY rid
+), done AS (
+  SELECT rid, list(p.procedureCodeableConcept.coding[1].code ORDER BY p.sequence)
+    FILTER (p.procedureCodeableConcept.coding[1].code IS NOT NULL) AS procedures
+  FROM (SELECT rid, unnest(procedure) AS p FROM eobs) GROUP BY rid
 ), header AS (
   SELECT e.rid, e._member, e._source, e.id, first_day(billablePeriod.start) AS claim_from,
     final_day(coalesce(billablePeriod.end, billablePeriod.start)) AS claim_thru,
@@ -297,8 +309,9 @@ WITH info AS (
     number_of(e.provider, npi_system()) AS billing_npi, digits(number_of(e.provider, tin_system())) AS billing_tin,
     typed_reference(e.claim.reference) AS claim,
     coalesce(list_filter(e.insurance, lambda x: x.focal)[1], e.insurance[1]).coverage.reference AS coverage,
-    coalesce(e.insurer.reference, e.insurer.display) AS insurer, is_denied(adjudication) AS denied
-  FROM eobs e LEFT JOIN claim_info i USING (rid) LEFT JOIN principal p USING (rid)
+    coalesce(e.insurer.reference, e.insurer.display) AS insurer, is_denied(adjudication) AS denied, i.admitted_on,
+    i.discharged_on, i.discharge_status, i.admission_type, p.diagnoses, d.procedures
+  FROM eobs e LEFT JOIN claim_info i USING (rid) LEFT JOIN principal p USING (rid) LEFT JOIN done d USING (rid)
 ), billed AS ( -- b: the billing provider; d: the billing organization, taken from the submitted claim if need be
   SELECT h.*, coalesce(d.tin, b.tin, h.billing_tin) AS tin,
     coalesce(d.organization, s.organization, b.organization) AS organization,
@@ -332,7 +345,8 @@ SELECT h._member, h._source AS source, h.id AS eob, v.claim_group, v.version, v.
   l.place_of_service, l.revenue_code, h.diagnosis, h.drg, a.submitted,
   coalesce(a.allowed, a.paid + a.patient) AS allowed, a.paid, a.patient,
   CASE WHEN a.rid IS NULL THEN NULL WHEN a.is_header THEN 'header' ELSE 'line' END AS amount_level,
-  l.denied OR h.denied AS denied, h.payment_date, h.coverage, h.insurer
+  l.denied OR h.denied AS denied, h.payment_date, h.coverage, h.insurer, l.units, h.admitted_on AS admitted,
+  h.discharged_on AS discharged, h.discharge_status, h.admission_type, h.diagnoses, h.procedures
 FROM lines l
 JOIN billed h USING (rid)
 JOIN versions v USING (rid)

@@ -477,3 +477,38 @@ def test_synthea_amounts_add_up(shared: Path, name: str) -> None:
     assert pc.all(table["counts"]).as_py(), "a constant claim-group of nines is no group"
     paid = sum(r["payment"]["amount"]["value"] for r in resources)
     assert float(pc.sum(table["paid"]).as_py()) == pytest.approx(paid, abs=0.01)
+
+
+def test_what_a_claim_says_of_a_stay_is_on_its_lines() -> None:
+    kinds = f"{C4BB}C4BBSupportingInfoType"
+    stay = eob(
+        "stay",
+        100.0,
+        supportingInfo=[
+            {"sequence": 1, "category": coded(kinds, "admissionperiod"),
+             "timingPeriod": {"start": "2024-05-01", "end": "2024-05-05T09:00:00Z"}},
+            {"sequence": 2, "category": coded(kinds, "discharge-status"), "code": coded("nubc", "1")},
+            {"sequence": 3, "category": coded(kinds, "admtype"), "code": coded("nubc", "1")},
+        ],
+        diagnosis=[
+            {"sequence": 1, "diagnosisCodeableConcept": coded("icd", "I10")},
+            {"sequence": 2, "diagnosisCodeableConcept": coded("icd", "I50.9"), "type": [coded("t", "principal")]},
+        ],
+        procedure=[{"sequence": 1, "procedureCodeableConcept": coded("pcs", "02703ZZ")}],
+    )  # fmt: skip
+    stay["item"][0]["quantity"] = {"value": 2.5}
+    of_cms = eob(
+        "cms",
+        100.0,
+        supportingInfo=[
+            {"sequence": 1, "category": coded(f"{BB}", f"{BB}nch_bene_dschrg_dt"), "timingDate": "2024-05-07"},
+            {"sequence": 2, "category": coded(f"{BB}", f"{BB}ptnt_dschrg_stus_cd"), "code": coded(BB, "20")},
+        ],
+    )
+    found = {line["eob"]: line for line in lines(stay, of_cms, eob("plain", 10.0))}
+    names = ("units", "admitted", "discharged", "discharge_status", "admission_type", "diagnoses", "procedures")
+    assert [found["stay"][name] for name in names] == [
+        Decimal("2.5"), date(2024, 5, 1), date(2024, 5, 5), "01", "1", ["I50.9", "I10"], ["02703ZZ"]
+    ]  # fmt: skip
+    assert [found["cms"][name] for name in names] == [None, None, date(2024, 5, 7), "20", None, None, None]
+    assert {found["plain"][name] for name in names} == {None}
