@@ -67,17 +67,17 @@ def exposure(
         connection.register("lines", lines)
         connection.execute(
             f"""
-            CREATE TABLE counting AS SELECT _member AS member, {claims.amount} AS amount FROM lines
+            CREATE TABLE dated AS
+            SELECT _member AS member, {claims.amount} AS amount, claim_type FROM lines
             WHERE counts AND {"NOT denied" if claims.amount == "allowed" else "TRUE"}
               AND {_day_column(claims.service_date)} BETWEEN $start AND $end AND payment_date <= $paid_through
-              AND list_contains($types, claim_type)
             """,  # noqa: S608 the words spliced in are enumerated in ClaimsTerms
-            {
-                "start": period[0],
-                "end": period[1],
-                "paid_through": paid_through or claims.paid_through,
-                "types": list(claims.types),
-            },
+            {"start": period[0], "end": period[1], "paid_through": paid_through or claims.paid_through},
+        )
+        _refuse_untyped(connection)
+        connection.execute(
+            "CREATE TABLE counting AS SELECT member, amount FROM dated WHERE list_contains($types, claim_type)",
+            {"types": list(claims.types)},
         )
         truncation = None if claims.truncation is None else claims.truncation.quantize(Decimal("1e-8"))
         row = connection.execute(_COST, {"truncation": truncation}).fetchone()
@@ -92,6 +92,15 @@ def exposure(
         cost_before_completion=truncated,
         truncated_members=over if claims.truncation is not None else 0,
     )
+
+
+def _refuse_untyped(connection: duckdb.DuckDBPyConnection) -> None:
+    """ContractError when cost of the members lies in lines of no type: the lake gives each line one."""
+    found = connection.execute(
+        "SELECT count(*) FROM dated SEMI JOIN roster USING (member) WHERE claim_type IS NULL AND amount <> 0"
+    ).fetchall()
+    if count := found[0][0]:
+        raise ContractError(f"claims.types: {count} claim lines have no type, so they would count nowhere")
 
 
 def _day_column(name: str) -> str:

@@ -12,6 +12,7 @@ import duckdb
 import pyarrow as pa
 
 from fhir_gateway.contracts.benchmarks.blend import ONE, ZERO
+from fhir_gateway.contracts.benchmarks.cost import UNTYPED
 from fhir_gateway.errors import ContractError
 
 
@@ -77,7 +78,8 @@ def triangle(
 ) -> Triangle:
     """The triangle of the ``months`` months of service that end with that of ``as_of``.
 
-    Payments before their service count in its month; payments after ``as_of`` are as if unknown.
+    Payments before their service count in its month; payments after ``as_of`` are as if unknown. Lines without a type
+    are of the class :data:`~.cost.UNTYPED`.
     """
     last = as_of.year * 12 + as_of.month - 1
     first = last - months + 1
@@ -90,7 +92,7 @@ def triangle(
               SELECT year(service_from) * 12 + month(service_from) - 1 AS service,
                      year(payment_date) * 12 + month(payment_date) - 1 AS payment, {amount} AS amount
               FROM lines SEMI JOIN roster ON _member = member
-              WHERE payment_date <= $as_of AND NOT list_contains($types, claim_type)
+              WHERE payment_date <= $as_of AND NOT list_contains($types, coalesce(claim_type, '{UNTYPED}'))
                 AND {"NOT denied" if amount == "allowed" else "TRUE"}
             )
             SELECT service - $first, greatest(payment - service, 0), sum(amount)::DECIMAL(38, 8) FROM known

@@ -17,6 +17,8 @@ from fhir_gateway.errors import ContractError
 COST_COLUMNS = ("denied", "claim_type", "service_from", "claim_from", "claim_thru", "allowed", "paid")
 Amount = Literal["paid", "allowed"]
 Day = Literal["line", "claim_from", "claim_thru"]
+#: Class of lines whose claim has no type: nobody leaves them out who does not name it.
+UNTYPED = "untyped"
 _DAYS = {"line": "service_from", "claim_from": "claim_from", "claim_thru": "claim_thru"}
 
 
@@ -43,6 +45,7 @@ def member_costs(
     """``member, cost`` of every member who is not excluded, zero without claims.
 
     ``lines`` count already (newest versions only). Denied lines have an allowed amount that nobody owes: they stay out.
+    Lines without a type are of the class :data:`UNTYPED`: they count unless ``without_types`` names it.
     """
     excluded = pa.array([], pa.string()) if without_members is None else without_members
     with duckdb.connect() as connection:
@@ -55,7 +58,7 @@ def member_costs(
             cost AS (
               SELECT _member AS member, sum({amount}) AS cost FROM lines
               WHERE {_DAYS[day]} BETWEEN $start AND $end AND {"NOT denied" if amount == "allowed" else "TRUE"}
-                AND NOT list_contains($types, claim_type)
+                AND NOT list_contains($types, coalesce(claim_type, '{UNTYPED}'))
               GROUP BY _member
             )
             SELECT member, coalesce(cost, 0)::DECIMAL(38, 8) AS cost FROM mine LEFT JOIN cost USING (member)

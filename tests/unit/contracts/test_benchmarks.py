@@ -141,6 +141,16 @@ class TestCompletion:
         assert found.amounts == ((100, 150, 150), (0, 0), (7,))  # what is paid in April is not known yet
         assert found.age_to_age() == (D("1.5"), D(1))
 
+    def test_lines_without_a_type_count_unless_they_are_named(self) -> None:
+        claims = lines(("a", day(1), 100), ("a", day(1), 50))
+        kinds = pa.array(["professional", None], pa.string())
+        claims = claims.set_column(claims.column_names.index("claim_type"), "claim_type", kinds)
+        for left_out, amount in (((), 150), (("pharmacy",), 150), (("professional",), 50), (("untyped",), 100)):
+            known = triangle(claims, pa.array(["a"]), date(2024, 1, 31), 1, without_types=left_out)
+            assert known.amounts == ((amount,),)
+            year = (date(2024, 1, 1), date(2024, 12, 31))
+            assert member_costs(claims, pa.array(["a"]), year, without_types=left_out)["cost"].to_pylist() == [amount]
+
     def test_nothing_paid_completes_to_nothing(self) -> None:
         assert Triangle(date(2024, 1, 1), ((D(0), D(0)), (D(0),))).ultimate() == (0, 0)
 

@@ -88,6 +88,17 @@ def test_which_lines_are_cost(load: Callable[..., Contract]) -> None:
     assert inputs.exposure.cost == 80
 
 
+def test_cost_without_a_claim_type_is_not_lost_silently(load: Callable[..., Contract]) -> None:
+    contract = load(attribution={"terms": "commercial-primary-care"})
+    covered = coverage("a")
+    without = lines(line("a", "100"), line("a", "10", claim_type=None))
+    with pytest.raises(ContractError, match="1 claim lines have no type"):
+        collect(contract, attributed(contract, without, covered), without, {})
+    elsewhere = lines(line("a", "100"), line("b", "10", claim_type=None, tin="200000001"))
+    inputs = collect(contract, attributed(contract, elsewhere, covered), elsewhere, {})
+    assert inputs.exposure.cost == 100
+
+
 @pytest.mark.parametrize(("basis", "cost"), [("line", 7), ("claim_from", 0), ("claim_thru", 7)])
 def test_the_day_that_decides_is_a_term(basis: str, cost: int, load: Callable[..., Contract]) -> None:
     claims = {"paid_through": date(2025, 3, 31), "service_date": basis}
