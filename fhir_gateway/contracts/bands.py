@@ -1,11 +1,13 @@
 """Bands: a deviation from a reference, cut at edges, each part shared at its own rate.
 
-For corridors whose bands are stated by the contract: risk pools, medical loss ratios of providers.
+The one home of the arithmetic: corridors of risk pools and of medical loss ratios of providers, those of ACO REACH,
+slices of shared savings. Contracts state bands by their upper edges; where terms state the edges that shares hold from
+(the tiers of shared savings and ACO REACH), :func:`bands_from` reads them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from itertools import pairwise
 from typing import Annotated, NamedTuple
@@ -34,6 +36,13 @@ class BandPart(NamedTuple):
     share: Decimal
     amount: Decimal
     shared: Decimal
+
+
+def bands_from(starts: Iterable[tuple[Decimal, Decimal]]) -> tuple[Band, ...]:
+    """Bands of (lower edge, share), the lowest first; the last one has no end."""
+    stated = list(starts)
+    ends = [start for start, _ in stated[1:]]
+    return tuple(Band(through=end, share=share) for (_, share), end in zip(stated, [*ends, None], strict=True))
 
 
 def band_parts(deviation: Decimal, reference: Decimal, bands: Sequence[Band]) -> tuple[BandPart, ...]:

@@ -19,6 +19,7 @@ from fhir_gateway.contracts.arrangements.reach_adjustments import add_equity, ad
 from fhir_gateway.contracts.arrangements.reach_rules import ReachYear, Risk, RiskOption, reach_year
 from fhir_gateway.contracts.arrangements.shared_savings_parts import RiskNormaliser, Tier, tier_problems
 from fhir_gateway.contracts.arrangements.shared_savings_target import agreed
+from fhir_gateway.contracts.bands import band_parts, bands_from
 from fhir_gateway.contracts.benchmarks.cost import COST_COLUMNS
 from fhir_gateway.contracts.scoring import ONE, ZERO, composite, score_measures
 from fhir_gateway.contracts.settlement import Ledger, Number
@@ -246,16 +247,15 @@ class AcoReach(ArrangementTerms):
         bands = year.option(self.risk).bands(saving=saving)
         if self.bands:
             bands = self.bands if saving or not self.loss_bands else self.loss_bands
-        size, sign, parts = abs(gross.value), ONE if saving else -ONE, []
-        for number, band in enumerate(bands):
-            end = bands[number + 1].at * final.value if number + 1 < len(bands) else size
-            inside = max(ZERO, min(size, end) - band.at * final.value)
-            if not inside:
+        parts = []
+        for number, part in enumerate(
+            band_parts(gross.value, final.value, bands_from((b.at, b.share) for b in bands)), 1
+        ):
+            if not part.amount:
                 continue
-            formula = f"{percent(band.share)} of what lies above {percent(band.at)} of the benchmark"
-            label = f"Band {number + 1}"
-            value = sign * inside * band.share
-            parts.append(ledger.add(f"band-{number + 1}", value, label, formula, f"{self.where}.bands", (gross, final)))
+            formula = f"{percent(part.share)} of what lies above {percent(part.lower)} of the benchmark"
+            term = f"{self.where}.bands"
+            parts.append(ledger.add(f"band-{number}", part.shared, f"Band {number}", formula, term, (gross, final)))
         total = sum((part.value for part in parts), ZERO)
         label = "Shared savings (losses when negative)"
         return ledger.add("shared", total, label, "sum of the bands", f"{self.where}.bands", parts or (gross,))

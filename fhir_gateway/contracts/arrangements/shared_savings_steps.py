@@ -10,6 +10,7 @@ from fhir_gateway.contracts.arrangements.corridor import variable_msr
 from fhir_gateway.contracts.arrangements.shared_savings_parts import Corridor, Tier
 from fhir_gateway.contracts.arrangements.shared_savings_payment import Payment
 from fhir_gateway.contracts.arrangements.shared_savings_target import add_target, agreed
+from fhir_gateway.contracts.bands import band_parts, bands_from
 from fhir_gateway.contracts.scoring import ONE, ZERO, composite, score_measures
 from fhir_gateway.contracts.settlement import Ledger, Number
 from fhir_gateway.contracts.statements import add_exposure, add_measures, percent
@@ -279,11 +280,9 @@ def tiered(
     if basis == "whole":
         tier = [t for t in tiers if gross / target >= t.at][-1]
         return tier.share, f"tier from {percent(tier.at)} on: {percent(tier.share)}"
-    amount, parts, low = ZERO, [], gross - counted
-    for number, tier in enumerate(tiers):
-        end = tiers[number + 1].at * target if number + 1 < len(tiers) else gross
-        part = max(ZERO, min(gross, end) - max(low, tier.at * target))
-        if part:
-            amount += part * tier.share
-            parts.append(f"{percent(tier.share)} from {percent(tier.at)} on")
+    bands = bands_from((tier.at, tier.share) for tier in tiers)
+    whole, below = (band_parts(to, target, bands) for to in (gross, max(ZERO, gross - counted)))
+    slices = [(one, one.amount - other.amount) for one, other in zip(whole, below, strict=True)]
+    amount = sum((part * one.share for one, part in slices), ZERO)
+    parts = [f"{percent(one.share)} from {percent(one.lower)} on" for one, part in slices if part]
     return amount / counted, "slices of " + ", ".join(parts)
