@@ -14,6 +14,7 @@ from sqlmodel import SQLModel
 #: To add a table: define the SQLModel class in the domain's ``store.py``, name that module here, add a migration.
 TABLE_MODULES: tuple[str, ...] = (
     "fhir_gateway.db.resource_tables",
+    "fhir_gateway.db.remarks",
     "fhir_gateway.identity.tables",
     "fhir_gateway.sources.tables",
     "fhir_gateway.auth.store",
@@ -24,6 +25,7 @@ TABLE_MODULES: tuple[str, ...] = (
     "fhir_gateway.attribution.selection_store",
     "fhir_gateway.contracts.store",
     "fhir_gateway.subscriptions.tables",
+    "fhir_gateway.console.tables",
 )
 
 
