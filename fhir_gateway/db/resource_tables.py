@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from sqlmodel import Field, SQLModel
 
 #: Text compared byte by byte: PostgreSQL's default collation would break prefix ranges and their index.
-_TEXT = sa.String().with_variant(sa.String(collation="C"), "postgresql")
+TEXT = sa.String().with_variant(sa.String(collation="C"), "postgresql")
 
 
 class ResourceRow(SQLModel, table=True):
@@ -19,8 +19,8 @@ class ResourceRow(SQLModel, table=True):
     )
 
     key: int = Field(sa_column=sa.Column(sa.BigInteger, primary_key=True, autoincrement=False))
-    type: str = Field(sa_type=_TEXT)
-    id: str = Field(sa_type=_TEXT)
+    type: str = Field(sa_type=TEXT)
+    id: str = Field(sa_type=TEXT)
     version: int
     last_updated: int = Field(sa_column=sa.Column(sa.BigInteger, nullable=False))  # microseconds since 1970, UTC
     deleted: bool
@@ -84,9 +84,9 @@ class SearchIndexRow(SQLModel, table=True):
     key: int = Field(
         sa_column=sa.Column(sa.BigInteger, sa.ForeignKey("fhir_resource.key", ondelete="CASCADE"), nullable=False)
     )
-    parameter: str = Field(sa_type=_TEXT)  # "Type.name"
+    parameter: str = Field(sa_type=TEXT)  # "Type.name"
     system: str | None = None
-    value: str | None = Field(default=None, sa_type=_TEXT)
+    value: str | None = Field(default=None, sa_type=TEXT)
     text: str | None = None
     low: int | None = Field(default=None, sa_column=sa.Column(sa.BigInteger))
     high: int | None = Field(default=None, sa_column=sa.Column(sa.BigInteger))
