@@ -59,7 +59,7 @@ class User:
 
 def code_uri(name: str, secret: str) -> str:
     """What an authenticator app reads (otpauth URI)."""
-    return pyotp.TOTP(secret).provisioning_uri(name, issuer_name=_ISSUER)
+    return pyotp.TOTP(secret).provisioning_uri(name=name, issuer_name=_ISSUER)
 
 
 class Accounts:
