@@ -20,17 +20,25 @@ from fhir_gateway.errors import ContractError
 Role = Literal["attending", "operating", "hospital"]
 
 _TEXT = pa.string()
-#: A row per stay or procedure of an episode; of transfers several. ``start`` and ``end`` are its days.
+#: Numbers that a hospital may be known by: of the stay, and of an initiator.
+_HOSPITAL = {"ccn": "ccn", "hospital_npi": "npi", "hospital_tin": "tin", "organization": "organization"}
+#: A row per stay or procedure of an episode; of transfers several. ``start`` and ``end`` are its days. Of the numbers
+#: of its hospital (CCN, NPI, TIN, reference of the Organization) one is enough; columns of the others may be missing.
 ANCHOR_SCHEMA = pa.schema(
-    [(name, _TEXT) for name in ("episode", "member", "ccn", "hospital_npi", "attending", "operating")]
+    [(name, _TEXT) for name in ("episode", "member", *_HOSPITAL, "attending", "operating")]
     + [("start", pa.date32()), ("end", pa.date32())]
 )
-#: Who takes part since when: hospitals by CCN or NPI, practices by TIN (and NPI, when only some of its clinicians do).
+#: Who takes part since when: hospitals by CCN, NPI, TIN or Organization, practices by TIN (and NPI, when only some of
+#: its clinicians do).
 INITIATOR_SCHEMA = pa.schema(
-    [(name, _TEXT) for name in ("entity", "tin", "npi", "ccn")] + [("start", pa.date32()), ("end", pa.date32())]
+    [(name, _TEXT) for name in ("entity", "tin", "npi", "ccn", "organization")]
+    + [("start", pa.date32()), ("end", pa.date32())]
 )
 #: ``role`` says by whom the entity was found; without an entity ``reason`` is ``no-initiator`` or ``not-both``.
 ACCOUNTABLE_SCHEMA = pa.schema([(name, _TEXT) for name in ("episode", "entity", "role", "number", "reason")])
+
+#: What an initiator's row must not have for a number to be that of a hospital: with a TIN, an NPI is a clinician's.
+_ALONE = {"ccn": (), "npi": ("tin", "ccn"), "tin": ("npi",), "organization": ()}
 
 _FOUND = """
 WITH anchor AS (
@@ -42,16 +50,17 @@ WITH anchor AS (
 ), doctors AS (
   SELECT episode, start, 'attending' AS role, attending AS npi FROM anchor
   UNION ALL SELECT episode, start, 'operating', operating FROM anchor
+), hospitals AS (
+  {hospitals}
+), numbers AS (  -- a clinician of a practice is no hospital
+  {numbers}
 ), matched AS (
   SELECT d.episode, d.role, i.entity, d.npi AS number, i.start FROM doctors d JOIN seen s USING (episode, npi)
     JOIN initiators i ON i.tin = s.tin AND coalesce(i.npi = s.npi, i.npi IS NULL)
   WHERE coalesce(i.start <= d.start, TRUE) AND coalesce(i."end" >= d.start, TRUE)
   UNION ALL
-  SELECT a.episode, 'hospital', i.entity, i.ccn, i.start FROM anchor a JOIN initiators i ON i.ccn = a.ccn
-  WHERE coalesce(i.start <= a.start, TRUE) AND coalesce(i."end" >= a.start, TRUE)
-  UNION ALL
-  SELECT a.episode, 'hospital', i.entity, i.npi, i.start FROM anchor a
-    JOIN initiators i ON i.npi = a.hospital_npi AND i.tin IS NULL AND i.ccn IS NULL
+  SELECT a.episode, 'hospital', i.entity, a.number, i.start FROM hospitals a
+    JOIN numbers i ON i.kind = a.kind AND i.number = a.number
   WHERE coalesce(i.start <= a.start, TRUE) AND coalesce(i."end" >= a.start, TRUE)
 ), found AS (
   SELECT * FROM matched WHERE list_contains($hierarchy, role)
@@ -86,11 +95,30 @@ def anchor_provider(
     if not hierarchy or not known >= {*hierarchy, *needs}:
         raise ContractError(f"hierarchy: roles are {', '.join(sorted(known))}")
     with duckdb.connect() as connection:
-        connection.register("anchors", anchors.select(ANCHOR_SCHEMA.names).cast(ANCHOR_SCHEMA))
+        connection.register("anchors", _complete(anchors, ANCHOR_SCHEMA))
         connection.register("lines", lines)
-        connection.register("initiators", initiators.select(INITIATOR_SCHEMA.names).cast(INITIATOR_SCHEMA))
+        connection.register("initiators", _complete(initiators, INITIATOR_SCHEMA))
         found = connection.sql(
-            _FOUND.format(order="DESC" if of_transfers == "last" else "ASC"),
+            _FOUND.format(
+                order="DESC" if of_transfers == "last" else "ASC",
+                hospitals=" UNION ALL ".join(
+                    f"SELECT episode, start, '{kind}' AS kind, {column} AS number FROM anchor"  # noqa: S608 our own names
+                    for column, kind in _HOSPITAL.items()
+                ),
+                numbers=" UNION ALL ".join(
+                    f"SELECT entity, start, \"end\", '{kind}' AS kind, {kind} AS number FROM initiators"
+                    f" WHERE {' AND '.join(f'{one} IS NULL' for one in _ALONE[kind]) or 'TRUE'}"  # noqa: S608
+                    for kind in _HOSPITAL.values()
+                ),
+            ),
             params={"hierarchy": list(hierarchy), "all": list(needs)},
         ).to_arrow_table()
     return found.cast(ACCOUNTABLE_SCHEMA)
+
+
+def _complete(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns of a schema; text columns that the table lacks are null."""
+    for field in schema:
+        if field.name not in table.column_names and field.type == _TEXT:
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    return table.select(schema.names).cast(schema)

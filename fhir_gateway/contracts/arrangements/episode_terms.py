@@ -306,9 +306,9 @@ class EpisodeTerms(ArrangementTerms):
         """Entities by the people and the hospital in charge of each anchor."""
         named = facts.table(self.anchors or "")
         anchors = (
-            found.select(["episode", "member", "anchor", "anchor_start", "anchor_end"])
+            found.select(["episode", "member", "anchor", "anchor_start", "anchor_end", "tin", "organization"])
             .join(named, keys="anchor", right_keys="claim_group", join_type="left outer")
-            .rename_columns({"anchor_start": "start", "anchor_end": "end"})
+            .rename_columns({"anchor_start": "start", "anchor_end": "end", "tin": "hospital_tin"})
         )
         anchors = anchors.set_column(
             anchors.column_names.index("episode"), "episode", anchors["episode"].cast(pa.string())
@@ -360,7 +360,12 @@ def _numbers(initiators: tuple[Initiator, ...]) -> pa.Table:
     rows = [
         {"entity": one.name, kind: number}
         for one in initiators
-        for kind, numbers in (("tin", one.tins), ("npi", one.npis), ("ccn", one.ccns))
+        for kind, numbers in (
+            ("tin", one.tins),
+            ("npi", one.npis),
+            ("ccn", one.ccns),
+            ("organization", one.organizations),
+        )
         for number in numbers
     ]
     return pa.Table.from_pylist(rows, schema=INITIATOR_SCHEMA)

@@ -72,6 +72,32 @@ def test_the_hospital_that_discharges_last(make_lines: Any) -> None:
     assert accountable(make_lines, [by_npi], STAY | {"ccn": None, "hospital_npi": "5"}, **only)[0] == "named"
 
 
+@pytest.mark.parametrize(
+    ("stay", "initiator"),
+    [
+        ({"ccn": "450001"}, {"ccn": "450001"}),
+        ({"hospital_npi": "5"}, {"npi": "5"}),
+        ({"hospital_tin": "500"}, {"tin": "500"}),
+        ({"organization": "Organization/h"}, {"organization": "Organization/h"}),
+    ],
+)
+def test_a_hospital_is_known_by_any_of_its_numbers(
+    make_lines: Any, stay: dict[str, Any], initiator: dict[str, Any]
+) -> None:
+    anchor = STAY | {"ccn": None} | stay
+    known = {"entity": "hospital"} | initiator
+    assert accountable(make_lines, [known], anchor) == ("hospital", "hospital", None)
+    (number,) = initiator.values()
+    other = {"entity": "other"} | dict.fromkeys(initiator, f"{number}9")
+    assert accountable(make_lines, [other], anchor) == (None, None, "no-initiator")
+
+
+def test_a_clinician_of_a_practice_is_no_hospital(make_lines: Any) -> None:
+    clinician = {"entity": "one of them", "tin": "500", "npi": "5"}
+    anchor = STAY | {"ccn": None, "hospital_tin": "500", "hospital_npi": "5"}
+    assert accountable(make_lines, [clinician], anchor) == (None, None, "no-initiator")
+
+
 def test_a_bundle_that_splits_needs_both(make_lines: Any) -> None:
     options: dict[str, Any] = {"hierarchy": ("operating",), "needs": ("operating", "hospital")}
     assert accountable(make_lines, [HOSPITAL, OPERATING], **options) == ("surgeons", "operating", None)

@@ -372,6 +372,14 @@ def test_bpci_initiator_by_hierarchy() -> None:
     assert [row["anchor"] for row in table] == ["c0", "c1"]  # the other is nobody's
 
 
+def test_bpci_hospital_by_the_number_on_its_claim() -> None:
+    rows = [stay("m0", "c0", "03-01", "03-03", 100, "470", tin="55"), stay("m1", "c1", "03-01", "03-03", 100, "470")]
+    anchors = [{"claim_group": name, "attending": "1111111111"} for name in ("c0", "c1")]
+    made = bpci(initiators=[{"name": "hospital", "tins": ["55"]}], anchors="anchors")
+    found = made.episodes(inputs(made, rows, {"anchors": anchors, "prices": prices(g470=100)})).to_pylist()
+    assert [(row["anchor"], row["entity"]) for row in found] == [("c0", "hospital")]
+
+
 def test_bpci_families() -> None:
     assert bpci(families=["LEJR"]).definition().families == ("LEJR",)
     with pytest.raises(ContractError, match="there is no family 'hip'"):
