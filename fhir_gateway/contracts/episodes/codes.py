@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from decimal import Decimal
 from functools import cache
 from importlib.resources import files
@@ -12,10 +12,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from fhir_gateway.contracts.terms import Terms
+from fhir_gateway.lake.patterns import PATTERN, one_of
 
 #: A code (``470``), the codes from one to another (``480-482``), those that begin so (``S72*``), or any at all (``*``).
 #: Diagnoses are compared without dots, MS-DRGs with three digits, bill types without leading zeros.
-Pattern = Annotated[str, Field(pattern=r"^([A-Za-z0-9]{1,15}(\*|-[A-Za-z0-9]{1,15})?|\*)$")]
+Pattern = Annotated[str, Field(pattern=PATTERN)]
 ClaimType = Literal["inpatient", "outpatient", "professional", "pharmacy", "oral", "vision"]
 
 #: Fields of :class:`Match` that are columns as they stand; ``mdc`` is looked up by MS-DRG.
@@ -43,9 +44,9 @@ class Match(Terms):
     @property
     def condition(self) -> str:
         """The SQL condition over normalised lines. Its literals are patterns, checked on the way in."""
-        found = [_one_of(name, getattr(self, name)) for name in _COLUMNS if getattr(self, name)]
+        found = [one_of(name, getattr(self, name)) for name in _COLUMNS if getattr(self, name)]
         if self.mdc:
-            found.append(_one_of("drg", [drg for mdc in self.mdc for drg in drgs_of(mdc)] or ["none"]))
+            found.append(one_of("drg", [drg for mdc in self.mdc for drg in drgs_of(mdc)] or ["none"]))
         return " AND ".join(found) or "TRUE"
 
 
@@ -58,24 +59,6 @@ def first_rule(matches: Iterable[Match]) -> str:
 def any_rule(matches: Iterable[Match]) -> str:
     """SQL condition: a line matches one of the rules."""
     return " OR ".join(f"({match.condition})" for match in matches) or "FALSE"
-
-
-def _one_of(column: str, patterns: Sequence[str]) -> str:
-    codes = [p for p in patterns if "-" not in p and "*" not in p]
-    found = [f"{column} IN ({', '.join(map(_text, codes))})"] if codes else []
-    for pattern in patterns:
-        if pattern == "*":
-            found.append(f"{column} IS NOT NULL")
-        elif pattern.endswith("*"):
-            found.append(f"starts_with({column}, {_text(pattern[:-1])})")
-        elif "-" in pattern:
-            first, last = pattern.split("-")
-            found.append(f"({column} BETWEEN {_text(first)} AND {_text(last)} AND length({column}) = {len(first)})")
-    return f"coalesce({' OR '.join(found)}, FALSE)"
-
-
-def _text(code: str) -> str:
-    return f"'{code}'"
 
 
 def problems(match: Match, where: str) -> list[str]:
