@@ -10,7 +10,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 ARGS ?=
 
-.PHONY: help install demo test test-postgresql test-third-party lint type docs pages openapi lock conformance bench-measures bench-ingest bench-incremental bench-server bench-settlement bench-attribution chaos fuzz tiny-files
+.PHONY: help install demo test test-postgresql test-third-party test-risk-packages lint type docs pages openapi lock conformance bench-measures bench-ingest bench-incremental bench-server bench-settlement bench-attribution chaos fuzz tiny-files
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -49,6 +49,15 @@ test-postgresql: install ## Run the tests of the control plane on a throwaway Po
 test-third-party: install .third-party/.installed ## Servers and clients that are not ours (needs node and npm)
 	@$(BIN)/python -m pytest tests/e2e/test_third_party.py tests/e2e/test_third_party_clients.py \
 	    tests/e2e/test_object_storage.py $(ARGS)
+
+# Risk scores by a package that is not ours; it declares a newer Python than it needs, and depends on nothing.
+.risk-package/.installed:
+	@test -x .risk-package/bin/python || $(PYTHON) -m venv .risk-package
+	@.risk-package/bin/python -m pip install --quiet --no-deps --ignore-requires-python risk-adjustment-model==0.7.1
+	@touch $@
+
+test-risk-packages: install .risk-package/.installed ## Compare risk scores of 10,000 random members with two packages that are not ours
+	@$(BIN)/python -m tests.support.risk_packages $(ARGS)
 
 lint: install ## Check style, format, the direction of imports, and the image's recipe
 	@$(BIN)/ruff check .

@@ -1,0 +1,203 @@
+"""Risk scores of random members by our columns and by packages that are not ours: ``python -m tests.support.risk_packages``.
+
+Prints how many of 10,000 agree with hccinfhir and with risk-adjustment-model, and the differences by cause. The second
+one needs an environment of its own (``make .risk-package/.installed``), named by ``--python``. A cause is proved, not
+guessed: without it the packages agree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from fhir_gateway.risk.hcc import payment_year, score
+from fhir_gateway.risk.hcc.tables import model_tables
+
+PEER = Path(__file__).with_name("risk_peer.py")
+DEFAULT_PYTHON = Path(__file__).parents[2] / ".risk-package" / "bin" / "python"
+
+Member = dict[str, Any]
+
+
+def random_members(count: int, model: str, year: int, seed: int = 7, youngest: int = 0) -> list[Member]:
+    """People of all ages and segments, most of them aged, with up to 14 diagnoses, some of which mean nothing."""
+    chance = random.Random(seed)
+    codes = model_tables(payment_year(year, proposed=True).model(model)).codes.to_pylist()
+    found = []
+    for number in range(count):
+        age = chance.choice((chance.randint(youngest, 64), chance.randint(60, 100), chance.randint(65, 90)))
+        diagnoses = chance.sample(codes, chance.choice((0, 1, 2, 3, 5, 8, 14)))
+        found.append(
+            {
+                "member": f"m{number}",
+                "age": age,
+                "sex": chance.choice("MF"),
+                "orec": chance.choice(("0", "0", "0", "1", "1", "2", "3", None)),
+                "crec": chance.choice(("0", "1", None)),
+                "dual": chance.choice((None, "00", "01", "02", "03", "04", "05", "06", "08")),
+                "lti": chance.random() < 0.1,
+                "new_enrollee": chance.random() < 0.1,
+                "snp": chance.random() < 0.2,
+                "diagnoses": [*diagnoses, *chance.sample(("I10", "Z0000", "R05", "X", "E119", "e11.9"), 2)],
+            }
+        )
+    return found
+
+
+def ours(members: Sequence[Member], model: str, year: int) -> list[tuple[Decimal, dict[str, Decimal]]]:
+    """Raw score and components of each member, by our columns."""
+    people = pa.Table.from_pylist([{name: value for name, value in one.items() if name != "diagnoses"} for one in members])
+    pairs = [(one["member"], code) for one in members for code in one["diagnoses"]]
+    diagnoses = pa.table(
+        [pa.array([pair[n] for pair in pairs], pa.string()) for n in (0, 1)], names=["member", "diagnosis"]
+    )
+    found = score(people, diagnoses, model, year, proposed=True)
+    components: dict[str, dict[str, Decimal]] = {one["member"]: {} for one in members}
+    for row in found.components.to_pylist():
+        components[row["member"]][row["variable"]] = row["coefficient"]
+    raws = dict(zip(found.scores["member"].to_pylist(), found.scores["raw"].to_pylist(), strict=True))
+    return [(raws[one["member"]], components[one["member"]]) for one in members]
+
+
+def of_hccinfhir(members: Sequence[Member], model: str, year: int) -> list[tuple[Decimal, dict[str, Decimal]]]:
+    """The same by hccinfhir."""
+    from hccinfhir import HCCInFHIR
+
+    holding = payment_year(year, proposed=True).model(model)
+    peer = HCCInFHIR(
+        model_name=f"CMS-HCC Model {model}",
+        dx_cc_mapping_filename=holding.diagnoses,
+        coefficients_filename=holding.coefficients,
+        hierarchies_filename=holding.hierarchies,
+    )
+    found = []
+    for one in members:
+        result = peer.calculate_from_diagnosis(
+            one["diagnoses"],
+            age=one["age"],
+            sex=one["sex"],
+            orec=one["orec"],
+            crec=one["crec"],
+            dual_elgbl_cd=one["dual"],
+            lti=one["lti"],
+            new_enrollee=one["new_enrollee"],
+            snp=one["snp"],
+        )
+        parts = {name: Decimal(str(value)) for name, value in result.coefficients.items()}
+        found.append((Decimal(str(round(result.risk_score, 3))), parts))
+    return found
+
+
+def of_peer(members: Sequence[Member], model: str, year: int, python: Path) -> list[dict[str, Any]]:
+    """Score and mapping of each member by risk-adjustment-model, in its own environment."""
+    given = json.dumps({"model": model, "year": year, "members": members})
+    done = subprocess.run([python, PEER], input=given, capture_output=True, text=True, check=True)
+    return list(json.loads(done.stdout))
+
+
+def cause_with_hccinfhir(member: Member) -> str | None:
+    """What we do otherwise on purpose, where it can matter for this member."""
+    if member["new_enrollee"] and member["lti"]:
+        return "a new enrollee in an institution has the new enrollee score, not an institutional one without a cell"
+    if member["new_enrollee"] and member["orec"] in ("2", "3"):
+        return "a new enrollee with OREC 2 or 3 has a cell of his year of age (65 to 69), not the band's, which has no coefficient"
+    if member["age"] < 15:
+        return "an age edit takes a code out of all of its categories, not out of one of two"
+    return None
+
+
+def compare_hccinfhir(count: int, model: str, year: int) -> tuple[int, Counter[str]]:
+    """How many agree in score and every component, and why the others do not."""
+    members = random_members(count, model, year)
+    causes: Counter[str] = Counter()
+    agree = 0
+    for member, mine, theirs in zip(
+        members, ours(members, model, year), of_hccinfhir(members, model, year), strict=True
+    ):
+        if mine == theirs:
+            agree += 1
+        else:
+            causes[cause_with_hccinfhir(member) or "unexplained"] += 1
+    return agree, causes
+
+
+def compare_peer(count: int, model: str, year: int, python: Path) -> tuple[int, Counter[str]]:
+    """How many agree with risk-adjustment-model in score, and why the others do not."""
+    members = random_members(count, model, year)
+    theirs = of_peer(members, model, year, python)
+    mine = ours(members, model, year)
+    tables = model_tables(payment_year(year, proposed=True).model(model))
+    codes, first = tables.codes.to_pylist(), tables.first
+    mapping = {
+        code: sorted(tables.ccs[cc] for cc in tables.cc_of[first[n] : first[n + 1]]) for n, code in enumerate(codes)
+    }
+    edited = {
+        code
+        for n, code in enumerate(codes)
+        if tables.edits.sex[n] or tables.edits.age_max[n] >= 0 or tables.edits.age_min[n] >= 0
+    }
+    plain: Callable[[str], str] = lambda code: code.upper().replace(".", "")  # noqa: E731
+    causes: Counter[str] = Counter()
+    agree, doubtful = 0, []
+    for member, (raw, _), other in zip(members, mine, theirs, strict=True):
+        if raw == Decimal(str(round(other["raw"], 3))):
+            agree += 1
+            continue
+        otherwise = [c for c in member["diagnoses"] if mapping.get(plain(c), []) != other["mapping"].get(c, [])]
+        by_edit = [c for c in member["diagnoses"] if plain(c) in edited and c not in otherwise]
+        doubtful.append((member, otherwise, by_edit))
+    for name, chosen in (("mapping of another table year", 1), ("age or sex edits, which it does not make", 2)):
+        rest = []
+        for entry in doubtful:
+            left = {c for n in range(1, chosen + 1) for c in entry[n]}
+            rest.append({**entry[0], "diagnoses": [c for c in entry[0]["diagnoses"] if c not in left]})
+        again = zip(doubtful, ours(rest, model, year), of_peer(rest, model, year, python), strict=True) if rest else ()
+        still = []
+        for entry, (raw, _), other in again:
+            if raw == Decimal(str(round(other["raw"], 3))):
+                causes[name] += 1
+            else:
+                still.append(entry)
+        doubtful = still
+    for member, *_ in doubtful:
+        if member["new_enrollee"] and member["snp"] and not member["lti"]:
+            causes["no segment of new enrollees of special needs plans (SNPNE)"] += 1
+        else:
+            causes["unexplained"] += 1
+    return agree, causes
+
+
+def main() -> None:
+    """The table of agreement."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--members", type=int, default=10_000)
+    parser.add_argument("--python", type=Path, default=DEFAULT_PYTHON)
+    arguments = parser.parse_args()
+    for model, year in (("V24", 2025), ("V28", 2026)):
+        print(f"hccinfhir, {model}, payment year {year}:", end=" ")
+        _print(*compare_hccinfhir(arguments.members, model, year))
+        if not arguments.python.exists():
+            print("risk-adjustment-model: not installed (make .risk-package/.installed)")
+            continue
+        print(f"risk-adjustment-model, {model}, payment year {year}:", end=" ")
+        _print(*compare_peer(arguments.members, model, year, arguments.python))
+
+
+def _print(agree: int, causes: Counter[str]) -> None:
+    total = agree + sum(causes.values())
+    print(f"{agree} of {total} agree ({agree / total:.2%})")
+    for cause, number in causes.most_common():
+        print(f"  {number:6} {cause}")
+
+
+if __name__ == "__main__":
+    main()
