@@ -41,22 +41,23 @@ def assemble(
     state = np.zeros(tables.STATE, np.int64)
     slots = np.zeros((tables.SLOTS, len(starts)), np.int64)
     used = np.empty(0, np.uint8)
-    failed = many.walk_rows(
-        grammar.tables,
-        texts.number,
-        starts,
-        lengths,
-        odd,
-        text,
-        text.ctypes.data,
-        offsets,
-        slots,
-        used,
-        levels,
-        events,
-        frames,
-        state,
-    )
+    with grammar.lent() as known:
+        failed = many.walk_rows(
+            known,
+            texts.number,
+            starts,
+            lengths,
+            odd,
+            text,
+            text.ctypes.data,
+            offsets,
+            slots,
+            used,
+            levels,
+            events,
+            frames,
+            state,
+        )
     if failed >= 0:
         raise GatewayError(f"{resource_type}: a resource was read and checked once, and not again")
     events = events[: int(state[tables.EVENTS])]

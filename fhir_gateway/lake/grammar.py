@@ -8,13 +8,13 @@ enough for the processor's cache, and whatever R4 defines is taken up at its fir
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any
 
-import numpy as np
-
 from fhir_gateway.errors import GatewayError
+from fhir_gateway.lake.growing import GrowingTables
 from fhir_gateway.lake.kernel import tables
 from fhir_gateway.lake.kernel.tables import Tables
 from fhir_gateway.lake.primitives import INTEGER_BOUNDS
@@ -68,10 +68,7 @@ class _Node:
 
 
 class Grammar:
-    """Growing tables; :attr:`tables` is what the walk reads.
-
-    Threads may walk while another learns: entries are only ever added, and larger tables are new arrays.
-    """
+    """What is known so far; :meth:`lent` gives the tables to a walk. Threads may walk while another learns."""
 
     def __init__(self) -> None:
         """Begin knowing nothing."""
@@ -85,11 +82,13 @@ class Grammar:
         self.levels = 1
         self.columns = 0
         self._paths: dict[int, tuple[str, ...]] = {}
-        self._words = 0
-        self._entries = 0
         self._transitions = 0
         self._groups = 0
-        self.tables = _empty_tables()
+        self._tables = GrowingTables(self._lock)
+
+    def lent(self) -> AbstractContextManager[Tables]:
+        """What is known, for one walk: meanwhile nothing is entered into these tables."""
+        return self._tables.lent()
 
     def fields(self, resource_type: str) -> dict[str, Place]:
         """The columns of a type met so far."""
@@ -125,7 +124,7 @@ class Grammar:
                 _node(resource_type, spec.column_structure(resource_type), fields, self._new_level(), root=True)
             )
             self.roots[resource_type] = node
-            self._enter(tables.ROOT_SPACE, resource_type.encode(), node)
+            self._tables.enter(tables.ROOT_SPACE, resource_type.encode(), node)
         return self.roots[resource_type]
 
     def _nested(self, resource_type: str) -> bool:
@@ -133,14 +132,14 @@ class Grammar:
         if resource_type not in spec.resource_types():
             return False
         with self._lock:
-            self._enter(tables.NESTED_SPACE, resource_type.encode(), self._shared(resource_type))
+            self._tables.enter(tables.NESTED_SPACE, resource_type.encode(), self._shared(resource_type))
         return True
 
     def _code(self, transition: int, text: str) -> bool:
         """Learn a code of a required binding."""
         if text not in self._bound[transition]:
             return False
-        self._enter(int(self.tables.keys[transition, tables.TARGET]), text.encode(), 0)
+        self._tables.enter(int(self._tables.now.keys[transition, tables.TARGET]), text.encode(), 0)
         return True
 
     def _key(self, number: int, key: str) -> bool:
@@ -244,7 +243,7 @@ class Grammar:
         """Resource type whose element a node is, right below the root."""
         for resource_type, root in self.roots.items():
             for transition in self._keys[root].values():
-                row = self.tables.keys[transition]
+                row = self._tables.now.keys[transition]
                 if row[tables.TARGET] == number and row[tables.KIND] == tables.OBJECT:
                     return resource_type
         return None
@@ -271,9 +270,9 @@ class Grammar:
         self._nodes.append(node)
         self._keys.append({})
         end = self._groups + len(node.groups)
-        self._reserve("nodes", number + 1)
-        self._reserve("groups", end)
-        self.tables.nodes[number] = (-1, self._groups, end, node.level)
+        self._tables.reserve("nodes", number + 1)
+        self._tables.reserve("groups", end)
+        self._tables.own().nodes[number] = (-1, self._groups, end, node.level)
         self._groups = end
         return number
 
@@ -289,16 +288,16 @@ class Grammar:
         repeats: bool = False,
         form: int = tables.TEXT,
         slot: int = tables.NO_SLOT,
-    ) -> int:
+    ) -> None:
         node, keys = self._nodes[number], self._keys[number]
         transition = self._transitions
         self._transitions += 1
-        self._reserve("keys", self._transitions)
-        t = self.tables
+        self._tables.reserve("keys", self._transitions)
+        t = self._tables.own()
         text = key.encode()
         bit = 1 << len(keys)
         row = t.keys[transition]
-        row[tables.KEY_START], row[tables.KEY_LENGTH] = self._words, len(text)
+        row[tables.KEY_START], row[tables.KEY_LENGTH] = self._tables.words, len(text)
         row[tables.KIND], row[tables.REPEATS], row[tables.TARGET] = kind, repeats, target
         row[tables.BIT] = bit
         row[tables.FORMAT], row[tables.SLOT] = form, slot
@@ -317,39 +316,7 @@ class Grammar:
             if key in names:
                 t.groups[group] |= bit
         keys[key] = transition
-        self._enter(number, text, transition)  # last: from here on other threads may follow it
-        return transition
-
-    def _enter(self, space: int, text: bytes, value: int) -> None:
-        """Put a word into the hash; its text goes to the end of all words."""
-        self._reserve("words", self._words + len(text) + 8)
-        if 2 * (self._entries + 1) > len(self.tables.hashed):
-            self._rehash()
-        self.tables.words[self._words : self._words + len(text)] = np.frombuffer(text, np.uint8)
-        self._put(self.tables, space, self._words, len(text), value)
-        self._words += len(text)
-        self._entries += 1
-
-    @staticmethod
-    def _put(t: Tables, space: int, start: int, length: int, value: int) -> None:
-        mask = len(t.hashed) - 1
-        at = tables.word_hash(t.words, start, start + length, space) & mask
-        while t.hashed[at, tables.SPACE] != -1:
-            at = (at + 1) & mask
-        t.hashed[at] = (space, start, length, value)
-
-    def _rehash(self) -> None:
-        old = self.tables.hashed
-        self.tables = self.tables._replace(hashed=np.full((2 * len(old), old.shape[1]), -1, np.int32))
-        for space, start, length, value in old[old[:, tables.SPACE] != -1].tolist():
-            self._put(self.tables, space, start, length, value)
-
-    def _reserve(self, name: str, size: int) -> None:
-        old = getattr(self.tables, name)
-        if size > len(old):
-            new = np.zeros((2 * size, *old.shape[1:]), old.dtype)
-            new[: len(old)] = old
-            self.tables = self.tables._replace(**{name: new})
+        self._tables.enter(number, text, transition)
 
 
 def _node(
@@ -375,13 +342,3 @@ def _node(
         groups.append(frozenset({"resourceType"}))
     # an object must not be empty, which the walk sees; one with a group needs no other check
     return _Node(definition, structure, fields, level, root, tuple(groups))
-
-
-def _empty_tables() -> Tables:
-    return Tables(
-        words=np.zeros(4096, np.uint8),
-        hashed=np.full((1024, 4), -1, np.int32),
-        keys=np.zeros((256, tables.KEY_FIELDS), np.int64),
-        nodes=np.zeros((64, 4), np.int32),
-        groups=np.zeros(64, np.int64),
-    )

@@ -38,6 +38,9 @@ CHECKED = pa.schema(
     ]
 )
 
+#: What stands for a type that R4 does not have: no line has it.
+_NO_NODE = 1 << 30
+
 #: What every block of the process has taught; a commit begins with what the ones before it have learned.
 GRAMMAR = Grammar()
 
@@ -112,26 +115,27 @@ class Scanner:
         place = np.array([0, 0, block.number, 0], np.int64)
         root = -1 if promised is None else self.grammar.root(promised)
         if promised is not None and root < 0:
-            root = len(self.grammar.tables.nodes)  # a type that R4 does not have: no line has it
+            root = _NO_NODE
         while True:
-            answer = many.walk_lines(
-                self.grammar.tables,
-                padded,
-                len(block.text),
-                root,
-                lines.start,
-                lines.end,
-                lines.number,
-                lines.passed,
-                lines.slot_start,
-                lines.slot_length,
-                self._used,
-                self._levels,
-                self._events,
-                self._frames,
-                state,
-                place,
-            )
+            with self.grammar.lent() as known:
+                answer = many.walk_lines(
+                    known,
+                    padded,
+                    len(block.text),
+                    root,
+                    lines.start,
+                    lines.end,
+                    lines.number,
+                    lines.passed,
+                    lines.slot_start,
+                    lines.slot_length,
+                    self._used,
+                    self._levels,
+                    self._events,
+                    self._frames,
+                    state,
+                    place,
+                )
             if answer == tables.DONE:
                 return lines.cut(int(place[many.ROW]))
             word = block.text[state[tables.ASKED_START] : state[tables.ASKED_END]]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
@@ -24,6 +22,7 @@ from fhir_gateway.lake.store import Lake
 from fhir_gateway.lake.texts import Texts
 from fhir_gateway.lake.typed import typed_rows
 from fhir_gateway.r4 import spec
+from tests.support.broken import broken_texts
 from tests.support.invalid import invalid_lines, types, valid
 from tests.support.lake_pulls import MakePull, People
 
@@ -60,35 +59,6 @@ def test_every_kind_of_invalid_line_is_quarantined_and_no_valid_one_is_lost(
 def test_usual_resources_need_no_judge(kind: str) -> None:
     scanned = scan(Scanner(), [json.dumps(valid(kind, "1")).encode()])
     assert (scanned.refused, odd_count(scanned)) == ([], 0)
-
-
-_PIECES = [
-    *'"{}[],:\\ \t',
-    *"0123456789-+.eE",
-    "null",
-    "true",
-    '"x"',
-    "\\u0041",
-    "\\n",
-    "é",
-    "\u3000",
-    "{}",
-    "[]",
-    '"id":"2",',
-]
-
-
-def broken_texts(seed: int, count: int) -> Iterator[bytes]:
-    """Valid lines with a few bytes replaced, put in or taken out."""
-    chance = random.Random(seed)  # noqa: S311 - a test's choice
-    texts = [json.dumps(valid(kind, "1"), ensure_ascii=chance.random() < 0.5) for kind in types()]
-    for _ in range(count):
-        text = chance.choice(texts)
-        for _ in range(chance.randint(1, 3)):
-            at = chance.randrange(len(text))
-            end = at + chance.choice([0, 0, 1, 1, 2, 8])
-            text = text[:at] + chance.choice([*_PIECES, ""]) + text[end:]
-        yield text.encode()
 
 
 def test_what_the_walk_passes_the_judge_passes() -> None:
