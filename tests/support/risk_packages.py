@@ -1,4 +1,4 @@
-"""Risk scores of random members by our columns and by packages that are not ours: ``python -m tests.support.risk_packages``.
+"""Risk scores of random members by our columns and by packages that are not ours: ``make test-risk-packages``.
 
 Prints how many of 10,000 agree with hccinfhir and with risk-adjustment-model, and the differences by cause. The second
 one needs an environment of its own (``make .risk-package/.installed``), named by ``--python``. A cause is proved, not
@@ -30,7 +30,7 @@ Member = dict[str, Any]
 
 def random_members(count: int, model: str, year: int, seed: int = 7, youngest: int = 0) -> list[Member]:
     """People of all ages and segments, most of them aged, with up to 14 diagnoses, some of which mean nothing."""
-    chance = random.Random(seed)
+    chance = random.Random(seed)  # noqa: S311 made-up people
     codes = model_tables(payment_year(year, proposed=True).model(model)).codes.to_pylist()
     found = []
     for number in range(count):
@@ -55,7 +55,9 @@ def random_members(count: int, model: str, year: int, seed: int = 7, youngest: i
 
 def ours(members: Sequence[Member], model: str, year: int) -> list[tuple[Decimal, dict[str, Decimal]]]:
     """Raw score and components of each member, by our columns."""
-    people = pa.Table.from_pylist([{name: value for name, value in one.items() if name != "diagnoses"} for one in members])
+    people = pa.Table.from_pylist(
+        [{name: value for name, value in one.items() if name != "diagnoses"} for one in members]
+    )
     pairs = [(one["member"], code) for one in members for code in one["diagnoses"]]
     diagnoses = pa.table(
         [pa.array([pair[n] for pair in pairs], pa.string()) for n in (0, 1)], names=["member", "diagnosis"]
@@ -109,7 +111,7 @@ def cause_with_hccinfhir(member: Member) -> str | None:
     if member["new_enrollee"] and member["lti"]:
         return "a new enrollee in an institution has the new enrollee score, not an institutional one without a cell"
     if member["new_enrollee"] and member["orec"] in ("2", "3"):
-        return "a new enrollee with OREC 2 or 3 has a cell of his year of age (65 to 69), not the band's, which has no coefficient"
+        return "a new enrollee of 65 to 69 with OREC 2 or 3 has the cell of his age, not of a band without coefficient"
     if member["age"] < 15:
         return "an age edit takes a code out of all of its categories, not out of one of two"
     return None
@@ -169,7 +171,7 @@ def compare_peer(count: int, model: str, year: int, python: Path) -> tuple[int, 
                 still.append(entry)
         doubtful = still
     for member, *_ in doubtful:
-        if member["new_enrollee"] and member["snp"] and not member["lti"]:
+        if member["new_enrollee"] and member["snp"]:
             causes["no segment of new enrollees of special needs plans (SNPNE)"] += 1
         else:
             causes["unexplained"] += 1

@@ -8,7 +8,6 @@ rest on a year of diagnoses.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date
 
 import numpy as np
 import pyarrow as pa
@@ -65,11 +64,9 @@ class Demographics:
 
 def age_on_first_february(births: pa.Array | pa.ChunkedArray, year: int) -> pa.Array:
     """Ages of people born on these days (date32), on 1 February of a payment year; null where unknown."""
-    day = date(year, 2, 1)
-    before = pc.or_(
-        pc.less(pc.month(births), day.month), pc.and_(pc.equal(pc.month(births), day.month), pc.equal(pc.day(births), 1))
-    )
-    ages = pc.subtract(day.year, pc.year(births))
+    first = pc.and_(pc.equal(pc.month(births), 2), pc.equal(pc.day(births), 1))
+    before = pc.or_(pc.equal(pc.month(births), 1), first)
+    ages = pc.subtract(year, pc.year(births))
     ages = pc.if_else(before, ages, pc.subtract(ages, 1))
     return pc.cast(pc.max_element_wise(ages, 0, skip_nulls=False), pa.int16())
 

@@ -184,7 +184,9 @@ def _edited(code: Numbers, member: Numbers, tables: ModelTables, people: Demogra
     edits, age = tables.edits, people.age[member]
     sex = np.where(people.male, 1, 2)[member]
     most, least = edits.age_max[code], edits.age_min[code]
-    found: NDArray[np.bool_] = (edits.sex[code] == sex) | ((most >= 0) & (age <= most)) | ((least >= 0) & (age >= least))
+    found: NDArray[np.bool_] = (
+        (edits.sex[code] == sex) | ((most >= 0) & (age <= most)) | ((least >= 0) & (age >= least))
+    )
     return found
 
 
@@ -206,7 +208,9 @@ def _design(kept: Bytes, people: Demographics, block: slice, tables: ModelTables
     number = {cc: index for index, cc in enumerate(tables.ccs)}
     design = np.zeros((len(tables.variables), kept.shape[1]), np.uint8)
     design[: len(tables.ccs)] = kept
-    groups = {name: np.bitwise_or.reduce(kept[[number[cc] for cc in ccs.split()]]) for name, ccs in GROUPS[model].items()}
+    groups = {
+        name: np.bitwise_or.reduce(kept[[number[cc] for cc in ccs.split()]]) for name, ccs in GROUPS[model].items()
+    }
     groups[DISABLED] = people.disabled[block].astype(np.uint8)
     row = len(tables.ccs)
     for left, right in INTERACTIONS[model].values():
@@ -270,7 +274,9 @@ def _components(design: Bytes, people: Demographics, block: slice, tables: Model
 def _part(block: slice, member: Numbers, kinds: Numbers, names: pa.Array, values: Numbers) -> pa.Table:
     kind = pa.array(["demographic", "hcc", "interaction"]).take(pa.array(kinds))
     coefficient = decimals(values, np.ones(len(values), bool))
-    return pa.table([pa.array(member + block.start), kind, names, coefficient], ["at", "kind", "variable", "coefficient"])
+    return pa.table(
+        [pa.array(member + block.start), kind, names, coefficient], ["at", "kind", "variable", "coefficient"]
+    )
 
 
 def _named_components(found: list[pa.Table], members: pa.Table) -> pa.Table:

@@ -45,7 +45,7 @@ class Edits:
 
 @dataclass(frozen=True, slots=True)
 class ModelTables:
-    """A model of a year. CCs are numbered in the order of ``ccs``; code ``i`` maps to ``cc_of[first[i]:first[i + 1]]``."""
+    """A model of a year. CCs are numbered as in ``ccs``; code ``i`` maps to ``cc_of[first[i]:first[i + 1]]``."""
 
     year: ModelYear
     ccs: tuple[str, ...]

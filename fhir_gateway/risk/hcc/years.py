@@ -76,10 +76,12 @@ class PaymentYear:
 
 
 def payment_year(year: int, *, proposed: bool = False) -> PaymentYear:
-    """The tables of a payment year; InputError where there are none, or only proposed ones and they were not asked for."""
+    """The tables of a payment year; InputError where there are none, or only proposed ones that were not asked for."""
     years = _years()
     if year not in years:
-        raise InputError(f"there are no CMS-HCC tables for payment year {year} (there are {', '.join(map(str, years))})")
+        raise InputError(
+            f"there are no CMS-HCC tables for payment year {year} (there are {', '.join(map(str, years))})"
+        )
     found = years[year]
     if found.proposed and not proposed:
         raise InputError(f"the CMS-HCC tables of payment year {year} are proposed ones: ask for them as such")
