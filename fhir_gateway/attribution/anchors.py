@@ -106,8 +106,8 @@ def anchor_provider(
                     for column, kind in _HOSPITAL.items()
                 ),
                 numbers=" UNION ALL ".join(
-                    f"SELECT entity, start, \"end\", '{kind}' AS kind, {kind} AS number FROM initiators"
-                    f" WHERE {' AND '.join(f'{one} IS NULL' for one in _ALONE[kind]) or 'TRUE'}"  # noqa: S608
+                    f"SELECT entity, start, \"end\", '{kind}' AS kind, {kind} AS number FROM initiators"  # noqa: S608
+                    f" WHERE {' AND '.join(f'{one} IS NULL' for one in _ALONE[kind]) or 'TRUE'}"
                     for kind in _HOSPITAL.values()
                 ),
             ),

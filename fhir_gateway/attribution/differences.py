@@ -18,6 +18,7 @@ from fhir_gateway.attribution.stability import near_misses
 DIFFERENCES = {
     "unknown-member": "the payer's number is of nobody known here, or of several",
     "decision": "somebody put the member on our list, or took him off",
+    "other-list": "ours, and on another list of the contract, or not yet on this one",
     "tin-roster": "the payer names a provider whose number is not on the contract's list",
     "eligibility": "not eligible here: coverage, parts, residence, programmes, service area",
     "tie": "equal amounts, or decided by a tie-break",
@@ -57,6 +58,7 @@ SELECT d.finding, d.named, d.member,
     WHEN d.finding = 'different-provider' THEN 'provider'
     WHEN d.finding = 'different-period' THEN 'period'
     WHEN m.method = 'decision' OR m.reason = 'removed-by-decision' THEN 'decision'
+    WHEN d.finding = 'only-theirs' AND m.entity = $entity THEN 'other-list'
     WHEN d.finding = 'only-theirs' AND coalesce(d.their_tin, d.their_npi) IS NOT NULL
       AND NOT list_contains($tins, coalesce(d.their_tin, ''))
       AND NOT list_contains($npis, coalesce(d.their_npi, '')) THEN 'tin-roster'

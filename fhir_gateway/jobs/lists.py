@@ -7,7 +7,6 @@ transaction with all lists of the contract that it concerns: the contract's own 
 from __future__ import annotations
 
 import secrets
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from fhir_gateway.attribution import entries
 from fhir_gateway.attribution.decisions import Act, Decision
 from fhir_gateway.attribution.entries import Entry, Key
 from fhir_gateway.attribution.provenance import provenance, withdrawal
+from fhir_gateway.contracts.documents import SUFFIXES, read_document
 from fhir_gateway.db.audience import SYSTEM, Audience, labelled
 from fhir_gateway.db.resources import StoredResource
 from fhir_gateway.errors import ConflictError, NotFoundError
@@ -269,10 +269,16 @@ def _contract(group: Mapping[str, Any]) -> str | None:
     return next((code.removeprefix("contract:") for code in codes if code.startswith("contract:")), None)
 
 
+def contract_of(gateway: Gateway, group: Mapping[str, Any]) -> Path | None:
+    """The terms of the contract that makes a list; None when no contract in the contracts folder does."""
+    contract = _contract(group)
+    return None if contract is None else _contract_file(gateway, contract)
+
+
 def _contract_file(gateway: Gateway, contract_id: str) -> Path | None:
     """The terms of a contract in the contracts folder."""
-    for path in sorted(gateway.contracts_folder.glob("*.toml")):
-        if tomllib.loads(path.read_text(encoding="utf-8")).get("id") == contract_id:
+    for path in sorted(gateway.contracts_folder.iterdir()):
+        if path.suffix in SUFFIXES and read_document(path).get("id") == contract_id:
             return path
     return None
 

@@ -23,6 +23,7 @@ from fhir_gateway.attribution.overlap import Precedence, claimants
 from fhir_gateway.attribution.reconciliation import Reconciliation
 from fhir_gateway.attribution.stability import Churn, Leakage, churn, leakage, near_misses
 from fhir_gateway.contracts import Contract
+from fhir_gateway.contracts.documents import SUFFIXES
 from fhir_gateway.errors import ContractError, InputError, NotFoundError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.attribute import AttributionReport, kept_attribution
@@ -103,7 +104,8 @@ def overlapping(gateway: Gateway, contract_names: Sequence[str], *, several: boo
 
     Without names: all contracts that were attributed. ``several``: only members whom more than one would have claimed.
     """
-    names = list(contract_names) or [path.stem for path in sorted(gateway.contracts_folder.glob("*.*"))]
+    folder = sorted(gateway.contracts_folder.iterdir())
+    names = list(contract_names) or [str(path) for path in folder if path.suffix in SUFFIXES]
     claims, precedence = {}, {}
     for name in names:
         contract = Contract.load(gateway.contract(name))
@@ -123,10 +125,14 @@ def overlapping(gateway: Gateway, contract_names: Sequence[str], *, several: boo
 
 
 def reasons(gateway: Gateway, contract_name: str, found: Reconciliation) -> pa.Table:
-    """Reason codes of what two rosters differ in, by the newest run of the contract."""
+    """Reason codes of what two rosters differ in, by the newest run of the contract.
+
+    Where its terms do not look at claims there is no evidence of them, and codes that need it are not given.
+    """
     report = kept(gateway, contract_name)
     members = pc.unique(found.differences()["member"].drop_null())
-    evidence = _evidence(gateway, report, members)
+    by_claims = "plurality" in report.attribution.terms.methods
+    evidence = _evidence(gateway, report, members) if by_claims else None
     return explained(found, report.attribution, report.contract.provider.entity, evidence)
 
 

@@ -6,7 +6,7 @@ rosters are compared.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -21,6 +21,8 @@ from fhir_gateway.auth.models import AccessToken
 from fhir_gateway.errors import AuthorizationError, InputError, Location, NotFoundError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs import rosters
+from fhir_gateway.jobs.lists import contract_of
+from fhir_gateway.jobs.roster_evidence import reasons
 from fhir_gateway.server import documentation
 from fhir_gateway.server.access import access_of, admit
 from fhir_gateway.server.negotiation import operation_parameters, require_json
@@ -51,8 +53,8 @@ def router(gateway: Gateway) -> APIRouter:
                 gateway.resources.seen_by(token.audience).read("Group", id)
             except NotFoundError:
                 raise UnknownResource("there is no such Group") from None
-            theirs = _roster(gateway, id, pairs, token)
-            return orjson.dumps(answer(id, rosters.compare(gateway, id, theirs, token.audience)))
+            found = rosters.compare(gateway, id, _roster(gateway, id, pairs, token), token.audience)
+            return orjson.dumps(answer(id, found, *_reasons(gateway, id, found)))
 
         return Response(await run_in_threadpool(work), media_type=FHIR_JSON)
 
@@ -79,23 +81,50 @@ def _roster(gateway: Gateway, list_id: str, pairs: Sequence[tuple[str, Any]], to
     return rosters.of_source(gateway, value, list_id, group)
 
 
-def answer(list_id: str, reconciliation: Reconciliation) -> dict[str, Any]:
-    """Counts of each finding, and the differences themselves."""
+_Why = Mapping[tuple[str, str, str | None], Mapping[str, Any]]
+
+
+def _reasons(gateway: Gateway, list_id: str, found: Reconciliation) -> tuple[_Why, str | None]:
+    """Why the differences that are named differ, by the newest run of the list's contract; or why that is not known.
+
+    Only what is told of a member leaves: neither who else had him nor what others were paid.
+    """
+    named = Reconciliation(found.differences().slice(0, NAMED))
+    contract = contract_of(gateway, gateway.resources.read("Group", list_id).json())
+    if contract is None or not named.table.num_rows:
+        return {}, None if contract else "no contract makes this list: there are no reason codes"
+    try:
+        rows = reasons(gateway, str(contract), named).to_pylist()
+    except NotFoundError as missing:
+        return {}, f"there are no reason codes: {missing.message}"
+    return {(row["finding"], row["named"], row["member"]): row for row in rows}, None
+
+
+def answer(
+    list_id: str, reconciliation: Reconciliation, why: _Why | None = None, unexplained: str | None = None
+) -> dict[str, Any]:
+    """Counts of each finding, and the differences themselves with their reasons where they are known."""
     differences = reconciliation.differences()
     counts = reconciliation.counts
     parameters: list[dict[str, Any]] = [
         {"name": "list", "valueReference": {"reference": f"Group/{list_id}"}},
         {"name": "count", "part": [{"name": name, "valueInteger": counts[name]} for name in FINDINGS]},
     ]
-    parameters += [_difference(row) for row in differences.slice(0, NAMED).to_pylist()]
+    parameters += [_difference(row, why or {}) for row in differences.slice(0, NAMED).to_pylist()]
+    issues = [issue("information", "informational", unexplained)] if unexplained else []
     if differences.num_rows > NAMED:
         more = f"{differences.num_rows - NAMED} more differences are counted, not named"
-        parameters.append({"name": "outcome", "resource": outcome(issue("warning", "incomplete", more))})
+        issues.append(issue("warning", "incomplete", more))
+    if issues:
+        parameters.append({"name": "outcome", "resource": outcome(*issues)})
     return {"resourceType": "Parameters", "parameter": parameters}
 
 
-def _difference(row: dict[str, Any]) -> dict[str, Any]:
+def _difference(row: dict[str, Any], why: _Why) -> dict[str, Any]:
     parts: list[dict[str, Any]] = [{"name": "finding", "valueCode": row["finding"]}]
+    if reason := why.get((row["finding"], row["named"], row["member"])):
+        parts.append({"name": "reason", "valueCode": reason["reason"]})
+        parts.append({"name": "near-miss", "valueBoolean": bool(reason["near_miss"])})
     if row["member"] is not None:
         parts.append({"name": "member", "valueReference": {"reference": f"Patient/{row['member']}"}})
     parts.append({"name": "named", "valueString": row["named"]})
