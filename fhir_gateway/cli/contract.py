@@ -153,6 +153,30 @@ def statement(
     here.output.say(f"{out}: {len(content):,} bytes")
 
 
+@app.command("audit")
+def audit(
+    command: typer.Context,
+    run: _Run,
+    arrangement: Annotated[
+        str | None, typer.Option(help="Id of an arrangement; needed where several have rows.")
+    ] = None,
+    member: Annotated[str | None, typer.Option(help="Only the rows of this person.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the rows: .csv, else a JSON object per line.")] = None,
+) -> None:
+    """Show the rows that payments by member month are the sums of, as of a settlement: by rule and status, or all."""
+    from fhir_gateway.jobs import payment_rows as job
+
+    here = context(command)
+    found = job.payment_rows(here.gateway, run, arrangement)
+    table = found.of(member)
+    if out is not None:
+        out.write_bytes(job.as_csv(table) if out.suffix == ".csv" else job.as_ndjson(table))
+        here.output.say(f"{out}: {table.num_rows:,} rows")
+        return
+    columns = ("rule", "status", "rows", "quantity", "amount")
+    here.output.table(f"{found.arrangement} in {found.settlement}", columns, job.summary(table))
+
+
 @app.command("dispute")
 def dispute(
     command: typer.Context,

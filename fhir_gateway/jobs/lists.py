@@ -277,7 +277,7 @@ def contract_of(gateway: Gateway, group: Mapping[str, Any]) -> Path | None:
 
 def _contract_file(gateway: Gateway, contract_id: str) -> Path | None:
     """The terms of a contract in the contracts folder."""
-    for path in sorted(gateway.contracts_folder.iterdir()):
+    for path in sorted(gateway.contracts_folder.glob("*")):
         if path.suffix in SUFFIXES and read_document(path).get("id") == contract_id:
             return path
     return None

@@ -104,7 +104,7 @@ def overlapping(gateway: Gateway, contract_names: Sequence[str], *, several: boo
 
     Without names: all contracts that were attributed. ``several``: only members whom more than one would have claimed.
     """
-    folder = sorted(gateway.contracts_folder.iterdir())
+    folder = sorted(gateway.contracts_folder.glob("*"))
     names = list(contract_names) or [str(path) for path in folder if path.suffix in SUFFIXES]
     claims, precedence = {}, {}
     for name in names:

@@ -37,6 +37,7 @@ from fhir_gateway.server import (
     health,
     imports,
     measure_operations,
+    payment_rows,
     rest,
     roster_reconciliation,
     subscriptions,
@@ -121,6 +122,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     app.include_router(measure_operations.router(gateway, respond_async), prefix=FHIR_PATH)
     app.include_router(attribution_lists.router(gateway), prefix=FHIR_PATH)
     app.include_router(roster_reconciliation.router(gateway), prefix=FHIR_PATH)
+    app.include_router(payment_rows.router(gateway), prefix=FHIR_PATH)
     app.include_router(subscriptions.router(gateway), prefix=FHIR_PATH)
     app.include_router(coding_gaps.router(gateway), prefix=FHIR_PATH)
     app.include_router(imports.router(gateway), prefix=FHIR_PATH)

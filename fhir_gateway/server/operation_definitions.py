@@ -75,6 +75,22 @@ RECONCILE = Operation(
     "Parameters",
 )
 ATTRIBUTION_OPERATIONS = (MEMBER_ADD, MEMBER_REMOVE, CONFIRM_ATTRIBUTION_LIST, ATTRIBUTION_STATUS, RECONCILE)
+PAYMENT_ROWS = Operation(
+    "payment-rows",
+    "https://fhir-gateway.example/fhir/OperationDefinition/payment-rows",
+    (
+        ("arrangement", "id of the arrangement, where several of the contract have rows"),
+        ("member", "only the rows of this Patient"),
+        ("rule", "only the rows of this rule, such as base"),
+        ("status", "only rows that are paid, adjustment, outside_window or unpaid"),
+        ("_count", "how many rows at most, 10000 without it"),
+        ("_offset", "how many rows to leave out first"),
+        ("_outputFormat", "csv (the default) or ndjson"),
+    ),
+    "The rows that the payments by member month of a settlement are the sums of, as CSV or NDJSON; X-Total-Count says "
+    "how many there are.",
+    "Binary",
+)
 
 _RA_PARAMETERS = (
     ("periodStart", "first day, month or year of the clinical evaluation period"),

@@ -14,6 +14,7 @@ from fhir_gateway.db.search.clinical import CLINICAL, clinical_definition
 from fhir_gateway.db.search.parameters import search_parameters
 from fhir_gateway.server.operation_definitions import (
     ATTRIBUTION_OPERATIONS,
+    PAYMENT_ROWS,
     RA_EVALUATE_MEASURE,
     RA_REPORT,
     SUBSCRIPTION_EVENTS,
@@ -331,7 +332,7 @@ _TYPES = (
             VBPR + "vbp-quality-measurereport",
             _BASE + "StructureDefinition/recomputable-measurereport",
         ),
-        (RA_REPORT,),
+        (RA_REPORT, PAYMENT_ROWS),
         writes=frozenset({"create", "update", "delete"}),
     ),
     _sent("Location", "Places of care."),
