@@ -88,6 +88,11 @@ def payment_year(year: int, *, proposed: bool = False) -> PaymentYear:
     return found
 
 
+def all_years() -> tuple[PaymentYear, ...]:
+    """Every year there are tables for, proposed ones too."""
+    return tuple(_years().values())
+
+
 @cache
 def _stated() -> dict[str, Any]:
     return tomllib.loads(files(__package__).joinpath("years.toml").read_text(encoding="utf-8"))
