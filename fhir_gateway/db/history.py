@@ -43,6 +43,26 @@ def only_version(version: StoredResource, since: int | None, at: tuple[int, int]
     return Versions(() if left_out else (version,), None)
 
 
+def page_of_versions(
+    found: Sequence[StoredResource], since: int | None, at: tuple[int, int] | None, count: int, after: str | None
+) -> Versions:
+    """One page of the versions of one resource, which are in memory, newest first; none has the version of another."""
+    place = None if after is None else _decode(after)
+    page: list[tuple[Place, StoredResource]] = []
+    ends = None  # when the next version came
+    for one in found:
+        updated = parse_range(one.last_updated)[0]
+        left_out = (since is not None and updated < since) or (
+            at is not None and (updated >= at[1] or (ends is not None and ends <= at[0]))
+        )
+        ends = updated
+        where = (updated, one.type, one.id, one.version)
+        if not left_out and (place is None or where < place):
+            page.append((where, one))
+    following = _encode(page[count - 1][0]) if len(page) > count else None
+    return Versions(tuple(one for _, one in page[:count]), following)
+
+
 def versions(
     connection: Connection,
     visible: Mapping[str, Sequence[Condition]],

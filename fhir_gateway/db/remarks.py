@@ -73,7 +73,7 @@ class Remarks:
 
     def of(self, report: str) -> list[Remark]:
         """Remarks on one report, oldest first."""
-        return [Remark(*row[:4], bytes(row[4]), *row[5:]) for row in self._of_one.all({"report": report})]
+        return [_remark(row) for row in self._of_one.all({"report": report})]
 
     def of_many(self, reports: Sequence[str]) -> dict[str, list[Remark]]:
         """Remarks by report, of those that have any."""
@@ -123,7 +123,12 @@ class Remarks:
         return connection.scalar(last) or 0
 
     def _read(self, connection: Connection, chosen: sa.Select[Any]) -> list[Remark]:
-        return [Remark(*row[:4], bytes(row[4]), *row[5:]) for row in connection.execute(chosen)]
+        return [_remark(row) for row in connection.execute(chosen)]
+
+
+def _remark(row: Sequence[Any]) -> Remark:
+    report, run, act, group, body, client_id, written = row
+    return Remark(report, run, act, group, bytes(body), client_id, written)
 
 
 def _by_report(rows: Iterable[Remark]) -> dict[str, list[Remark]]:

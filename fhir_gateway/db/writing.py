@@ -72,7 +72,7 @@ class Writing:
     def __init__(self, engine: Engine, connection: Connection, base_url: str | None, now: int) -> None:
         self.connection = connection
         self._base_url = base_url
-        self._now = now
+        self.now = now
         self._resource = table_of(ResourceRow)
         self._version = table_of(ResourceVersionRow)
         self._index = table_of(SearchIndexRow)
@@ -107,12 +107,12 @@ class Writing:
         if row is None or row.deleted:
             return None
         self._keep([row])
-        gone = {"version": row.version + 1, "last_updated": self._now, "deleted": True, "digest": b"", "body": b""}
+        gone = {"version": row.version + 1, "last_updated": self.now, "deleted": True, "digest": b"", "body": b""}
         self.connection.execute(sa.update(self._resource).where(self._resource.c.key == row.key).values(gone))
         entry = self._index.c
         kept = entry.parameter.in_(deciding(resource_type))
         self.connection.execute(sa.delete(self._index).where(entry.key == row.key, sa.not_(kept)))
-        return StoredResource(resource_type, resource_id, row.version + 1, instant(self._now), True, b"")
+        return StoredResource(resource_type, resource_id, row.version + 1, instant(self.now), True, b"")
 
     def reindex(self) -> int:
         """Write the search index of all live resources anew; returns their number."""
@@ -150,10 +150,10 @@ class Writing:
             key = row.key if row is not None else self._next_key + len(created)
             values = {
                 "version": version,
-                "last_updated": self._now,
+                "last_updated": self.now,
                 "deleted": False,
                 "digest": digest,
-                "body": _stamped(resource, version, self._now),
+                "body": _stamped(resource, version, self.now),
             }
             if row is None:
                 created.append({"key": key, "type": identity[0], "id": identity[1]} | values)

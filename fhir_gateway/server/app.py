@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from fhir_gateway.auth.routes import router as authorization_router
+from fhir_gateway.db.remarks import Remarks
 from fhir_gateway.db.search.clinical import CLINICAL
 from fhir_gateway.errors import GatewayError, InputError, NotFoundError
 from fhir_gateway.factory import Gateway
@@ -56,12 +57,14 @@ from fhir_gateway.server.links import PageLinks
 from fhir_gateway.server.metrics import Metrics
 from fhir_gateway.server.middleware import RequestFrame
 from fhir_gateway.server.negotiation import require_json
+from fhir_gateway.server.patching import Patching
 from fhir_gateway.server.patience import Patience
 from fhir_gateway.server.point_reads import PointReads
 from fhir_gateway.server.presentation import Presentation
 from fhir_gateway.server.problems import FHIR_JSON, MethodNotAllowed, UnsupportedType, error_response
 from fhir_gateway.server.pushing import PushedWrites
 from fhir_gateway.server.registry import SERVED
+from fhir_gateway.server.remarking import Remarking
 from fhir_gateway.server.reports import ReportCatalog, individual_report
 from fhir_gateway.server.respond_async import RespondAsync
 from fhir_gateway.server.throttle import Throttle
@@ -81,7 +84,9 @@ def create_app(gateway: Gateway) -> FastAPI:
     catalogs: dict[str, Catalog] = dict.fromkeys(SERVED, StoredCatalog(gateway.resources))
     catalogs |= dict.fromkeys(CLINICAL, ClinicalCatalog(gateway, base_url))
     catalogs["AuditEvent"] = AuditCatalog(gateway.engine)
-    catalogs["MeasureReport"] = ReportCatalog(gateway.resources, lambda: gateway.results, individual_report)
+    remarks = Remarks(gateway.engine)
+    reports = ReportCatalog(gateway.resources, lambda: gateway.results, individual_report, remarks)
+    catalogs["MeasureReport"] = reports
     settings = gateway.settings
     https = settings.public_url.startswith("https:")
     throttle = Throttle(settings.client_requests_per_minute, settings.token_requests_per_minute)
@@ -90,6 +95,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     interactions = Interactions(base_url, gateway.authorization, gateway.resources, catalogs, links)
     writes = Writes(interactions, partial(profile_errors, gateway), WRITE_RULES)
     pushed = PushedWrites(gateway, writes)
+    remarking = Remarking(writes, reports, remarks)
     respond_async = RespondAsync(gateway)
     statement = capability_statement(base_url, version("fhir-gateway"), gateway.authorization.discovered_token_url)
 
@@ -132,7 +138,8 @@ def create_app(gateway: Gateway) -> FastAPI:
     app.include_router(davinci_export.router(gateway, respond_async), prefix=FHIR_PATH)
     app.include_router(everything.router(interactions), prefix=FHIR_PATH)
     bundles = Bundles(writes, pushed, trail, FHIR_PATH)
-    app.include_router(rest.router(interactions, Changing(writes, pushed), bundles), prefix=FHIR_PATH)
+    changing, patching = Changing(writes, pushed, remarking), Patching(writes, pushed, remarking)
+    app.include_router(rest.router(interactions, changing, patching, bundles), prefix=FHIR_PATH)
     app.include_router(endpoints.router(gateway))
     app.include_router(clients.router(gateway))
     _answer_errors(app)

@@ -8,6 +8,7 @@ from fhir_gateway import __name__ as package
 from fhir_gateway.db.search.clinical import ELSEWHERE
 from fhir_gateway.db.search.parameters import search_parameters
 from fhir_gateway.server.operation_definitions import SUBSCRIPTIONS
+from fhir_gateway.server.patch_documents import JSON_PATCH
 from fhir_gateway.server.registry import (
     SERVED,
     SYSTEM_OPERATIONS,
@@ -45,6 +46,7 @@ def capability_statement(base_url: str, version: str, token_url: str) -> dict[st
         "instantiates": ["http://hl7.org/fhir/uv/bulkdata/CapabilityStatement/bulk-data"],
         "fhirVersion": "4.0.1",
         "format": ["application/fhir+json", "json"],
+        "patchFormat": [JSON_PATCH, "application/fhir+json"],
         "rest": [
             {
                 "mode": "server",
@@ -105,7 +107,7 @@ def _interactions(served: ServedType) -> list[str]:
     offered = {"read", "vread", "history-instance", "search-type", *served.writes, *served.own_writes}
     if served.name not in ELSEWHERE:
         offered.add("history-type")
-    order = ("read", "vread", "update", "delete", "history-instance", "history-type", "create", "search-type")
+    order = ("read", "vread", "update", "patch", "delete", "history-instance", "history-type", "create", "search-type")
     return [code for code in order if code in offered]
 
 

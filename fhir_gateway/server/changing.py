@@ -20,6 +20,7 @@ from fhir_gateway.server.interactions import begin, version_headers
 from fhir_gateway.server.negotiation import json_body, preferences, require_json
 from fhir_gateway.server.problems import FHIR_JSON, PreconditionFailed, issue, outcome
 from fhir_gateway.server.pushing import PUSHED, PushedWrites
+from fhir_gateway.server.remarking import Remarking
 from fhir_gateway.server.search import parse_query
 from fhir_gateway.server.writing import Change, Writes, Written
 
@@ -34,6 +35,7 @@ class Changing:
 
     writes: Writes
     pushed: PushedWrites
+    remarking: Remarking
 
     async def create(self, request: Request, resource_type: str) -> Response:
         """``POST [type]``, conditional with ``If-None-Exist``."""
@@ -71,17 +73,20 @@ class Changing:
             )
             if change.type in PUSHED:
                 written = self.pushed.carry_out({0: whole}, {0: token})[0]
-                return _noted(access, written)
+                return noted(access, written)
+            remarked = self.remarking.put(whole, token)
+            if remarked is not None:
+                return noted(access, remarked)
             prepared = self.writes.prepare(whole, token)
             with self.writes.rest.store.writing() as changes:
                 written = self.writes.perform(changes, self.writes.resolve(changes, prepared, token), token)
-            return _noted(access, written)
+            return noted(access, written)
 
         written = await run_in_threadpool(work)
         return answer(self.writes.rest.base_url, change.interaction, written, preferences(request).returned)
 
 
-def _noted(access: Access, written: Written) -> Written:
+def noted(access: Access, written: Written) -> Written:
     """The same, with what it was about in the audit entry."""
     if written.stored is not None:
         access.resource_id, access.resource_version = written.stored.id, written.stored.version

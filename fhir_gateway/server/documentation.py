@@ -117,6 +117,14 @@ def update(name: str, conditional: bool = False) -> dict[str, Any]:
     return found
 
 
+def patch(name: str) -> dict[str, Any]:
+    """``PATCH [type]/[id]``."""
+    operation = {"type": "object", "required": ["op", "path"]}
+    content = {"application/json-patch+json": {"schema": {"type": "array", "items": operation}}}
+    body = {"content": content | _content("Parameters"), "required": True}
+    return route(f"Patch {name}", name, (*_WRITTEN, 404, 409, 410), requestBody=body, security=_SECURITY)
+
+
 def delete(name: str, conditional: bool = False) -> dict[str, Any]:
     """``DELETE [type]/[id]``, or ``DELETE [type]?...``."""
     more = {"parameters": _searched(name)} if conditional else {}

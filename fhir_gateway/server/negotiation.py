@@ -133,6 +133,11 @@ async def decompressed(request: Request) -> AsyncIterator[bytes]:
         raise InputError("the gzipped body is no single whole one", location=Location(rule="gzip"))
 
 
+def media_type(request: Request) -> str:
+    """What the body of a request is said to be, without parameters, in lower case."""
+    return _media(request.headers.get("content-type", ""))[0]
+
+
 async def json_body(request: Request, limit: int) -> bytes:
     """The body of a request that sends a resource; raises UnsupportedMediaType for anything but JSON in UTF-8."""
     name, parameters = _media(request.headers.get("content-type", ""))

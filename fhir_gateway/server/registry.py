@@ -83,7 +83,7 @@ class ServedType:
     documentation: str
     profiles: tuple[str, ...] = ()
     operations: tuple[Operation, ...] = ()
-    writes: frozenset[str] = frozenset()  # create, update, delete: of what clients wrote themselves
+    writes: frozenset[str] = frozenset()  # create, update, patch, delete: of what clients wrote themselves
     own_writes: frozenset[str] = frozenset()  # the same through routes of a module of the type's own; not in Bundles
 
     def parameters(self) -> Iterator[tuple[str, str]]:
@@ -290,10 +290,13 @@ SYSTEM_OPERATIONS = (EXPORT, IMPORT)
 TYPE_OPERATIONS = (VALIDATE,)
 
 
+_WRITES = frozenset({"create", "update", "patch", "delete"})
+
+
 def _sent(name: str, documentation: str) -> ServedType:
     """A type that sources send, clients that write it among them."""
     how = "Clients write as senders do: each is a source of its own and changes what it wrote itself."
-    return ServedType(name, f"{documentation} {how}", writes=frozenset({"create", "update", "delete"}))
+    return ServedType(name, f"{documentation} {how}", writes=_WRITES)
 
 
 _TYPES = (
@@ -311,7 +314,7 @@ _TYPES = (
         "Attribution lists: one ATR Group for each contract. Clients may keep lists of their own, which open nothing.",
         (ATR + "atr-group",),
         (*ATTRIBUTION_OPERATIONS, DAVINCI_DATA_EXPORT, GROUP_EXPORT),
-        writes=frozenset({"create", "update", "delete"}),
+        writes=_WRITES,
     ),
     ServedType("Library", "Logic of the measures: CQL with its compiled ELM."),
     ServedType(
@@ -324,7 +327,7 @@ _TYPES = (
         "MeasureReport",
         "Results: individual and summary reports of measures, and settlements as performance reports. Individual "
         "reports are rendered when asked for and have no part in the history of the type. Clients may send reports of "
-        "their own, and change and delete those.",
+        "their own, and change and delete those; to the gateway's own individual reports they may add remarks.",
         (
             DEQM + "indv-measurereport-deqm",
             DEQM + "summary-measurereport-deqm",
@@ -333,7 +336,7 @@ _TYPES = (
             _BASE + "StructureDefinition/recomputable-measurereport",
         ),
         (RA_REPORT, PAYMENT_ROWS),
-        writes=frozenset({"create", "update", "delete"}),
+        writes=_WRITES,
     ),
     _sent("Location", "Places of care."),
     _sent("Organization", "Payers and provider organizations."),
@@ -342,7 +345,7 @@ _TYPES = (
         "Persons: one for all Patient resources of the same human; what a client writes becomes part of one.",
         (),
         (PATIENT_EXPORT, EVERYTHING),
-        writes=frozenset({"create", "update", "delete"}),
+        writes=_WRITES,
     ),
     _sent("Practitioner", "Practitioners that members are attributed to."),
     _sent("PractitionerRole", "Roles of practitioners in organizations."),

@@ -9,12 +9,12 @@ id) is looked up in the columns.
 
 from __future__ import annotations
 
-import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,8 +24,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fhir_gateway.db.audience import Audience
-from fhir_gateway.db.resources import ResourceStore, StoredResource, Versions, only_version
+from fhir_gateway.db.history import page_of_versions
+from fhir_gateway.db.remarks import Remark, Remarks, remarked
+from fhir_gateway.db.resources import ResourceStore, StoredResource, Versions
 from fhir_gateway.db.search.criteria import Criterion
+from fhir_gateway.db.search.dates import instant
+from fhir_gateway.db.search.matching import matches
 from fhir_gateway.db.search.parameters import search_parameters
 from fhir_gateway.errors import InputError, NotFoundError
 from fhir_gateway.measures import reports
@@ -33,16 +37,14 @@ from fhir_gateway.measures.dialect import Family
 from fhir_gateway.measures.model import MeasureResult
 from fhir_gateway.server.catalog import Found, StoredCatalog
 from fhir_gateway.server.problems import UnknownResource
-from fhir_gateway.server.search import Query, code_of
+from fhir_gateway.server.report_criteria import OWN, Wanted, wanted_of
+from fhir_gateway.server.search import Query
 
 _TYPE = "MeasureReport"
-#: Criteria that are an individual report's own; all others are answered by its summary.
-_OWN = ("subject", "patient", "type", "_id")
 #: Search parameters of Patient, which a chain from the subject may end in.
 _PATIENTS = frozenset({"_id", "_lastUpdated", "_has", *search_parameters("Patient")})
 _MAX_RUNS = 1000
 _KEPT_RUNS = 32
-_SPLIT = re.compile(r"(?<!\\),")
 
 
 def individual_report(result: MeasureResult, index: int, summary: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -99,8 +101,9 @@ class Run:
 class ReportCatalog:
     """All MeasureReports as one catalog."""
 
-    def __init__(self, store: ResourceStore, results: Callable[[], Results], render: Render) -> None:
+    def __init__(self, store: ResourceStore, results: Callable[[], Results], render: Render, remarks: Remarks) -> None:
         """``results`` is called when results are first needed: opening them makes their folder."""
+        self._remarks = remarks
         self._store = store  # of everything: summaries tell what an individual report is made of
         self._seen = self._persons = self._summaries = store
         self._results = results
@@ -117,8 +120,8 @@ class ReportCatalog:
         view._persons = self._store.seen_by(Audience(audience.labels))
         return view
 
-    def _wanted(self, query: Query) -> _Wanted | None:
-        return _wanted(query, self._patients)
+    def _wanted(self, query: Query) -> Wanted | None:
+        return wanted_of(query, self._patients)
 
     def _patients(self, criterion: Criterion) -> list[str]:
         """Ids of the persons that a chain leads to; of none when the client may not search them."""
@@ -132,27 +135,35 @@ class ReportCatalog:
         try:
             return StoredCatalog(self._seen).read(resource_type, resource_id)
         except UnknownResource:
-            run_id, _, member = resource_id.rpartition("-")
-            if not run_id or not self._sees(member):
-                raise
+            return self._versions(resource_type, resource_id)[0]
+
+    def rendered(self, resource_type: str, resource_id: str) -> StoredResource:
+        """The individual report of that id as it is rendered, without remarks; raises UnknownResource."""
+        run_id, _, member = resource_id.rpartition("-")
+        if run_id and self._sees(member):
             summary = StoredCatalog(self._store).read(resource_type, run_id)
             run = self._run(run_id)
-            if run is None or member not in run.index:
-                raise
-            report = self._individual(summary, run, run.index[member])
-            if not self._seen.permits(report.json()):
-                raise
-            return report
+            if run is not None and member in run.index:
+                report = self._individual(summary, run, run.index[member])
+                if self._seen.permits(report.json()):
+                    return report
+        raise UnknownResource(f"there is no such {resource_type}")
+
+    def _versions(self, resource_type: str, resource_id: str) -> list[StoredResource]:
+        """The versions of an individual report, newest first: each act of remarking on it made one."""
+        report, remarks = self.rendered(resource_type, resource_id), self._remarks.of(resource_id)
+        parts = [[one for one in remarks if one.act <= act] for act in range(remarks[-1].act, 0, -1)] if remarks else []
+        return [*(_remarked(report, part) for part in parts), report]
 
     def vread(self, resource_type: str, resource_id: str, version: int) -> StoredResource:
-        """One version; an individual report has only that of its run."""
+        """One version; an individual report has that of its run, and one for each act of remarking on it."""
         try:
             return StoredCatalog(self._seen).vread(resource_type, resource_id, version)
         except UnknownResource:
-            report = self.read(resource_type, resource_id)
-            if report.version != version:
-                raise
-            return report
+            for report in self._versions(resource_type, resource_id):
+                if report.version == version:
+                    return report
+            raise
 
     def history(
         self,
@@ -163,11 +174,11 @@ class ReportCatalog:
         count: int,
         after: str | None,
     ) -> Versions:
-        """One page of the versions of a report; an individual one has only that of its run."""
+        """One page of the versions of a report; of an individual one that of its run, and those with remarks."""
         try:
             return StoredCatalog(self._seen).history(resource_type, resource_id, since, at, count, after)
         except UnknownResource:
-            return only_version(self.read(resource_type, resource_id), since, at)
+            return page_of_versions(self._versions(resource_type, resource_id), since, at, count, after)
 
     def search(self, query: Query) -> Found:
         """One page: first the stored reports that match, then the individual ones, run by run."""
@@ -216,10 +227,14 @@ class ReportCatalog:
             more = len(indices) > len(taken) or any(len(rest) for _, _, rest in matching[number + 1 :])
             if len(reports) >= count and more:
                 last = int(taken[-1]) if len(taken) else -1
-                return reports, f"i:{summary.id}:{last}"
-        return reports, None
+                return self._with_remarks(reports), f"i:{summary.id}:{last}"
+        return self._with_remarks(reports), None
 
-    def _permitted(self, query: Query, wanted: _Wanted | None) -> Iterator[tuple[StoredResource, Run, Indices]]:
+    def _with_remarks(self, reports: list[StoredResource]) -> list[StoredResource]:
+        found = self._remarks.of_many([one.id for one in reports]) if reports else {}
+        return [_remarked(one, found[one.id]) if one.id in found else one for one in reports]
+
+    def _permitted(self, query: Query, wanted: Wanted | None) -> Iterator[tuple[StoredResource, Run, Indices]]:
         """What matches, of what the restrictions of the caller's scopes leave."""
         found = list(self._matching(query, wanted))
         for alternatives in self._seen.audience.restriction(_TYPE):
@@ -235,12 +250,15 @@ class ReportCatalog:
             ]
         yield from found
 
-    def _matching(self, query: Query, wanted: _Wanted | None) -> Iterator[tuple[StoredResource, Run, Indices]]:
+    def _matching(self, query: Query, wanted: Wanted | None) -> Iterator[tuple[StoredResource, Run, Indices]]:
         """Runs whose summaries meet the shared criteria, with the members that meet the others."""
         if wanted is None:
             return
-        shared: list[Criterion] = [*query.without(*_OWN), ("type", "summary")]
-        summaries = self._summaries.search(_TYPE, shared, _MAX_RUNS, None, query.sort, total=False).resources
+        shared: list[Criterion] = [*query.without(*OWN), ("type", "summary")]
+        times = [one for one in shared if one[0] == "_lastUpdated"]
+        asked = [one for one in shared if one not in times]
+        summaries = self._summaries.search(_TYPE, asked, _MAX_RUNS, None, query.sort, total=False).resources
+        now = datetime.now(UTC)
         allowed = self._persons.members()
         visible = None if allowed is None else pa.array(allowed, pa.string())
         known = frozenset(self._results().runs())  # a contract's quality report is a summary without a run of its own
@@ -252,7 +270,7 @@ class ReportCatalog:
             run = self._run(summary.id)
             if run is None:
                 continue
-            indices = run.reported
+            indices = self._of_times(summary, run, times, now) if times else run.reported
             if visible is not None:
                 indices = indices[np.asarray(pc.is_in(run.result.members, value_set=visible))[indices]]
             for members in wanted.member_sets(summary.id):
@@ -260,6 +278,21 @@ class ReportCatalog:
                 indices = _among(indices, np.array(chosen, np.intp))
             if len(indices):
                 yield summary, run, indices
+
+    def _of_times(self, summary: StoredResource, run: Run, times: Sequence[Criterion], now: datetime) -> Indices:
+        """Members whose report changed at such a time: with its summary, or by the last remark on it."""
+
+        def meets(updated: str) -> bool:
+            return matches({"resourceType": _TYPE, "meta": {"lastUpdated": updated}}, times, None, now)
+
+        indices = run.reported if meets(summary.last_updated) else run.reported[:0]
+        later = {
+            run.index[member]: meets(max(summary.last_updated, instant(remarks[-1].written)))
+            for report, remarks in self._remarks.of_run(summary.id).items()
+            if (member := report.removeprefix(f"{summary.id}-")) in run.index
+        }
+        without = indices[~np.isin(indices, list(later))]
+        return np.union1d(without, np.array([one for one, met in later.items() if met], np.intp))
 
     def _individual(self, summary: StoredResource, run: Run, index: int) -> StoredResource:
         member = run.result.members[index].as_py()
@@ -286,55 +319,11 @@ class ReportCatalog:
         return run
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """Which individual reports a search is about: sets of members that all must hold, and ids as (run, member)."""
-
-    members: tuple[frozenset[str], ...]
-    ids: frozenset[tuple[str, str]] | None
-
-    def member_sets(self, run: str) -> Iterable[frozenset[str]]:
-        yield from self.members
-        if self.ids is not None:
-            yield frozenset(member for of_run, member in self.ids if of_run == run)
-
-
-def _wanted(query: Query, patients: Callable[[Criterion], Iterable[str]]) -> _Wanted | None:
-    """The individual reports that the criteria can match; None when they match none at all.
-
-    ``patients`` answers a criterion on Patient with ids: what a chain through the subject leads to.
-    """
-    if any(key.startswith("_has:") for key, _ in query.criteria):
-        return None  # nothing that is stored refers to a report that is not
-    for modifier, value in query.named("type"):
-        if modifier:
-            raise InputError("search parameter type of MeasureReport has no modifiers")
-        if not any(part.rpartition("|")[2] == "individual" for part in _SPLIT.split(value)):
-            return None
-    members: list[frozenset[str]] = []
-    for name in ("subject", "patient"):
-        for modifier, value in query.named(name):
-            if modifier not in ("", "Patient"):
-                raise InputError(f"search parameter {name} of MeasureReport has no modifier :{modifier}")
-            members.append(frozenset(_patient(part, modifier or name) for part in _SPLIT.split(value)) - {""})
-        for target, rest, value in query.chains(name):
-            if target not in ("", "Patient"):
-                return None
-            if (
-                target
-                or code_of(rest) in ("_id", "_lastUpdated", "_has")
-                or code_of(rest) in search_parameters("Patient")
-            ):
-                members.append(frozenset(patients((rest, value))))
-            else:
-                return None
-    if any(not chosen for chosen in members):
-        return None
-    ids: frozenset[tuple[str, str]] | None = None
-    for _, value in query.named("_id"):
-        parts = frozenset((run, member) for run, _, member in (part.rpartition("-") for part in _SPLIT.split(value)))
-        ids = parts if ids is None else ids & parts
-    return _Wanted(tuple(members), ids)
+def _remarked(report: StoredResource, remarks: Sequence[Remark]) -> StoredResource:
+    """An individual report with remarks, as the version that they made."""
+    found = remarked(report.json(), remarks)
+    version, updated = int(found["meta"]["versionId"]), found["meta"]["lastUpdated"]
+    return replace(report, version=version, last_updated=updated, body=orjson.dumps(found))
 
 
 def _among(indices: Indices, chosen: Indices) -> Indices:
@@ -343,14 +332,6 @@ def _among(indices: Indices, chosen: Indices) -> Indices:
     inside = places < len(indices)
     inside[inside] = indices[places[inside]] == chosen[inside]
     return chosen[inside]
-
-
-def _patient(text: str, kind: str) -> str:
-    """Patient id of a reference value; empty for a reference to something else."""
-    parts = text.partition("/_history/")[0].split("/")
-    if len(parts) == 1:
-        return parts[0]
-    return parts[-1] if parts[-2] == "Patient" else ""
 
 
 def _place(text: str) -> tuple[str, int]:

@@ -16,18 +16,19 @@ from fhir_gateway.server.bundles import Bundles
 from fhir_gateway.server.changing import Changing
 from fhir_gateway.server.history import History
 from fhir_gateway.server.interactions import Interactions
+from fhir_gateway.server.patching import Patching
 from fhir_gateway.server.reading import Reading
 from fhir_gateway.server.registry import SERVED, ServedType
 from fhir_gateway.server.searching import Searching
 
 
-def router(interactions: Interactions, changing: Changing, bundles: Bundles) -> APIRouter:
+def router(interactions: Interactions, changing: Changing, patching: Patching, bundles: Bundles) -> APIRouter:
     """All of them, below the FHIR base; those of one type are told from operations by their names."""
     routes = APIRouter()
     _add_system(routes, interactions, bundles)
     for name, served in SERVED.items():
         _add_type(routes, name, interactions)
-        _add_changes(routes, served, changing)
+        _add_changes(routes, served, changing, patching)
     return routes
 
 
@@ -126,7 +127,7 @@ def _add_type(routes: APIRouter, name: str, interactions: Interactions) -> None:
         return await reading.vread(request, name, id, vid)
 
 
-def _add_changes(routes: APIRouter, served: ServedType, changing: Changing) -> None:
+def _add_changes(routes: APIRouter, served: ServedType, changing: Changing, patching: Patching) -> None:
     """What clients may write of a type; for everything else there is no route (405)."""
     name = served.name
     tags: list[Any] = [name]
@@ -145,6 +146,12 @@ def _add_changes(routes: APIRouter, served: ServedType, changing: Changing) -> N
         @routes.put(f"/{name}/{{id}}", tags=tags, **documentation.update(name))
         async def update(request: Request, id: str) -> Response:
             return await changing.update(request, name, id)
+
+    if "patch" in served.writes:
+
+        @routes.patch(f"/{name}/{{id}}", tags=tags, **documentation.patch(name))
+        async def patch(request: Request, id: str) -> Response:
+            return await patching.patch(request, name, id)
 
     if "delete" in served.writes:
 

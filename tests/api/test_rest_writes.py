@@ -211,7 +211,7 @@ async def test_who_may_not_write_is_refused(face: Face) -> None:
         ("POST", "Library"),
         ("PUT", "Library/m"),
         ("DELETE", "Provenance/p"),
-        ("PATCH", "MeasureReport/x"),
+        ("PATCH", "Library/x"),
         ("POST", "MeasureReport/x"),
     ):
         answer = await face.send("operator", method, path, {})

@@ -14,6 +14,7 @@ from fhir_face import BASE
 
 from fhir_gateway.db.engine import create_engine
 from fhir_gateway.db.migrate import upgrade
+from fhir_gateway.db.remarks import Remarks
 from fhir_gateway.db.resources import ResourceStore
 from fhir_gateway.errors import InputError, NotFoundError
 from fhir_gateway.measures.model import GroupResult, MeasureResult, PopulationResult
@@ -80,7 +81,7 @@ def catalog() -> Iterator[ReportCatalog]:
     store = ResourceStore(engine, BASE)
     store.put_many([report(run, "summary") | {"id": name} for name, run in RUNS.items()])
     store.put(report(RUNS["run-1"], "summary") | {"id": "of-a-contract"})
-    yield ReportCatalog(store, Results, render)
+    yield ReportCatalog(store, Results, render, Remarks(engine))
     engine.dispose()
 
 
