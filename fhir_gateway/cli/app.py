@@ -21,6 +21,7 @@ from fhir_gateway.cli import (
     ledger,
     measure,
     persons,
+    predict,
     pull,
     quarantine,
     roster,
@@ -50,6 +51,7 @@ app.add_typer(persons.app, name="persons")
 app.add_typer(terminology.app, name="terminology")
 app.add_typer(measure.app, name="measure")
 app.add_typer(guide.app, name="guide")
+app.add_typer(predict.app, name="predict")
 app.command("pull")(pull.pull)
 app.command("ledger")(ledger.ledger)
 app.command("status")(status.status)

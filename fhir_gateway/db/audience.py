@@ -49,7 +49,8 @@ _DIRECTORY = frozenset(
 )
 #: Where a resource names the person it is about.
 ABOUT = {"MeasureReport": "MeasureReport.subject"} | {
-    name: f"{name}.{patient_element(name)}" for name in sorted(CLINICAL | {"Coverage", "RelatedPerson"})
+    name: f"{name}.{patient_element(name)}"
+    for name in sorted(CLINICAL | {"CommunicationRequest", "Coverage", "RelatedPerson", "RiskAssessment"})
 }
 
 

@@ -306,6 +306,10 @@ _TYPES = (
         "the type; clients that do not see everybody's data see their own accesses.",
     ),
     ServedType(
+        "CommunicationRequest",
+        "Outreach: whom to call for what; alerts of admissions, emergency visits and gaps. Open ones are active.",
+    ),
+    ServedType(
         "Contract", "Contracts for people and contract systems; the Measure of the same id says what they pay by."
     ),
     _sent("Coverage", "Coverage of members, as pulled, with the person as beneficiary."),
@@ -351,6 +355,10 @@ _TYPES = (
     _sent("PractitionerRole", "Roles of practitioners in organizations."),
     ServedType("Provenance", "Decisions about attribution lists: who changed them, when and why."),
     _sent("RelatedPerson", "Persons who are related to members, such as subscribers."),
+    ServedType(
+        "RiskAssessment",
+        "Published risk scores and ranks of work lists; a partial score is preliminary. Nothing is paid by them.",
+    ),
     ServedType(
         "Subscription",
         "Who is told of new versions of lists and reports: topic-based subscriptions as backported to R4, by "

@@ -10,6 +10,7 @@ from fhir_gateway.jobs.exports.models import Level, Source
 from fhir_gateway.jobs.exports.stored import EVERYWHERE, SYSTEM, stored
 
 SOURCES: tuple[Source, ...] = (
+    stored("CommunicationRequest"),
     stored("Contract", SYSTEM),
     stored("Coverage"),
     stored("Group"),
@@ -24,6 +25,7 @@ SOURCES: tuple[Source, ...] = (
     stored("PractitionerRole"),
     stored("Provenance"),
     stored("RelatedPerson"),
+    stored("RiskAssessment"),
     *(Source(name, EVERYWHERE, plan=partial(clinical.plan, name), later=clinical.later) for name in sorted(CLINICAL)),
 )
 #: Served types that are not exported, and why.

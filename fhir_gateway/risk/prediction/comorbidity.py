@@ -112,3 +112,25 @@ def components(points: Mapping[str, int]) -> str:
         for name, value in points.items()
     )
     return f"list_filter([{parts}], lambda x: x.points <> 0)"
+
+
+def with_uncoded(scores: pa.Table, uncoded: pa.Table) -> pa.Table:
+    """The scores, partial (``icd10_codes`` is missing) where a member has conditions that nobody coded in ICD-10.
+
+    A band stays where more points could not change it: the highest.
+    """
+    with duckdb.connect() as work:
+        work.register("scores", scores)
+        work.register("uncoded", uncoded)
+        return (
+            work.sql("""
+            SELECT s.score, s.key, s.member, s.day, s.value,
+                CASE WHEN u.member IS NULL OR s.band = 'high' THEN s.band END AS band,
+                s.partial OR u.member IS NOT NULL AS partial,
+                CASE WHEN u.member IS NULL THEN s.missing ELSE list_append(s.missing, 'icd10_codes') END AS missing,
+                s.components
+            FROM scores s LEFT JOIN uncoded u USING (member) ORDER BY s.key
+        """)
+            .to_arrow_table()
+            .cast(SCORES)
+        )

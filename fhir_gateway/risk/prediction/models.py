@@ -24,8 +24,8 @@ STAYS = pa.schema(
 VISITS = pa.schema([("member", pa.string()), ("day", pa.date32())])
 #: Laboratory results: ``analyte`` is ``haemoglobin`` (g/dL) or ``sodium`` (mmol/L).
 LABS = pa.schema([("member", pa.string()), ("analyte", pa.string()), ("at", pa.string()), ("value", pa.float64())])
-#: One score of one person or stay. ``missing`` names inputs that nobody gave: then ``partial``, and ``value`` is the sum
-#: of what is known, the least that it can be.
+#: One score of one person or stay. ``missing`` names inputs that nobody gave: then ``partial``, and ``value`` is the
+#: sum of what is known, the least that it can be.
 SCORES = pa.schema(
     [
         ("score", pa.string()),

@@ -1,8 +1,8 @@
 """LACE and HOSPITAL: how likely somebody who leaves hospital comes back within 30 days.
 
 LACE: van Walraven C, et al. CMAJ 2010;182:551-7. HOSPITAL: Donzé J, et al. JAMA Intern Med 2013;173:632-8, simplified
-admissions as in Donzé J, et al. JAMA Intern Med 2016;176:496-502. An input that nobody gave counts no points, is named in
-``missing``, and the score is ``partial``: the least that it can be.
+admissions as in Donzé J, et al. JAMA Intern Med 2016;176:496-502. An input that nobody gave counts no points, is named
+in ``missing``, and the score is ``partial``: the least that it can be.
 """
 
 from __future__ import annotations
