@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fhir_gateway.measures.catalog import MeasureCatalog
     from fhir_gateway.measures.store import ResultStore
     from fhir_gateway.risk import CodingGapSource
+    from fhir_gateway.risk.store import RiskStore
     from fhir_gateway.sources.pulls import PullLog
     from fhir_gateway.sources.store import EndpointStore
     from fhir_gateway.subscriptions.store import SubscriptionStore
@@ -156,6 +157,13 @@ class Gateway:
         from fhir_gateway.subscriptions.store import SubscriptionStore
 
         return SubscriptionStore(self.engine, self.secrets)
+
+    @cached_property
+    def risk(self) -> RiskStore:
+        """Risk scores and coding gaps that were computed or imported, as columns."""
+        from fhir_gateway.risk.store import RiskStore
+
+        return RiskStore(self.data_folder / "risk")
 
     @cached_property
     def coding_gaps(self) -> Sequence[CodingGapSource]:
