@@ -29,6 +29,7 @@ from fhir_gateway.server.app import create_app
 from fhir_gateway.server.registry import SERVED
 from fhir_gateway.server.serve import GatewayServer
 from tests.support.backend_client import lasting
+from tests.support.waiting import HANG
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "1"))
@@ -69,4 +70,4 @@ schema = schemathesis.openapi.from_path(REPOSITORY / "openapi" / "openapi.json")
 @schema.parametrize()
 @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), derandomize=True)
 def test_nothing_fails_and_every_answer_is_documented(case: Case, door: tuple[str, dict[str, str]]) -> None:
-    case.call_and_validate(base_url=door[0], headers=door[1], checks=CHECKS)
+    case.call_and_validate(base_url=door[0], headers=door[1], checks=CHECKS, timeout=HANG)
