@@ -95,7 +95,9 @@ _ALL = (
         {"0-17": "0-17", "18-44": "18-44", "45-64": "45-64", "65-74": "65-74", "75-84": "75-84", "85+": "85 and over"}
         | {UNKNOWN: "Not recorded"},
     ),
-    Dimension("language", "Preferred language", "language", {"en": "English", "es": "Spanish", UNKNOWN: "Not recorded"}),
+    Dimension(
+        "language", "Preferred language", "language", {"en": "English", "es": "Spanish", UNKNOWN: "Not recorded"}
+    ),
     Dimension(
         "payer",
         "Payer",
@@ -103,7 +105,9 @@ _ALL = (
         {"medicare": "Medicare", "dual": "Medicare and Medicaid", "medicaid": "Medicaid", "commercial": "Commercial"}
         | {"other-government": "Other government", "self-pay": "No payer", "other": "Other", UNKNOWN: "Not recorded"},
     ),
-    Dimension("dual", "Dual status", "payer", {"full": "Full", "partial": "Partial", "no": "No", UNKNOWN: "Not recorded"}),
+    Dimension(
+        "dual", "Dual status", "payer", {"full": "Full", "partial": "Partial", "no": "No", UNKNOWN: "Not recorded"}
+    ),
     Dimension("lis", "Low-income subsidy", "payer", _YES_NO),
     Dimension("disability", "Disability", "disability", _YES_NO),
     Dimension(
@@ -161,7 +165,7 @@ class MemberDimensions:
 
 
 def column(dimension: Dimension, values: pa.Array | pa.ChunkedArray) -> Column:
-    """Values (codes; null is not recorded) as numbers; a code that the dimension does not state is a stratum as well."""
+    """Values (codes; null is not recorded) as numbers; codes that it does not state are strata too."""
     filled = pc.fill_null(values.cast(pa.string()), UNKNOWN)
     stated = [code for code in dimension.strata if code not in MISSING]
     last = [code for code in dimension.strata if code in MISSING]

@@ -21,7 +21,7 @@ _STEP = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class MemberSet:
-    """A vector over the members: a set (``bounded``) or how often each counts; ``role`` says what it is of the metric."""
+    """A vector over the members: a set (``bounded``) or how often each counts; ``role``: what it is of the metric."""
 
     metric: int
     role: str  # denominator | numerator
@@ -106,8 +106,7 @@ def _cluster(
 ) -> Cluster:
     owners: list[tuple[tuple[int, str], ...]] = [((sets[one].metric, sets[one].role),) for one in vectors]
     owners += [
-        tuple((sets[one].metric, sets[one].role) for one in (*parts, whole) if one >= 0)
-        for whole, parts in differences
+        tuple((sets[one].metric, sets[one].role) for one in (*parts, whole) if one >= 0) for whole, parts in differences
     ]
     return Cluster(tuple(of), np.array(vectors, np.int64), tuple(differences), tuple(owners))
 

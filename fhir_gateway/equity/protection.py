@@ -74,9 +74,7 @@ def protect(
             if failing := _protect_cluster(cluster, local, counts, linked, of, shown, threshold):
                 _reduce(shown, [[(chosen[metric], role) for metric, role in owners] for owners in failing])
                 pending.append(of)
-    population = {
-        name: one.population.hidden[place] for one in linked for place, name in enumerate(one.names)
-    }
+    population = {name: one.population.hidden[place] for one in linked for place, name in enumerate(one.names)}
     everything = frozenset(range(len(metrics)))
     return Protection(
         shown.hidden, population, everything - shown.metrics, frozenset(shown.metrics) - frozenset(shown.numerators)

@@ -116,8 +116,7 @@ def stratify(
             continue
         if number in protection.denominators_only and metric.kind != "cohort":
             said.append(f"{metric.id}: no numerators, too few members met it or did not")
-        for dimension in wanted:
-            breakdowns.append(_breakdown(number, metric, dimension, dimensions.columns[dimension.id], protection))
+        breakdowns += [_breakdown(number, metric, one, dimensions.columns[one.id], protection) for one in wanted]
     population = tuple(_composition(one, dimensions.columns[one.id], protection.population[one.id]) for one in wanted)
     return Strata(dimensions, aligned, protection, tuple(breakdowns), population, tuple(said))
 
@@ -147,9 +146,7 @@ def _aligned(metric: Metric, dimensions: MemberDimensions) -> Metric:
     )
 
 
-def _breakdown(
-    number: int, metric: Metric, dimension: Dimension, column: Column, protection: Protection
-) -> Breakdown:
+def _breakdown(number: int, metric: Metric, dimension: Dimension, column: Column, protection: Protection) -> Breakdown:
     size = len(column.strata)
     denominators = np.bincount(column.codes, metric.denominator, size)
     numerators = np.bincount(column.codes, metric.numerator, size)
@@ -195,9 +192,7 @@ def _cell(
     return Cell(code, title, float(denominator), float(numerator), rate, low, high, False)
 
 
-def _share(
-    column: Column, denominators: Values, hidden: npt.NDArray[np.bool_], codes: tuple[str, ...]
-) -> float | None:
+def _share(column: Column, denominators: Values, hidden: npt.NDArray[np.bool_], codes: tuple[str, ...]) -> float | None:
     places = [place for place, code in enumerate(column.strata) if code in codes]
     whole = float(denominators.sum())
     if not whole or any(hidden[place] for place in places):
