@@ -15,13 +15,9 @@ import duckdb
 import pyarrow as pa
 
 from fhir_gateway.risk.prediction.models import DIAGNOSES, LABS, STAYS, VISITS
+from fhir_gateway.risk.utilization import LINE_COLUMNS as LINE_COLUMNS
+from fhir_gateway.risk.utilization import stays, visits
 
-#: Columns of claim lines (``lake.claims.LINE_SCHEMA``) that are read here.
-LINE_COLUMNS = (
-    *("_member", "counts", "service_from", "claim_from", "claim_thru", "claim_type", "bill_type", "procedure"),
-    *("place_of_service", "revenue_code", "diagnosis", "admitted", "discharged", "discharge_status", "admission_type"),
-    *("diagnoses", "procedures", "allowed", "denied"),
-)
 #: Columns of each resource type that are read here, by path.
 PATHS: dict[str, tuple[str, ...]] = {
     "Condition": (
@@ -78,6 +74,8 @@ def read_inputs(
         for name, paths in PATHS.items():
             work.register(name.lower() + "s", lake.read(name, list(paths), bucket=bucket, version=version))
         work.register("lines", lines)
+        work.register("claim_stays", stays(lines))
+        work.register("claim_visits", visits(lines))
         work.register("events", events)
         for statement in _sections().values():
             work.execute(statement)

@@ -1,5 +1,5 @@
 -- What scores are computed from; tables: conditions, encounters, observations, procedures (as the lake gives them),
--- lines (claim lines), events (which Encounters stand for an event).
+-- lines (claim lines), claim_stays and claim_visits (risk.utilization), events (which Encounters stand for an event).
 
 -- section: macros
 CREATE TEMP MACRO day_of(text) AS try_cast(text[1:10] AS DATE);
@@ -8,7 +8,8 @@ CREATE TEMP MACRO plain(code) AS upper(replace(code, '.', ''));
 CREATE TEMP MACRO icd10(code) AS regexp_full_match(code, '[A-TV-Z][0-9][0-9A-Z]{1,5}');
 
 -- section: counted lines
-CREATE TEMP TABLE counted AS SELECT * FROM lines WHERE counts AND _member IS NOT NULL;
+CREATE TEMP TABLE counted AS SELECT * FROM lines
+WHERE counts AND NOT coalesce(denied, FALSE) AND _member IS NOT NULL;
 
 -- section: conditions
 CREATE TEMP TABLE condition_codes AS
@@ -51,16 +52,13 @@ WHERE v.stands AND e._member IS NOT NULL AND e.status NOT IN ('entered-in-error'
 CREATE TEMP TABLE said_emergency AS
 SELECT DISTINCT member, first AS day FROM visit WHERE class = 'EMER'
 UNION
-SELECT DISTINCT _member, coalesce(service_from, claim_from) FROM counted
-WHERE revenue_code BETWEEN '0450' AND '0459' OR revenue_code = '0981' OR procedure BETWEEN '99281' AND '99285';
+SELECT DISTINCT member, day FROM claim_visits WHERE kind = 'ed';
 
 -- section: office
 CREATE TEMP TABLE said_office AS
 SELECT DISTINCT member, first AS day FROM visit WHERE class IN ('AMB', 'VR', 'HH')
 UNION
-SELECT DISTINCT _member, coalesce(service_from, claim_from) FROM counted
-WHERE coalesce(service_from, claim_from) IS NOT NULL AND (procedure BETWEEN '99202' AND '99215'
-    OR procedure BETWEEN '99381' AND '99397' OR procedure IN ('G0402', 'G0438', 'G0439', '99495', '99496'));
+SELECT DISTINCT member, day FROM claim_visits WHERE kind IN ('office', 'transitional');
 
 -- section: stays of each source
 CREATE TEMP TABLE stay AS
@@ -70,11 +68,8 @@ SELECT member, id, first AS admitted, last AS discharged,
     list_has_any(disposition, ['exp', '20']) AS died
 FROM visit WHERE class IN ('IMP', 'ACUTE', 'NONAC') AND last IS NOT NULL
 UNION ALL
-SELECT DISTINCT _member, 'claim/' || _member || '/' || admitted, admitted, discharged,
-    CASE WHEN admission_type IN ('1', '2', '5') THEN TRUE WHEN admission_type = '3' THEN FALSE END,
-    discharge_status = '20'
-FROM counted WHERE admitted IS NOT NULL AND discharged IS NOT NULL AND coalesce(bill_type, '11') LIKE '%11%'
-    AND discharged >= admitted;
+SELECT member, 'claim/' || member || '/' || admitted, admitted, discharged, emergent, died
+FROM claim_stays WHERE kind IN ('acute', 'psychiatric') AND NOT unfinished;
 
 -- section: stays
 -- what overlaps or follows on the day of discharge is one stay: copies of it, and transfers
