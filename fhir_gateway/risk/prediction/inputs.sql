@@ -60,16 +60,29 @@ SELECT DISTINCT member, first AS day FROM visit WHERE class IN ('AMB', 'VR', 'HH
 UNION
 SELECT DISTINCT member, day FROM claim_visits WHERE kind IN ('office', 'transitional');
 
--- section: stays of each source
-CREATE TEMP TABLE stay AS
+-- section: stays of Encounters
+CREATE TEMP TABLE clinical_stay AS
 SELECT member, id, first AS admitted, last AS discharged,
     CASE WHEN list_has_any(priority, ['EM', 'UR']) OR list_contains(admit_source, 'emd') THEN TRUE
         WHEN list_has_any(priority, ['EL', 'R']) THEN FALSE END AS emergent,
     list_has_any(disposition, ['exp', '20']) AS died
-FROM visit WHERE class IN ('IMP', 'ACUTE', 'NONAC') AND last IS NOT NULL
+FROM visit WHERE class IN ('IMP', 'ACUTE', 'NONAC') AND last IS NOT NULL;
+
+-- section: stays of claims
+CREATE TEMP TABLE claim_stay AS
+SELECT * FROM claim_stays WHERE kind IN ('acute', 'psychiatric') AND NOT unfinished;
+
+-- section: stays of each source
+-- clinical systems know the days; a claim adds what it alone knows, and stays that no Encounter is of
+CREATE TEMP TABLE stay AS
+SELECT e.member, e.id, e.admitted, e.discharged, coalesce(e.emergent, bool_or(c.emergent)) AS emergent,
+    e.died OR coalesce(bool_or(c.died), FALSE) AS died
+FROM clinical_stay e LEFT JOIN claim_stay c ON c.member = e.member AND abs(c.admitted - e.admitted) <= 1
+GROUP BY e.member, e.id, e.admitted, e.discharged, e.emergent, e.died
 UNION ALL
 SELECT member, 'claim/' || member || '/' || admitted, admitted, discharged, emergent, died
-FROM claim_stays WHERE kind IN ('acute', 'psychiatric') AND NOT unfinished;
+FROM claim_stay c WHERE NOT EXISTS (FROM clinical_stay e
+    WHERE e.member = c.member AND e.admitted <= c.discharged AND c.admitted <= e.discharged);
 
 -- section: stays
 -- what overlaps or follows on the day of discharge is one stay: copies of it, and transfers
