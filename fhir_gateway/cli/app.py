@@ -28,6 +28,7 @@ from fhir_gateway.cli import (
     serve,
     status,
     terminology,
+    user,
     value,
 )
 from fhir_gateway.cli.context import Context
@@ -43,6 +44,7 @@ app = typer.Typer(
 )
 app.add_typer(endpoint.app, name="endpoint")
 app.add_typer(client.app, name="client")
+app.add_typer(user.app, name="user")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(roster.app, name="roster")

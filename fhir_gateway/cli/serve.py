@@ -17,6 +17,7 @@ def serve(
     """Serve FHIR over HTTP until stopped, and carry out jobs beside it."""
     from contextlib import ExitStack
 
+    from fhir_gateway.console.app import with_console
     from fhir_gateway.logs import configure
     from fhir_gateway.server.serve import serve as serve_until_interrupted
 
@@ -26,11 +27,11 @@ def serve(
     public = here.gateway.settings.public_url.rstrip("/")
 
     def listening(port: int) -> None:
-        here.output.say(f"FHIR base {public}/fhir (listening on {host}:{port})")
+        here.output.say(f"FHIR base {public}/fhir, console {public}/console (listening on {host}:{port})")
 
     with ExitStack() as beside:
         if here.gateway.settings.jobs_in_server:
             from fhir_gateway.jobs.durable import Worker
 
             beside.enter_context(Worker(here.gateway, background=True))
-        serve_until_interrupted(here.gateway, host, port, listening)
+        serve_until_interrupted(here.gateway, host, port, listening, with_console)

@@ -54,12 +54,22 @@ def page(explanation: Explanation) -> str:
     return "".join(_page(explanation))
 
 
+def content(explanation: Explanation) -> str:
+    """What the page says, as the body of another page, which has its own style for the classes of :data:`STYLE`."""
+    return "".join(_content(explanation))
+
+
 def _page(explanation: Explanation) -> Iterator[str]:
     title = escape(f"{explanation.package.title}: {explanation.member}")
-    start, end = explanation.period
     yield '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
     yield f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n"
+    yield from _content(explanation)
+    yield "</body>\n</html>\n"
+
+
+def _content(explanation: Explanation) -> Iterator[str]:
+    start, end = explanation.period
     yield f"<p>{escape(explanation.package.url)}|{escape(explanation.package.version)}, {start} to {end}, "
     yield f"evaluated {escape(explanation.evaluated_at.isoformat())}</p>\n"
     if explanation.failure:
@@ -75,7 +85,6 @@ def _page(explanation: Explanation) -> Iterator[str]:
     yield "true for any row.</p>\n"
     for number, (label, statements) in enumerate(explanation.libraries.items()):
         yield from _library(label, statements, opened=number == 0)
-    yield "</body>\n</html>\n"
 
 
 def _group(group: GroupResult) -> Iterator[str]:

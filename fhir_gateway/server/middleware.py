@@ -67,7 +67,7 @@ class RequestFrame:
         access.address = str(scope["client"][0])[:64] if scope.get("client") else None
         access.limit = self._throttle.client
         scope.setdefault("state", {})["access"] = access
-        audited = f"{scope['path']}/".startswith((self._base_path + "/", "/admin/", "/auth/"))
+        audited = f"{scope['path']}/".startswith((self._base_path + "/", "/admin/", "/auth/", "/console/"))
         started = time.perf_counter()
         answering = False
         logged = request_id.set(access.request_id)

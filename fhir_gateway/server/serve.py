@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 import uvicorn
+from fastapi import FastAPI
 
 from fhir_gateway.errors import ConfigurationError, GatewayError
 from fhir_gateway.factory import Gateway
@@ -39,11 +40,17 @@ def listen(host: str, port: int) -> socket.socket:
 class GatewayServer:
     """The FHIR face on a socket. The address clients use is the setting ``public_url``, not this one."""
 
-    def __init__(self, gateway: Gateway, host: str = "127.0.0.1", port: int = 8000) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        host: str = "127.0.0.1",
+        port: int = 8000,
+        application: Callable[[Gateway], FastAPI] = create_app,
+    ) -> None:
         self._socket = listen(host, port)
         self.port: int = self._socket.getsockname()[1]
         config = uvicorn.Config(
-            create_app(gateway),
+            application(gateway),
             http=HttpProtocol,
             lifespan="on",
             ws="none",
@@ -85,10 +92,14 @@ class GatewayServer:
 
 
 def serve(
-    gateway: Gateway, host: str = "127.0.0.1", port: int = 8000, listening: Callable[[int], None] | None = None
+    gateway: Gateway,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    listening: Callable[[int], None] | None = None,
+    application: Callable[[Gateway], FastAPI] = create_app,
 ) -> None:
     """Serve until interrupted; ``listening`` is told the port once the address is ours."""
-    server = GatewayServer(gateway, host, port)
+    server = GatewayServer(gateway, host, port, application)
     if listening is not None:
         listening(server.port)
     server.run()

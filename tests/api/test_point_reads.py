@@ -24,6 +24,7 @@ from fhir_gateway.server.app import create_app
 from fhir_gateway.server.audit import audit_events
 from fhir_gateway.server.point_reads import PointReads
 from fhir_gateway.server.serve import GatewayServer
+from tests.support.waiting import HANG
 
 pytestmark = pytest.mark.anyio
 
@@ -282,7 +283,10 @@ def test_over_a_socket_the_answer_is_one_whole(tmp_path: Path) -> None:
     gateway.authorization.register_client("acme", scopes="system/*.rs", jwks=_any_key())
     now = 4_000_000_000
     gateway.authorization.store.add_token("opaque", "acme", "system/*.rs", now - 300, now)
-    with GatewayServer(gateway, port=0) as server, httpx.Client(base_url=f"http://127.0.0.1:{server.port}") as http:
+    with (
+        GatewayServer(gateway, port=0) as server,
+        httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=HANG) as http,
+    ):
         headers = {"Authorization": "Bearer opaque", "X-Request-Id": "one"}
         answers = [http.get("/fhir/Patient/p1", headers=headers) for _ in range(4)]
         general = http.get("/fhir/Patient/p1", params={"_format": "json"}, headers=headers)

@@ -1,0 +1,64 @@
+"""The contracts of the contracts folder that somebody may see, by the Measure that each is served as."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fhir_gateway.contracts import Contract
+from fhir_gateway.contracts.documents import SUFFIXES
+from fhir_gateway.db.audience import Audience
+from fhir_gateway.errors import GatewayError, NotFoundError
+from fhir_gateway.factory import Gateway
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A contract document; ``problem`` says why it cannot be loaded, and then there are no ``terms``."""
+
+    id: str
+    title: str
+    path: Path
+    terms: Contract | None
+    problem: str | None = None
+
+
+class ContractsSeen:
+    """Contracts by id. Documents are read anew when they change. Safe to share between threads."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._read: dict[Path, tuple[float, Listed]] = {}
+
+    def all(self, audience: Audience) -> list[Listed]:
+        """Those that an audience sees, by title. One that cannot be loaded is shown to who sees everything."""
+        found = [self._load(path) for path in self._paths()]
+        if not audience.unlimited:
+            seen = self._gateway.resources.seen_by(audience)
+            served = {one.id for one in seen.read_many(("Measure", one.id) for one in found if one.terms)}
+            found = [one for one in found if one.id in served]
+        return sorted(found, key=lambda one: one.title)
+
+    def get(self, audience: Audience, contract_id: str) -> Listed:
+        """One of them; NotFoundError also for one that is not seen."""
+        for one in self.all(audience):
+            if one.id == contract_id:
+                return one
+        raise NotFoundError("there is no such contract")
+
+    def _paths(self) -> list[Path]:
+        folder = self._gateway.contracts_folder
+        return sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES) if folder.is_dir() else []
+
+    def _load(self, path: Path) -> Listed:
+        changed = path.stat().st_mtime
+        known = self._read.get(path)
+        if known is not None and known[0] == changed:
+            return known[1]
+        try:
+            terms = Contract.load(path)
+            listed = Listed(terms.id, terms.title, path, terms)
+        except GatewayError as error:
+            listed = Listed(path.stem, path.stem, path, None, str(error))
+        self._read[path] = (changed, listed)
+        return listed

@@ -1,0 +1,7 @@
+"""The pages, a module per part of the console; each has ``router(frame)``."""
+
+from __future__ import annotations
+
+from fhir_gateway.console.pages import contracts, endpoints, operations, overview, population, pulls, quality
+
+PAGES = (overview, endpoints, pulls, population, quality, contracts, operations)

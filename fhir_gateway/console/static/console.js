@@ -1,0 +1,55 @@
+// Charts, and parts of pages that follow the server. Pages can be read without either.
+(() => {
+  "use strict";
+
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+  const draw = (element) => {
+    if (element.dataset.drawn || !window.echarts) return;
+    element.dataset.drawn = "yes";
+    const text = { color: colour("--ink") };
+    const axis = { axisLabel: text, axisLine: { lineStyle: { color: colour("--line") } }, splitLine: { lineStyle: { color: colour("--line") } } };
+    const given = JSON.parse(element.dataset.chart);
+    const styled = (one) => ({ ...axis, ...one, nameTextStyle: text });
+    const chart = window.echarts.init(element, null, { renderer: "canvas" });
+    chart.setOption({
+      animation: false,
+      textStyle: text,
+      grid: { left: 12, right: 24, top: 40, bottom: 12, containLabel: true },
+      tooltip: { trigger: "axis", renderMode: "richText" },
+      ...given,
+      legend: given.legend ? { textStyle: text, ...given.legend } : undefined,
+      xAxis: styled(given.xAxis || {}),
+      yAxis: styled(given.yAxis || {}),
+    });
+    new ResizeObserver(() => chart.resize()).observe(element);
+  };
+
+  const follow = (element) => {
+    if (element.dataset.followed) return;
+    element.dataset.followed = "yes";
+    const events = new EventSource(element.dataset.follow);
+    events.onmessage = (event) => { element.innerHTML = event.data; };
+    events.addEventListener("end", () => { events.close(); window.location.reload(); });
+    window.addEventListener("pagehide", () => events.close());
+  };
+
+  const prepare = (root) => {
+    root.querySelectorAll("[data-chart]").forEach(draw);
+    root.querySelectorAll("[data-follow]").forEach(follow);
+    root.querySelectorAll("[data-shows]").forEach((input) => {
+      const shown = document.getElementById(input.dataset.shows);
+      const tell = () => { shown.textContent = input.value; };
+      input.addEventListener("input", tell);
+      tell();
+    });
+    root.querySelectorAll("[data-confirm]").forEach((button) => {
+      button.addEventListener("click", (event) => { if (!window.confirm(button.dataset.confirm)) event.preventDefault(); });
+    });
+  };
+
+  document.addEventListener("DOMContentLoaded", () => prepare(document));
+  document.addEventListener("htmx:load", (event) => prepare(event.detail.elt.parentElement || document));
+  // what a refusal says is shown where the answer would have been
+  document.addEventListener("htmx:beforeSwap", (event) => { if (event.detail.xhr.status >= 400) event.detail.shouldSwap = true; });
+})();
