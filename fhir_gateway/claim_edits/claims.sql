@@ -35,7 +35,7 @@ CREATE MACRO age(birth, day) AS date_diff('year', birth, day)
 CREATE MACRO is_visit(c) AS -- evaluation and management
   c BETWEEN '99202' AND '99215' OR c BETWEEN '99221' AND '99239' OR c BETWEEN '99281' AND '99285'
   OR c BETWEEN '99304' AND '99316' OR c BETWEEN '99341' AND '99350';
-CREATE MACRO at_item(position, element) AS 'Claim.item[' || position || ']' || element;
+CREATE MACRO at_item(position, element) AS 'Claim.item[' || position || '].' || element;
 
 -- section: claims
 CREATE TABLE claim AS

@@ -55,10 +55,11 @@ def check(
     edits = chosen(names)
     with duckdb.connect(config={"threads": threads}) as connection:
         used = _prepare(connection, claims, context, tables)
-        _find_lacking(connection, edits)
+        absent = _find_lacking(connection, edits)
         connection.execute("CREATE TABLE finding (rid BIGINT, edit VARCHAR, path VARCHAR, other VARCHAR)")
         for edit in edits:
-            _find(connection, edit)
+            if absent.isdisjoint(_hard(edit)):
+                _find(connection, edit)
         return _answer(connection, edits, used)
 
 
@@ -98,22 +99,30 @@ def _prepare(
     return used
 
 
-def _find_lacking(connection: duckdb.DuckDBPyConnection, edits: Sequence[Edit]) -> None:
+def _find_lacking(connection: duckdb.DuckDBPyConnection, edits: Sequence[Edit]) -> set[str]:
+    """Write down which claims lack which grounds; returns the grounds that every claim lacks."""
     connection.execute("CREATE TABLE lacking (rid BIGINT, ground VARCHAR)")
     for name in dict.fromkeys(["claim", *(one for edit in edits for one in edit.needs)]):
         query = f"INSERT INTO lacking SELECT DISTINCT rid, ? FROM ({GROUNDS[name].lacking})"  # noqa: S608  # our own
         connection.execute(query, [name])
+    absent = connection.execute(
+        "SELECT ground FROM lacking GROUP BY ground HAVING count(*) = (SELECT count(*) FROM claim WHERE current)"
+    )
+    return {name for (name,) in absent.fetchall()}
+
+
+def _hard(edit: Edit) -> list[str]:
+    return ["claim", *(name for name in edit.needs if not GROUNDS[name].partial)]
 
 
 def _find(connection: duckdb.DuckDBPyConnection, edit: Edit) -> None:
     """Findings of an edit, but for claims that lack a ground of it and days on which it does not hold."""
-    hard = [name for name in edit.needs if not GROUNDS[name].partial]
     first, last = edit.effective
     query = f"""
         INSERT INTO finding SELECT DISTINCT f.rid, ?, f.path, f.other FROM ({edit.query}) f JOIN c USING (rid)
         WHERE f.rid NOT IN (SELECT rid FROM lacking WHERE list_contains(?, ground))
           AND coalesce(c.period_from >= ?, TRUE) AND coalesce(c.period_from <= ?, TRUE)"""  # noqa: S608  # our own queries
-    connection.execute(query, [edit.id, hard, first, last])
+    connection.execute(query, [edit.id, _hard(edit), first, last])
 
 
 def _answer(connection: duckdb.DuckDBPyConnection, edits: Sequence[Edit], used: Sequence[str]) -> Checked:

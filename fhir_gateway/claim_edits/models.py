@@ -31,9 +31,9 @@ Issue = Literal[
 class Edit:
     """One rule.
 
-    ``query`` is SQL over the tables of ``claims.sql`` and the reference tables: a row (``rid``, ``path``, ``other``) for
-    each finding, paths in FHIRPath (zero-based). ``needs`` names what it cannot be judged without: reference tables by name,
-    or the grounds of :mod:`fhir_gateway.claim_edits.grounds`; a claim that lacks one is told as not checked.
+    ``query`` is SQL over the tables of ``claims.sql`` and the reference tables: a row (``rid``, ``path``, ``other``)
+    for each finding, paths in FHIRPath (zero-based). ``needs`` names what it cannot be judged without: reference tables
+    by name, or the grounds of :mod:`fhir_gateway.claim_edits.grounds`; a claim that lacks one is told as not checked.
     ``effective`` is the first and last day of service that the rule holds for, None is open.
     """
 

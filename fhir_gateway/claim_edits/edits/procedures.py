@@ -177,7 +177,7 @@ EDITS = (
         needs=("procedure-places",),
         query=_lines(
             f"""l.place IS NOT NULL AND l.code IN (SELECT code FROM procedure_places t WHERE {_HELD})
-            AND NOT EXISTS (SELECT 1 FROM procedure_places t 
+            AND NOT EXISTS (SELECT 1 FROM procedure_places t
               WHERE t.code = l.code AND t.place = l.place AND {_HELD})""",  # noqa: S608  # our own
             "location",
         ),
