@@ -167,8 +167,10 @@ class Gateway:
 
     @cached_property
     def coding_gaps(self) -> Sequence[CodingGapSource]:
-        """Who computes coding gaps of risk adjustment models; nobody does yet."""
-        return ()
+        """Who computes coding gaps of risk adjustment models."""
+        from fhir_gateway.risk.kept_gaps import KeptGaps
+
+        return (KeptGaps(self.risk),)
 
     @cached_property
     def authorization(self) -> AuthorizationServer:

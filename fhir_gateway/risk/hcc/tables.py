@@ -50,6 +50,7 @@ class ModelTables:
     year: ModelYear
     ccs: tuple[str, ...]
     labels: Mapping[str, str]
+    chronic: frozenset[str]
     codes: pa.Array
     first: NDArray[np.int64]
     cc_of: NDArray[np.int16]
@@ -103,6 +104,7 @@ def model_tables(year: ModelYear) -> ModelTables:
         year=year,
         ccs=ccs,
         labels=_labels(year),
+        chronic=_chronic(year),
         codes=pa.array(codes),
         first=first.astype(np.int64),
         cc_of=np.array([number[cc] for _, cc in pairs], np.int16),
@@ -163,6 +165,12 @@ def _labels(year: ModelYear) -> dict[str, str]:
     table = table.filter(pc.equal(table["model_version"], year.model))
     names = (name.removeprefix("HCC") for name in table["cc"].to_pylist())
     return dict(zip(names, table["label"].to_pylist(), strict=True))
+
+
+def _chronic(year: ModelYear) -> frozenset[str]:
+    """Categories of lasting conditions. A line that is no row of the table is left out."""
+    lines = (line.split(",") for line in table_bytes(year.chronic).decode().splitlines())
+    return frozenset(row[0].removeprefix("HCC") for row in lines if row[1:] == ["Y", year.model, "CMS-HCC"])
 
 
 def _hierarchies(year: ModelYear, number: Mapping[str, int]) -> tuple[tuple[int, NDArray[np.int64]], ...]:

@@ -34,6 +34,7 @@ class ModelYear:
     hierarchies: str
     edits: str
     labels: str
+    chronic: str
     normalisation: Decimal | None
 
     @property
@@ -70,7 +71,7 @@ class PaymentYear:
     def stamps(self) -> dict[str, str]:
         """What the year's scores rest on: table names with SHA-256, and how far the year's numbers were checked."""
         names = {name for model in self.models.values() for name in model.tables} | {self.procedures}
-        return {"year": str(self.year), "trust": self.trust, "source": self.source, "tables_of": package_version()} | {
+        return {"trust": self.trust, "source": self.source, "tables_of": package_version()} | {
             f"table.{name}": digests()[name] for name in sorted(names)
         }
 

@@ -166,7 +166,8 @@ WITH whole AS (
   SELECT w.metric, w.position, w.per, w.denominator AS over, w.dimension, w.value, w.category,
     coalesce(CASE WHEN w.category IS NULL THEN n.quantity ELSE s.quantity END, 0) AS numerator,
     CASE WHEN w.denominator IS NOT NULL THEN coalesce(d.quantity, a.quantity, 0) END AS denominator,
-    w.dimension IS DISTINCT FROM '{rendering}' OR w.numerator NOT IN ({of_members}) AND (n.quantity IS NOT NULL OR d.quantity IS NOT NULL)
+    w.dimension IS DISTINCT FROM '{rendering}' OR w.numerator NOT IN ({of_members})
+      AND (n.quantity IS NOT NULL OR d.quantity IS NOT NULL)
       AND (w.category IS NULL OR s.quantity IS NOT NULL) AS shown
   FROM wanted w
   LEFT JOIN whole n ON n.tally = w.numerator AND n.dimension IS NOT DISTINCT FROM w.dimension
