@@ -1,4 +1,7 @@
-"""The contracts of the contracts folder that somebody may see, by the Measure that each is served as."""
+"""The contracts that somebody may see, by the Measure that each is served as.
+
+They are those of the contracts folder and, of others, the version that was settled last.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from fhir_gateway.contracts.documents import SUFFIXES
 from fhir_gateway.db.audience import Audience
 from fhir_gateway.errors import GatewayError, NotFoundError
 from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs.contract_versions import kept_document
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,10 @@ class ContractsSeen:
     def all(self, audience: Audience) -> list[Listed]:
         """Those that an audience sees, by title. One that cannot be loaded is shown to who sees everything."""
         found = [self._load(path) for path in self._paths()]
+        known = {one.id for one in found}
+        settled = {run.contract: run for run in sorted(self._gateway.settlements.runs(), key=lambda one: one.made)}
+        for name in settled.keys() - known:
+            found.append(self._load(kept_document(self._gateway, name, settled[name].version)))
         if not audience.unlimited:
             seen = self._gateway.resources.seen_by(audience)
             served = {one.id for one in seen.read_many(("Measure", one.id) for one in found if one.terms)}

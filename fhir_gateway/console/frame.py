@@ -147,7 +147,7 @@ async def read_form(request: Request) -> dict[str, str]:
 def local_path(path: str | None) -> str:
     """A path of the console that a sign-in may lead to; anything else is its first page."""
     if path is None or not path.startswith(f"{PATH}/") or "//" in path or "\\" in path or not path.isprintable():
-        return PATH
+        return f"{PATH}/"
     return path
 
 

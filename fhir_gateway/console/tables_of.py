@@ -68,5 +68,5 @@ def counts_of(
     statement = f"select {names}, count(*) as rows from read_parquet(?) where {condition} group by all"  # noqa: S608 - names of ours
     with duckdb.connect() as connection:
         values = [str(file), *(list(one) for one in (among or {}).values())]
-        found = connection.execute(f"{statement} order by rows desc, all", values).fetchall()
+        found = connection.execute(f"{statement} order by rows desc, {names}", values).fetchall()
     return [dict(zip([*columns, "rows"], row, strict=True)) for row in found]

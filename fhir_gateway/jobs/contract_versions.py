@@ -47,10 +47,15 @@ def register(gateway: Gateway, path: Path, contract: Contract, now: datetime) ->
 
 def registered(gateway: Gateway, contract_id: str, version: str) -> Contract:
     """The contract of a version that was settled; NotFoundError."""
+    return Contract.load(kept_document(gateway, contract_id, version))
+
+
+def kept_document(gateway: Gateway, contract_id: str, version: str) -> Path:
+    """The document of a version that was settled; NotFoundError."""
     kept = _folder(gateway, contract_id, version) / "contract.json"
     if not kept.exists():
         raise NotFoundError(f"version {version} of contract {contract_id} was never settled here")
-    return Contract.load(kept)
+    return kept
 
 
 def _folder(gateway: Gateway, contract_id: str, version: str) -> Path:

@@ -1,6 +1,6 @@
 """Contracts: settlements, each dollar traced to what it rests on, notices, disputes, what-if, projection."""
 
-from __future__ import annotations
+# no deferred annotations here: FastAPI reads those of routes, which name what is local to `router`
 
 from contextlib import closing
 from datetime import UTC, date, datetime

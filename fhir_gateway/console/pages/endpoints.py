@@ -1,6 +1,6 @@
 """Endpoints we pull from: register one, prove ourselves, check it, pull it, rotate our keys."""
 
-from __future__ import annotations
+# no deferred annotations here: FastAPI reads those of routes, which name what is local to `router`
 
 import asyncio
 from contextlib import closing

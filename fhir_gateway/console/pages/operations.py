@@ -1,6 +1,6 @@
 """Operations: jobs, the audit trail, clients, users, what the lake holds."""
 
-from __future__ import annotations
+# no deferred annotations here: FastAPI reads those of routes, which name what is local to `router`
 
 from contextlib import closing
 from typing import Annotated

@@ -1,6 +1,6 @@
 """The first page: what there is, by what the reader may see."""
 
-from __future__ import annotations
+# no deferred annotations here: FastAPI reads those of routes, which name what is local to `router`
 
 from typing import Annotated, Any
 
@@ -27,7 +27,6 @@ def router(frame: Frame) -> APIRouter:
         access.identify(f"console/{session.user}"[:255], None)
         return session
 
-    @routes.get("")
     @routes.get("/")
     def overview(request: Request, session: Annotated[Session, Depends(signed_in)]) -> Response:
         cards: list[dict[str, Any]] = []

@@ -1,6 +1,6 @@
 """Whose patient somebody is: attribution by contract, a member's evidence, churn, differences from a payer's list."""
 
-from __future__ import annotations
+# no deferred annotations here: FastAPI reads those of routes, which name what is local to `router`
 
 from pathlib import Path
 from typing import Annotated, Any

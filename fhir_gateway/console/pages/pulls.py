@@ -1,6 +1,6 @@
 """Pulls: how far one is, its ledger, what it refused, and trying that again."""
 
-from __future__ import annotations
+# no deferred annotations here: FastAPI reads those of routes, which name what is local to `router`
 
 import asyncio
 from collections import Counter

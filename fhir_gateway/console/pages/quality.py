@@ -1,6 +1,6 @@
 """Measures: what each came to over time, its strata, who has a gap, and why one member has."""
 
-from __future__ import annotations
+# no deferred annotations here: FastAPI reads those of routes, which name what is local to `router`
 
 import csv
 from collections import defaultdict
