@@ -66,13 +66,17 @@ class ReportLines:
 
     def _one_by_one(self, part: MeasureResult, indices: Indices) -> pa.Array:
         """Reports of members that could not be evaluated; each has its own reason, and there are few."""
-        found = []
-        for index in indices.tolist():
-            report = reports.individual(part, index, self.reporter, family=self.family)
-            identity = f"{self.run}-{part.members[index].as_py()}"
-            whole = report | {"id": identity, "meta": report["meta"] | self.meta}
-            found.append(text(self._subset(whole)) + "\n")
-        return pa.array(found, pa.string())
+        return pa.array([self.line(self.report(part, index)) for index in indices.tolist()], pa.string())
+
+    def report(self, part: MeasureResult, index: int) -> dict[str, Any]:
+        """The whole report of one member."""
+        report = reports.individual(part, index, self.reporter, family=self.family)
+        identity = f"{self.run}-{part.members[index].as_py()}"
+        return report | {"id": identity, "meta": report["meta"] | self.meta}
+
+    def line(self, report: dict[str, Any]) -> str:
+        """The line of one report, with the elements that are wanted."""
+        return text(self._subset(report)) + "\n"
 
     def _subset(self, report: dict[str, Any]) -> dict[str, Any]:
         if self.elements is None:

@@ -21,6 +21,7 @@ from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.publish import REPORTER
 from fhir_gateway.jobs.subjects import Subjects
 from fhir_gateway.risk import CodingGaps, CodingGapSource, RiskModel, coding_gap_report, report_bundle
+from fhir_gateway.risk.reports import report_id
 from fhir_gateway.server import documentation
 from fhir_gateway.server.access import access_of, admit
 from fhir_gateway.server.given import Given, wrong
@@ -120,9 +121,27 @@ def reports(
         raise NotComputed("there are no results of this risk adjustment model for this period")
     patients = {one.id: one.json() for one in store.read_many(("Patient", person) for person in persons)}
     base = f"{gateway.settings.public_url.rstrip('/')}/fhir"
-    bundles = [_bundle(base, store, patients[one], found.get(one, []), reads) for one in persons if one in patients]
+    made = _kept(gateway.resources, [one for person in patients for one in found.get(person, ())])
+    bundles = [
+        _bundle(base, store, patients[one], found.get(one, []), made, reads) for one in persons if one in patients
+    ]
     parameters = [{"name": "return", "resource": one} for one in bundles]
     return {"resourceType": "Parameters"} | ({"parameter": parameters} if parameters else {}), sorted(patients)
+
+
+def _kept(resources: ResourceStore, gaps: Sequence[CodingGaps]) -> dict[str, dict[str, Any]]:
+    """The reports by id: as stored, with the remarks made on them, and from now on stored where they were not.
+
+    What was answered is found by id and by search afterwards, so that it can be remarked on; a report that was computed
+    anew has another id, and the one before stays.
+    """
+    reporter = {"reference": f"Organization/{REPORTER}"}
+    made = {one["id"]: one for one in (coding_gap_report(one, reporter) for one in gaps)}
+    names = [("MeasureReport", one) for one in made]
+    known = {one.id for one in resources.read_many(names)}
+    if len(known) < len(made):
+        resources.put_many(one for name, one in made.items() if name not in known)
+    return {one.id: one.json() for one in resources.read_many(names)}
 
 
 def _bundle(
@@ -130,9 +149,9 @@ def _bundle(
     store: ResourceStore,
     patient: Mapping[str, Any],
     gaps: Sequence[CodingGaps],
+    made: Mapping[str, Mapping[str, Any]],
     reads: Callable[[str], bool],
 ) -> dict[str, Any]:
-    reporter = {"reference": f"Organization/{REPORTER}"}
     wanted = set()
     for one in gaps:
         for category in one.categories:
@@ -141,8 +160,7 @@ def _bundle(
                 if reads(kind):
                     wanted.add((kind, resource_id))
     evidence = sorted(store.read_many(wanted), key=lambda one: (one.type, one.id))
-    made = [coding_gap_report(one, reporter) for one in gaps]
-    return report_bundle(base, patient, made, [one.json() for one in evidence])
+    return report_bundle(base, patient, [made[report_id(one)] for one in gaps], [one.json() for one in evidence])
 
 
 def _models(

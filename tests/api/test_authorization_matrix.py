@@ -388,6 +388,10 @@ def _report(world: World, number: int) -> dict[str, Any]:
     return {**report, "measure": "http://x", "subject": {"reference": f"Patient/{world.persons[number]}"}}
 
 
+_PATCH = {"Content-Type": "application/json-patch+json"}
+_SAME = [{"op": "test", "path": "/status", "value": "complete"}]
+
+
 def _writing(world: World) -> Rows:
     """Nobody changes or deletes what another client wrote, nor what the gateway made; asked again by a test below."""
     theirs = _report(world, 3) | {"id": "written"}
@@ -414,6 +418,14 @@ def _writing(world: World) -> Rows:
                 2,
                 names=(world.persons[2],),
                 found=False,
+            ),
+        ],
+        ("PATCH", "/fhir/{type}/{id}"): [
+            Ask("PATCH", "/fhir/MeasureReport/written", "operators", _SAME, (world.persons[3],), headers=_PATCH),
+            Ask("PATCH", "/fhir/MeasureReport/s-other", "contract", _SAME, found=False, headers=_PATCH),
+            *(
+                Ask("PATCH", f"/fhir/MeasureReport/{world.run}-{one}", number, _SAME, (one,), headers=_PATCH)
+                for number, one in enumerate(world.persons)
             ),
         ],
         ("DELETE", "/fhir/{type}"): [],  # deleting nothing is no error: see the test below

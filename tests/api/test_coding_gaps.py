@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 from fhir_face import BASE, client_for, enter, new_gateway
 
@@ -58,8 +60,8 @@ class Story:
 
 
 @pytest.fixture
-async def story() -> AsyncIterator[Story]:
-    gateway = new_gateway()
+async def story(tmp_path: Path) -> AsyncIterator[Story]:
+    gateway = Gateway(new_gateway().settings.model_copy(update={"data_dir": tmp_path / "data"}))
     group = {"resourceType": "Group", "id": "list", "type": "person", "actual": True}
     group["member"] = [{"entity": {"reference": f"Patient/{one}"}} for one in ("p1", "p2")]
     gateway.resources.put_many(
@@ -77,6 +79,7 @@ async def story() -> AsyncIterator[Story]:
             ("operator", None, "system/*.rs"),
             ("practice", ["organization:111"], "system/*.rs"),
             ("narrow", None, narrow),
+            ("clinic", ["organization:111"], "system/*.cruds"),
         ):
             headers[name] = await enter(http, gateway, name, scopes, grants=grants)
         yield Story(http, gateway, headers)
@@ -122,6 +125,34 @@ async def test_a_member_has_one_report_for_each_model(story: Story, path: str) -
     (evidence,) = report["evaluatedResource"]
     assert evidence["reference"] == "Coverage/c1"
     assert evidence["extension"] == [{"url": RA + "ra-groupReference", "valueString": first["id"]}]
+
+
+async def test_what_was_answered_is_found_and_remarked_on(story: Story) -> None:
+    def reported(answer: httpx.Response) -> dict[str, Any]:
+        found = [one["resource"] for one in answer.json()["parameter"][0]["resource"]["entry"]]
+        (report,) = [one for one in found if one["resourceType"] == "MeasureReport"]
+        return dict(report)
+
+    report = reported(await story.ask("MeasureReport/$report", "clinic", subject="Patient/p1"))
+    headers = story.headers["clinic"]
+    path = f"/fhir/MeasureReport/{report['id']}"
+    assert (await story.http.get(path, headers=headers)).json() == report
+    query = {"category": "ra", "patient": "Patient/p1", "period": "ge2025-01-01"}
+    found = (await story.http.get("/fhir/MeasureReport", params=query, headers=headers)).json()
+    assert [one["resource"] for one in found["entry"]] == [report]
+    remark = {"url": f"{RA}ra-ccRemark", "extension": [{"url": "text", "valueString": "echo done"}]}
+    added = [{"op": "add", "path": "/group/0/extension/-", "value": remark}]
+    patch = {**headers, "Content-Type": "application/json-patch+json"}
+    patched = await story.http.patch(path, content=orjson.dumps(added), headers=patch)
+    assert patched.status_code == 200, patched.text
+    assert reported(await story.ask("MeasureReport/$report", "clinic", subject="Patient/p1")) == patched.json()
+    remarked = patched.json()["group"][0]
+    assert codes(remarked, "ra-evidenceStatus") == codes(report["group"][0], "ra-evidenceStatus")
+    others = await story.ask("MeasureReport/$report", subject="Patient/p9")
+    hidden = await story.http.patch(
+        f"/fhir/MeasureReport/{reported(others)['id']}", content=orjson.dumps(added), headers=patch
+    )
+    assert hidden.status_code == 404
 
 
 async def test_of_a_list_everybody_has_a_bundle_also_without_gaps(story: Story) -> None:

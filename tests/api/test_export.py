@@ -454,6 +454,35 @@ async def test_what_changed_since_a_manifest_and_what_is_gone(face: Face) -> Non
     assert await gone("Patient/$export", "payer") == set()
 
 
+async def test_reports_with_remarks_are_exported_as_they_are_read(face: Face) -> None:
+    first = await face.manifest("$export?_type=MeasureReport")
+    since = quote(first["transactionTime"])
+    (run,) = face.gateway.results.runs()
+    key = register(face.gateway, "remarker", "system/MeasureReport.cruds", grants=["contract:aco"])
+    headers = await authorize(face.http, "remarker", key, "system/MeasureReport.cruds")
+    url = "http://hl7.org/fhir/us/davinci-deqm/StructureDefinition/extension-careGapRemark"
+    inside = [{"url": "text", "valueString": "called twice"}, {"url": "author", "valueString": "Dr. North"}]
+    added = [{"op": "add", "path": "/group/0/extension/-", "value": {"url": url, "extension": inside}}]
+    patched = await face.http.patch(
+        f"/fhir/MeasureReport/{run}-p2",
+        content=orjson.dumps(added),
+        headers={**headers, "Content-Type": "application/json-patch+json"},
+    )
+    assert patched.status_code == 200, patched.text
+    for query, expected in (("", REPORTED), (f"&_since={since}", {"p2"}), (f"&_until={since}", REPORTED - {"p2"})):
+        manifest = await face.manifest(f"$export?_type=MeasureReport{query}")
+        rows = [row for row in await face.lines(manifest["output"]) if "subject" in row]
+        assert {row["id"].rpartition("-")[2] for row in rows} == expected, query
+        remarked = [row for row in rows if row["id"].endswith("-p2")]
+        assert remarked == ([patched.json()] if "p2" in expected else [])
+        for row in rows:
+            read = await face.http.get(f"/fhir/MeasureReport/{row['id']}", headers=face.headers["operator"])
+            assert read.json() == row
+    assert await face.export(f"Group/other/$export?_type=MeasureReport&_since={since}") == {}
+    some = await face.manifest("$export?_type=MeasureReport&_elements=MeasureReport.subject")
+    assert all("group" not in row for row in await face.lines(some["output"]))
+
+
 async def test_a_client_gets_what_it_would_see_and_nothing_else(face: Face) -> None:
     everybody = {"Organization", "Practitioner", "PractitionerRole"}
     mine = {

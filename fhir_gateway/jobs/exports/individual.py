@@ -15,10 +15,12 @@ import numpy.typing as npt
 
 from fhir_gateway.db.audience import Audience
 from fhir_gateway.db.freezing import Frozen, changed, of_persons
+from fhir_gateway.db.remarks import Remark, Remarks, remarked
 from fhir_gateway.db.search.criteria import Criterion
 from fhir_gateway.db.writing import stored
 from fhir_gateway.errors import InputError
 from fhir_gateway.jobs.exports.models import Alternatives, Block, Export, Json
+from fhir_gateway.measures.model import MeasureResult
 from fhir_gateway.measures.report_lines import ReportLines
 from fhir_gateway.measures.texts import contents
 
@@ -40,16 +42,31 @@ def plan(export: Export, moment: Frozen) -> list[Json]:
     met = [_met(export, moment, alternatives) for alternatives in sets]
     runs = frozenset(export.gateway.results.runs())
     chosen = export.everything.selecting(_TYPE, [[("type", "summary")]])
-    chosen = chosen.where(*changed(export.wanted.since, export.wanted.until))
+    remarks: dict[str, dict[str, list[Remark]]] = {}
+    for found in Remarks(export.gateway.engine).of_runs(moment.connection, runs, moment.as_of).values():
+        remarks.setdefault(found[0].run, {})[found[0].report.removeprefix(f"{found[0].run}-")] = found
+    if not remarks:
+        chosen = chosen.where(*changed(export.wanted.since, export.wanted.until))
     limited = keep_persons(export, moment)
     plans: list[Json] = []
     for rows in moment.rows(chosen, export.rows):
         for row in rows:
             if row.id not in runs or not all(row.id in one for one in met):
                 continue
-            summary = stored(row)
+            summary, later_on = stored(row), remarks.get(row.id, {})
+            inside = export.wanted.covers(row.last_updated)
+            marked = {
+                member: [[one.act, one.group, one.body.decode(), one.client_id, one.written] for one in some]
+                for member, some in later_on.items()
+                if export.wanted.covers(max(row.last_updated, some[-1].written))
+            }
+            if not inside and not marked:
+                continue
             plans.append(
                 {
+                    "remarks": marked,
+                    "others": inside,  # the reports without remarks, too
+                    "left_out": sorted(set(later_on) - set(marked)),
                     "run": summary.id,
                     "version": str(summary.version),
                     "last_updated": summary.last_updated,
@@ -72,6 +89,7 @@ def later(export: Export, planned: Json) -> Iterator[Block]:
         export.wanted.elements_of(_TYPE),
     )
     persons = kept_persons(export) if planned["limited"] else None
+    remarks = planned["remarks"]
     only = [[[_sorted(names) for names in one] for one in alternatives] for alternatives in planned["only"]]
     for part in export.gateway.results.slices(planned["run"], export.rows, raw=False):
         chosen = None
@@ -85,9 +103,28 @@ def later(export: Export, planned: Json) -> Iterator[Block]:
                 chosen &= allowed
             if not chosen.any():
                 continue
+        if remarks or planned["left_out"] or not planned["others"]:
+            names = np.asarray(part.members.to_numpy(zero_copy_only=False), np.bytes_)
+            chosen = np.ones(len(names), np.bool_) if chosen is None else chosen
+            own = chosen & _among(names, _sorted(remarks))
+            if own.any():
+                marked = "".join(_marked(lines, part, index, planned) for index in np.flatnonzero(own).tolist())
+                yield Block(marked.encode(), int(own.sum()))
+            chosen &= planned["others"] & ~own & ~_among(names, _sorted(planned["left_out"]))
         found = lines.lines(part, chosen)
         if len(found):
             yield Block(contents(found), len(found))
+
+
+def _marked(lines: ReportLines, part: MeasureResult, index: int, planned: Json) -> str:
+    """The line of a report with remarks, of which there are few."""
+    report = lines.report(part, index)
+    made = planned["remarks"][part.members[index].as_py()]
+    remarks = [
+        Remark(report["id"], planned["run"], act, group, body.encode(), client, written)
+        for act, group, body, client, written in made
+    ]
+    return lines.line(remarked(report, remarks))
 
 
 def _family(summary: Json) -> Any:

@@ -66,6 +66,10 @@ class Wanted:
         """As JSON."""
         return asdict(self)
 
+    def covers(self, updated: int) -> bool:
+        """True when a change at that time (microseconds) is asked for."""
+        return (self.since is None or updated > self.since) and (self.until is None or updated < self.until)
+
     def alternatives(self, resource_type: str) -> Alternatives:
         """Criteria of a type; a resource meets one of them. Empty is no restriction."""
         return (self.filters or {}).get(resource_type, ())

@@ -14,7 +14,7 @@ from face import MODEL, PERIOD, Face, parameters
 from joserfc import jwt
 from joserfc.jwk import ECKey, RSAKey
 
-from checks import check, line
+from checks import check
 from checks.deqm_us import bundles, evaluate, outcome
 from checks.export import kick_off
 from fhir_gateway.auth.assertion import generate_key, public_key_set
@@ -24,6 +24,8 @@ from tests.measures.deqm_rules import problems
 from tests.support.waiting import HANG
 
 OURS = "our own"
+CARE_GAP_REMARK = "http://hl7.org/fhir/us/davinci-deqm/StructureDefinition/extension-careGapRemark"
+RA_REMARK = "http://hl7.org/fhir/us/davinci-ra/StructureDefinition/ra-ccRemark"
 ATR = "http://hl7.org/fhir/us/davinci-atr/StructureDefinition/"
 
 
@@ -139,7 +141,57 @@ def _report_behind(issue: dict[str, Any], entries: dict[str, dict[str, Any]]) ->
     return direct[0] if direct else next(one for one in entries.values() if one["resourceType"] == "MeasureReport")
 
 
-line("J9", OURS, "M", "a remark on a gap by PATCH leaves its status alone")
+@check("J9", OURS, "M", "a remark on a gap by PATCH leaves its status alone")
+def remarks(face: Face) -> None:
+    for report, url in ((_coding_gaps(face), RA_REMARK), (_care_gaps(face), CARE_GAP_REMARK)):
+        path = f"MeasureReport/{report['id']}"
+        before = face.get(path).json()
+        group = before["group"][0]
+        inside = [{"name": "url", "valueUri": "text"}, {"name": "value", "valueString": "asked the patient"}]
+        value = [{"name": "url", "valueUri": url}, {"name": "extension", "part": inside}]
+        operation = [
+            {"name": "type", "valueCode": "add"},
+            {"name": "path", "valueString": f"MeasureReport.group.where(id='{group['id']}')"},
+            {"name": "name", "valueString": "extension"},
+            {"name": "value", "part": value},
+        ]
+        body = {"resourceType": "Parameters", "parameter": [{"name": "operation", "part": operation}]}
+        answered = face.request("PATCH", path, json=body)
+        assert answered.status_code == 200, answered.text[:200]
+        after = face.get(path).json()
+        *others, remark = after["group"][0]["extension"]
+        assert remark["url"] == url
+        assert any(one["url"].startswith("author") for one in remark["extension"]), (
+            "ra-2, cgr-1: a remark has an author"
+        )
+        assert others == group.get("extension", [])
+        assert {**after["group"][0], "extension": None} == {**group, "extension": None}
+        assert after["group"][1:] == before["group"][1:]
+        refused = face.request(
+            "PATCH",
+            path,
+            content=b'[{"op": "replace", "path": "/status", "value": "error"}]',
+            headers={"Content-Type": "application/json-patch+json"},
+        )
+        outcome(refused, 422)
+        assert face.get(path).json() == after
+
+
+def _coding_gaps(face: Face) -> dict[str, Any]:
+    asked = [*PERIOD.items(), ("subject", f"Patient/{face.members(face.group)[0]}"), ("measureUrl", MODEL.canonical)]
+    answered = face.post("MeasureReport/$report", parameters(*asked))
+    assert answered.status_code == 200, answered.text[:200]
+    entries = answered.json()["parameter"][0]["resource"]["entry"]
+    found: dict[str, Any] = next(
+        one["resource"] for one in entries if one["resource"]["resourceType"] == "MeasureReport"
+    )
+    return found
+
+
+def _care_gaps(face: Face) -> dict[str, Any]:
+    found = face.get("MeasureReport", params={"type": "individual", "category:missing": "true", "_count": "1"}).json()
+    report: dict[str, Any] = found["entry"][0]["resource"]
+    return report
 
 
 @check("J3", OURS, "M", "deqm-0 to deqm-9 hold for every report")
