@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
-from fhir_gateway.config import Settings
 from fhir_gateway.contracts.arrangements.episode_terms import EpisodeTerms
-from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.attribute import attribute
-from fhir_gateway.jobs.pull import pull_files
 from fhir_gateway.jobs.settle import inputs_of, settle
 from fhir_gateway.jobs.settlement_runs import recompute
 from fhir_gateway.sandbox.population import generate
+from tests.support.sandbox_contracts import contract_terms, pull_population, tins_of, write_contract
 
-TIN_SYSTEM = "urn:oid:2.16.840.1.113883.4.4"
 AFTER = datetime(2026, 4, 1, tzinfo=UTC)
 STAYS = ["065", "190", "193", "280", "291", "378", "470", "603", "683", "690", "871"]
 
@@ -25,55 +20,32 @@ STAYS = ["065", "190", "193", "280", "291", "378", "470", "603", "683", "690", "
 def contract(folder: Path, tins: list[str]) -> str:
     """A retrospective bundle of 30 days after any of the stays, at one price, both ways up to a tenth."""
     (folder / "prices.csv").write_text("price_group,price\n" + "".join(f"{drg},9500\n" for drg in STAYS))
-    stated: dict[str, Any] = {
-        "id": "bundles-2025",
-        "url": "https://payer.example/contracts/bundles-2025",
-        "version": "1",
-        "title": "Bundles 2025",
-        "identifier": {"system": "https://payer.example/contracts", "value": "bundles-2025"},
-        "line_of_business": "private",
-        "hcp_lan": "3B",
-        "payer": {"name": "Plan", "identifier": {"system": TIN_SYSTEM, "value": "000000000"}},
-        "provider": {
-            "name": "Clinics",
-            "entity": "clinics",
-            "tins": tins,
-            "identifier": {"system": TIN_SYSTEM, "value": tins[0]},
+    bundle = {
+        "kind": "bundle_retrospective",
+        "id": "bundle",
+        "pool": "stays",
+        "episode": {
+            "triggers": [{"family": "stays", "match": {"claim_type": ["inpatient"], "drg": STAYS}}],
+            "window": {"days": 30},
+            "services": "commercial",
+            "amount": "allowed",
         },
-        "period": {"start": "2025-01-01", "end": "2025-12-31"},
-        "attribution": {"terms": "commercial-primary-care", "list_status": "open"},
-        "claims": {"paid_through": "2026-03-31"},
-        "calendar": {"interim": "semiannual"},
-        "tables": {"prices": {"path": "prices.csv"}},
-        "arrangements": [
-            {
-                "kind": "bundle_retrospective",
-                "id": "bundle",
-                "pool": "stays",
-                "episode": {
-                    "triggers": [{"family": "stays", "match": {"claim_type": ["inpatient"], "drg": STAYS}}],
-                    "window": {"days": 30},
-                    "services": "commercial",
-                    "amount": "allowed",
-                },
-                "price": {"kind": "given", "table": "prices", "discounted": True},
-                "limit": {"gain": "0.1", "loss": "0.1"},
-            }
-        ],
+        "price": {"kind": "given", "table": "prices", "discounted": True},
+        "limit": {"gain": "0.1", "loss": "0.1"},
     }
-    path = folder / "contract.json"
-    path.write_text(json.dumps(stated))
-    return str(path)
+    stated = contract_terms(
+        "bundles-2025", tins, hcp_lan="3B", arrangements=[bundle], calendar={"interim": "semiannual"},
+        attribution={"terms": "commercial-primary-care", "list_status": "open"},
+        tables={"prices": {"path": "prices.csv"}},
+    )  # fmt: skip
+    return write_contract(folder, stated)
 
 
 def test_bundles_from_claims_to_a_statement(tmp_path: Path) -> None:
     population = tmp_path / "population"
     generate(population, patients=150, seed=7, year=2025)
-    gateway = Gateway(Settings(data_dir=tmp_path / "gateway", lake_buckets=2))
-    pull_files(gateway, [population / "payer"], "payer")
-    pull_files(gateway, [population / "ehr"], "ehr")
-    tins = [one["tin"] for one in json.loads((population / "roster.json").read_text())["practices"]]
-    name = contract(tmp_path, tins)
+    gateway = pull_population(population, tmp_path / "gateway", lake_buckets=2)
+    name = contract(tmp_path, tins_of(population))
 
     final = settle(gateway, name, now=AFTER)
     made = final.contract.arrangements[0]

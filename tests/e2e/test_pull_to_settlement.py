@@ -11,47 +11,14 @@ from typing import Any
 import pyarrow.compute as pc
 import pytest
 
-from fhir_gateway.config import Settings
 from fhir_gateway.errors import ContractError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.attribute import attribute
-from fhir_gateway.jobs.pull import pull_files
 from fhir_gateway.jobs.settle import settle
 from fhir_gateway.sandbox.population import generate
+from tests.support.sandbox_contracts import ED_VISITS, contract_terms, pull_population, tins_of, write_contract
 
 NOW = datetime(2026, 4, 1, tzinfo=UTC)
-
-CONTRACT = """
-id = "p4p-2025"
-url = "https://payer.example/contracts/p4p-2025"
-version = "1"
-title = "Pay for performance 2025"
-line_of_business = "private"
-hcp_lan = "2C"
-identifier = {{ system = "https://payer.example/contracts", value = "p4p-2025" }}
-payer = {{ name = "Plan", identifier = {{ system = "urn:oid:2.16.840.1.113883.4.4", value = "000000000" }} }}
-period = {{ start = 2025-01-01, end = 2025-12-31 }}
-attribution = {{ terms = "commercial-primary-care" }}
-claims = {{ paid_through = 2026-03-31 }}
-[provider]
-name = "Clinics"
-entity = "clinics"
-tins = {tins}
-identifier = {{ system = "urn:oid:2.16.840.1.113883.4.4", value = {tin} }}
-[[measures]]
-id = "ed"
-canonical = "{measure}"
-name = "ED visits"
-direction = "decrease"
-unit = "/(10*3.a)"
-weight = 1
-scoring = {{ kind = "threshold", target = 100000 }}
-[[arrangements]]
-kind = "pay_for_performance"
-id = "p4p"
-pool = "quality"
-budget = {{ kind = "fixed", amount = 10000 }}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -63,27 +30,12 @@ def population(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def gateway(population: Path, tmp_path_factory: pytest.TempPathFactory) -> Gateway:
-    gateway = Gateway(Settings(data_dir=tmp_path_factory.mktemp("gateway"), lake_buckets=2))
-    for source in ("ehr", "payer"):
-        report = pull_files(gateway, [population / source], source)
-        assert report.ledger.balanced
-        assert report.quarantined == 0
-    return gateway
-
-
-def write_contract(population: Path, folder: Path, measure: str) -> str:
-    practices = json.loads((population / "roster.json").read_text())["practices"]
-    tins = [one["tin"] for one in practices]
-    text = CONTRACT.format(tins=json.dumps(tins), tin=json.dumps(tins[0]), measure=measure)
-    path = folder / "p4p.toml"
-    path.write_text(text)
-    return str(path)
+    return pull_population(population, tmp_path_factory.mktemp("gateway"), lake_buckets=2)
 
 
 @pytest.fixture
-def contract(population: Path, tmp_path: Path, gateway: Gateway) -> str:
-    measure = json.loads((gateway.measure_package("ed-visits-per-1000") / "measure.json").read_text())
-    return write_contract(population, tmp_path, measure["url"])
+def contract(population: Path, tmp_path: Path) -> str:
+    return write_contract(tmp_path, contract_terms("p4p-2025", tins_of(population)))
 
 
 def test_roster_names_what_we_serve(gateway: Gateway, contract: str) -> None:
@@ -125,8 +77,10 @@ def test_settlement_is_served_and_repeatable(gateway: Gateway, contract: str) ->
 
 
 def test_a_measure_that_is_not_installed_is_refused(gateway: Gateway, population: Path, tmp_path: Path) -> None:
+    unknown = [ED_VISITS | {"canonical": "https://nowhere.example/Measure/x"}]
+    path = write_contract(tmp_path, contract_terms("x", tins_of(population), measures=unknown))
     with pytest.raises(ContractError, match=r"measures\.ed\.canonical: no such measure is installed"):
-        settle(gateway, write_contract(population, tmp_path, "https://nowhere.example/Measure/x"), now=NOW)
+        settle(gateway, path, now=NOW)
 
 
 def test_everybody_has_one_patient(gateway: Gateway) -> None:

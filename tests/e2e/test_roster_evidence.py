@@ -16,47 +16,15 @@ import pytest
 from fhir_gateway.attribution.ledger import state
 from fhir_gateway.attribution.ledger_store import MonthLedger
 from fhir_gateway.cli import main
-from fhir_gateway.config import Settings
 from fhir_gateway.errors import ConflictError, InputError, NotFoundError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs import roster_evidence, rosters, selections
 from fhir_gateway.jobs.attribute import attribute
 from fhir_gateway.jobs.attribution_runs import evidence_runs
-from fhir_gateway.jobs.pull import pull_files
 from fhir_gateway.sandbox.population import generate
+from tests.support.sandbox_contracts import contract_terms, pull_population, tins_of, write_contract
 
 NOW = datetime(2026, 4, 1, tzinfo=UTC)
-CONTRACT = """
-id = "{name}"
-url = "https://payer.example/contracts/{name}"
-version = "1"
-title = "{name}"
-line_of_business = "private"
-hcp_lan = "2C"
-identifier = {{ system = "https://payer.example/contracts", value = "{name}" }}
-payer = {{ name = "Plan", identifier = {{ system = "urn:oid:2.16.840.1.113883.4.4", value = "000000000" }} }}
-period = {{ start = 2025-01-01, end = 2025-12-31 }}
-attribution = {{ terms = "{terms}", list_status = "draft", priority = {priority}, exclusive_group = "one" }}
-claims = {{ paid_through = 2026-03-31 }}
-[provider]
-name = "Clinics"
-entity = "{name}"
-tins = {tins}
-identifier = {{ system = "urn:oid:2.16.840.1.113883.4.4", value = {tin} }}
-[[measures]]
-id = "ed"
-canonical = "https://fhir-gateway.example/fhir/Measure/EDVisitsPer1000"
-name = "ED visits"
-direction = "decrease"
-unit = "/(10*3.a)"
-weight = 1
-scoring = {{ kind = "threshold", target = 100000 }}
-[[arrangements]]
-kind = "pay_for_performance"
-id = "p4p"
-pool = "quality"
-budget = {{ kind = "fixed", amount = 10000 }}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -64,21 +32,17 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Gateway:
     """Three contracts over one population: all practices but one, the first two practices, and a roster."""
     folder = tmp_path_factory.mktemp("evidence-population") / "all"
     generate(folder, patients=120, seed=11, year=2025)
-    gateway = Gateway(Settings(data_dir=tmp_path_factory.mktemp("evidence")))
-    for source in ("ehr", "payer"):
-        pull_files(gateway, [folder / source], source)
-    tins = [one["tin"] for one in json.loads((folder / "roster.json").read_text())["practices"]]
-    contracts = gateway.data_folder / "contracts"
-    contracts.mkdir()
+    gateway = pull_population(folder, tmp_path_factory.mktemp("evidence"))
+    tins = tins_of(folder)
     for name, chosen, terms, priority in (
         ("aco", tins[:-1], "commercial-primary-care", 2),
         ("small", tins[:2], "commercial-five-passes", 1),
         ("pmpm", tins[:1], "payer-roster", 3),
     ):
-        text = CONTRACT.format(
-            name=name, tins=json.dumps(chosen), tin=json.dumps(chosen[0]), terms=terms, priority=priority
-        )
-        (contracts / f"{name}.toml").write_text(text)
+        attribution = {"terms": terms, "list_status": "draft", "priority": priority, "exclusive_group": "one"}
+        stated = contract_terms(name, chosen, attribution=attribution)
+        stated["provider"]["entity"] = name
+        write_contract(gateway.data_folder / "contracts", stated, name)
     attribute(gateway, "aco", now=NOW)
     return gateway
 

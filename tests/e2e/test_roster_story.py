@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import pyarrow as pa
 import pytest
 
 from fhir_gateway.attribution import entries
-from fhir_gateway.config import Settings
 from fhir_gateway.db.audience import EVERYONE, Audience
 from fhir_gateway.errors import ConflictError
 from fhir_gateway.factory import Gateway
@@ -19,41 +17,10 @@ from fhir_gateway.jobs import lists, rosters
 from fhir_gateway.jobs.attribute import attribute
 from fhir_gateway.jobs.list_parties import Named, Refused
 from fhir_gateway.jobs.lists import Caller
-from fhir_gateway.jobs.pull import pull_files
 from fhir_gateway.sandbox.population import generate
+from tests.support.sandbox_contracts import contract_terms, pull_population, tins_of, write_contract
 
 NOW = datetime(2026, 4, 1, tzinfo=UTC)
-CONTRACT = """
-id = "aco"
-url = "https://payer.example/contracts/aco"
-version = "1"
-title = "ACO"
-line_of_business = "private"
-hcp_lan = "2C"
-identifier = {{ system = "https://payer.example/contracts", value = "aco" }}
-payer = {{ name = "Plan", identifier = {{ system = "urn:oid:2.16.840.1.113883.4.4", value = "000000000" }} }}
-period = {{ start = 2025-01-01, end = 2025-12-31 }}
-attribution = {{ terms = "commercial-primary-care", list_status = "draft" }}
-claims = {{ paid_through = 2026-03-31 }}
-[provider]
-name = "Clinics"
-entity = "clinics"
-tins = {tins}
-identifier = {{ system = "urn:oid:2.16.840.1.113883.4.4", value = {tin} }}
-[[measures]]
-id = "ed"
-canonical = "https://fhir-gateway.example/fhir/Measure/EDVisitsPer1000"
-name = "ED visits"
-direction = "decrease"
-unit = "/(10*3.a)"
-weight = 1
-scoring = {{ kind = "threshold", target = 100000 }}
-[[arrangements]]
-kind = "pay_for_performance"
-id = "p4p"
-pool = "quality"
-budget = {{ kind = "fixed", amount = 10000 }}
-"""
 OPERATOR = Caller("operator", EVERYONE, "somebody said so")
 
 
@@ -61,14 +28,10 @@ OPERATOR = Caller("operator", EVERYONE, "somebody said so")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Gateway:
     folder = tmp_path_factory.mktemp("population") / "all"
     generate(folder, patients=150, seed=11, year=2025)
-    gateway = Gateway(Settings(data_dir=tmp_path_factory.mktemp("gateway"), lake_buckets=2))
-    for source in ("ehr", "payer"):
-        pull_files(gateway, [folder / source], source)
-    practices = json.loads((folder / "roster.json").read_text())["practices"]
-    tins = [one["tin"] for one in practices]
-    (gateway.data_folder / "contracts").mkdir()
-    text = CONTRACT.format(tins=json.dumps(tins), tin=json.dumps(tins[0]))
-    (gateway.data_folder / "contracts" / "aco.toml").write_text(text)
+    gateway = pull_population(folder, tmp_path_factory.mktemp("gateway"), lake_buckets=2)
+    attribution = {"terms": "commercial-primary-care", "list_status": "draft"}
+    stated = contract_terms("aco", tins_of(folder), attribution=attribution)
+    write_contract(gateway.data_folder / "contracts", stated, "aco")
     attribute(gateway, "aco", now=NOW)
     return gateway
 

@@ -12,14 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 from fhir_gateway.cli.app import app
-from fhir_gateway.config import Settings
 from fhir_gateway.contracts import Contract
 from fhir_gateway.db.audience import EVERYONE
 from fhir_gateway.errors import ConflictError, ContractError, NotFoundError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.contract_versions import registered
 from fhir_gateway.jobs.lists import Caller, Named, remove
-from fhir_gateway.jobs.pull import pull_files
 from fhir_gateway.jobs.settle import settle, statement, statements_folder
 from fhir_gateway.jobs.settlement_runs import (
     calendar_of,
@@ -32,10 +30,10 @@ from fhir_gateway.jobs.settlement_runs import (
 )
 from fhir_gateway.jobs.what_if import project, what_if
 from fhir_gateway.sandbox.population import generate
+from tests.support.sandbox_contracts import contract_terms, pull_population, tins_of, write_contract
 
 SPRING = datetime(2025, 8, 1, tzinfo=UTC)
 AFTER = datetime(2026, 4, 1, tzinfo=UTC)
-TIN_SYSTEM = "urn:oid:2.16.840.1.113883.4.4"
 
 
 @pytest.fixture(scope="module")
@@ -47,55 +45,28 @@ def population(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def gateway(population: Path, tmp_path: Path) -> Gateway:
-    gateway = Gateway(Settings(data_dir=tmp_path / "gateway", lake_buckets=2))
-    for source in ("ehr", "payer"):
-        pull_files(gateway, [population / source], source)
-    return gateway
+    return pull_population(population, tmp_path / "gateway", lake_buckets=2)
 
 
 @pytest.fixture
 def terms(population: Path) -> dict[str, Any]:
-    tins = [one["tin"] for one in json.loads((population / "roster.json").read_text())["practices"]]
-    return {
-        "id": "savings-2025",
-        "url": "https://payer.example/contracts/savings-2025",
-        "version": "1",
-        "title": "Shared savings 2025",
-        "identifier": {"system": "https://payer.example/contracts", "value": "savings-2025"},
-        "line_of_business": "private",
-        "hcp_lan": "3B",
-        "payer": {"name": "Plan", "identifier": {"system": TIN_SYSTEM, "value": "000000000"}},
-        "provider": {
-            "name": "Clinics",
-            "entity": "clinics",
-            "tins": tins,
-            "identifier": {"system": TIN_SYSTEM, "value": tins[0]},
-        },
-        "period": {"start": "2025-01-01", "end": "2025-12-31"},
-        "attribution": {"terms": "commercial-primary-care", "list_status": "open"},
-        "claims": {"paid_through": "2026-03-31"},
-        "calendar": {"interim": "semiannual", "interim_share": "0.5", "dispute_days": 45, "review_days": 30},
-        "distributions": [{"arrangement": "ss", "by": "tin", "weight": "member_months", "reserve": "0.1"}],
-        "arrangements": [
-            {
-                "kind": "shared_savings",
-                "id": "ss",
-                "pool": "total cost",
-                "target": {"kind": "pmpm", "amount": "2000"},
-                "rate": "0.5",
-            }
-        ],
+    savings = {
+        "kind": "shared_savings",
+        "id": "ss",
+        "pool": "total cost",
+        "target": {"kind": "pmpm", "amount": "2000"},
+        "rate": "0.5",
     }
-
-
-def write(folder: Path, terms: dict[str, Any]) -> str:
-    path = folder / "contract.json"
-    path.write_text(json.dumps(terms))
-    return str(path)
+    return contract_terms(
+        "savings-2025", tins_of(population), hcp_lan="3B", title="Shared savings 2025", arrangements=[savings],
+        attribution={"terms": "commercial-primary-care", "list_status": "open"},
+        calendar={"interim": "semiannual", "interim_share": "0.5", "dispute_days": 45, "review_days": 30},
+        distributions=[{"arrangement": "ss", "by": "tin", "weight": "member_months", "reserve": "0.1"}],
+    )  # fmt: skip
 
 
 def test_a_year_of_a_contract(gateway: Gateway, tmp_path: Path, terms: dict[str, Any]) -> None:
-    contract = write(tmp_path, terms)
+    contract = write_contract(tmp_path, terms)
     with pytest.raises(ContractError, match="no cut of this contract's"):
         settle(gateway, contract, now=SPRING, interim=date(2025, 3, 31))
     interim = settle(gateway, contract, now=SPRING, interim=date(2025, 6, 30))
@@ -166,14 +137,14 @@ def test_a_year_of_a_contract(gateway: Gateway, tmp_path: Path, terms: dict[str,
 
 
 def test_an_amended_contract_is_a_new_version(gateway: Gateway, tmp_path: Path, terms: dict[str, Any]) -> None:
-    contract = write(tmp_path, terms)
+    contract = write_contract(tmp_path, terms)
     first = settle(gateway, contract, now=AFTER)
     terms["arrangements"][0]["rate"] = "0.6"
-    write(tmp_path, terms)
+    write_contract(tmp_path, terms)
     with pytest.raises(ConflictError, match="an amendment is a new version"):
         settle(gateway, contract, now=AFTER)
     terms["version"] = "2"
-    write(tmp_path, terms)
+    write_contract(tmp_path, terms)
     second = settle(gateway, contract, now=AFTER)
     exact = first.settlement.line("ss.payable").value or Decimal(0)
     assert second.settlement.line("ss.payable").value == exact / Decimal("0.5") * Decimal("0.6")
@@ -187,7 +158,7 @@ def test_an_amended_contract_is_a_new_version(gateway: Gateway, tmp_path: Path, 
 
 
 def test_what_if_and_projection_keep_nothing(gateway: Gateway, tmp_path: Path, terms: dict[str, Any]) -> None:
-    contract = write(tmp_path, terms)
+    contract = write_contract(tmp_path, terms)
     settled_as_agreed = settle(gateway, contract, now=AFTER).settlement.total
     before = (gateway.settlements.runs(), gateway.resources.counts())
     other = {**terms, "id": "p4p-2025", "url": "https://payer.example/contracts/p4p-2025"}
@@ -221,7 +192,7 @@ def test_what_if_and_projection_keep_nothing(gateway: Gateway, tmp_path: Path, t
 
 def test_the_prompt(gateway: Gateway, tmp_path: Path, terms: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FHIR_GATEWAY_LAKE_BUCKETS", "2")
-    contract = write(tmp_path, terms)
+    contract = write_contract(tmp_path, terms)
     data = str(gateway.settings.data_dir)
 
     def ask(*words: str) -> Any:

@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-TIN_SYSTEM = "urn:oid:2.16.840.1.113883.4.4"
+from tests.support.sandbox_contracts import contract_terms
+
 ED_VISITS = {
     "id": "ed",
     "name": "ED visits",
@@ -105,7 +106,8 @@ def write_contracts(folder: Path, tins: list[str], measure: str, members: list[s
         mine = {"tins": tins} if kind in ("ccbhc", "case_rate") else {}
         shares = {"arrangement": "pay", "by": "tin", "weight": "member_months", "reserve": 0.1}
         stated = {
-            **_frame(f"{kind.replace('_', '-')}-2025", tins),
+            **contract_terms(f"{kind.replace('_', '-')}-2025", tins, hcp_lan="3B"),
+            "claims": {"paid_through": "2026-03-31", "truncation": 50000},
             "measures": [{**ED_VISITS, "canonical": measure}] if quality else [],
             "tables": {name: {"path": f"{name}.csv"} for name in wanted.get(kind, [])},
             "distributions": [shares] if kind != "bundle_retrospective" else [],
@@ -115,28 +117,6 @@ def write_contracts(folder: Path, tins: list[str], measure: str, members: list[s
         path.write_text(json.dumps(stated) if path.suffix == ".json" else yaml.safe_dump(stated), encoding="utf-8")
         found[kind] = path
     return found
-
-
-def _frame(name: str, tins: list[str]) -> dict[str, Any]:
-    return {
-        "id": name,
-        "url": f"https://payer.example/contracts/{name}",
-        "version": "1",
-        "title": name,
-        "identifier": {"system": "https://payer.example/contracts", "value": name},
-        "line_of_business": "private",
-        "hcp_lan": "3B",
-        "payer": {"name": "Plan", "identifier": {"system": TIN_SYSTEM, "value": "000000000"}},
-        "provider": {
-            "name": "Clinics",
-            "entity": "clinics",
-            "tins": tins,
-            "identifier": {"system": TIN_SYSTEM, "value": tins[0]},
-        },
-        "period": {"start": "2025-01-01", "end": "2025-12-31"},
-        "attribution": {"terms": "commercial-primary-care"},
-        "claims": {"paid_through": "2026-03-31", "truncation": 50000},
-    }
 
 
 def _write_table(path: Path, rows: list[Mapping[str, Any]]) -> None:
