@@ -15,6 +15,7 @@ from fhir_gateway.cli import (
     client,
     contract,
     endpoint,
+    equity,
     explain,
     guide,
     jobs,
@@ -29,6 +30,7 @@ from fhir_gateway.cli import (
     status,
     terminology,
     user,
+    utilization,
     value,
 )
 from fhir_gateway.cli.context import Context
@@ -53,7 +55,9 @@ app.add_typer(persons.app, name="persons")
 app.add_typer(terminology.app, name="terminology")
 app.add_typer(measure.app, name="measure")
 app.add_typer(guide.app, name="guide")
+app.add_typer(equity.app, name="equity")
 app.add_typer(predict.app, name="predict")
+app.add_typer(utilization.app, name="utilization")
 app.command("pull")(pull.pull)
 app.command("ledger")(ledger.ledger)
 app.command("status")(status.status)

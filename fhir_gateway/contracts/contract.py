@@ -215,7 +215,7 @@ class Contract(Terms):
         return [
             f"measures.{m.id}.canonical: no such measure is installed"
             for m in self.measures
-            if (m.canonical not in known if "|" in m.canonical else m.canonical not in urls)
+            if not m.metric and (m.canonical not in known if "|" in m.canonical else m.canonical not in urls)
         ]
 
     @property

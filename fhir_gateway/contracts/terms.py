@@ -10,7 +10,10 @@ from datetime import date
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fhir_gateway.risk.utilization.metrics import metrics
+from fhir_gateway.risk.utilization.reports import MEASURE_URL
 
 Fraction = Annotated[Decimal, Field(ge=0, le=1)]
 Money = Annotated[Decimal, Field(ge=0)]
@@ -148,10 +151,16 @@ class Scoring(Terms):
 
 
 class MeasureTerms(Terms):
-    """A quality measure of the contract: which, in which direction it is better, what it weighs, how it pays."""
+    """A quality measure of the contract: which, in which direction it is better, what it weighs, how it pays.
+
+    ``metric`` names one of utilization and cost instead: the group of that name of the Measure of those metrics.
+    """
 
     id: str = Field(pattern=r"^[A-Za-z0-9\-]{1,40}$")
-    canonical: str = Field(description="Measure url, with |version to pin it.")
+    metric: str | None = Field(
+        default=None, description="A metric of utilization and cost (docs/use/utilization.md) instead of a canonical."
+    )
+    canonical: str = Field(default="", description="Measure url, with |version to pin it.")
     group: str | None = Field(default=None, description="Group of a measure with several; default its only one.")
     name: str
     direction: Literal["increase", "decrease"]
@@ -162,3 +171,21 @@ class MeasureTerms(Terms):
     )
     min_denominator: int = Field(default=1, ge=1)
     scoring: Scoring | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, given: Any) -> Any:
+        """A measure is named by canonical, or by metric: then both say the same."""
+        if not isinstance(given, Mapping):
+            return given
+        name = given.get("metric")
+        if name is None:
+            if not given.get("canonical"):
+                raise ValueError("canonical: a measure has a canonical, or a metric of utilization")
+            return given
+        named = {"canonical": MEASURE_URL, "group": name}
+        if any(given.get(key, value) != value for key, value in named.items()):
+            raise ValueError("metric: a measure has a canonical or a metric, not both")
+        if name not in metrics():
+            raise ValueError(f"metric: there is no utilization metric '{name}'")
+        return {**given, **named}

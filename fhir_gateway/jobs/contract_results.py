@@ -22,7 +22,7 @@ def results_of(
 
     Kept results of a measure that is installed count when they were made by its present content and terminology.
     """
-    wanted = {terms.id: terms.canonical for terms in contract.measures}
+    wanted = {terms.id: terms.canonical for terms in contract.measures if not terms.metric}
     content = _content(gateway, wanted, contract.dates[0])
     copies = gateway.settings.encounter_copies
     kept: dict[str, tuple[datetime, str]] = {}
@@ -82,7 +82,7 @@ def results_as_of(
     """The very results that a settlement's stamps name; NotFoundError for one that is kept no more."""
     found: dict[str, MeasureResult] = {}
     headers = [(run, gateway.results.header(run)) for run in gateway.results.runs()] if contract.measures else []
-    for terms in contract.measures:
+    for terms in (one for one in contract.measures if not one.metric):
         wanted = tuple(stamps.get(f"measure.{terms.id}.{name}") for name in ("package", "terminology", "evaluated_at"))
         for run, header in headers:
             made_of = (header.package_hash, header.terminology_hash, header.evaluated_at.isoformat())

@@ -59,7 +59,7 @@ class Selection:
             identifier = contract.identifier
             names = (contract.id, contract.url, f"{contract.url}|{contract.version}", identifier.value)
             if token in (*names, f"{identifier.system}|{identifier.value}"):
-                return distinct(self.of_canonical(measure.canonical) for measure in contract.measures)
+                return distinct(self.of_canonical(one.canonical) for one in contract.measures if not one.metric)
         found = [one for one in self._gateway.measures.packages() if token in _programs(one.measure)]
         if not found:
             raise NotFoundError("there is no such program")

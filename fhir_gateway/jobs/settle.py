@@ -32,6 +32,7 @@ from fhir_gateway.jobs.contract_results import results_of
 from fhir_gateway.jobs.contract_versions import register
 from fhir_gateway.jobs.people import persons_of
 from fhir_gateway.jobs.publish import REPORTER
+from fhir_gateway.jobs.utilization import metric_outcomes
 from fhir_gateway.measures.model import MeasureResult
 from fhir_gateway.measures.reports import summary
 from fhir_gateway.sources.outcome import Progress, PullProgress
@@ -104,11 +105,13 @@ def inputs_of(
         stamps[f"measure.{name}.terminology"] = result.terminology_hash
         stamps[f"measure.{name}.evaluated_at"] = result.evaluated_at.isoformat()
     distinct = {id(result): result for result in results.values()}
+    found, made_of = metric_outcomes(gateway, attributed, cut)
+    stamps |= made_of
     return collect(
         contract,
         attributed.attribution,
         _lines(gateway, attributed, cut),
-        measure_scores(distinct.values(), members),
+        measure_scores(distinct.values(), members) | found,
         attributed.coverage,
         stamps,
         persons_of(gateway, attributed.lake_version) if contract.needs() else None,
