@@ -495,6 +495,9 @@ def _operations(world: World) -> Rows:
         found[method, "/fhir/MeasureReport/$report"] = [
             Ask(method, f"/fhir/MeasureReport/$report?{PERIOD}&subject=Patient/{person}", names=names, found=False)
         ]
+    found["GET", "/fhir/MeasureReport/{id}/$payment-rows"] = [
+        Ask("GET", "/fhir/MeasureReport/s-other/$payment-rows", "contract", found=False)
+    ]
     parameters = {"resourceType": "Parameters", "parameter": []}
     about_member = {"name": "patientReference", "valueReference": {"reference": f"Patient/{person}"}}
     asked = {"resourceType": "Parameters", "parameter": [about_member]}
