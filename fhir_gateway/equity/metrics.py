@@ -124,4 +124,4 @@ def _observed(population: PopulationResult, size: int) -> tuple[Values, Values]:
     assert observations is not None  # noqa: S101 the caller chose it by that
     value = np.asarray(observations.value.cast(pa.float64()))
     count = np.bincount(observations.member, minlength=size).astype(np.float64)
-    return count, np.bincount(observations.member, weights=value, minlength=size)
+    return count, np.bincount(observations.member, weights=value, minlength=size).astype(np.float64)

@@ -71,8 +71,8 @@ def protect(
         counts = [counted(sets, one.codes, one.link.strata.shape[1]) for one in linked]
         for cluster in clusters(local, len(chosen)):
             of = [chosen[one] for one in cluster.metrics]
-            if failing := _protect_cluster(cluster, local, counts, linked, of, shown, threshold):
-                _reduce(shown, [[(chosen[metric], role) for metric, role in owners] for owners in failing])
+            if unprotected := _protect_cluster(cluster, local, counts, linked, of, shown, threshold):
+                _reduce(shown, [[(chosen[metric], role) for metric, role in owners] for owners in unprotected])
                 pending.append(of)
     population = {name: one.population.hidden[place] for one in linked for place, name in enumerate(one.names)}
     everything = frozenset(range(len(metrics)))

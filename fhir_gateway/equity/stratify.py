@@ -148,7 +148,7 @@ def _aligned(metric: Metric, dimensions: MemberDimensions) -> Metric:
 
 def _breakdown(number: int, metric: Metric, dimension: Dimension, column: Column, protection: Protection) -> Breakdown:
     size = len(column.strata)
-    denominators = np.bincount(column.codes, metric.denominator, size)
+    denominators = np.bincount(column.codes, metric.denominator, size).astype(np.float64)
     numerators = np.bincount(column.codes, metric.numerator, size)
     hidden = protection.hidden[number, dimension.id]
     counts = metric.kind == "cohort" or number in protection.denominators_only

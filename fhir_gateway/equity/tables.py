@@ -110,13 +110,11 @@ class ReferenceTables:
         made = TableVersion(kind, name, version, source, now.isoformat(), digest, table.num_rows)
         folder = self._folder / kind
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for suffix, write in (
-            (".parquet", lambda at: pq.write_table(table, at, compression="zstd")),
-            (".json", lambda at: at.write_bytes(orjson.dumps(asdict(made), option=orjson.OPT_INDENT_2))),
-        ):
-            partial = folder / f".{digest}{suffix}.part"
-            write(partial)
-            partial.replace(folder / f"{digest}{suffix}")
+        partial = folder / f".{digest}.part"
+        pq.write_table(table, partial, compression="zstd")
+        partial.replace(folder / f"{digest}.parquet")
+        partial.write_bytes(orjson.dumps(asdict(made), option=orjson.OPT_INDENT_2))
+        partial.replace(folder / f"{digest}.json")
         return made
 
     def versions(self) -> tuple[TableVersion, ...]:

@@ -74,6 +74,21 @@ RECONCILE = Operation(
     "Compares a list with the payer's roster: who is on both, on one, with another provider or period.",
     "Parameters",
 )
+STRATIFY = Operation(
+    "stratify",
+    "https://fhir-gateway.example/fhir/OperationDefinition/stratify",
+    (
+        ("periodStart", "first day, month or year of the measurement period"),
+        ("periodEnd", "last day, month or year of the measurement period"),
+        ("measureId", "id of a Measure; repeatable; on the type level only; without a measure all that have results"),
+        ("measureUrl", "canonical of a Measure, url or url|version; repeatable; on the type level only"),
+        ("dimension", "race, language, adi-quintile and more; repeatable; default: all but single social needs"),
+        ("subject", "Group/id: only its members; everybody that the client sees without it"),
+    ),
+    "Kept results of measures by who the members are: strata with intervals, small numbers hidden with what would "
+    "tell them.",
+    "Parameters",
+)
 ATTRIBUTION_OPERATIONS = (MEMBER_ADD, MEMBER_REMOVE, CONFIRM_ATTRIBUTION_LIST, ATTRIBUTION_STATUS, RECONCILE)
 PAYMENT_ROWS = Operation(
     "payment-rows",

@@ -17,6 +17,7 @@ from fhir_gateway.server.operation_definitions import (
     PAYMENT_ROWS,
     RA_EVALUATE_MEASURE,
     RA_REPORT,
+    STRATIFY,
     SUBSCRIPTION_EVENTS,
     SUBSCRIPTION_STATUS,
     SUBSCRIPTIONS,
@@ -325,7 +326,7 @@ _TYPES = (
         "Measure",
         "Measures that can be evaluated, and contracts.",
         (VBPR + "vbp-measure",),
-        (*MEASURE_OPERATIONS, RA_EVALUATE_MEASURE),
+        (*MEASURE_OPERATIONS, RA_EVALUATE_MEASURE, STRATIFY),
     ),
     ServedType(
         "MeasureReport",
