@@ -47,7 +47,14 @@ from fhir_gateway.risk.utilization.tables import Tables, load_imported, read_for
 
 #: Dimensions that the gateway knows by itself; those of attribution exist under a contract.
 DIMENSIONS = ("sex", "age-band", "attributed-tin", "attributed-npi", "rendering")
-_MONTH_OF_COMPLETION = 24
+_MONTHS_OF_COMPLETION = 24
+#: Values of a member by dimension; who is of none is unknown.
+_KNOWN = {
+    "sex": "coalesce(gender, 'unknown')",
+    "age-band": """CASE WHEN age IS NULL THEN 'unknown' WHEN age < 18 THEN '0-17' WHEN age < 35 THEN '18-34'
+      WHEN age < 50 THEN '35-49' WHEN age < 65 THEN '50-64' WHEN age < 75 THEN '65-74' WHEN age < 85 THEN '75-84'
+      ELSE '85+' END""",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,18 +303,18 @@ def _strata(
     chosen = [] if given is None else [given.select(STRATA_SCHEMA.names).cast(STRATA_SCHEMA)]
     with duckdb.connect() as connection:
         connection.register("people", people)
-        known = {
-            "sex": "coalesce(gender, 'unknown')",
-            "age-band": """CASE WHEN birth_date IS NULL THEN 'unknown' ELSE
-              (SELECT CASE WHEN age < 18 THEN '0-17' WHEN age < 35 THEN '18-34' WHEN age < 50 THEN '35-49'
-                WHEN age < 65 THEN '50-64' WHEN age < 75 THEN '65-74' WHEN age < 85 THEN '75-84' ELSE '85+' END
-               FROM (SELECT date_diff('year', birth_date, $on)
-                 - (strftime($on::DATE, '%m%d') < strftime(birth_date, '%m%d'))::INT AS age)) END""",
-        }
+        connection.execute(
+            """
+            CREATE TEMP TABLE person AS
+            SELECT member, gender, date_diff('year', birth_date, $on::DATE)
+              - (strftime($on::DATE, '%m%d') < strftime(birth_date, '%m%d'))::INT AS age FROM people
+            """,
+            {"on": on},
+        )
         for name in dimensions:
-            if name in known:
-                query = f"SELECT member, '{name}' AS dimension, {known[name]} AS value FROM people"  # noqa: S608 ours
-                chosen.append(connection.sql(query, params={"on": on}).to_arrow_table().cast(STRATA_SCHEMA))
+            if name in _KNOWN:
+                query = f"SELECT member, '{name}' AS dimension, {_KNOWN[name]} AS value FROM person"  # noqa: S608 ours
+                chosen.append(connection.sql(query).to_arrow_table().cast(STRATA_SCHEMA))
         if whose.attributed is not None:
             for name in ("tin", "npi"):
                 if f"attributed-{name}" in dimensions:
@@ -347,7 +354,7 @@ def _completion(
     lines: pa.Table, members: pa.Array, as_of: date, period: tuple[date, date], amount: Literal["paid", "allowed"]
 ) -> Completed:
     reach = (as_of.year - period[0].year) * 12 + as_of.month - period[0].month + 1
-    return completed(triangle(lines, members, as_of, max(reach, _MONTH_OF_COMPLETION), amount), period)
+    return completed(triangle(lines, members, as_of, max(reach, _MONTHS_OF_COMPLETION), amount), period)
 
 
 def _year_before(period: tuple[date, date]) -> tuple[date, date]:

@@ -116,7 +116,7 @@ def _group(
     for row in rows:
         whole = row["dimension"] is None
         if whole and row["category"] is None:
-            group["population"] = _populations(row)
+            group |= _populations(row)
             if score := _score(about, row, currency):
                 group["measureScore"] = score
         elif whole:
@@ -132,17 +132,17 @@ def _group(
 
 def _stratum(about: Metric, row: Mapping[str, Any], currency: str) -> dict[str, Any]:
     score = _score(about, row, currency)
-    return {"population": _populations(row)} | ({"measureScore": score} if score else {})
+    return _populations(row) | ({"measureScore": score} if score else {})
 
 
-def _populations(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _populations(row: Mapping[str, Any]) -> dict[str, Any]:
     """Counts of numerator and denominator, where they are counts."""
     found = []
     for name in ("numerator", "denominator"):
         value = row[name]
         if value is not None and value == value.to_integral_value():
             found.append({"code": _concept(_POPULATION, name), "count": int(value)})
-    return found
+    return {"population": found} if found else {}
 
 
 def _score(about: Metric, row: Mapping[str, Any], currency: str) -> dict[str, Any] | None:
