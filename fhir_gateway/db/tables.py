@@ -25,6 +25,8 @@ TABLE_MODULES: tuple[str, ...] = (
     "fhir_gateway.attribution.selection_store",
     "fhir_gateway.contracts.store",
     "fhir_gateway.subscriptions.tables",
+    "fhir_gateway.outreach.tables",
+    "fhir_gateway.alerts.tables",
     "fhir_gateway.console.tables",
 )
 
