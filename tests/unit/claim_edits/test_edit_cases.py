@@ -67,5 +67,5 @@ def test_a_good_claim_is_clean_with_everything_checked(claim: Claim, tables: Tab
 def test_edits_are_whole() -> None:
     for edit in edits().values():
         assert set(edit.needs) <= set(GROUNDS), edit.id
-        assert edit.message[-1] != "." and edit.fix.endswith("."), edit.id
-        assert edit.source and edit.query, edit.id
+        assert (edit.message[-1] != ".", edit.fix[-1]) == (True, "."), edit.id
+        assert "" not in (edit.source, edit.query), edit.id
