@@ -33,6 +33,7 @@ from fhir_gateway.contracts.terms import (
     Party,
     Period,
     ProviderParty,
+    RiskReference,
     TableReference,
     Terms,
 )
@@ -54,6 +55,10 @@ ATTRIBUTION_TABLES: dict[str, pa.Schema] = {
     "rivals": pa.schema([("entity", pa.string()), ("tin", pa.string()), ("npi", pa.string()), ("ccn", pa.string())]),
     "counties": pa.schema([("postal_code", pa.string()), ("county", pa.string())]),
 }
+
+
+#: What a column of risk scores is called in tables of arrangements.
+SCORE_NAMES = ("score", "multiplier")
 
 
 class Contract(Terms):
@@ -122,8 +127,9 @@ class Contract(Terms):
                 raise  # it names the file of the attribution terms
             raise ContractError(f"attribution.terms: {error.message}", location=where) from error
         given = {
-            name: Given.read((folder or Path()) / contract.tables[name].path, schema, name)
+            name: Given.read((folder or Path()) / file, schema, name)
             for name, schema in sorted({**contract.table_schemas(), **contract.attribution_tables()}.items())
+            if (file := contract.tables[name].path) is not None
         }
         return contract.model_copy(update={"attribution_terms": terms, "given": given})
 
@@ -170,6 +176,7 @@ class Contract(Terms):
                 for name in terms.needs().tables
                 if name not in self.tables
             ]
+        found += self._table_problems()
         used = {name for terms in self.arrangements for name in terms.needs().tables}
         used |= set(ATTRIBUTION_TABLES)
         return found + [f"tables.{name}: no arrangement looks at it" for name in self.tables if name not in used]
@@ -184,6 +191,23 @@ class Contract(Terms):
                 except pa.ArrowTypeError as error:
                     raise ContractError(f"{terms.where}: tables.{name}: another arrangement has other types") from error
         return schemas
+
+    def risk_tables(self) -> dict[str, tuple[RiskReference, pa.Schema]]:
+        """Tables that are kept risk scores, with the columns they have."""
+        schemas = self.table_schemas()
+        return {name: (one.risk, schemas[name]) for name, one in self.tables.items() if one.risk and name in schemas}
+
+    def _table_problems(self) -> list[str]:
+        found = [
+            f"tables.{name}: needs one of path and risk"
+            for name, one in self.tables.items()
+            if (one.path is None) == (one.risk is None)
+        ]
+        return found + [
+            f"tables.{name}.risk: the table is not of members and their scores"
+            for name, (_, schema) in self.risk_tables().items()
+            if "member" not in schema.names or not set(SCORE_NAMES) & set(schema.names)
+        ]
 
     def needs(self) -> Needs:
         """What all arrangements together look at beside sums."""
@@ -229,6 +253,11 @@ class Contract(Terms):
             self.attribution_terms.digest if self.attribution_terms else ""
         )
         text += "".join(f"{name} {one.digest}" for name, one in sorted(self.given.items()))
+        text += "".join(
+            f"{name} {one.risk.model_dump_json(exclude_defaults=True)}"
+            for name, one in sorted(self.tables.items())
+            if one.risk
+        )
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property

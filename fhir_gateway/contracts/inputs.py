@@ -116,6 +116,7 @@ def collect(
     stamps: Mapping[str, str] | None = None,
     persons: pa.Table | None = None,
     cut: Cut | None = None,
+    scores: Mapping[str, pa.Table] | None = None,
 ) -> SettlementInputs:
     """Inputs of a settlement.
 
@@ -126,7 +127,7 @@ def collect(
     (``contract.needs()``), ``lines`` must have those it names and ``persons`` (``member``, ``birth_date``, ``gender``,
     ``died``) are who the members are. ContractError when attribution was made under other terms or another period than
     the contract's. With a ``cut``, services up to it and payments up to its paid-through date count; the roster is the
-    same.
+    same. ``scores`` are the contract's tables of kept risk scores (``contract.risk_tables()``).
     """
     if attribution.period != contract.dates:
         raise ContractError("period: the attribution is of another period than the contract")
@@ -150,7 +151,9 @@ def collect(
         outcomes=_by_measure(contract, outcomes),
         baseline=baseline,
         stamps=given,
-        facts=_facts(contract, attribution, chosen, lines, coverage, persons, period) if contract.needs() else None,
+        facts=_facts(contract, attribution, chosen, lines, coverage, persons, period, scores or {})
+        if contract.needs()
+        else None,
         cut=cut,
         part=_part(contract.dates, period),
         panels={by: _panels(chosen, by) for by in ("tin", "npi")},
@@ -210,6 +213,7 @@ def _facts(
     coverage: pa.Table | None,
     persons: pa.Table | None,
     period: tuple[date, date],
+    scores: Mapping[str, pa.Table],
 ) -> Facts:
     needs = contract.needs()
     if coverage is None or persons is None:
@@ -224,7 +228,7 @@ def _facts(
         people=people.cast(PEOPLE_SCHEMA).combine_chunks(),
         months=_months(attribution, chosen["member"], coverage, period, persons),
         baseline_months=_months(attribution, chosen["member"], coverage, _before(period), persons),
-        tables={name: one.table for name, one in contract.given.items()},
+        tables={name: one.table for name, one in contract.given.items()} | dict(scores),
     )
 
 

@@ -82,10 +82,22 @@ class AttributionReference(Terms):
     exclusive_group: str | None = Field(default=None, description="Contracts of which only one keeps a member.")
 
 
-class TableReference(Terms):
-    """A table that comes with the contract: a CSV file with a header, its path relative to the contract."""
+class RiskReference(Terms):
+    """Risk scores that the gateway keeps, of everybody: its own ``CMS-HCC`` of a payment year, or imported ones.
 
-    path: str
+    An imported model is named by its model and the year its period begins in; the newest import counts.
+    """
+
+    model: str
+    year: int
+    previous: int | None = Field(default=None, description="Year of the scores before, for terms that look at change.")
+
+
+class TableReference(Terms):
+    """A table of the contract: a CSV file with a header, its path relative to the contract; or kept risk scores."""
+
+    path: str | None = None
+    risk: RiskReference | None = None
 
 
 class ClaimsTerms(Terms):

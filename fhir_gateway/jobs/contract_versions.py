@@ -77,6 +77,8 @@ def _write(path: Path, contract: Contract, folder: Path) -> None:
             shutil.copyfile(shipped, partial / _TERMS)
     stated["attribution"]["terms"] = _TERMS
     for number, (table, reference) in enumerate(sorted(contract.tables.items())):
+        if reference.path is None:
+            continue
         shutil.copyfile(path.parent / reference.path, partial / f"table-{number}.csv")
         stated["tables"][table]["path"] = f"table-{number}.csv"
     (partial / "contract.json").write_bytes(orjson.dumps(stated, option=orjson.OPT_INDENT_2))

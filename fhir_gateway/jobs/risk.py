@@ -64,8 +64,13 @@ def is_ours(model: str) -> bool:
     return model in _OURS
 
 
-def score_members(gateway: Gateway, model: str, year: int, *, proposed: bool = False) -> RiskReport:
-    """Score everybody by a model in a payment year, by the newest lake version; InputError for a model not of ours."""
+def score_members(
+    gateway: Gateway, model: str, year: int, *, proposed: bool = False, version: int | None = None
+) -> RiskReport:
+    """Score everybody by a model in a payment year, by a lake version (default: the newest).
+
+    InputError for a model that is not ours, and for a year without tables.
+    """
     if model not in _OURS:
         raise InputError(
             f"model: there is no {model} here to compute (there are {', '.join(_OURS)}); import its scores"
@@ -73,7 +78,7 @@ def score_members(gateway: Gateway, model: str, year: int, *, proposed: bool = F
     holding = payment_year(year, proposed=proposed)
     one = _OURS[model]
     models = tuple(holding.blend) if one is None else (holding.model(one).model,)
-    version = gateway.lake.version
+    version = gateway.lake.version if version is None else version
     stated, statements = stated_members(gateway)
     header = {
         "model": model,

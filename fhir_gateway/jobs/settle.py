@@ -32,6 +32,7 @@ from fhir_gateway.jobs.contract_results import results_of
 from fhir_gateway.jobs.contract_versions import register
 from fhir_gateway.jobs.people import persons_of
 from fhir_gateway.jobs.publish import REPORTER
+from fhir_gateway.jobs.risk_tables import score_tables
 from fhir_gateway.jobs.utilization import metric_outcomes
 from fhir_gateway.measures.model import MeasureResult
 from fhir_gateway.measures.reports import summary
@@ -104,6 +105,8 @@ def inputs_of(
         stamps[f"measure.{name}.package"] = result.package_hash
         stamps[f"measure.{name}.terminology"] = result.terminology_hash
         stamps[f"measure.{name}.evaluated_at"] = result.evaluated_at.isoformat()
+    scores, kept = score_tables(gateway, contract, attributed.lake_version)
+    stamps |= kept
     distinct = {id(result): result for result in results.values()}
     found, made_of = metric_outcomes(gateway, attributed, cut)
     stamps |= made_of
@@ -116,6 +119,7 @@ def inputs_of(
         stamps,
         persons_of(gateway, attributed.lake_version) if contract.needs() else None,
         cut,
+        scores,
     )
 
 
