@@ -491,6 +491,11 @@ def _operations(world: World) -> Rows:
             found["POST", template] = [
                 replace(one, method="POST", headers={"Content-Type": JSON}) for one in asks[1:3] or asks
             ]
+    for template in ("/fhir/Measure/$stratify", "/fhir/Measure/{id}/$stratify"):
+        path = f"{template.replace('{id}', DIABETES)}?{PERIOD}"
+        asks = [Ask("GET", path, found=False), Ask("GET", f"{path}&subject=Group/other", "other", found=False)]
+        found["GET", template] = asks
+        found["POST", template] = [replace(one, method="POST", headers={"Content-Type": JSON}) for one in asks]
     for method in ("GET", "POST"):
         found[method, "/fhir/MeasureReport/$report"] = [
             Ask(method, f"/fhir/MeasureReport/$report?{PERIOD}&subject=Patient/{person}", names=names, found=False)
