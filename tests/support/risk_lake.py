@@ -24,6 +24,7 @@ def patient(name: str, born: str, gender: str = "male", **more: Any) -> dict[str
         "name": [{"family": f"Family{name}", "given": [f"Given{name}"]}],
         "birthDate": born,
         "gender": gender,
+        "generalPractitioner": [{"identifier": {"system": "http://hl7.org/fhir/sid/us-npi", "value": "1234567893"}}],
         **more,
     }
 

@@ -1,0 +1,97 @@
+"""From the lake to a payment adjusted by risk: our scores, and those of another model."""
+
+from __future__ import annotations
+
+from decimal import Decimal as D
+from pathlib import Path
+
+import pytest
+
+from fhir_gateway.contracts import Contract
+from fhir_gateway.errors import ContractError
+from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs.risk import score_members
+from fhir_gateway.jobs.risk_imports import import_file
+from fhir_gateway.jobs.settle import settle
+from tests.support.risk_lake import SYSTEM, lake_of, person
+
+CONTRACT = """
+id = "cap-2026"
+url = "https://example.org/Measure/cap-2026"
+version = "1"
+title = "Capitation by risk"
+identifier = { system = "https://example.org/contracts", value = "C-1" }
+line_of_business = "medicare"
+hcp_lan = "4A"
+payer = { name = "Payer", identifier = { system = "urn:payer", value = "1" } }
+period = { start = 2026-01-01, end = 2026-12-31 }
+attribution = { terms = "commercial-primary-care", selections_from = ["generalPractitioner"] }
+claims = { paid_through = 2027-03-31 }
+tables = { rates = { path = "rates.csv" }, risk_scores = { risk = RISK } }
+
+[provider]
+name = "Provider"
+entity = "practice"
+identifier = { system = "http://hl7.org/fhir/sid/us-npi", value = "1234567893" }
+npis = ["1234567893"]
+
+[[arrangements]]
+kind = "capitation"
+id = "cap"
+pool = "capitation"
+risk = { normalise = "none", missing = 1 }
+"""
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Gateway:
+    return lake_of(tmp_path_factory.mktemp("capitation"))
+
+
+def contract(folder: Path, risk: str) -> Path:
+    (folder / "rates.csv").write_text("cell,rate\nall,100\n")
+    path = folder / "contract.toml"
+    path.write_text(CONTRACT.replace("RISK", risk))
+    return path
+
+
+def test_a_capitation_is_paid_by_the_scores_of_the_lake(gateway: Gateway, tmp_path: Path) -> None:
+    path = contract(tmp_path, '{ model = "CMS-HCC", year = 2026 }')
+    settled = settle(gateway, str(path))
+    run = score_members(gateway, "CMS-HCC", 2026).run
+    scores = {row["member"]: row["score"] for row in run.table("scores").to_pylist()}
+    assert scores[person(gateway, "a")] == D("0.912")
+    assert scores[person(gateway, "d")] is None  # end-stage renal disease: another model's, here the contract's 1
+    months = D(12)
+    expected = sum((score if score is not None else D(1)) * 100 * months for score in scores.values())
+    assert settled.settlement.total == expected
+    assert settled.settlement.stamps["risk.risk_scores"] == f"CMS-HCC 2026 {run.id}"
+    again = settle(gateway, str(path))
+    assert again.report == settled.report
+
+
+def test_imported_scores_of_another_model_pay_in_the_same_way(gateway: Gateway, tmp_path: Path) -> None:
+    path = contract(tmp_path, '{ model = "ACG", year = 2026 }')
+    path.write_text(path.read_text().replace("cap-2026", "acg-2026"))
+    with pytest.raises(ContractError, match="no scores of ACG for 2026 were imported"):
+        settle(gateway, str(path))
+    rows = [f"M-{name},{SYSTEM},ACG,13.0,2026-01-01,2026-12-31,{score}" for name, score in (("a", 2), ("b", "0.5"))]
+    head = "member_id,member_system,model,version,period_start,period_end,normalised"
+    (tmp_path / "acg.csv").write_text("\n".join([head, *rows]) + "\n")
+    import_file(gateway, tmp_path / "acg.csv", "scores", by="tester")
+    assert settle(gateway, str(path)).settlement.total == (D(2) + D("0.5") + 3) * 100 * 12
+
+
+def test_a_contract_is_known_by_the_scores_it_names(gateway: Gateway, tmp_path: Path) -> None:
+    path = contract(tmp_path, '{ model = "CMS-HCC", year = 2026 }')
+    one = Contract.load(path)
+    path.write_text(path.read_text().replace("year = 2026 }", "year = 2025 }"))
+    assert Contract.load(path).digest != one.digest
+    other = path.read_text().replace("{ risk = {", '{ path = "x.csv", risk = {')
+    path.write_text(other)
+    with pytest.raises(ContractError, match=r"tables.risk_scores: needs one of path and risk"):
+        Contract.load(path)
+    path.write_text(CONTRACT.replace('{ path = "rates.csv" }', '{ risk = { model = "ACG", year = 2026 } }').replace(
+        "RISK", '{ model = "ACG", year = 2026 }'))  # fmt: skip
+    with pytest.raises(ContractError, match=r"tables.rates.risk: the table is not of members"):
+        Contract.load(path)
