@@ -39,8 +39,8 @@ class ContractsSeen:
         found = [self._load(path) for path in self._paths()]
         known = {one.id for one in found}
         settled = {run.contract: run for run in sorted(self._gateway.settlements.runs(), key=lambda one: one.made)}
-        for name in settled.keys() - known:
-            found.append(self._load(kept_document(self._gateway, name, settled[name].version)))
+        others = settled.keys() - known
+        found += [self._load(kept_document(self._gateway, name, settled[name].version)) for name in others]
         if not audience.unlimited:
             seen = self._gateway.resources.seen_by(audience)
             served = {one.id for one in seen.read_many(("Measure", one.id) for one in found if one.terms)}

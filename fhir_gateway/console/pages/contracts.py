@@ -2,6 +2,7 @@
 
 # no deferred annotations here: FastAPI reads those of routes, which name what is local to `router`
 
+import re
 from contextlib import closing
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
@@ -28,6 +29,7 @@ from fhir_gateway.jobs.calculations import calculation_id
 from fhir_gateway.jobs.settle import statement
 from fhir_gateway.jobs.what_if import project, what_if
 
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,15})(\.[0-9]{1,10})?")
 _FORMS = {"json": "application/json", "csv": "text/csv", "pdf": "application/pdf"}
 
 
@@ -237,10 +239,10 @@ def _day(text: str) -> date:
 
 
 def _numbers(document: Any, path: str = "") -> list[tuple[str, Any]]:
-    """The numeric terms of the arrangements, by their path as what-if names it."""
+    """The numeric terms of arrangements and measures, by their path as what-if names it; amounts may be texts."""
     found: list[tuple[str, Any]] = []
     if not path:
-        for name in ("arrangements", "metrics"):
+        for name in ("arrangements", "measures"):
             for one in document.get(name, ()):
                 if isinstance(one, dict) and "id" in one:
                     found += _numbers(one, f"{name}.{one['id']}")
@@ -249,6 +251,8 @@ def _numbers(document: Any, path: str = "") -> list[tuple[str, Any]]:
         here = f"{path}.{key}"
         if isinstance(value, dict):
             found += _numbers(value, here)
+        elif isinstance(value, str):
+            found += [(here, Decimal(value))] if _NUMBER.fullmatch(value) else []
         elif isinstance(value, int | float | Decimal) and not isinstance(value, bool):
             found.append((here, value))
     return found

@@ -71,7 +71,8 @@ def router(frame: Frame) -> APIRouter:
         contract = contracts.get(session.audience, contract_id)
         if session.labels is not None:
             raise NotFoundError("churn is told to those who see everybody")
-        found = roster_evidence.changed(gateway, str(contract.path))
+        several = len(evidence_runs(gateway, contract_id)) > 1
+        found = roster_evidence.changed(gateway, str(contract.path)) if several else None
         leaked = roster_evidence.leaked(gateway, str(contract.path))
         return frame.page(request, "churn.html", contract=contract, churn=found, leakage=leaked)
 

@@ -16,7 +16,9 @@ from starlette.responses import Response
 from fhir_gateway.console.frame import Frame
 from fhir_gateway.console.sessions import Session
 from fhir_gateway.console.tables_of import page_of
+from fhir_gateway.db.audience import SYSTEM
 from fhir_gateway.errors import NotFoundError
+from fhir_gateway.factory import Gateway
 from fhir_gateway.measures.explain import explain
 from fhir_gateway.measures.explain_page import content
 from fhir_gateway.measures.gap import OPEN, gap_statuses
@@ -39,25 +41,27 @@ def router(frame: Frame) -> APIRouter:
 
     @routes.get("/quality")
     def every(request: Request, session: See) -> Response:
-        """Each measure that was reported to this reader: its newest rate, and those before."""
+        """Each measure that was reported to this reader, by whose population: its newest rate, and those before."""
         store = gateway.resources.seen_by(session.audience)
         page = store.search("MeasureReport", [], _MOST_REPORTS, sort="-date", total=False)
-        reports = [one.json() for one in page.resources]
-        by_measure: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for report in reports:
-            if report.get("type") == "summary":
-                by_measure[report["measure"].partition("|")[0]].append(report)
+        settled = {run.id for run in gateway.settlements.runs()}  # those are the contracts', not of a measure
+        by_measure: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+        for report in (one.json() for one in page.resources):
+            if report.get("type") == "summary" and report["id"] not in settled:
+                by_measure[report["measure"].partition("|")[0], _whose(report)].append(report)
         titles = {one.url: one.title for one in gateway.measures.packages()}
-        rows = [_row(url, titles.get(url, url.rsplit("/", 1)[-1]), found) for url, found in by_measure.items()]
-        return frame.page(request, "quality.html", rows=sorted(rows, key=lambda one: one["title"]))
+        rows = [
+            _row(titles.get(url, url.rsplit("/", 1)[-1]), whose, found) for (url, whose), found in by_measure.items()
+        ]
+        return frame.page(request, "quality.html", rows=sorted(rows, key=lambda one: (one["title"], one["whose"])))
 
     @routes.get("/quality/{run}")
     def one(request: Request, run: str, session: See) -> Response:
         """One summary report: populations, scores, strata."""
         report = gateway.resources.seen_by(session.audience).read("MeasureReport", run).json()
-        kept = run in gateway.results.runs()
         groups = [_group(group) for group in report.get("group", ())]
-        return frame.page(request, "measure.html", run=run, report=report, groups=groups, kept=kept)
+        kept = _kept_run(gateway, report)
+        return frame.page(request, "measure.html", report=report, groups=groups, kept=kept, whose=_whose(report))
 
     def gaps(session: Session, run: str, status: str) -> tuple[MeasureResult, pa.Table]:
         """Members of a run with a gap of a status (empty: any that is open), by group."""
@@ -135,9 +139,29 @@ def router(frame: Frame) -> APIRouter:
 _GAP_COLUMNS = ("member", "group", "status")
 
 
-def _row(url: str, title: str, reports: list[dict[str, Any]]) -> dict[str, Any]:
+def _whose(report: dict[str, Any]) -> str:
+    """Whose population a report is about: contracts and practices by its labels, else everybody."""
+    codes = [one["code"] for one in report.get("meta", {}).get("security", ()) if one.get("system") == SYSTEM]
+    return ", ".join(sorted(code.partition(":")[2] for code in codes)) or "everybody"
+
+
+def _kept_run(gateway: Gateway, report: dict[str, Any]) -> str | None:
+    """The run that a report is of or, of one population's report, the newest of its measure and period."""
+    runs = gateway.results.runs()
+    if report["id"] in runs:
+        return str(report["id"])
+    period = tuple(report["period"][end][:10] for end in ("start", "end"))
+    found = [
+        (header.evaluated_at, run)
+        for run in runs
+        for header in (gateway.results.header(run),)
+        if header.canonical == report["measure"] and tuple(day.isoformat() for day in header.period) == period
+    ]
+    return max(found)[1] if found else None
+
+
+def _row(title: str, whose: str, reports: list[dict[str, Any]]) -> dict[str, Any]:
     """A measure with its newest score and, the oldest first, those of each period."""
-    newest = reports[0]
     points = []
     for report in reversed(reports):
         for group in report.get("group", ())[:1]:
@@ -145,10 +169,10 @@ def _row(url: str, title: str, reports: list[dict[str, Any]]) -> dict[str, Any]:
             if score is not None:
                 points.append((report["period"]["end"][:10], score))
     return {
-        "url": url,
         "title": title,
-        "report": newest,
-        "groups": [_group(group) for group in newest.get("group", ())],
+        "whose": whose,
+        "report": reports[0],
+        "groups": [_group(group) for group in reports[0].get("group", ())],
         "trend": _trend(points),
     }
 
