@@ -100,8 +100,7 @@ def scanned(pull: StagedPull, scanner: Scanner, texts: Texts | None = None) -> I
     order = 0
     for file in pull.files:
         for block in read_blocks(file):
-            at = texts.add(block.text) if texts else 0
-            found = scanner.scan(block, file.resource_type, file.name, order, at)
+            found = scanner.scan(block, file.resource_type, file.name, order, texts)
             order += found.places
             yield found
 

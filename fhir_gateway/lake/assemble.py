@@ -2,171 +2,253 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from threading import local
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from fhir_gateway.errors import GatewayError
 from fhir_gateway.lake.grammar import Grammar, Place
-from fhir_gateway.lake.kernel import columns as kernel_columns
-from fhir_gateway.lake.kernel import many, tables
+from fhir_gateway.lake.kernel import columns as kernel
 from fhir_gateway.lake.texts import Texts
 from fhir_gateway.r4 import spec
 
+_KINDS = {"VARCHAR": kernel.STRING, "BOOLEAN": kernel.TRUTH, "BIGINT": kernel.WHOLE, "DECIMAL(28,8)": kernel.NUMBER}
+#: Bytes after each part of an arena: what a string is copied with may write beyond its end, and parts begin at a line
+#: of the processor's cache.
+_LINE = 64
 
-def assemble(
-    grammar: Grammar,
-    resource_type: str,
-    texts: Texts,
-    starts: np.ndarray,
-    lengths: np.ndarray,
-    odd: np.ndarray,
-    text: np.ndarray,
-    shape: Mapping[str, Any],
-) -> tuple[np.ndarray, pa.StructArray]:
-    """Read resources of one type into ``text``, and make columns ``shape`` of those that have passed the walk.
+_Numbers = npt.NDArray[np.int64]
 
-    ``starts`` and ``lengths`` are where they lie in ``texts``; the ``odd`` ones have not passed. ``shape`` is a part of
-    the type's column structure. ``text`` has room for all and :data:`kernel.PADDING` more. Answers where in it each
-    begins and the last ends, and the columns.
+
+class Rows(NamedTuple):
+    """Checked rows: where in :class:`Texts` they lie, their bytes, where their events lie, and how many they have.
+
+    The ``odd`` ones have not passed the walk: they have no events.
     """
-    offsets = np.empty(len(starts) + 1, np.int32)
-    size = int(lengths.sum())
-    events, ordered = SCRATCH.events(size // 2 + 16)
-    levels = np.zeros(grammar.levels, np.int64)
-    frames = np.zeros((5, tables.MAX_DEPTH + 1), np.int64)
-    state = np.zeros(tables.STATE, np.int64)
-    slots = np.zeros((tables.SLOTS, len(starts)), np.int64)
-    used = np.empty(0, np.uint8)
-    with grammar.lent() as known:
-        failed = many.walk_rows(
-            known,
+
+    starts: _Numbers
+    lengths: _Numbers
+    told_at: _Numbers
+    told: _Numbers
+    odd: npt.NDArray[np.bool_]
+
+    @staticmethod
+    def of(table: pa.Table) -> Rows:
+        """Those of a table with ``TEXT_COLUMNS``."""
+        starts, lengths, told_at, told = (
+            table[name].to_numpy().astype(np.int64, copy=False) for name in TEXT_COLUMNS[:-1]
+        )
+        return Rows(starts, lengths, told_at, told, table[TEXT_COLUMNS[-1]].to_numpy())
+
+    def part(self, start: int, end: int) -> Rows:
+        """Some of them."""
+        part = slice(start, end)
+        return Rows(self.starts[part], self.lengths[part], self.told_at[part], self.told[part], self.odd[part])
+
+
+#: Columns of checked rows by which their text and values are found.
+TEXT_COLUMNS = ("_at", "_size", "_told_at", "_told", "_odd")
+
+
+class _Part(NamedTuple):
+    """A column to be made. ``number`` is its place among all, ``inner`` what a list is of, or what an object has.
+
+    Of what no resource has had there is only the type.
+    """
+
+    number: int
+    kind: int
+    type: pa.DataType
+    inner: tuple[_Part | pa.DataType, ...]
+
+
+class _Plan(NamedTuple):
+    """Of all columns to be made the kinds, numbers and levels, and the columns whose events are their rows.
+
+    These are -1 where each resource is a row.
+    """
+
+    kinds: _Numbers
+    columns: _Numbers
+    levels: _Numbers
+    above: _Numbers
+
+
+class Assembly:
+    """Makes the columns ``shape``, a part of a type's column structure, of resources of that type."""
+
+    def __init__(self, grammar: Grammar, resource_type: str, shape: Mapping[str, Any]) -> None:
+        self._resource_type = resource_type
+        self._grammar = grammar
+        self._root = grammar.level(resource_type)
+        self._planned: list[tuple[int, int, int, int]] = []
+        self._parts = self._fields(grammar.fields(resource_type), shape, -1)
+        self._type = _struct_type(shape, self._parts)
+        self._plan = _Plan(*np.array(self._planned, np.int64).reshape(-1, 4).T)
+
+    def _fields(
+        self, fields: Mapping[str, Place], shape: Mapping[str, Any], above: int
+    ) -> tuple[_Part | pa.DataType, ...]:
+        """The parts of an object; of what was not met only the type."""
+        return tuple(
+            self._field(fields[name], part, above) if name in fields else spec.arrow_type(part)
+            for name, part in shape.items()
+        )
+
+    def _field(self, place: Place, part: Any, above: int) -> _Part:
+        if not isinstance(part, list):
+            return self._value(place, part, above, 0)
+        number = self._add(kernel.LIST, place.list_column, place.outer, above)
+        inner = self._value(place, part[0], place.column, kernel.REPEATED)
+        return _Part(number, kernel.LIST, pa.list_(inner.type), (inner,))
+
+    def _value(self, place: Place, part: Any, above: int, repeated: int) -> _Part:
+        if isinstance(part, str):
+            number = self._add(_KINDS[part] + repeated, place.column, place.level, above)
+            return _Part(number, _KINDS[part], spec.arrow_type(part), ())
+        number = self._add(kernel.STRUCT + repeated, place.column, place.level, above)
+        inner = self._fields(place.fields, part, above)
+        return _Part(number, kernel.STRUCT, _struct_type(part, inner), inner)
+
+    def _add(self, kind: int, column: int, level: int, above: int) -> int:
+        """Plan a column; answers its place among all."""
+        self._planned.append((kind, column, level, above))
+        return len(self._planned) - 1
+
+    def read(self, texts: Texts, rows: Rows, text: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.int32], pa.Array]:
+        """Read the text of resources into ``text``, and make columns of those that are not odd.
+
+        ``text`` has room for all and :data:`kernel.PADDING` more. Answers where in it each begins and the last ends,
+        and the columns.
+        """
+        count = len(rows.starts)
+        told = int(rows.told.sum())
+        events = SCRATCH.events(told)
+        if kernel.read_events(texts.number, rows.told_at, rows.told, events.ctypes.data, 8 * told) >= 0:
+            raise self._lost()
+        columns = np.zeros((self._grammar.columns, kernel.COLUMN_FIELDS), np.int64)
+        kernel.count(events, columns)
+        arena = _Arena(self._plan, columns, count - int(np.count_nonzero(rows.odd)))
+        offsets = np.empty(count + 1, np.int32)
+        levels = np.zeros(self._grammar.levels, np.int64)
+        failed = kernel.gather(
             texts.number,
-            starts,
-            lengths,
-            odd,
+            rows.starts,
+            rows.lengths,
+            rows.told,
+            rows.odd,
             text,
             text.ctypes.data,
             offsets,
-            slots,
-            used,
-            levels,
             events,
-            frames,
-            state,
+            self._root,
+            columns,
+            levels,
+            arena.memory,
+            arena.memory.view(np.int32),
+            arena.memory.view(np.int64),
         )
-    if failed >= 0:
-        raise GatewayError(f"{resource_type}: a resource was read and checked once, and not again")
-    events = events[: int(state[tables.EVENTS])]
-    counts = np.zeros(grammar.columns, np.int64)
-    kernel_columns.count_events(events, counts)
-    ends = np.cumsum(counts)
-    kernel_columns.sort_events(events, ends - counts, ordered)
-    columns = _Columns(text, ordered, ends - counts, ends, levels)
-    rows = len(starts) - int(np.count_nonzero(odd))
-    return offsets, columns.struct(grammar.fields(resource_type), shape, rows, None)
+        if failed >= 0:
+            raise self._lost()
+        arena.finish(columns)
+        return offsets, arena.struct(self._parts, self._type)
+
+    def _lost(self) -> GatewayError:
+        return GatewayError(f"{self._resource_type}: a resource was read and checked once, and cannot be read again")
+
+
+def _struct_type(names: Iterable[str], parts: Iterable[_Part | pa.DataType]) -> pa.DataType:
+    types = (part.type if isinstance(part, _Part) else part for part in parts)
+    return pa.struct(list(zip(names, types, strict=True)))
+
+
+class _Arena:
+    """The memory of the columns of some resources, and where in it they are."""
+
+    def __init__(self, plan: _Plan, columns: _Numbers, resources: int) -> None:
+        kinds = plan.kinds & (kernel.REPEATED - 1)
+        counts, most = columns[plan.columns, kernel.COUNT], columns[plan.columns, kernel.SIZE]
+        rows = np.where(plan.above < 0, resources, columns[plan.above, kernel.COUNT])
+        bits = (rows + 7) >> 3
+        wide = (kinds == kernel.WHOLE) | (kinds == kernel.NUMBER)
+        texts = kinds == kernel.STRING
+        of_kinds = [kinds == kernel.TRUTH, kinds == kernel.WHOLE, kinds == kernel.NUMBER]
+        fixed = np.select(of_kinds, [bits, 8 * rows, 16 * rows])
+        self._bounded = texts | (kinds == kernel.LIST)
+        bounds = np.where(self._bounded, 4 * rows + 4, 0)
+        sizes = np.concatenate([bits, fixed, bounds, np.where(texts, most + _LINE, 0)])
+        begins = np.cumsum((sizes + (_LINE - 1)) & -_LINE)
+        begins = np.concatenate([[0], begins])
+        self.memory = np.empty(int(begins[-1]), np.uint8)
+        self.memory[: begins[2 * len(kinds)]] = 0  # bits that are not set, values that are not there
+        bits_at, fixed_at, bounds_at, texts_at = np.split(begins[:-1], 4)
+        values_at = np.where(texts, texts_at, fixed_at)
+        for field, values in (
+            (kernel.KIND, plan.kinds),
+            (kernel.LEVEL, plan.levels),
+            (kernel.BITS, bits_at),
+            (kernel.OFFSETS, bounds_at >> 2),
+            (kernel.VALUES, np.where(wide, values_at >> 3, values_at)),
+            (kernel.SIZE, 0),
+        ):
+            columns[plan.columns, field] = values
+        self._plan, self._rows, self._fixed, self._resources = plan, rows, fixed, resources
+        places = (rows, rows - counts, bits_at, bits, bounds_at, bounds, values_at)
+        self._places = list(zip(*(array.tolist() for array in places), strict=True))
+        self._sizes: list[int] = []
+
+    def finish(self, columns: _Numbers) -> None:
+        """All values are there: see to the ends of lists and strings."""
+        bounded = self._plan.columns[self._bounded]
+        kernel.finish(bounded, self._rows[self._bounded], columns, self.memory.view(np.int32))
+        self._sizes = np.where(self._bounded, columns[self._plan.columns, kernel.SIZE], self._fixed).tolist()
+        self._buffer = pa.py_buffer(self.memory)
+
+    def struct(self, parts: tuple[_Part | pa.DataType, ...], made: pa.DataType) -> pa.Array:
+        """The resources' columns."""
+        inner = [self._array(part, self._resources) for part in parts]
+        return pa.Array.from_buffers(made, self._resources, [None], 0, children=inner)
+
+    def _array(self, part: _Part | pa.DataType, above: int) -> pa.Array:
+        """A column, whose object has so many rows."""
+        if not isinstance(part, _Part):
+            return pa.nulls(above, part)
+        cut = self._buffer.slice
+        rows, nulls, bits_at, bits, bounds_at, bounds, values_at = self._places[part.number]
+        buffers = [cut(bits_at, bits) if nulls else None]
+        if part.kind in (kernel.LIST, kernel.STRING):
+            buffers.append(cut(bounds_at, bounds))
+        if part.kind not in (kernel.LIST, kernel.STRUCT):
+            buffers.append(cut(values_at, self._sizes[part.number]))
+        inner = [self._array(one, rows) for one in part.inner]
+        return pa.Array.from_buffers(part.type, rows, buffers, nulls, children=inner or None)
 
 
 class Scratch(local):
-    """What the walk reads and notes, a thread's own and used again: fresh memory costs as much as the walk."""
+    """What is read and noted, a thread's own and used again: fresh memory costs as much as the walk."""
 
     def __init__(self) -> None:
-        self._pair = tuple(_events(0) for _ in range(2))
+        self._events = np.empty(0, np.int64)
         self._text = np.empty(0, np.uint8)
 
-    def text(self, most: int) -> np.ndarray:
+    def text(self, most: int) -> npt.NDArray[np.uint8]:
         """Room for text, the same as the time before."""
         if len(self._text) < most:
             self._text = np.empty(most, np.uint8)
         return self._text
 
-    def events(self, most: int) -> tuple[np.ndarray, np.ndarray]:
-        """Room for events as they come, and by column."""
-        if len(self._pair[0]) < most:
-            self._pair = tuple(_events(most) for _ in range(2))
-        one, other = self._pair
-        return one, other
-
-
-def _events(most: int) -> np.ndarray:
-    return np.empty((most, tables.EVENT_FIELDS), np.int32)
+    def events(self, count: int) -> _Numbers:
+        """Room for events, the same as the time before."""
+        if len(self._events) < count:
+            self._events = np.empty(2 * count, np.int64)
+        return self._events[:count]
 
 
 SCRATCH = Scratch()
-
-
-class _Columns:
-    """Arrow arrays of one batch of events."""
-
-    def __init__(
-        self, text: np.ndarray, events: np.ndarray, begins: np.ndarray, ends: np.ndarray, levels: np.ndarray
-    ) -> None:
-        self._text = text
-        self._events = events
-        self._begins = begins
-        self._ends = ends
-        self._levels = levels
-
-    def struct(
-        self, fields: Mapping[str, Place], shape: Mapping[str, Any], rows: int, validity: pa.Buffer | None
-    ) -> pa.StructArray:
-        """The fields that ``shape`` names, nulls for those not met."""
-        arrays = [self._field(fields.get(name), part, rows) for name, part in shape.items()]
-        types = [pa.field(name, array.type) for name, array in zip(shape, arrays, strict=True)]
-        return pa.Array.from_buffers(pa.struct(types), rows, [validity], children=arrays)
-
-    def _field(self, place: Place | None, part: Any, rows: int) -> pa.Array:
-        if place is None:
-            return pa.nulls(rows, spec.arrow_type(part))
-        if not isinstance(part, list):
-            return self._value(place, part, rows, in_list=False)
-        found = self._of(place.list_column)
-        offsets = np.empty(rows + 1, np.int32)
-        kernel_columns.ends(found, offsets)
-        inner = self._value(place, part[0], int(self._levels[place.level]), in_list=True)
-        buffers = [self._validity(found, rows), pa.py_buffer(offsets)]
-        return pa.Array.from_buffers(pa.list_(inner.type), rows, buffers, children=[inner])
-
-    def _value(self, place: Place, part: Any, rows: int, *, in_list: bool) -> pa.Array:
-        if not isinstance(part, str):
-            validity = None if in_list else self._validity(self._of(place.column), rows)
-            return self.struct(place.fields, part, rows, validity)
-        found = self._of(place.column)
-        if part == "VARCHAR":
-            offsets = np.empty(rows + 1, np.int32)
-            target = np.empty(kernel_columns.size(found) + 8, np.uint8)
-            used = kernel_columns.texts(self._text, found, offsets, target)
-            values = [pa.py_buffer(offsets), pa.py_buffer(target[:used])]
-        elif part == "BIGINT":
-            whole = np.zeros(rows, np.int64)
-            kernel_columns.wholes(self._text, found, whole)
-            values = [pa.py_buffer(whole)]
-        elif part == "BOOLEAN":
-            bits = np.zeros((rows + 7) // 8, np.uint8)
-            kernel_columns.truths(self._text, found, bits)
-            values = [pa.py_buffer(bits)]
-        else:
-            pairs = np.zeros((rows, 2), np.uint64)
-            kernel_columns.decimals(self._text, found, pairs)
-            values = [pa.py_buffer(pairs)]
-        return pa.Array.from_buffers(spec.arrow_type(part), rows, [self._validity(found, rows), *values])
-
-    def _of(self, column: int) -> np.ndarray:
-        """A column's events."""
-        if column >= len(self._begins):
-            return self._events[:0]
-        return self._events[self._begins[column] : self._ends[column]]
-
-    @staticmethod
-    def _validity(found: np.ndarray, rows: int) -> pa.Buffer | None:
-        if len(found) == rows:
-            return None
-        bitmap = np.zeros((rows + 7) // 8, np.uint8)
-        kernel_columns.mark(found, bitmap)
-        return pa.py_buffer(bitmap)
 
 
 def used_shape(grammar: Grammar, resource_type: str, used: np.ndarray) -> dict[str, Any]:

@@ -95,6 +95,10 @@ class Grammar:
         node = self.roots.get(resource_type)
         return {} if node is None else self._nodes[node].fields or {}
 
+    def level(self, resource_type: str) -> int:
+        """The level of a type's resources."""
+        return self._nodes[self.root(resource_type)].level
+
     def type_of(self, root: int) -> str:
         """Resource type of a node that :meth:`root` gave."""
         return self._nodes[root].definition.name

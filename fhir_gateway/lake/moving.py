@@ -73,8 +73,8 @@ def _checked(scanner: Scanner, resource_type: str, rows: pa.Table, order: int, t
     text = b"".join(line.encode() + b"\n" for line in rows["_raw"].to_pylist())
     beside = rows.select(_BESIDE.names).combine_chunks()
     parts = []
-    block, at = LineBlock(text, 1, rows.num_rows), texts.add(text)
-    for _, batch in scanner.scan(block, resource_type, resource_type, order, at).rows:
+    block = LineBlock(text, 1, rows.num_rows)
+    for _, batch in scanner.scan(block, resource_type, resource_type, order, texts).rows:
         there = beside.take(batch["_order"].to_numpy() - np.int64(order)).cast(_BESIDE)
         columns = [*batch.columns, *(column.combine_chunks() for column in there.columns)]
         parts.append(pa.record_batch(columns, schema=pa.schema([*CHECKED, *_BESIDE])))

@@ -20,10 +20,12 @@ from fhir_gateway.lake.judge import judge, refusal
 from fhir_gateway.lake.kernel import heads, many, tables
 from fhir_gateway.lake.lines import LineBlock
 from fhir_gateway.lake.quarantine import QuarantinedLine
+from fhir_gateway.lake.texts import Texts
 from fhir_gateway.r4 import spec
 
 #: Rows of one type that have passed. ``_order`` is their place in the pull, ``_at`` where their text begins among that
-#: of the commit; ``_odd`` rows have passed the exact judge only, and their columns are not the walk's to make.
+#: of the commit and ``_told_at`` where what the walk said of it, ``_told`` events; ``_odd`` rows have passed the exact
+#: judge only, and their columns are not the walk's to make.
 CHECKED = pa.schema(
     [
         ("_order", pa.int64()),
@@ -34,6 +36,8 @@ CHECKED = pa.schema(
         ("_hash", pa.int64()),
         ("_at", pa.int64()),
         ("_size", pa.int32()),
+        ("_told_at", pa.int64()),
+        ("_told", pa.int32()),
         ("_odd", pa.bool_()),
     ]
 )
@@ -67,10 +71,9 @@ class Scanner:
     def __post_init__(self) -> None:
         self._used = np.zeros(MOST_COLUMNS, np.uint8)
         self._odd_shapes: dict[str, dict[str, Any]] = {}
-        self._levels = np.zeros(MOST_COLUMNS, np.int64)
         self._padded = np.empty(0, np.uint8)
         self._frames = np.zeros((5, tables.MAX_DEPTH + 1), np.int64)
-        self._events = np.empty((0, tables.EVENT_FIELDS), np.int32)
+        self._events = np.empty(0, np.int64)
 
     def beside(self) -> Scanner:
         """One for another thread: what rows fill is remembered in common, the memory it works in is its own."""
@@ -84,32 +87,42 @@ class Scanner:
         merged = columns.pruned(_merged(shape, self._odd_shapes.get(resource_type, {})))
         return {name: merged[name] for name in spec.column_structure(resource_type) if name in merged}
 
-    def scan(self, block: LineBlock, promised: str | None, file: str, order: int, at: int = 0) -> Scanned:
-        """Check a block of ``file``, whose sender promised a type (None: any).
+    def scan(
+        self, block: LineBlock, promised: str | None, file: str, order: int, texts: Texts | None = None
+    ) -> Scanned:
+        """Check a block of ``file``, whose sender promised a type (None: any), and lay it down in ``texts``.
 
-        ``order`` is the place in the pull of the first row, ``at`` where the block's text was laid down.
+        ``order`` is the place in the pull of the first row. Without ``texts`` no columns can be made of the rows.
         """
         text = block.text
+        at = texts.add(text) if texts else 0
         if len(self._padded) < len(text) + tables.PADDING:
             self._padded = np.empty(2 * len(text) + tables.PADDING, np.uint8)
         padded = padded_into(self._padded, text)
-        lines = self._walk(padded, block, promised)
+        if texts and len(self._events) < len(text) // 2 + 16:
+            self._events = np.empty(len(text) + 16, np.int64)
+        lines, state = self._walk(padded, block, promised, self._events if texts else self._events[:0])
+        told = state[tables.EVENTS]
+        told_at = texts.add(self._events[:told].view(np.uint8).data) if texts else 0
         passed = lines.passed
-        if not _is_utf8(padded, len(text)):
+        if state[tables.BEYOND_ASCII] and not _is_utf8(padded, len(text)):
             passed &= [_decodes(line) for line in lines.texts(text)]
         scanned = Scanned([], [], len(passed), len(passed))
         roots = lines.slot_start[0]
         whole = passed.all() and (roots == roots[:1]).all()  # the usual block of an export
         for root in roots[:1] if whole else np.unique(roots[passed]):
             name = self.grammar.type_of(int(root))
-            rows = np.arange(len(roots)) if whole else np.flatnonzero(passed & (roots == root))
-            scanned.rows.append((name, _batch(name, padded, lines, rows, order, at)))
+            rows = slice(None) if whole else np.flatnonzero(passed & (roots == root))
+            scanned.rows.append((name, _batch(name, padded, lines, rows, order, at, told_at)))
         unsure = np.flatnonzero(~passed)
         if len(unsure):
             self._judge_all(scanned, text, lines, unsure, promised, file, order, at)
         return scanned
 
-    def _walk(self, padded: np.ndarray, block: LineBlock, promised: str | None) -> _Lines:
+    def _walk(
+        self, padded: np.ndarray, block: LineBlock, promised: str | None, events: np.ndarray
+    ) -> tuple[_Lines, np.ndarray]:
+        """What is known of the lines, and the state after them; no ``events`` where there is no room."""
         lines = _Lines(block.count)
         state = np.zeros(tables.STATE, np.int64)
         place = np.array([0, 0, block.number, 0], np.int64)
@@ -127,17 +140,17 @@ class Scanner:
                     lines.end,
                     lines.number,
                     lines.passed,
+                    lines.event,
                     lines.slot_start,
                     lines.slot_length,
                     self._used,
-                    self._levels,
-                    self._events,
+                    events,
                     self._frames,
                     state,
                     place,
                 )
             if answer == tables.DONE:
-                return lines.cut(int(place[many.ROW]))
+                return lines.cut(int(place[many.ROW])), state
             word = block.text[state[tables.ASKED_START] : state[tables.ASKED_END]]
             place[many.FORCED] = not self.grammar.learn(answer, int(state[tables.ASKED]), word)
 
@@ -186,12 +199,13 @@ class _Lines:
     def __init__(self, most: int) -> None:
         self.start, self.end, self.number = (np.empty(most, np.int64) for _ in range(3))
         self.passed = np.empty(most, np.bool_)
+        self.event = np.empty(most + 1, np.int64)  # the first of each line's
         self.slot_start, self.slot_length = (np.zeros((tables.SLOTS, most), np.int64) for _ in range(2))
 
     def cut(self, count: int) -> _Lines:
         """Only the first ``count``."""
         self.start, self.end, self.number = self.start[:count], self.end[:count], self.number[:count]
-        self.passed = self.passed[:count]
+        self.passed, self.event = self.passed[:count], self.event[: count + 1]
         self.slot_start, self.slot_length = self.slot_start[:, :count], self.slot_length[:, :count]
         return self
 
@@ -218,10 +232,11 @@ def padded(text: bytes) -> np.ndarray:
 
 
 def _batch(
-    resource_type: str, text: np.ndarray, lines: _Lines, rows: np.ndarray, order: int, at: int
+    resource_type: str, text: np.ndarray, lines: _Lines, rows: np.ndarray | slice, order: int, at: int, told_at: int
 ) -> pa.RecordBatch:
-    count = len(rows)
     starts, lengths = lines.start[rows], lines.end[rows] - lines.start[rows]
+    count = len(starts)
+    events = lines.event[:-1][rows]
 
     def slot(number: int) -> tuple[np.ndarray, np.ndarray]:
         return lines.slot_start[number][rows], lines.slot_length[number][rows]
@@ -242,15 +257,17 @@ def _batch(
         patients = _patients(text, *slot(tables.PATIENT_SLOT))
     return pa.record_batch(
         [
-            pa.array(rows + order),
+            pa.array(np.arange(len(lines.start))[rows] + order),
             ids,
             patients,
-            pa.array(moments, mask=updated[1] == 0).cast(pa.timestamp("us")).cast(pa.timestamp("us", "UTC")),
-            pa.array(versions, mask=~known),
+            _array(pa.timestamp("us", "UTC"), updated[1] > 0, moments),
+            _array(pa.int64(), known, versions),
             pa.array(hashes),
             pa.array(starts + at),
             pa.array(lengths.astype(np.int32)),
-            pa.array(np.zeros(count, np.bool_)),
+            pa.array(8 * events + told_at),
+            pa.array((lines.event[1:][rows] - events).astype(np.int32)),
+            _array(pa.bool_(), None, np.zeros((count + 7) // 8, np.uint8), rows=count),
         ],
         schema=CHECKED,
     )
@@ -268,10 +285,14 @@ def _strings(text: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> pa.St
     offsets = np.empty(len(starts) + 1, np.int32)
     target = np.empty(int(lengths.sum()) + 8, np.uint8)
     heads.take(text, starts, lengths, target, offsets)
-    there = lengths > 0
-    validity = None if there.all() else pa.py_buffer(np.packbits(there, bitorder="little"))
-    buffers = [validity, pa.py_buffer(offsets), pa.py_buffer(target[: offsets[-1]])]
-    return pa.Array.from_buffers(pa.string(), len(starts), buffers)
+    return _array(pa.string(), lengths > 0, offsets, target[: offsets[-1]], rows=len(starts))
+
+
+def _array(made: pa.DataType, there: np.ndarray | None, *buffers: np.ndarray, rows: int | None = None) -> pa.Array:
+    """An Arrow array of numbers that are laid out as it wants them, null where nothing is ``there``."""
+    validity = None if there is None or there.all() else pa.py_buffer(np.packbits(there, bitorder="little"))
+    count = len(buffers[0]) if rows is None else rows
+    return pa.Array.from_buffers(made, count, [validity, *(pa.py_buffer(buffer) for buffer in buffers)])
 
 
 def _is_utf8(padded: np.ndarray, size: int) -> bool:
@@ -311,6 +332,8 @@ def _odd_batch(resource_type: str, odd: Sequence[_Odd]) -> pa.RecordBatch:
             pa.array(hashes),
             pa.array([one.at for one in odd], pa.int64()),
             pa.array(lengths.astype(np.int32)),
+            pa.array([0] * len(odd), pa.int64()),
+            pa.array([0] * len(odd), pa.int32()),
             pa.array([True] * len(odd)),
         ],
         schema=CHECKED,

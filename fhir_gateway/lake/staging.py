@@ -146,7 +146,7 @@ class StagedLines:
 
     def scan(self, block: LineBlock, promised: str | None, file: str, order: int) -> Scanned:
         """Lay a block's text down and check its lines; what they gave is still to be taken."""
-        return self.scanner.scan(block, promised, file, order, self.texts.add(block.text))
+        return self.scanner.scan(block, promised, file, order, self.texts)
 
     def take(self, scanned: Scanned, quarantine: QuarantineWriter, progress: Progress | None) -> None:
         """Take what a block of lines gave, refused lines included."""

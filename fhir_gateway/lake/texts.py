@@ -1,4 +1,4 @@
-"""The text of a commit's lines, on the disk: memory does not grow with the pull.
+"""The text of a commit's lines and what the walk said of it, on the disk: memory does not grow with the pull.
 
 Blocks of lines are laid down as they are read; checked rows know where their text begins. Writing and reading a page
 that the system holds anyway costs a quarter of asking it for fresh memory.
@@ -21,14 +21,14 @@ class Texts:
         self._size = 0
         self._lock = Lock()
 
-    def add(self, text: bytes) -> int:
-        """Lay text down; answers where it begins."""
+    def add(self, text: bytes | memoryview) -> int:
+        """Lay text, or other bytes, down; answers where they begin."""
         with self._lock:
             at = self._size
             rest = memoryview(text)
+            self._size += len(rest)
             while rest:
                 rest = rest[self._file.write(rest) :]
-            self._size += len(text)
         return at
 
     @property

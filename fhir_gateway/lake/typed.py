@@ -9,7 +9,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from fhir_gateway.lake.assemble import SCRATCH, assemble
+from fhir_gateway.lake.assemble import SCRATCH, Assembly, Rows
 from fhir_gateway.lake.columns import transform_structure
 from fhir_gateway.lake.grammar import Grammar
 from fhir_gateway.lake.kernel import tables
@@ -38,26 +38,26 @@ def typed_rows(
     rows: pa.Table,
     shape: Mapping[str, Any],
 ) -> Iterator[Piece]:
-    """Go through ``rows`` (with ``_at``, ``_size`` and ``_odd``), a piece at a time; columns are ``shape``.
+    """Go through ``rows`` (with ``TEXT_COLUMNS``), a piece at a time; columns are ``shape``.
 
     A piece's text is only there until this thread asks for the next, of whichever rows.
     """
-    starts, lengths = rows["_at"].to_numpy(), rows["_size"].to_numpy().astype(np.int64)
-    odd = rows["_odd"].to_numpy()
-    ends = np.cumsum(lengths)
+    found = Rows.of(rows)
+    assembly = Assembly(grammar, resource_type, shape)
+    ends = np.cumsum(found.lengths)
     at = 0
-    while at < len(starts):
+    while at < len(ends):
         reached = ends[at - 1] if at else 0
         fitting = int(np.searchsorted(ends, reached + PIECE_BYTES, "right"))
         to = max(at + 1, min(fitting, at + PIECE_ROWS))
         size = int(ends[to - 1] - reached)
         text = SCRATCH.text(max(size, PIECE_BYTES) + tables.PADDING)
         text[size : size + tables.PADDING] = 0
-        part = slice(at, to)
-        offsets, usual = assemble(grammar, resource_type, texts, starts[part], lengths[part], odd[part], text, shape)
+        part = found.part(at, to)
+        offsets, usual = assembly.read(texts, part, text)
         buffers = [None, pa.py_buffer(offsets), pa.py_buffer(text[:size])]
         raw = pa.Array.from_buffers(pa.string(), to - at, buffers)
-        yield Piece(at, to, raw, _with_odd(connection, usual, raw, odd[part], shape))
+        yield Piece(at, to, raw, _with_odd(connection, usual, raw, part.odd, shape))
         at = to
 
 

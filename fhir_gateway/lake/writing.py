@@ -10,6 +10,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from fhir_gateway.lake.assemble import TEXT_COLUMNS
 from fhir_gateway.lake.columns import OWN_COLUMNS, belongs_to_patients
 from fhir_gateway.lake.links import Links
 from fhir_gateway.lake.moving import MOVED, moved_rows
@@ -25,9 +26,8 @@ from fhir_gateway.sources.models import StagedPull
 #: Rows that are sorted in memory; more are first parted on the disk.
 _PART_ROWS = 1 << 18
 
-#: Columns of rows in their order that are stored as they are, and what their text is found by.
+#: Columns of rows in their order that are stored as they are.
 _KEPT = ["_source", "id", "_member", "_patient", "_last_updated", "_version", "_hash"]
-_TEXT = ["_at", "_size", "_odd"]
 
 _NOBODY = "select null::bigint as _order, null::varchar as _source, null::varchar as id, null::varchar as _patient, "
 _NOBODY += "null::integer as old_bucket, null::varchar as old_member where false"
@@ -126,7 +126,7 @@ class Writing:
                 self.scanner.grammar,
                 self.table.resource_type,
                 self.texts,
-                rows.select(_TEXT),
+                rows.select(TEXT_COLUMNS),
                 shape,
             ):
                 writer.add(self._stored(rows.slice(piece.start, len(piece.raw)), piece))

@@ -25,8 +25,7 @@ def main() -> None:
     """Take one resource through all compiled functions."""
     scanner = Scanner()
     with Texts() as texts, duckdb.connect() as connection:
-        texts.add(_PATIENT)
-        ((name, batch),) = scanner.scan(LineBlock(_PATIENT, 1, 1), "Patient", "warm-up", 0).rows
+        ((name, batch),) = scanner.scan(LineBlock(_PATIENT, 1, 1), "Patient", "warm-up", 0, texts).rows
         id_words(batch["id"])
         for _ in typed_rows(connection, scanner.grammar, name, texts, pa.table(batch), scanner.shape(name)):
             pass

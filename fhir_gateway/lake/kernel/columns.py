@@ -1,86 +1,168 @@
-"""Arrow's buffers from events."""
+"""Arrow's buffers from the text of resources and what the walk said of it.
+
+Each column has its places in one piece of memory, the *arena*: bits that say which rows it has, 32-bit offsets of lists
+and strings, and its values. What a resource says is put there right after it was read, while it is in the processor's
+cache.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from fhir_gateway.lake.kernel.machine import compiled, copy
-from fhir_gateway.lake.kernel.tables import COLUMN_OF, EVENT_FIELDS, LENGTH_OF, ROW_OF, START_OF
+from fhir_gateway.lake.kernel.machine import compiled, copy_wide, pread
+from fhir_gateway.lake.kernel.tables import (
+    COLUMN_BITS,
+    ESCAPED,
+    FAR,
+    GAP_AT,
+    GAP_BITS,
+    LENGTH_AT,
+)
 from fhir_gateway.lake.kernel.texts import BACKSLASH, MINUS, NINE, POINT, ZERO, whole
 
+# kinds of columns; those from REPEATED on are values or objects in a list, each of which is a row of its own
+SKIPPED, STRUCT, LIST, STRING, TRUTH, WHOLE, NUMBER, REPEATED = 0, 1, 2, 3, 4, 5, 6, 8
+# fields of a column: what it is; the level its rows are counted in; where its bits, offsets and values begin in the
+# arena (each counted in its own size); the next row to get an offset; bytes or items so far; events
+KIND, LEVEL, BITS, OFFSETS, VALUES, ROW, SIZE, COUNT = 0, 1, 2, 3, 4, 5, 6, 7
+COLUMN_FIELDS = 8
 
-@compiled
-def count_events(events: np.ndarray, counts: np.ndarray) -> None:
-    """How many events each column has."""
-    for i in range(len(events)):
-        counts[events[i, COLUMN_OF]] += 1
-
-
-@compiled
-def sort_events(events: np.ndarray, bounds: np.ndarray, target: np.ndarray) -> None:
-    """Bring events in the order of their columns; ``bounds`` are the columns' ends' running counts, moved on."""
-    for i in range(len(events)):
-        column = events[i, COLUMN_OF]
-        at = bounds[column]
-        bounds[column] = at + 1
-        for field in range(EVENT_FIELDS):
-            target[at, field] = events[i, field]
+_COLUMN = (1 << COLUMN_BITS) - 1
+_GAP = (1 << GAP_BITS) - 1
 
 
 @compiled
-def mark(events: np.ndarray, bitmap: np.ndarray) -> None:
-    """Set the bits of rows in an Arrow validity bitmap."""
-    for i in range(len(events)):
-        row = events[i, ROW_OF]
-        bitmap[row >> 3] |= 1 << (row & 7)
+def read_events(file: int, places: np.ndarray, counts: np.ndarray, address: int, room: int) -> int:
+    """Read the events of resources to ``address``, one resource's after another's; answers the one that fails or -1.
 
-
-@compiled
-def ends(events: np.ndarray, offsets: np.ndarray) -> None:
-    """Where the lists of a column begin and end; ``offsets`` is one longer than the column."""
-    at = 0
-    row = 0
-    for i in range(len(events)):
-        while row <= events[i, ROW_OF]:
-            offsets[row] = at
-            row += 1
-        at += events[i, LENGTH_OF]
-    while row < len(offsets):
-        offsets[row] = at
-        row += 1
-
-
-@compiled
-def size(events: np.ndarray) -> int:
-    """Bytes of a column's strings, at most."""
-    total = 0
-    for i in range(len(events)):
-        total += abs(events[i, LENGTH_OF])
-    return total
-
-
-@compiled
-def texts(text: np.ndarray, events: np.ndarray, offsets: np.ndarray, target: np.ndarray) -> int:
-    """Strings of a column, escapes resolved; ``offsets`` is one longer than the column, answers their bytes.
-
-    ``target`` needs 7 bytes more than the strings have.
+    ``places`` is where they lie in an open file: those that lie after one another are read at once.
     """
     at = 0
-    row = 0
+    i = 0
+    while i < len(places):
+        first = i
+        begin = places[i]
+        size = 8 * counts[i]
+        i += 1
+        while i < len(places) and places[i] == begin + size:
+            size += 8 * counts[i]
+            i += 1
+        if size:
+            if at + size > room or pread(file, address + at, size, begin) != size:
+                return first
+            at += size
+    return -1
+
+
+@compiled
+def count(events: np.ndarray, columns: np.ndarray) -> None:
+    """How many events each column has, and how many bytes at most its strings."""
     for i in range(len(events)):
-        while row <= events[i, ROW_OF]:
-            offsets[row] = at
-            row += 1
-        start, length = events[i, START_OF], events[i, LENGTH_OF]
-        if length >= 0:
-            copy(text, start, target, at, length)
-            at += length
-        else:
-            at = _unescape(text, start, start - length, target, at)
-    while row < len(offsets):
-        offsets[row] = at
-        row += 1
-    return at
+        event = events[i]
+        column = event & _COLUMN
+        if column != FAR:
+            columns[column, COUNT] += 1
+            columns[column, SIZE] += event >> LENGTH_AT
+
+
+@compiled
+def gather(
+    file: int,
+    starts: np.ndarray,
+    lengths: np.ndarray,
+    told: np.ndarray,
+    odd: np.ndarray,
+    text: np.ndarray,
+    address: int,
+    offsets: np.ndarray,
+    events: np.ndarray,
+    root: int,
+    columns: np.ndarray,
+    levels: np.ndarray,
+    arena: np.ndarray,
+    halves: np.ndarray,
+    words: np.ndarray,
+) -> int:
+    """Read resources of an open file into ``text`` (at ``address``), one after another, and lay their values down.
+
+    Each has as many of the ``events`` as ``told`` says, the ``odd`` ones are only read. ``offsets`` (one longer than
+    there are resources) receives where each is. ``root`` is the level of the resources, ``levels`` counts rows.
+    ``halves`` and ``words`` are the arena in steps of 4 and 8 bytes. Answers the one that cannot be read, or -1.
+    """
+    at = 0
+    e = 0
+    for i in range(len(starts)):
+        offsets[i] = at
+        length = lengths[i]
+        if at + length > len(text) or pread(file, address + at, length, starts[i]) != length:
+            return i
+        if not odd[i]:
+            levels[root] += 1
+            place = at
+            end = e + told[i]
+            while e < end:
+                event = events[e]
+                e += 1
+                c = event & _COLUMN
+                if c == FAR:
+                    place += event >> COLUMN_BITS
+                    continue
+                place += (event >> GAP_AT) & _GAP
+                kind = columns[c, KIND]
+                size = event >> LENGTH_AT
+                if kind == SKIPPED:
+                    place += size
+                    continue
+                level = columns[c, LEVEL]
+                if kind >= REPEATED:
+                    levels[level] += 1
+                    kind -= REPEATED
+                row = levels[level] - 1
+                arena[columns[c, BITS] + (row >> 3)] |= 1 << (row & 7)
+                if kind == STRING:
+                    had = columns[c, SIZE]
+                    _offset(columns, c, row, had, halves)
+                    if event & ESCAPED:
+                        target = columns[c, VALUES]
+                        columns[c, SIZE] = _unescape(text, place, place + size, arena, target + had) - target
+                    else:
+                        copy_wide(text, place, arena, columns[c, VALUES] + had, size)
+                        columns[c, SIZE] = had + size
+                    place += size
+                elif kind == LIST:
+                    had = columns[c, SIZE]
+                    _offset(columns, c, row, had, halves)
+                    columns[c, SIZE] = had + size
+                elif kind != STRUCT:
+                    if kind == WHOLE:
+                        words[columns[c, VALUES] + row] = whole(text, place, place + size)
+                    elif kind == NUMBER:
+                        _number(text, place, place + size, words, columns[c, VALUES] + 2 * row)
+                    elif text[place] == 116:
+                        arena[columns[c, VALUES] + (row >> 3)] |= 1 << (row & 7)
+                    place += size
+        at += length
+    offsets[len(starts)] = at
+    return -1
+
+
+@compiled
+def _offset(columns: np.ndarray, c: int, row: int, value: int, halves: np.ndarray) -> None:
+    """Say where a row begins; those that were left out before it are empty."""
+    first = columns[c, OFFSETS]
+    at = columns[c, ROW]
+    while at <= row:
+        halves[first + at] = value
+        at += 1
+    columns[c, ROW] = at
+
+
+@compiled
+def finish(numbers: np.ndarray, rows: np.ndarray, columns: np.ndarray, halves: np.ndarray) -> None:
+    """The offsets after the last row that some columns have; ``rows`` is how many rows there are."""
+    for i in range(len(numbers)):
+        c = numbers[i]
+        _offset(columns, c, rows[i], columns[c, SIZE], halves)
 
 
 @compiled
@@ -128,63 +210,44 @@ def _unescape(text: np.ndarray, start: int, end: int, target: np.ndarray, at: in
 
 
 @compiled
-def wholes(text: np.ndarray, events: np.ndarray, out: np.ndarray) -> None:
-    """Integers of a column."""
-    for i in range(len(events)):
-        start = events[i, START_OF]
-        out[events[i, ROW_OF]] = whole(text, start, start + events[i, LENGTH_OF])
-
-
-@compiled
-def truths(text: np.ndarray, events: np.ndarray, bitmap: np.ndarray) -> None:
-    """Booleans of a column, as bits."""
-    for i in range(len(events)):
-        if text[events[i, START_OF]] == 116:
-            row = events[i, ROW_OF]
-            bitmap[row >> 3] |= 1 << (row & 7)
-
-
-@compiled
-def decimals(text: np.ndarray, events: np.ndarray, out: np.ndarray) -> None:
-    """Decimals of a column, times 10^8, as pairs of 64 bits; what is beyond 8 decimals is rounded half up."""
-    for i in range(len(events)):
-        at = events[i, START_OF]
-        end = at + events[i, LENGTH_OF]
-        negative = text[at] == MINUS
-        if negative:
-            at += 1
-        low, high = np.uint64(0), np.uint64(0)
-        places = -1  # digits after the point so far, -1 before it
-        up = False
-        while at < end:
-            c = text[at]
-            at += 1
-            if c == POINT:
-                places = 0
-                continue
-            if places == 8:
-                up = c >= 53
-                break
-            if places >= 0:
-                places += 1
-            low, high = _ten_times(low, high, np.uint64(c - ZERO))
-        for _ in range(8 - max(places, 0)):
-            low, high = _ten_times(low, high, np.uint64(0))
-        if up:
-            low += np.uint64(1)
-            if low == 0:
-                high += np.uint64(1)
-        if negative:
-            low, high = ~low + np.uint64(1), ~high
-            if low == 0:
-                high += np.uint64(1)
-        row = events[i, ROW_OF]
-        out[row, 0], out[row, 1] = low, high
+def _number(text: np.ndarray, at: int, end: int, out: np.ndarray, to: int) -> None:
+    """A decimal times 10^8, as a pair of 64 bits; what is beyond 8 decimals is rounded half up."""
+    negative = text[at] == MINUS
+    if negative:
+        at += 1
+    low, high = np.uint64(0), np.uint64(0)
+    places = -1  # digits after the point so far, -1 before it
+    up = False
+    while at < end:
+        c = text[at]
+        at += 1
+        if c == POINT:
+            places = 0
+            continue
+        if places == 8:
+            up = c >= 53
+            break
+        if places >= 0:
+            places += 1
+        low, high = _ten_times(low, high, np.uint64(c - ZERO))
+    for _ in range(8 - max(places, 0)):
+        low, high = _ten_times(low, high, np.uint64(0))
+    if up:
+        low += np.uint64(1)
+        if low == 0:
+            high += np.uint64(1)
+    if negative:
+        low, high = ~low + np.uint64(1), ~high
+        if low == 0:
+            high += np.uint64(1)
+    out[to], out[to + 1] = np.int64(low), np.int64(high)
 
 
 @compiled
 def _ten_times(low: int, high: int, digit: int) -> tuple[int, int]:
     """Ten times a 128-bit number plus a digit."""
+    if high == 0 and low >> np.uint64(60) == 0:
+        return low * np.uint64(10) + digit, high
     mask = np.uint64(0xFFFFFFFF)
     a = (low & mask) * np.uint64(10) + digit
     b = (low >> np.uint64(32)) * np.uint64(10) + (a >> np.uint64(32))

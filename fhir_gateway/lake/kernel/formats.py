@@ -74,8 +74,13 @@ def _instant(text: np.ndarray, start: int, end: int) -> bool:
 
 
 @compiled
-def fits(text: np.ndarray, start: int, end: int, format: int) -> bool:
-    """Whether ASCII text has a format; never when any regular expression of ``primitives`` would refuse it."""
+def fits(text: np.ndarray, start: int, end: int, format: int, blank: bool) -> bool:
+    """Whether ASCII text has a format; never when any regular expression of ``primitives`` would refuse it.
+
+    ``blank`` says that there is one in it.
+    """
+    if not blank and (format == URI or format == CODE):
+        return True
     if format == ID:
         if end - start > 64:
             return False
@@ -85,20 +90,17 @@ def fits(text: np.ndarray, start: int, end: int, format: int) -> bool:
                 return False
         return True
     if format == URI:
-        for i in range(start, end):
-            if text[i] == BLANK:
-                return False
-        return True
+        return False
     if format == CODE:
-        blank = True
+        after_blank = True
         for i in range(start, end):
             if text[i] == BLANK:
-                if blank:
+                if after_blank:
                     return False
-                blank = True
+                after_blank = True
             else:
-                blank = False
-        return not blank
+                after_blank = False
+        return not after_blank
     if format == DATETIME:
         return _date(text, start, end) if end - start <= 10 else _instant(text, start, end)
     if format == DATE:

@@ -1,4 +1,4 @@
-"""What the compiled functions are made with: the compiler's settings, and steps of eight bytes."""
+"""What the compiled functions are made with: the compiler's settings, and steps of 8 and 32 bytes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from numba.extending import intrinsic as numba_intrinsic
 from numba.np import arrayobj
 
 make_array: Any = arrayobj.make_array
+tuple_of: Any = types.Tuple
 #: The system's: reads bytes of an open file at a place into memory, without the interpreter's lock.
 pread: Any = types.ExternalFunction("pread", types.intp(types.int32, types.uintp, types.uintp, types.int64))
+_WIDE = 32
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -66,13 +68,60 @@ def store(typing: Any, text: Any, at: Any, value: Any) -> Any:
 
 
 @intrinsic
-def lowest(typing: Any, bits: Any) -> Any:
-    """Number of the lowest byte in which a bit is set."""
+def marks(typing: Any, text: Any, at: Any) -> Any:
+    """Of 32 bytes of a text from ``at`` on, the lowest bit for the first of them, three sets as bits of a number.
+
+    Those that end or interrupt a string (quote, backslash, control characters), those beyond ASCII, and blanks.
+    """
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.lshr(builder.cttz(arguments[0], cgutils.true_bit), ir.Constant(ir.IntType(64), 3))
+        array = make_array(signature.args[0])(context, builder, arguments[0])
+        wide = ir.VectorType(ir.IntType(8), _WIDE)
+        place = builder.bitcast(builder.gep(array.data, [arguments[1]]), wide.as_pointer())
+        found = builder.load(place, align=1)
 
-    return types.int64(types.uint64), code
+        def all_of(byte: int) -> Any:
+            return ir.Constant(wide, [byte] * _WIDE)
+
+        def bits(lanes: Any) -> Any:
+            return builder.zext(builder.bitcast(lanes, ir.IntType(_WIDE)), ir.IntType(64))
+
+        ends = builder.or_(
+            builder.icmp_unsigned("==", found, all_of(34)),
+            builder.or_(builder.icmp_unsigned("==", found, all_of(92)), builder.icmp_unsigned("<", found, all_of(32))),
+        )
+        high = builder.icmp_unsigned(">", found, all_of(127))
+        blank = builder.icmp_unsigned("==", found, all_of(32))
+        return context.make_tuple(builder, signature.return_type, [bits(lanes) for lanes in (ends, high, blank)])
+
+    number = types.int64
+    return tuple_of((number, number, number))(text, number), code
+
+
+@intrinsic
+def lay(typing: Any, a: Any, i: Any, b: Any, j: Any) -> Any:
+    """Copy 32 bytes of a text into another."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        wide = ir.VectorType(ir.IntType(64), _WIDE // 8).as_pointer()
+        kinds = signature.args[0], signature.args[2]
+        one, other = (make_array(kind)(context, builder, arguments[2 * n]) for n, kind in enumerate(kinds))
+        source = builder.bitcast(builder.gep(one.data, [arguments[1]]), wide)
+        target = builder.bitcast(builder.gep(other.data, [arguments[3]]), wide)
+        builder.store(builder.load(source, align=1), target, align=1)
+        return context.get_dummy_value()
+
+    return types.void(a, types.int64, b, types.int64), code
+
+
+@intrinsic
+def lowest(typing: Any, bits: Any) -> Any:
+    """Number of the lowest bit that is set."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], cgutils.true_bit)
+
+    return types.int64(types.int64), code
 
 
 @compiled
@@ -96,3 +145,14 @@ def copy(a: np.ndarray, i: int, b: np.ndarray, j: int, length: int) -> None:
         store(b, j, load(a, i))
         i += 8
         j += 8
+
+
+@compiled
+def copy_wide(a: np.ndarray, i: int, b: np.ndarray, j: int, length: int) -> None:
+    """The same in larger steps; reads and writes up to 32 bytes beyond their ends."""
+    lay(a, i, b, j)
+    while length > 32:
+        i += 32
+        j += 32
+        length -= 32
+        lay(a, i, b, j)

@@ -1,14 +1,11 @@
-"""The walk over many resources.
-
-First over the lines of a block, to check them; later over rows in their order, to find what their columns hold.
-"""
+"""The walk over the lines of a block."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from fhir_gateway.lake.kernel.machine import compiled, pread
-from fhir_gateway.lake.kernel.tables import DONE, NEED_KEY, POSITION, UNSURE, Tables
+from fhir_gateway.lake.kernel.machine import compiled
+from fhir_gateway.lake.kernel.tables import DONE, EVENTS, NEED_KEY, POSITION, UNSURE, Tables
 from fhir_gateway.lake.kernel.texts import FEED, skip
 from fhir_gateway.lake.kernel.walk import walk
 
@@ -26,10 +23,10 @@ def walk_lines(
     line_end: np.ndarray,
     line_number: np.ndarray,
     line_passed: np.ndarray,
+    line_event: np.ndarray,
     slot_start: np.ndarray,
     slot_length: np.ndarray,
     used: np.ndarray,
-    levels: np.ndarray,
     events: np.ndarray,
     frames: np.ndarray,
     state: np.ndarray,
@@ -38,10 +35,12 @@ def walk_lines(
     """Check the lines of a block whose last byte is a line feed at ``end - 1``.
 
     ``place`` says where to go on: position, row, line number, whether to give the next line up as unsure. Answers DONE,
-    or NEED_*: then the tables want another entry and the same line is walked again. Blank lines have no row.
+    or NEED_*: then the tables want another entry and the same line is walked again. Blank lines have no row. With room
+    for ``events``, they say where the values of those that passed are; ``line_event`` (one longer than there are lines)
+    where those of a row begin.
     """
     at, row, number = place[AT], place[ROW], place[NUMBER]
-    emit = end < 0  # never, and not a constant: see walk_rows
+    emit = len(events) > 0
     while True:
         at = skip(text, at)
         if at >= end:
@@ -52,10 +51,9 @@ def walk_lines(
             continue
         answer = UNSURE
         state[POSITION] = at
+        line_event[row] = state[EVENTS]
         if not place[FORCED]:
-            answer = walk(
-                t, text, at, promised, emit, row, slot_start, slot_length, used, levels, events, frames, state
-            )
+            answer = walk(t, text, at, promised, emit, row, slot_start, slot_length, used, events, frames, state)
         if answer >= NEED_KEY:
             place[AT], place[ROW], place[NUMBER] = at, row, number
             return answer
@@ -66,50 +64,12 @@ def walk_lines(
             following = skip(text, stop)
             passed = text[following] == FEED
         if not passed:
+            state[EVENTS] = line_event[row]
             while text[stop] != FEED:
                 stop += 1
         line_start[row], line_end[row], line_number[row], line_passed[row] = at, stop, number, passed
         row += 1
         at = stop
+    line_event[row] = state[EVENTS]
     place[AT], place[ROW], place[NUMBER] = at, row, number
     return DONE
-
-
-@compiled
-def walk_rows(
-    t: Tables,
-    file: int,
-    starts: np.ndarray,
-    lengths: np.ndarray,
-    odd: np.ndarray,
-    text: np.ndarray,
-    address: int,
-    offsets: np.ndarray,
-    slots: np.ndarray,
-    used: np.ndarray,
-    levels: np.ndarray,
-    events: np.ndarray,
-    frames: np.ndarray,
-    state: np.ndarray,
-) -> int:
-    """Read resources of an open file into ``text`` (at ``address``), one after another, and emit their events.
-
-    They have passed before, but for the ``odd`` ones, which are only read. ``offsets`` (one longer) receives where each
-    is. Answers the one that cannot be read or does not pass now, or -1. A resource is walked as soon as it is read: it
-    is still in the processor's cache.
-    """
-    emit = len(starts) > 0  # not a constant: the walk would be compiled a second time for it
-    at = 0
-    row = 0
-    for i in range(len(starts)):
-        offsets[i] = at
-        length = lengths[i]
-        if at + length > len(text) or pread(file, address + at, length, starts[i]) != length:
-            return i
-        if not odd[i]:
-            if walk(t, text, at, -1, emit, row, slots, slots, used, levels, events, frames, state) != DONE:
-                return i
-            row += 1
-        at += length
-    offsets[len(starts)] = at
-    return -1

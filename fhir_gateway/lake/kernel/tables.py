@@ -21,9 +21,10 @@ TEXT, ID, CODE, URI, DATE, DATETIME, INSTANT, TIME, BASE64, OID, UUID, BOUND = 0
 # (the first tells the root's node)
 NO_SLOT, ID_SLOT, PATIENT_SLOT, ANY_PATIENT_SLOT, UPDATED_SLOT, VERSION_SLOT = 0, 1, 2, 3, 4, 5
 SLOTS = 6
-# words of the walk's state
-POSITION, EVENTS, ASKED, ASKED_START, ASKED_END = 0, 1, 2, 3, 4
-STATE = 5
+# words of the walk's state: where it is; how many events there are; what it asks for; whether any string has more than
+# ASCII (keys, numbers and what is between them have not)
+POSITION, EVENTS, ASKED, ASKED_START, ASKED_END, BEYOND_ASCII = 0, 1, 2, 3, 4, 5
+STATE = 6
 # spaces of words that are not nodes
 ROOT_SPACE, NESTED_SPACE = -2, -3
 
@@ -50,10 +51,15 @@ KEY_FIELDS = 16
 FIRST, GROUPS, GROUPS_END, NODE_LEVEL = 0, 1, 2, 3
 
 
-# fields of events (int32[_, COLUMN_OF..LENGTH_OF]), which say where values lie: column, row in the column's level,
-# start, and length (negative: with escapes; lists: count)
-COLUMN_OF, ROW_OF, START_OF, LENGTH_OF = 0, 1, 2, 3
-EVENT_FIELDS = 4
+# An event is a number that says what comes next in a resource: a value of a column, an object or the end of a list.
+# From the lowest bit on: the column; whether the value has escapes; bytes between the end of the value before (the
+# first: the resource's begin) and this one; its bytes (lists: how many there are). What lies further away follows an
+# event FAR, which has the bytes to be passed over instead.
+COLUMN_BITS, GAP_BITS, LENGTH_BITS = 18, 17, 27
+ESCAPED = 1 << COLUMN_BITS
+GAP_AT = COLUMN_BITS + 1
+LENGTH_AT = GAP_AT + GAP_BITS
+FAR = 1 << (COLUMN_BITS - 1)
 
 
 @compiled

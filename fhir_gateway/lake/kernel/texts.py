@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from fhir_gateway.lake.kernel.machine import compiled, load, lowest
+from fhir_gateway.lake.kernel.machine import compiled, lowest, marks
 
 # characters
 QUOTE, BACKSLASH, COMMA, COLON, OPEN, CLOSE, BEGIN, END = 34, 92, 44, 58, 123, 125, 91, 93
 BLANK, TAB, RETURN, FEED, ZERO, NINE, MINUS, PLUS, POINT = 32, 9, 13, 10, 48, 57, 45, 43, 46
 
-_ONES, _BLANKS = np.uint64(0x0101010101010101), np.uint64(0x2020202020202020)
-_QUOTES, _BACKSLASHES = np.uint64(0x2222222222222222), np.uint64(0x5C5C5C5C5C5C5C5C)
-_HIGHS = np.uint64(0x8080808080808080)
 _RESOURCE_TYPE = np.frombuffer(b'"resourceType"', np.uint8)
 
 
@@ -34,26 +31,29 @@ def begins(text: np.ndarray, at: int, word: np.ndarray) -> bool:
 
 
 @compiled
-def string_end(text: np.ndarray, at: int) -> tuple[int, bool, bool]:
-    """End of the string that begins at the quote ``at``; -1 when unsure. Also: has it escapes, other than ASCII."""
+def string_end(text: np.ndarray, at: int) -> tuple[int, bool, bool, bool]:
+    """End of the string that begins at the quote ``at``; -1 when unsure.
+
+    Also whether it has escapes, other than ASCII, and blanks.
+    """
     at += 1
     escaped = False
-    high = np.uint64(0)
+    high = blank = 0
     while True:
-        word = load(text, at)
-        quote, slash = word ^ _QUOTES, word ^ _BACKSLASHES
-        stop = ((quote - _ONES) & ~quote) | ((slash - _ONES) & ~slash) | ((word - _BLANKS) & ~word)
-        stop &= _HIGHS
+        stop, beyond, empty = marks(text, at)
         if stop == 0:
-            high |= word
-            at += 8
+            high |= beyond
+            blank |= empty
+            at += 32
             continue
         ahead = lowest(stop)
-        high |= word & ((np.uint64(1) << np.uint64(8 * ahead)) - np.uint64(1))
+        before = (1 << ahead) - 1
+        high |= beyond & before
+        blank |= empty & before
         at += ahead
         c = text[at]
         if c == QUOTE:
-            return at, escaped, (high & _HIGHS) != 0
+            return at, escaped, high != 0, blank != 0
         if c == BACKSLASH:
             escaped = True
             at += 1
@@ -70,15 +70,15 @@ def string_end(text: np.ndarray, at: int) -> tuple[int, bool, bool]:
                     elif 65 <= c <= 70:
                         code = code * 16 + c - 55
                     else:
-                        return -1, False, False
+                        return -1, False, False, False
                 if code == 0 or 0xD800 <= code <= 0xDFFF:
-                    return -1, False, False
+                    return -1, False, False, False
             elif not (
                 c == QUOTE or c == BACKSLASH or c == 47 or c == 98 or c == 102 or c == 110 or c == 114 or c == 116
             ):
-                return -1, False, False
+                return -1, False, False, False
         else:
-            return -1, False, False
+            return -1, False, False, False
         at += 1
 
 
@@ -96,7 +96,7 @@ def type_name(text: np.ndarray, at: int) -> tuple[int, int]:
     at = skip(text, at + 1)
     if text[at] != QUOTE:
         return -1, -1
-    end, escaped, _ = string_end(text, at)
+    end, escaped, _, _ = string_end(text, at)
     return (-1, -1) if escaped else (at + 1, end)
 
 
@@ -110,7 +110,7 @@ def _far_type(text: np.ndarray, at: int) -> int:
         if c == QUOTE:
             if depth == 1 and key and begins(text, at, _RESOURCE_TYPE):
                 return at
-            at, _, _ = string_end(text, at)
+            at, _, _, _ = string_end(text, at)
             if at < 0:
                 return -1
             key = False

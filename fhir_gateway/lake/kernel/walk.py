@@ -16,17 +16,22 @@ from fhir_gateway.lake.kernel.tables import (
     ASKED,
     ASKED_END,
     ASKED_START,
+    BEYOND_ASCII,
     BIT,
     BOOLEAN,
     BOUND,
     COLUMN,
-    COLUMN_OF,
+    COLUMN_BITS,
     DECIMAL,
     DONE,
+    ESCAPED,
     EVENTS,
     EXCLUDED,
+    FAR,
     FIRST,
     FORMAT,
+    GAP_AT,
+    GAP_BITS,
     GROUPS,
     GROUPS_END,
     HIGH,
@@ -35,8 +40,8 @@ from fhir_gateway.lake.kernel.tables import (
     KEY_LENGTH,
     KEY_START,
     KIND,
-    LENGTH_OF,
-    LEVEL,
+    LENGTH_AT,
+    LENGTH_BITS,
     LIST_COLUMN,
     LOW,
     MAX_DEPTH,
@@ -47,19 +52,15 @@ from fhir_gateway.lake.kernel.tables import (
     NESTED_SPACE,
     NEXT,
     NO_SLOT,
-    NODE_LEVEL,
     OBJECT,
-    OUTER,
     PATIENT_SLOT,
     POSITION,
     REPEATS,
     RESOURCE,
     ROOT_SPACE,
-    ROW_OF,
     SIBLING,
     SLOT,
     SLOTS,
-    START_OF,
     STRING,
     TARGET,
     TEXT,
@@ -88,20 +89,17 @@ _PATIENT = np.frombuffer(b"Patient/", np.uint8)
 
 
 @compiled
-def _leaf(t: Tables, text: np.ndarray, at: int, k: int, state: np.ndarray, passed: bool) -> tuple[int, bool]:
-    """End of the primitive value at ``at`` (-1: unsure, -2: its code is not known); whether it has escapes.
-
-    Of a resource that has ``passed`` before, what strings say is not looked at again.
-    """
+def _leaf(t: Tables, text: np.ndarray, at: int, k: int, state: np.ndarray) -> tuple[int, bool]:
+    """End of the primitive value at ``at`` (-1: unsure, -2: its code is not known); whether it has escapes."""
     kind = t.keys[k, KIND]
     if kind == STRING:
         if text[at] != QUOTE:
             return -1, False
-        end, escaped, high = string_end(text, at)
+        end, escaped, high, blank = string_end(text, at)
         if end <= at + 1:
             return -1, False
-        if passed:
-            return end + 1, escaped
+        if high:
+            state[BEYOND_ASCII] = 1
         format = t.keys[k, FORMAT]
         if format != TEXT:
             if escaped or (high and format != BOUND):
@@ -110,7 +108,7 @@ def _leaf(t: Tables, text: np.ndarray, at: int, k: int, state: np.ndarray, passe
                 if find(t, t.keys[k, TARGET], text, at + 1, end) < 0:
                     state[ASKED], state[ASKED_START], state[ASKED_END] = k, at + 1, end
                     return -2, False
-            elif not fits(text, at + 1, end, format):
+            elif not fits(text, at + 1, end, format, blank):
                 return -1, False
         return end + 1, escaped
     if kind == DECIMAL:
@@ -128,7 +126,7 @@ def _leaf(t: Tables, text: np.ndarray, at: int, k: int, state: np.ndarray, passe
             return (at + 5, False) if text[at + 4] == 101 else (-1, False)
         return -1, False
     # NAME: the resourceType, looked at before
-    end, _, _ = string_end(text, at)
+    end, _, _, _ = string_end(text, at)
     return end + 1, False
 
 
@@ -143,19 +141,19 @@ def walk(
     slot_start: np.ndarray,
     slot_length: np.ndarray,
     used: np.ndarray,
-    levels: np.ndarray,
     events: np.ndarray,
     frames: np.ndarray,
     state: np.ndarray,
 ) -> int:
     """Check the resource that begins at ``at`` and fill ``row`` of the slots.
 
-    ``state[POSITION]`` is where the walk ended. ``levels`` counts the rows of each level, ``events`` are appended to
-    with ``emit``; ``used`` notes the columns that are filled. ``promised`` is the node of the promised type or -1.
+    ``state[POSITION]`` is where the walk ended. With ``emit``, ``events`` are appended to; ``used`` notes the columns
+    that are filled. ``promised`` is the node of the promised type or -1.
     """
     f_node, f_seen, f_last, f_key, f_count = frames[0], frames[1], frames[2], frames[3], frames[4]
     depth = 0
     n = state[EVENTS]
+    told = at  # up to where events have said what there is
     state[POSITION] = at
     if text[at] != OPEN:
         return UNSURE
@@ -171,7 +169,6 @@ def walk(
     for slot in range(SLOTS):
         slot_length[slot, row] = 0
     slot_start[NO_SLOT, row] = node
-    levels[t.nodes[node, NODE_LEVEL]] = row + 1
     seen = 0
     last = -1
     step = 1  # 0: a key follows, 1: just inside an object, 2: after a value, 3: an object follows, 4: after an object
@@ -234,38 +231,39 @@ def walk(
                 column = t.keys[k, COLUMN]
                 count = 0
                 while True:
-                    end, escaped = _leaf(t, text, at, k, state, emit)
+                    end, escaped = _leaf(t, text, at, k, state)
                     if end < 0:
                         state[POSITION] = at
                         return NEED_CODE if end == -2 else UNSURE
-                    if emit:
-                        if column >= 0:
-                            level = t.keys[k, LEVEL]
-                            if is_list:
-                                levels[level] += 1
+                    if column >= 0:
+                        used[column] = 1
+                        if emit:
                             quoted = 1 if text[at] == QUOTE else 0
+                            gap = at + quoted - told
+                            if gap >> GAP_BITS:
+                                events[n] = FAR | gap << COLUMN_BITS
+                                n += 1
+                                gap = 0
                             size = end - at - 2 * quoted
-                            events[n, COLUMN_OF] = column
-                            events[n, ROW_OF] = levels[level] - 1
-                            events[n, START_OF] = at + quoted
-                            events[n, LENGTH_OF] = -size if escaped else size
-                            n += 1
-                    else:
-                        if column >= 0:
-                            used[column] = 1
-                        slot = t.keys[k, SLOT]
-                        if slot != NO_SLOT:
-                            if escaped:
+                            if size >> LENGTH_BITS:
                                 state[POSITION] = at
                                 return UNSURE
-                            if slot == ANY_PATIENT_SLOT:
-                                slot = PATIENT_SLOT
-                                named = slot_length[slot, row] == 0 and _names_patient(text, at + 1, end - 1)
-                            else:
-                                named = True
-                            if named:
-                                slot_start[slot, row] = at + 1
-                                slot_length[slot, row] = end - at - 2
+                            events[n] = column | (ESCAPED if escaped else 0) | gap << GAP_AT | size << LENGTH_AT
+                            n += 1
+                            told = end - quoted
+                    slot = t.keys[k, SLOT]
+                    if slot != NO_SLOT:
+                        if escaped:
+                            state[POSITION] = at
+                            return UNSURE
+                        if slot == ANY_PATIENT_SLOT:
+                            slot = PATIENT_SLOT
+                            named = slot_length[slot, row] == 0 and _names_patient(text, at + 1, end - 1)
+                        else:
+                            named = True
+                        if named:
+                            slot_start[slot, row] = at + 1
+                            slot_length[slot, row] = end - at - 2
                     at = end
                     if not is_list:
                         break
@@ -280,10 +278,7 @@ def walk(
                         state[POSITION] = at
                         return UNSURE
                 if emit and is_list and column >= 0:
-                    events[n, COLUMN_OF] = t.keys[k, LIST_COLUMN]
-                    events[n, ROW_OF] = levels[t.keys[k, OUTER]] - 1
-                    events[n, START_OF] = 0
-                    events[n, LENGTH_OF] = count
+                    events[n] = t.keys[k, LIST_COLUMN] | count << LENGTH_AT
                     n += 1
                 step = 2
         if step == 3:
@@ -312,14 +307,8 @@ def walk(
                         return NEED_NESTED
                 column = t.keys[k, COLUMN]
                 if emit and column >= 0:
-                    if t.keys[k, REPEATS]:
-                        levels[t.keys[k, LEVEL]] += 1
-                    else:
-                        events[n, COLUMN_OF] = column
-                        events[n, ROW_OF] = levels[t.keys[k, LEVEL]] - 1
-                        events[n, START_OF] = 0
-                        events[n, LENGTH_OF] = 0
-                        n += 1
+                    events[n] = column
+                    n += 1
                 seen = 0
                 last = -1
                 at += 1
@@ -356,16 +345,13 @@ def walk(
                     return UNSURE
                 at += 1
                 if emit and t.keys[k, LIST_COLUMN] >= 0:
-                    events[n, COLUMN_OF] = t.keys[k, LIST_COLUMN]
-                    events[n, ROW_OF] = levels[t.keys[k, OUTER]] - 1
-                    events[n, START_OF] = 0
-                    events[n, LENGTH_OF] = f_count[depth]
+                    events[n] = t.keys[k, LIST_COLUMN] | f_count[depth] << LENGTH_AT
                     n += 1
             depth -= 1
             node, seen, last = f_node[depth], f_seen[depth], f_last[depth]
     state[POSITION] = at
     state[EVENTS] = n
-    return DONE if slot_length[ID_SLOT, row] > 0 or emit else UNSURE
+    return DONE if slot_length[ID_SLOT, row] > 0 else UNSURE
 
 
 @compiled

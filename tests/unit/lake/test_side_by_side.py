@@ -61,7 +61,7 @@ def taken_in(grammar: Grammar, lines: list[bytes], seed: int) -> Found:
         for first in range(0, len(order), 50):
             part = order[first : first + 50]
             text = b"".join(lines[number] + b"\n" for number in part)
-            scanned = scanner.scan(LineBlock(text, first + 1, len(part)), None, "f", first, texts.add(text))
+            scanned = scanner.scan(LineBlock(text, first + 1, len(part)), None, "f", first, texts)
             for line in scanned.refused:
                 found.refused[order[line.line - 1]] = line.path, line.rule
             for name, batch in scanned.rows:

@@ -27,8 +27,8 @@ from tests.support.invalid import invalid_lines, types, valid
 from tests.support.lake_pulls import MakePull, People
 
 
-def scan(scanner: Scanner, lines: list[bytes], promised: str | None = None) -> Scanned:
-    return scanner.scan(LineBlock(b"".join(line + b"\n" for line in lines), 1, len(lines)), promised, "f", 0)
+def scan(scanner: Scanner, lines: list[bytes], promised: str | None = None, texts: Texts | None = None) -> Scanned:
+    return scanner.scan(LineBlock(b"".join(line + b"\n" for line in lines), 1, len(lines)), promised, "f", 0, texts)
 
 
 def odd_count(scanned: Scanned) -> int:
@@ -124,13 +124,12 @@ def test_columns_are_what_duckdb_reads() -> None:
             lines.append(line.strip())
     for kind in types():
         scanner = Scanner(Grammar())
-        scanned = scan(scanner, lines)
-        batches = [batch for name, batch in scanned.rows if name == kind]
-        rows = pa.Table.from_batches(batches)
-        shape = scanner.shape(kind)
         with duckdb.connect() as connection, Texts() as texts:
+            scanned = scan(scanner, lines, texts=texts)
+            batches = [batch for name, batch in scanned.rows if name == kind]
+            rows = pa.Table.from_batches(batches)
+            shape = scanner.shape(kind)
             text = b"".join(line + b"\n" for line in lines)
-            texts.add(text)
             rows = rows.take(np.random.default_rng(3).permutation(rows.num_rows))
             raws, parts = [], []
             for piece in typed_rows(connection, scanner.grammar, kind, texts, rows, shape):
@@ -157,9 +156,8 @@ def test_decimals_are_exact() -> None:
         for number, text in enumerate(texts)
     ]
     scanner = Scanner()
-    ((_, batch),) = scan(scanner, lines, "Observation").rows
     with duckdb.connect() as connection, Texts() as laid:
-        laid.add(b"".join(line + b"\n" for line in lines))
+        ((_, batch),) = scan(scanner, lines, "Observation", laid).rows
         shape = scanner.shape("Observation")
         (piece,) = typed_rows(connection, scanner.grammar, "Observation", laid, pa.table(batch), shape)
     values = [value["value"] for value in piece.columns.field("valueQuantity").to_pylist()]
@@ -171,6 +169,22 @@ def test_decimals_are_exact() -> None:
         "1.00500000",
         "0E-8",
     ]
+
+
+def test_long_texts_between_columns_are_passed_over() -> None:
+    lines: list[bytes] = []
+    for size in (1, 1 << 16, (1 << 17) - 1, 1 << 17, 1 << 20):
+        resource = valid("Patient", f"p{size}")
+        resource["text"]["div"] = f'<div xmlns="http://www.w3.org/1999/xhtml">{"x" * size}</div>'
+        resource["name"][0]["family"] = "é" * size
+        lines.append(json.dumps(resource, ensure_ascii=size == 1).encode())
+    scanner = Scanner(Grammar())
+    with duckdb.connect() as connection, Texts() as texts:
+        ((_, batch),) = scan(scanner, lines, "Patient", texts).rows
+        assert not any(batch["_odd"].to_pylist())
+        (piece,) = typed_rows(connection, scanner.grammar, "Patient", texts, pa.table(batch), scanner.shape("Patient"))
+        names = [json.loads(line)["name"][0]["family"] for line in lines]
+        assert [row["name"][0]["family"] for row in piece.columns.to_pylist()] == names
 
 
 def test_members_of_the_header_are_read_from_the_line() -> None:
