@@ -316,6 +316,8 @@ def project(
         {"what": "settlement", "amount": f"{found.total:,}"},
         {"what": "at both ends", "amount": f"{found.total_at_low_cost:,} to {found.total_at_high_cost:,}"},
     ]
+    if len(found.payments) > 1 or any(one.carried != "cost" for one in found.payments):
+        rows += [{"what": f"{one.arrangement}, by {one.carried}", "amount": f"{one.total:,}"} for one in found.payments]
     here.output.table(f"Projection as of {as_of}", ("what", "amount"), rows)
 
 

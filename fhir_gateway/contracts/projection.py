@@ -1,7 +1,9 @@
 """Where a contract will end: cost so far completed for what is not yet paid (IBNR), and carried on to the period's end.
 
 Months still to come cost what a completed month of this year costs on average; the band says how far off the total
-would be if they varied as the past ones did. An estimate for people who act on it, never a settlement.
+would be if they varied as the past ones did. Payments that rest on something else than cost are carried on each in its
+way (:data:`~fhir_gateway.contracts.arrangements.base.Carried`) or refused with the reason. An estimate for people who
+act on it, never a settlement.
 """
 
 from __future__ import annotations
@@ -16,13 +18,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fhir_gateway.contracts.arrangements import SettlementInputs
+from fhir_gateway.contracts.arrangements.base import ArrangementTerms, Carried
 from fhir_gateway.contracts.benchmarks.completion import triangle
 from fhir_gateway.contracts.contract import Contract
 from fhir_gateway.contracts.service import settle
+from fhir_gateway.contracts.settlement import publish
 from fhir_gateway.errors import ContractError
 
 ZERO = Decimal(0)
 _LEARNED_MONTHS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectedPayment:
+    """What an arrangement will come to, and how it was carried on; beside cost, the band's ends are the same."""
+
+    arrangement: str
+    carried: Carried
+    total: Decimal
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +54,28 @@ class Projection:
     total_at_low_cost: Decimal
     cost_high: Decimal
     total_at_high_cost: Decimal
+    payments: tuple[ProjectedPayment, ...] = ()
 
 
 def project(
-    contract: Contract, inputs: SettlementInputs, members: pa.Array, lines: pa.Table, as_of: date, level: float = 0.8
+    contract: Contract,
+    inputs: SettlementInputs,
+    members: pa.Array,
+    lines: pa.Table,
+    as_of: date,
+    level: float = 0.8,
+    so_far: SettlementInputs | None = None,
 ) -> Projection:
     """Project a settlement's inputs to the end of the period; ``as_of`` is the last day of a month of known claims.
 
-    ContractError when ``as_of`` lies outside of the period, or an arrangement does not rest on total cost alone.
+    ``inputs`` are of the whole period, ``so_far`` those of the part up to ``as_of``, which arrangements need that are
+    carried on by time. ContractError when ``as_of`` lies outside of the period, and of an arrangement that has no
+    projection the reason.
     """
     start, end = contract.dates
     if not start <= as_of < end:
         raise ContractError("projection: its day lies in the period, before the last day")
-    if columns := [terms.id for terms in contract.arrangements if terms.needs()]:
-        raise ContractError(f"projection: {', '.join(columns)} rest on more than total cost and cannot be carried on")
+    how = {terms.id: terms.carried_on() for terms in contract.arrangements}
     types = sorted(set(pc.unique(lines["claim_type"]).to_pylist()) - set(contract.claims.types))
     counting = lines.filter(lines["counts"]) if "counts" in lines.column_names else lines
     known = triangle(counting, members, as_of, _LEARNED_MONTHS, contract.claims.amount, [t for t in types if t])
@@ -68,7 +89,19 @@ def project(
     spread = _spread(completed, left, level)
     cost = ultimate + to_come
     low, high = max(ultimate, cost - spread), cost + spread
-    totals = [_total(contract, inputs, value) for value in (cost, low, high)]
+    grown = Decimal(whole) / elapsed
+    completion = ultimate / paid if paid > 0 else Decimal(1)
+    fixed = {
+        terms.id: _carried(contract, terms, how[terms.id], inputs, so_far, grown, completion)
+        for terms in contract.arrangements
+        if how[terms.id] != "cost"
+    }
+    by_cost = [
+        {t.id: _total(contract, t, inputs, value) for t in contract.arrangements if how[t.id] == "cost"}
+        for value in (cost, low, high)
+    ]
+    totals = [sum((*fixed.values(), *found.values()), ZERO) for found in by_cost]
+    expected = fixed | by_cost[0]
     return Projection(
         through=as_of,
         paid=paid,
@@ -82,6 +115,7 @@ def project(
         total_at_low_cost=totals[1],
         cost_high=high,
         total_at_high_cost=totals[2],
+        payments=tuple(ProjectedPayment(name, way, expected[name]) for name, way in how.items()),
     )
 
 
@@ -94,7 +128,30 @@ def _spread(months: tuple[Decimal, ...], left: int, level: float) -> Decimal:
     return Decimal(str(round(z * deviation * sqrt(left + left * left / len(months)), 2)))
 
 
-def _total(contract: Contract, inputs: SettlementInputs, cost: Decimal) -> Decimal:
+def _carried(
+    contract: Contract,
+    terms: ArrangementTerms,
+    how: Carried,
+    inputs: SettlementInputs,
+    so_far: SettlementInputs | None,
+    grown: Decimal,
+    completion: Decimal,
+) -> Decimal:
+    """What an arrangement comes to that does not rest on cost; ``grown`` is the whole period by its part."""
+    if how in ("months", "scores"):
+        return _alone(contract, terms, replace(inputs, cut=None, part=Decimal(1)))
+    if so_far is None:
+        raise terms.not_carried("needs what the period came to so far")
+    factor = grown * completion if how == "services" else grown
+    return publish(_alone(contract, terms, so_far) * factor, contract.rounding)
+
+
+def _alone(contract: Contract, terms: ArrangementTerms, inputs: SettlementInputs) -> Decimal:
+    """The total of one arrangement."""
+    return settle(contract.model_copy(update={"arrangements": (terms,), "distributions": ()}), inputs).total
+
+
+def _total(contract: Contract, terms: ArrangementTerms, inputs: SettlementInputs, cost: Decimal) -> Decimal:
     carried = replace(
         inputs.exposure,
         cost=cost,
@@ -102,7 +159,7 @@ def _total(contract: Contract, inputs: SettlementInputs, cost: Decimal) -> Decim
         cost_before_truncation=cost,
         truncated_members=0,
     )
-    return settle(contract, replace(inputs, exposure=carried, cut=None, part=Decimal(1))).total
+    return _alone(contract, terms, replace(inputs, exposure=carried, cut=None, part=Decimal(1)))
 
 
 def _months(start: date, end: date) -> int:

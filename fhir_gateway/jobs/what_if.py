@@ -78,7 +78,9 @@ def project(gateway: Gateway, contract_name: str, as_of: date, now: datetime | N
     results = results_of(gateway, contract, base.lake_version, instant(gateway, now), None)
     lines = kept_lines(gateway, contract, base.lake_version, as_of)
     inputs = inputs_of(gateway, base, results, Cut(contract.dates[1], as_of))
-    return project_inputs(contract, inputs, base.members, lines, as_of)
+    by_time = any(terms.carried_on() in ("time", "services") for terms in contract.arrangements)
+    so_far = inputs_of(gateway, base, results, Cut(as_of, as_of)) if by_time else None
+    return project_inputs(contract, inputs, base.members, lines, as_of, so_far=so_far)
 
 
 def _attributed_by(contract: Contract) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from decimal import Context, localcontext
 
 import pyarrow as pa
 
-from fhir_gateway.contracts.arrangements.base import ArrangementTerms, SettlementInputs
+from fhir_gateway.contracts.arrangements.base import ArrangementTerms, Carried, SettlementInputs
 
 _ORDER = ("rule", "member", "month", "cell", "rate", "factor", "quantity", "amount")
 
@@ -18,6 +18,10 @@ class AuditedTerms(ArrangementTerms):
     @abstractmethod
     def rows(self, inputs: SettlementInputs) -> pa.Table:
         """Every payment (:data:`~fhir_gateway.contracts.audit.AUDIT_SCHEMA`), unsorted; lines are their exact sums."""
+
+    def carried_on(self) -> Carried:
+        """By months: members are covered as their coverage stands."""
+        return "months"
 
     def audit(self, inputs: SettlementInputs) -> pa.Table:
         """The same in order, with the digits of a settlement: the same inputs give the same table."""

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
@@ -53,6 +53,13 @@ class SettlementInputs:
         if self.facts is None:
             raise ContractError("claim lines, persons and tables are needed and were not given")
         return self.facts
+
+
+#: How a payment is carried on to the end of a period of which a part has passed: settled on the cost that is expected
+#: (``cost``), on everybody's months as coverage stands (``months``), on scores as they stand (``scores``), or as what
+#: the part that has passed came to times the whole (``time``), where it is services that count completed for those not
+#: yet known (``services``).
+Carried = Literal["cost", "months", "scores", "time", "services"]
 
 
 class ArrangementTerms(Terms):
@@ -110,6 +117,16 @@ class ArrangementTerms(Terms):
     def needs_baseline(self) -> bool:
         """Whether cost and months of the year before are needed."""
         return False
+
+    def carried_on(self) -> Carried:
+        """How a projection carries its payment on; ContractError with the reason when that would mean nothing."""
+        if self.needs():
+            raise self.not_carried("rests on more than total cost, which cannot be carried on")
+        return "cost"
+
+    def not_carried(self, why: str) -> ContractError:
+        """The error that names the arrangement and says why it has no projection."""
+        return ContractError(f"projection: {self.where} ({self.kind}): {why}")
 
 
 T = TypeVar("T", bound=type[ArrangementTerms])

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from fhir_gateway.contracts.arrangements.audited import AuditedTerms
-from fhir_gateway.contracts.arrangements.base import SettlementInputs, arrangement
+from fhir_gateway.contracts.arrangements.base import Carried, SettlementInputs, arrangement
 from fhir_gateway.contracts.arrangements.capitation_rows import Risk, kick_rows, post_differences, price
 from fhir_gateway.contracts.arrangements.capitation_services import FEES_SCHEMA, SERVICE_COLUMNS, Services, services
 from fhir_gateway.contracts.arrangements.capitation_terms import (
@@ -107,6 +107,14 @@ class Capitation(AuditedTerms):
         if self.retro is not None and self.risk is not None and self.risk.normalise == "budget_neutral":
             found.append(f"{where}.retro: a budget neutral base changes with every member; agree a reference")
         return found
+
+    def carried_on(self) -> Carried:
+        """By months, unless services change the payment."""
+        if self.kicks or self.leakage != "plan" or self.paid_encounters != "leave":
+            raise self.not_carried("kick payments and leakage follow services that are still to come")
+        if self.retro is not None:
+            raise self.not_carried("it posts the differences of one cycle")
+        return "months"
 
     def needs(self) -> Needs:
         """Rates and whatever else its terms name."""

@@ -11,7 +11,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from fhir_gateway.contracts.arrangements.audited import AuditedTerms
-from fhir_gateway.contracts.arrangements.base import SettlementInputs, arrangement
+from fhir_gateway.contracts.arrangements.base import Carried, SettlementInputs, arrangement
 from fhir_gateway.contracts.arrangements.care_management_fee_rows import TIER_SCHEMA, fee_rows
 from fhir_gateway.contracts.arrangements.facts import Needs
 from fhir_gateway.contracts.arrangements.performance_adjustment import PerformanceAdjustment, add_adjustment
@@ -131,6 +131,12 @@ class CareManagementFee(AuditedTerms):
         if self.programme is None:
             return self.fees
         return programme_year(self.programme.name, self.programme.year, ProgrammeFees).fees
+
+    def carried_on(self) -> Carried:
+        """By months, unless overlapping services are taken off."""
+        if self.overlap is not None:
+            raise self.not_carried("overlapping services that are taken off are still to come")
+        return "months"
 
     def needs(self) -> Needs:
         """Tiers, rosters, and claim lines where services overlap."""

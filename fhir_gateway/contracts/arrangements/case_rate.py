@@ -10,7 +10,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from fhir_gateway.contracts.arrangements.audited import AuditedTerms
-from fhir_gateway.contracts.arrangements.base import SettlementInputs, arrangement
+from fhir_gateway.contracts.arrangements.base import Carried, SettlementInputs, arrangement
 from fhir_gateway.contracts.arrangements.case_rate_rows import case_rows
 from fhir_gateway.contracts.arrangements.facts import Needs
 from fhir_gateway.contracts.audit import AMOUNT, ZERO, totals
@@ -144,6 +144,10 @@ class CaseRate(AuditedTerms):
     def rows(self, inputs: SettlementInputs) -> pa.Table:
         """Cases (rule ``case``), ``outlier``, and ``claw-back``; the month is the first of the period."""
         return case_rows(self, inputs.columns())
+
+    def carried_on(self) -> Carried:
+        """By cases so far."""
+        return "time"
 
     def settle(self, inputs: SettlementInputs, measures: tuple[MeasureTerms, ...], ledger: Ledger) -> None:
         """Cases by tier, outliers, claw-back, what was paid before; payable."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import pyarrow as pa
 from pydantic import Field
 
-from fhir_gateway.contracts.arrangements.base import ArrangementTerms, SettlementInputs, arrangement
+from fhir_gateway.contracts.arrangements.base import ArrangementTerms, Carried, SettlementInputs, arrangement
 from fhir_gateway.contracts.arrangements.ccbhc_units import (
     ENCOUNTERS_SCHEMA,
     LINE_COLUMNS,
@@ -152,6 +152,10 @@ class Ccbhc(ArrangementTerms):
             if any(overlap(code, service) for service in services)
         ]
         return found
+
+    def carried_on(self) -> Carried:
+        """By visits so far."""
+        return "services"
 
     def settle(self, inputs: SettlementInputs, measures: tuple[MeasureTerms, ...], ledger: Ledger) -> None:
         """Units times rates, outliers, less what was paid otherwise, bonus."""

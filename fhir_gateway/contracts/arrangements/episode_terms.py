@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from fhir_gateway.attribution.anchors import INITIATOR_SCHEMA, Role, anchor_provider
-from fhir_gateway.contracts.arrangements.base import ArrangementTerms, SettlementInputs
+from fhir_gateway.contracts.arrangements.base import ArrangementTerms, Carried, SettlementInputs
 from fhir_gateway.contracts.arrangements.facts import Facts, Needs
 from fhir_gateway.contracts.episodes import (
     ELIGIBILITY_SCHEMA,
@@ -201,6 +201,12 @@ class EpisodeTerms(ArrangementTerms):
             if name is not None
         }
         return Needs(lines=LINE_COLUMNS, tables=tables, people=True)
+
+    def carried_on(self) -> Carried:
+        """By the episodes that have ended."""
+        if self.paid_before is not None:
+            raise self.not_carried("what was paid before is an amount of the whole period")
+        return "time"
 
     def episodes(self, inputs: SettlementInputs) -> pa.Table:
         """Evidence: the contract's episodes of the period with dates, costs, exclusions, target and difference.

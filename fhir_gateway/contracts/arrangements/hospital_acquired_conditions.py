@@ -9,7 +9,7 @@ from typing import Literal
 import pyarrow as pa
 from pydantic import Field
 
-from fhir_gateway.contracts.arrangements.base import ArrangementTerms, SettlementInputs, arrangement
+from fhir_gateway.contracts.arrangements.base import ArrangementTerms, Carried, SettlementInputs, arrangement
 from fhir_gateway.contracts.arrangements.facts import AMOUNT, Needs
 from fhir_gateway.contracts.scoring import ONE
 from fhir_gateway.contracts.scoring import acquired_conditions as rules
@@ -66,6 +66,10 @@ class HospitalAcquiredConditions(ArrangementTerms):
         except ContractError as error:
             return [f"{self.where}.year: {error.message}"]
         return [] if low < high else [f"{self.where}.rules.winsor: the lower percentile is not below the upper"]
+
+    def carried_on(self) -> Carried:
+        """By scores and tables as they stand."""
+        return "scores"
 
     def settle(self, inputs: SettlementInputs, measures: tuple[MeasureTerms, ...], ledger: Ledger) -> None:
         """Z-scores, total, the cut over all hospitals, reduction."""

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from fhir_gateway.contracts.apportion import apportion_by
-from fhir_gateway.contracts.arrangements.base import ArrangementTerms, SettlementInputs, arrangement
+from fhir_gateway.contracts.arrangements.base import ArrangementTerms, Carried, SettlementInputs, arrangement
 from fhir_gateway.contracts.arrangements.facts import AMOUNT, Needs
 from fhir_gateway.contracts.scoring import ZERO
 from fhir_gateway.contracts.scoring import hospital_vbp as rules
@@ -86,6 +86,10 @@ class HospitalVbp(ArrangementTerms):
         if table.min_domains > len(table.domains):
             found.append(f"{self.where}.rules.min_domains: more than there are")
         return found
+
+    def carried_on(self) -> Carried:
+        """By scores and tables as they stand."""
+        return "scores"
 
     def settle(self, inputs: SettlementInputs, measures: tuple[MeasureTerms, ...], ledger: Ledger) -> None:
         """Scores of all hospitals, exchange function, what the contract's hospital gains or loses."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pyarrow as pa
 from pydantic import Field
 
-from fhir_gateway.contracts.arrangements.base import ArrangementTerms, SettlementInputs, arrangement
+from fhir_gateway.contracts.arrangements.base import ArrangementTerms, Carried, SettlementInputs, arrangement
 from fhir_gateway.contracts.arrangements.facts import AMOUNT, Needs
 from fhir_gateway.contracts.scoring import ZERO
 from fhir_gateway.contracts.scoring import medical_loss_ratio as rules
@@ -86,6 +86,10 @@ class MedicalLossRatio(ArrangementTerms):
         if not exposures or exposures != sorted(set(exposures)):
             return [f"{self.where}.rules.credibility: exposures do not grow"]
         return []
+
+    def carried_on(self) -> Carried:
+        """Not at all: accounts are of whole years."""
+        raise self.not_carried("its accounts are of whole years")
 
     def settle(self, inputs: SettlementInputs, measures: tuple[MeasureTerms, ...], ledger: Ledger) -> None:
         """Numerator, denominator, credibility, ratio, rebate, who gets it."""

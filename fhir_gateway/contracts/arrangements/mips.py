@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fhir_gateway.contracts.arrangements.base import ArrangementTerms, SettlementInputs, arrangement
+from fhir_gateway.contracts.arrangements.base import ArrangementTerms, Carried, SettlementInputs, arrangement
 from fhir_gateway.contracts.scoring import ONE, ZERO
 from fhir_gateway.contracts.scoring import mips as rules
 from fhir_gateway.contracts.scoring.mips import Category, MipsYear, QualityScore, Track
@@ -88,6 +88,10 @@ class Mips(ArrangementTerms):
         if self.electronic_measures and self.track != "app":
             found.append(f"{self.where}.electronic_measures: give points in track app only")
         return found
+
+    def carried_on(self) -> Carried:
+        """By scores and tables as they stand."""
+        return "scores"
 
     def settle(self, inputs: SettlementInputs, measures: tuple[MeasureTerms, ...], ledger: Ledger) -> None:
         """Points of the measures, categories, final score, factor, payment."""

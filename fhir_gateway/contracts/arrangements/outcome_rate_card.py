@@ -10,7 +10,7 @@ import duckdb
 import pyarrow as pa
 from pydantic import Field
 
-from fhir_gateway.contracts.arrangements.base import ArrangementTerms, SettlementInputs, arrangement
+from fhir_gateway.contracts.arrangements.base import ArrangementTerms, Carried, SettlementInputs, arrangement
 from fhir_gateway.contracts.arrangements.facts import Facts, Needs
 from fhir_gateway.contracts.scoring import ONE, ZERO, MeasureOutcome
 from fhir_gateway.contracts.scoring.points import clip
@@ -163,6 +163,10 @@ class OutcomeRateCard(ArrangementTerms):
         if self.trigger is not None and self.trigger.full_at is not None and self.trigger.full_at <= self.trigger.at:
             found.append(f"{self.where}.trigger.full_at: not above at")
         return found
+
+    def carried_on(self) -> Carried:
+        """Not at all: outcomes to come are not a matter of time."""
+        raise self.not_carried("outcomes that are still to be verified are not known from those so far")
 
     def settle(self, inputs: SettlementInputs, measures: tuple[MeasureTerms, ...], ledger: Ledger) -> None:
         """Verified outcomes, counterfactual, caps, trigger, budget, investors."""

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from fhir_gateway.contracts.arrangements.base import ArrangementTerms, SettlementInputs, arrangement
+from fhir_gateway.contracts.arrangements.base import ArrangementTerms, Carried, SettlementInputs, arrangement
 from fhir_gateway.contracts.arrangements.facts import Needs
 from fhir_gateway.contracts.arrangements.p4p_terms import PEERS_SCHEMA, PROGRAMME_SCHEMA, Gates, Pool
 from fhir_gateway.contracts.scoring import ONE, ZERO, Scored, composite, score_measures
@@ -81,6 +81,10 @@ class PayForPerformance(ArrangementTerms):
             found.append(f"{self.where}.budget: a cap or a floor would break its neutrality")
         found += [f"{self.where}.heirs: '{name}' is its own heir" for name, heir in self.heirs.items() if name == heir]
         return found
+
+    def carried_on(self) -> Carried:
+        """By scores as they stand, and months as coverage stands."""
+        return "scores"
 
     def settle(self, inputs: SettlementInputs, measures: tuple[MeasureTerms, ...], ledger: Ledger) -> None:
         """Pool, points, what each measure earned, gates, limits, payable."""

@@ -11,7 +11,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from fhir_gateway.contracts.arrangements.audited import AuditedTerms
-from fhir_gateway.contracts.arrangements.base import SettlementInputs, arrangement
+from fhir_gateway.contracts.arrangements.base import Carried, SettlementInputs, arrangement
 from fhir_gateway.contracts.arrangements.capitation_terms import SCORES_SCHEMA
 from fhir_gateway.contracts.arrangements.facts import Facts, Needs
 from fhir_gateway.contracts.arrangements.performance_adjustment import PerformanceAdjustment, add_adjustment
@@ -172,6 +172,10 @@ class PrimaryCareFirst(AuditedTerms):
         if twice:
             raise ContractError(f"{self.where}: tables.{self.scores}: a member has two scores of one month")
         return places(weighted / months) if months else ONE
+
+    def carried_on(self) -> Carried:
+        """By months and visits so far."""
+        return "time"
 
     def settle(self, inputs: SettlementInputs, measures: tuple[MeasureTerms, ...], ledger: Ledger) -> None:
         """Mean score, population payments by group, visits, adjustment, what was paid before; payable."""

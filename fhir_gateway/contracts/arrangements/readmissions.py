@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import pyarrow as pa
 from pydantic import Field
 
-from fhir_gateway.contracts.arrangements.base import ArrangementTerms, SettlementInputs, arrangement
+from fhir_gateway.contracts.arrangements.base import ArrangementTerms, Carried, SettlementInputs, arrangement
 from fhir_gateway.contracts.arrangements.facts import AMOUNT, Needs
 from fhir_gateway.contracts.scoring import ONE, ZERO
 from fhir_gateway.contracts.scoring import readmissions as rules
@@ -93,6 +93,10 @@ class Readmissions(ArrangementTerms):
         if self.modifier is not None and not table.peer_groups:
             return [f"{self.where}.modifier: without peer groups there is nothing to be neutral to"]
         return []
+
+    def carried_on(self) -> Carried:
+        """By scores and tables as they stand."""
+        return "scores"
 
     def settle(self, inputs: SettlementInputs, measures: tuple[MeasureTerms, ...], ledger: Ledger) -> None:
         """Excess of each condition, modifier, capped penalty, factor, what is lost."""

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, NamedTuple
 import pyarrow as pa
 from pydantic import Field
 
-from fhir_gateway.contracts.arrangements.base import ArrangementTerms, SettlementInputs, arrangement
+from fhir_gateway.contracts.arrangements.base import ArrangementTerms, Carried, SettlementInputs, arrangement
 from fhir_gateway.contracts.arrangements.capitation_rows import price
 from fhir_gateway.contracts.arrangements.facts import Facts, Needs
 from fhir_gateway.contracts.audit import AMOUNT, ZERO, connect, total
@@ -112,6 +112,14 @@ class RiskPool(ArrangementTerms):
         if self.carry_forward is not None and self.deficit_cap is not None:
             found.append(f"{where}.deficit_cap: deficits are carried forward, none is paid")
         return found
+
+    def carried_on(self) -> Carried:
+        """By cost so far, which grows as the fund does, unless amounts of a whole year are set against it."""
+        if self.individual or self.aggregate or self.carry_forward or self.surplus_cap or self.deficit_cap:
+            raise self.not_carried("stop-loss, caps and deficits are of a whole year, and not of a part of it")
+        if self.completion is None:
+            raise self.not_carried("its cost so far is not complete, and no completion is agreed")
+        return "time"
 
     def needs(self) -> Needs:
         """Claim lines, and the tables its terms name."""

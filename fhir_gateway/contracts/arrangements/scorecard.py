@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import pyarrow as pa
 from pydantic import Field
 
-from fhir_gateway.contracts.arrangements.base import ArrangementTerms, SettlementInputs, arrangement
+from fhir_gateway.contracts.arrangements.base import ArrangementTerms, Carried, SettlementInputs, arrangement
 from fhir_gateway.contracts.arrangements.facts import AMOUNT, Needs
 from fhir_gateway.contracts.arrangements.p4p_terms import Condition
 from fhir_gateway.contracts.scoring import ZERO, MeasureOutcome, composite, score_measures
@@ -92,6 +92,10 @@ class Scorecard(ArrangementTerms):
         if self.damages_cap is not None and not self.damages:
             found.append(f"{self.where}.damages_cap: there are no damages")
         return found
+
+    def carried_on(self) -> Carried:
+        """By scores and tables as they stand."""
+        return "scores"
 
     def settle(self, inputs: SettlementInputs, measures: tuple[MeasureTerms, ...], ledger: Ledger) -> None:
         """Composite, rank, what being preferred pays, what shortfalls cost."""

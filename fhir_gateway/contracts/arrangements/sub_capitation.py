@@ -10,7 +10,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from fhir_gateway.contracts.apportion import apportion_by
-from fhir_gateway.contracts.arrangements.base import ArrangementTerms, SettlementInputs, arrangement
+from fhir_gateway.contracts.arrangements.base import ArrangementTerms, Carried, SettlementInputs, arrangement
 from fhir_gateway.contracts.arrangements.facts import Facts, Needs
 from fhir_gateway.contracts.audit import ZERO, connect, places
 from fhir_gateway.contracts.events import spaced_events
@@ -84,6 +84,10 @@ class SubCapitation(ArrangementTerms):
         """The roster; claim lines for contacts."""
         lines = ("denied", "service_from", self.by, "tin", *CATEGORY_COLUMNS) if self.share_by == "contacts" else ()
         return Needs(lines=tuple(dict.fromkeys(lines)), people=True)
+
+    def carried_on(self) -> Carried:
+        """By services so far."""
+        return "time"
 
     def settle(self, inputs: SettlementInputs, measures: tuple[MeasureTerms, ...], ledger: Ledger) -> None:
         """Pool, points, what a point is worth, each practitioner's part; payable."""

@@ -6,12 +6,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from decimal import Decimal
+from typing import Any
 
 import pyarrow as pa
 import pytest
-from contract_parts import inputs, shared_savings
+from contract_parts import Terms, inputs, shared_savings
+from month_parts import contract_of, inputs_of, line, months_of
 
 from fhir_gateway.contracts import Contract
+from fhir_gateway.contracts.arrangements import ARRANGEMENTS
+from fhir_gateway.contracts.arrangements.base import ArrangementTerms
 from fhir_gateway.contracts.projection import Projection, project
 from fhir_gateway.errors import ContractError
 from fhir_gateway.lake.claims import LINE_SCHEMA
@@ -82,8 +86,60 @@ def test_what_cannot_be_projected_is_refused(contract: Contract, load: Callable[
     with pytest.raises(ContractError, match="its day lies in the period"):
         projected(contract, steady(), date(2023, 12, 31))
     pooled = shared_savings(expenditures={"pooling": {"attachment": 100}})
-    with pytest.raises(ContractError, match="ss rest on more than total cost"):
+    with pytest.raises(ContractError, match=r"arrangements\.ss \(shared_savings\): rests on more than total cost"):
         projected(load(arrangements=[pooled]), steady(), date(2024, 6, 30))
+
+
+def carried(*arrangements: dict[str, Any], half: bool = True, **more: Any) -> dict[str, tuple[str, Decimal]]:
+    """A contract of two members, of whom one left after three months, as of the end of June."""
+    stated = more.pop("stated") | {"arrangements": list(arrangements), "rounding": "cent"}
+    contract = contract_of(stated)
+    months = months_of({"a": range(1, 13), "b": range(1, 4)})
+    whole = inputs_of(contract, months, **more)
+    part = inputs_of(contract, [one for one in months if one[1] < date(2024, 7, 1)], **more) if half else None
+    ahead = project(contract, whole, MEMBERS, steady(), date(2024, 6, 30), so_far=part)
+    assert ahead.total == ahead.total_at_low_cost == ahead.total_at_high_cost
+    assert ahead.total == sum(one.total for one in ahead.payments)
+    return {one.arrangement: (one.carried, one.total) for one in ahead.payments}
+
+
+FEE = {"kind": "care_management_fee", "id": "fee", "pool": "fee", "fees": [{"pmpm": 10}]}
+CLINIC = {
+    "kind": "ccbhc", "id": "clinic", "pool": "clinic", "model": "PPS-1", "rates": {"standard": 100},
+    "services": ["90834"], "tins": ["1"], "members": "all",
+}  # fmt: skip
+
+
+def test_months_are_those_of_coverage_and_visits_are_carried_on(contract_terms: Callable[..., Terms]) -> None:
+    visits = [line("a", date(2024, month, 3), procedure="90834", tin="1") for month in range(1, 7)]
+    found = carried(FEE, CLINIC, stated=contract_terms(), lines=visits)
+    assert found["fee"] == ("months", 150)  # fifteen months at ten, not twice those so far
+    # six visits at a hundred; of 600 of cost 580 are known; half of the year is over
+    assert found["clinic"] == ("services", D("1241.38"))
+
+
+def test_what_has_no_projection_says_why(contract_terms: Callable[..., Terms]) -> None:
+    kick = {"id": "birth", "amount": 100, "procedure": ["59400"]}
+    tables = {"rates": [{"cell": "all", "rate": 100}]}
+    capitation = {"kind": "capitation", "id": "cap", "pool": "cap"}
+    assert carried(capitation, stated=contract_terms(), tables=tables)["cap"] == ("months", 1500)
+    with pytest.raises(ContractError, match=r"arrangements\.cap \(capitation\): kick payments"):
+        carried(capitation | {"kicks": [kick]}, stated=contract_terms(), tables=tables)
+    with pytest.raises(ContractError, match=r"arrangements\.clinic \(ccbhc\): needs what the period came to so far"):
+        carried(CLINIC, half=False, stated=contract_terms())
+    pool = {
+        "kind": "risk_pool", "id": "pool", "pool": "pool", "fund": {"kind": "pmpm", "amount": 100},
+        "corridor": {"losses": [{"share": 1}]},
+    }  # fmt: skip
+    with pytest.raises(ContractError, match=r"arrangements\.pool \(risk_pool\): its cost so far is not complete"):
+        carried(pool, stated=contract_terms())
+
+
+@pytest.mark.parametrize("kind", sorted(ARRANGEMENTS))
+def test_every_arrangement_says_how_it_is_carried_on(kind: str) -> None:
+    own = next(one for one in ARRANGEMENTS[kind].__mro__ if "carried_on" in vars(one))
+    by_cost = {"shared_savings", "mssp", "aco_reach", "provider_mlr"}
+    assert (own is ArrangementTerms) == (kind in by_cost), "an arrangement that looks at columns says so itself"
 
 
 def test_claim_types_outside_of_the_contract_do_not_count(contract: Contract) -> None:
