@@ -187,9 +187,8 @@ def attributed(gateway: Gateway) -> pa.Table | None:
     """Who is on which attribution list when, and with whom; None when there is no list."""
     rows = []
     providers: dict[str, tuple[str | None, str | None]] = {}
-    groups = [
-        one.json() for one in gateway.resources.read_many(("Group", one) for one in gateway.resources.ids("Group", []))
-    ]
+    store = gateway.resources
+    groups = [one.json() for one in store.read_many(("Group", one) for one in store.ids("Group", []))]
     for group in groups:
         for entry in active(group).values():
             reference = str(extension(entry, PROVIDER).get("valueReference", {}).get("reference", ""))
