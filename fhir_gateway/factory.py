@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fhir_gateway.lake.store import Lake
     from fhir_gateway.measures.catalog import MeasureCatalog
     from fhir_gateway.measures.store import ResultStore
+    from fhir_gateway.outreach.store import OutreachStore
     from fhir_gateway.risk import CodingGapSource
     from fhir_gateway.risk.store import RiskStore
     from fhir_gateway.sources.pulls import PullLog
@@ -163,7 +164,7 @@ class Gateway:
         """Risk scores and coding gaps that were computed or imported, as columns."""
         from fhir_gateway.risk.store import RiskStore
 
-        return RiskStore(self.data_folder / "risk")
+        return RiskStore(self.settings.data_dir.resolve() / "risk")
 
     @cached_property
     def coding_gaps(self) -> Sequence[CodingGapSource]:
@@ -171,6 +172,13 @@ class Gateway:
         from fhir_gateway.risk.kept_gaps import KeptGaps
 
         return (KeptGaps(self.risk),)
+
+    @cached_property
+    def outreach(self) -> OutreachStore:
+        """Whom to call for what, and what came of it."""
+        from fhir_gateway.outreach.store import OutreachStore
+
+        return OutreachStore(self.engine)
 
     @cached_property
     def authorization(self) -> AuthorizationServer:
