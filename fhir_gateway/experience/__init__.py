@@ -1,0 +1,1 @@
+"""Patient experience: answers to CAHPS-type surveys, scored by provider."""
