@@ -21,6 +21,7 @@ from fhir_gateway.cli import (
     jobs,
     ledger,
     measure,
+    outreach,
     persons,
     predict,
     pull,
@@ -57,6 +58,7 @@ app.add_typer(measure.app, name="measure")
 app.add_typer(guide.app, name="guide")
 app.add_typer(equity.app, name="equity")
 app.add_typer(predict.app, name="predict")
+app.add_typer(outreach.app, name="outreach")
 app.add_typer(utilization.app, name="utilization")
 app.command("pull")(pull.pull)
 app.command("ledger")(ledger.ledger)

@@ -32,7 +32,7 @@ _MANY = 500
 _STORED = pa.schema([("id", pa.string()), *ITEMS, ("state", pa.string()), ("changed_at", pa.string())])
 
 _CHANGES = """
-SELECT coalesce(n.id, s.id) AS id, coalesce(n.member, s.member) AS member, coalesce(n.reason, s.reason) AS reason,
+SELECT * FROM (SELECT coalesce(n.id, s.id) AS id, coalesce(n.member, s.member) AS member, coalesce(n.reason, s.reason) AS reason,
     coalesce(n.detail, s.detail) AS detail, coalesce(n.scope, s.scope) AS scope, coalesce(n.text, s.text) AS text,
     coalesce(n.until, s.until) AS until, s.state AS former,
     CASE WHEN n.id IS NOT NULL AND s.id IS NULL THEN 'open'
@@ -41,8 +41,8 @@ SELECT coalesce(n.id, s.id) AS id, coalesce(n.member, s.member) AS member, coale
         WHEN x.member IS NOT NULL THEN 'withdrawn'
         WHEN s.until < $day THEN 'expired' ELSE 'done' END AS state, coalesce(n.text <> s.text, FALSE) AS reworded
 FROM present n FULL JOIN stored s ON s.id = n.id LEFT JOIN excluded x ON x.member = s.member
-WHERE n.id IS NOT NULL OR (s.state IN ('open', 'contacted') AND (x.member IS NOT NULL OR s.scope IN (FROM scopes)))
-QUALIFY former IS NULL OR state <> former OR reworded ORDER BY id
+WHERE n.id IS NOT NULL OR (s.state IN ('open', 'contacted') AND (x.member IS NOT NULL OR s.scope IN (FROM scopes))))
+WHERE former IS NULL OR state <> former OR reworded ORDER BY id
 """
 
 

@@ -38,6 +38,7 @@ from fhir_gateway.server import (
     health,
     imports,
     measure_operations,
+    outreach,
     payment_rows,
     rest,
     roster_reconciliation,
@@ -142,6 +143,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     app.include_router(rest.router(interactions, changing, patching, bundles), prefix=FHIR_PATH)
     app.include_router(endpoints.router(gateway))
     app.include_router(clients.router(gateway))
+    app.include_router(outreach.router(gateway))
     _answer_errors(app)
     app.add_middleware(Patience)
     app.add_middleware(

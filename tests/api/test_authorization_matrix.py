@@ -582,6 +582,9 @@ def _admin() -> Rows:
     here, clients = "/admin/endpoints", "/admin/clients"
     client = {"client_id": "x", "scopes": "system/*.rs", "grants": None, "jwks_url": "https://x.example/jwks.json"}
     return {
+        # the lists of limited clients: test_outreach_doors.py
+        ("GET", "/outreach"): [Ask("GET", "/outreach", found=False)],
+        ("POST", "/outreach/{item}"): [Ask("POST", "/outreach/x", body={"state": "contacted"}, found=False)],
         ("GET", clients): [Ask("GET", clients, found=False)],
         ("POST", clients): [Ask("POST", clients, body=client, found=False)],
         ("GET", f"{clients}/{{client_id}}"): [Ask("GET", f"{clients}/operator", found=False)],

@@ -46,7 +46,7 @@ def test_every_module_with_tables_is_listed() -> None:
 def test_tables_are_named_after_their_domain() -> None:
     prefixes = (
         *("fhir_", "identity_", "source_", "auth_", "audit_", "job_", "contract_", "terminology_"),
-        *("alert_", "attribution_", "outreach_", "subscription_"),
+        *("alert_", "attribution_", "console_", "outreach_", "subscription_"),
     )
     assert [name for name in metadata().tables if not name.startswith(prefixes)] == []
 
