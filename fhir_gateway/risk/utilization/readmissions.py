@@ -19,6 +19,8 @@ REASONS = (
     *("unfinished", "died", "against-advice", "transferred", "age", "psychiatric", "cancer", "not-enrolled-before"),
     *("not-enrolled-after", "run-out"),
 )
+#: Most days after a discharge that a follow-up visit is looked for.
+FOLLOW_UP_DAYS = 30
 #: An acute stay that ended in the period: ``reason`` is null when it is an index. ``next`` is the next acute stay,
 #: ``gap`` the days until it; ``planned`` why it was, null when it was not.
 INDEX_SCHEMA = pa.schema(
@@ -133,7 +135,7 @@ WITH home AS (
     AND coalesce(s.discharge_status IN ('01', '06', '07', '08', '81', '86'), TRUE)
 )
 SELECT h.*, (SELECT min(v.day) FROM visit v WHERE v.member = h.member AND v.kind IN ('office', 'transitional')
-    AND v.day > h.discharged AND v.day <= h.discharged + coalesce(h.gap, 30)::INTEGER) - h.discharged AS days
+    AND v.day > h.discharged AND v.day <= h.discharged + coalesce(h.gap, {days})::INTEGER) - h.discharged AS days
 FROM home h
 """
 
@@ -164,4 +166,4 @@ def find_readmissions(
             "end": period[1],
         },
     )
-    connection.execute(_FOLLOW_UP)
+    connection.execute(_FOLLOW_UP.format(days=FOLLOW_UP_DAYS))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -15,7 +15,12 @@ import pyarrow.compute as pc
 from fhir_gateway.risk.utilization.lines import connect
 from fhir_gateway.risk.utilization.metrics import Metric, metric, metrics
 from fhir_gateway.risk.utilization.prevention import find_preventable, indicators
-from fhir_gateway.risk.utilization.readmissions import ReadmissionTerms, find_readmissions, find_value_sets
+from fhir_gateway.risk.utilization.readmissions import (
+    FOLLOW_UP_DAYS,
+    ReadmissionTerms,
+    find_readmissions,
+    find_value_sets,
+)
 from fhir_gateway.risk.utilization.rules import Rules
 from fhir_gateway.risk.utilization.stays import find_stays
 from fhir_gateway.risk.utilization.tables import Tables
@@ -210,7 +215,7 @@ def utilization(
         _register(connection, population)
         options.tables.register(connection)
         find_stays(connection, options.rules)
-        find_visits(connection, options.rules)
+        find_visits(connection, options.rules, period[0], period[1] + timedelta(days=FOLLOW_UP_DAYS))
         find_value_sets(connection)
         find_readmissions(connection, period, last, options.readmissions)
         find_preventable(connection, period, options.tables)

@@ -69,6 +69,7 @@ FROM line WHERE claim_type = 'inpatient' GROUP BY member, claim
 """
 
 _STAYS = """
+CREATE OR REPLACE TEMP TABLE stay AS
 WITH claims AS (
   SELECT * EXCLUDE (rank, closed), kinds.kind, greatest(opened, closed) AS closed
   FROM inpatient JOIN kinds USING (rank) WHERE opened IS NOT NULL
@@ -108,22 +109,22 @@ SELECT row_number() OVER (ORDER BY member, admitted, discharged, claim) AS stay,
   coalesce(final.status = '07', FALSE) AS against_advice,
   coalesce(final.status IN ('02', '05', '43', '66', '82', '85', '88', '94'), FALSE) AS transferred,
   coalesce(final.interim OR final.status = '30', FALSE) AS unfinished, allowed, paid
-FROM merged ORDER BY stay
+FROM merged
 """
 
 
 def stays(lines: pa.Table, rules: Rules | None = None) -> pa.Table:
     """Stays (:data:`STAY_SCHEMA`) out of claim lines (:data:`.lines.LINE_COLUMNS`), by member and day of admission."""
     with connect(lines) as connection:
-        return find_stays(connection, rules or Rules.load())
+        find_stays(connection, rules or Rules.load())
+        found = connection.sql("SELECT * FROM stay ORDER BY stay").to_arrow_table()
+    return found.select(STAY_SCHEMA.names).cast(STAY_SCHEMA)
 
 
-def find_stays(connection: duckdb.DuckDBPyConnection, rules: Rules) -> pa.Table:
-    """Stays out of the view ``line`` of a connection; the table ``stay`` has them afterwards."""
+def find_stays(connection: duckdb.DuckDBPyConnection, rules: Rules) -> None:
+    """Create the table ``stay`` out of the view ``line`` of a connection."""
     ed = " OR ".join(f"({rule.condition})" for rule in rules.visits if rule.id == "ed")
     connection.execute(_CLAIMS.format(rank=rank_of(rules.stays), ed=ed or "FALSE"))
     kinds = {"rank": pa.array(range(len(rules.stays)), pa.int32()), "kind": [rule.id for rule in rules.stays]}
     connection.register("kinds", pa.table(kinds))
-    found = connection.sql(_STAYS).to_arrow_table().select(STAY_SCHEMA.names).cast(STAY_SCHEMA)
-    connection.execute("CREATE OR REPLACE TEMP TABLE stay AS SELECT * FROM found")
-    return found
+    connection.execute(_STAYS)

@@ -8,6 +8,8 @@ inpatient one, or a stay began on one of its days (or was under way). Source: NU
 
 from __future__ import annotations
 
+from datetime import date
+
 import duckdb
 import pyarrow as pa
 
@@ -44,7 +46,7 @@ SELECT member, claim, claim_type, day, coalesce(claim_from, day) AS opened,
   diagnosis,
   CASE WHEN procedure BETWEEN '99281' AND '99285' AND length(procedure) = 5 THEN procedure[5:5] END AS level,
   coalesce(allowed, 0) AS allowed, coalesce(paid, 0) AS paid, {flags}
-FROM line WHERE ({any_kind}) AND day IS NOT NULL
+FROM line WHERE ({any_kind}) AND day BETWEEN $first AND $last
 """
 
 # days of a claim that its lines lie outside of say nothing of the visit
@@ -80,6 +82,7 @@ FROM visits v
 """
 
 _VISITS = """
+CREATE OR REPLACE TEMP TABLE visit AS
 WITH found AS (
   SELECT member, 'ed' AS kind, day, claim, provider, organization, tin, npi, diagnosis, admitted, observed,
     coalesce(level <= '3', FALSE) AS low_acuity, allowed, paid
@@ -90,7 +93,7 @@ WITH found AS (
   FROM visited WHERE is_observation AND claim_type <> 'professional' GROUP BY member, claim
   {others}
 )
-SELECT * FROM found ORDER BY member, day, kind, claim, provider
+SELECT * FROM found
 """
 
 _OTHER = """
@@ -106,21 +109,22 @@ def visits(lines: pa.Table, rules: Rules | None = None) -> pa.Table:
     rules = rules or Rules.load()
     with connect(lines) as connection:
         find_stays(connection, rules)
-        return find_visits(connection, rules)
+        find_visits(connection, rules)
+        found = connection.sql("SELECT * FROM visit ORDER BY member, day, kind, claim, provider").to_arrow_table()
+    return found.select(VISIT_SCHEMA.names).cast(VISIT_SCHEMA)
 
 
-def find_visits(connection: duckdb.DuckDBPyConnection, rules: Rules) -> pa.Table:
-    """Visits out of the view ``line`` and the table ``stay``; the table ``visit`` has them afterwards."""
+def find_visits(
+    connection: duckdb.DuckDBPyConnection, rules: Rules, first: date = date.min, last: date = date.max
+) -> None:
+    """Create the table ``visit`` of days from ``first`` to ``last`` out of the view ``line`` and the table ``stay``."""
     kinds = list(dict.fromkeys(rule.id for rule in rules.visits))
     flags = {kind: f"is_{kind.replace('-', '_')}" for kind in kinds}
     stated = ", ".join(f"{any_of(rules.visits, kind)} AS {flag}" for kind, flag in flags.items())
     any_kind = " OR ".join(any_of(rules.visits, kind) for kind in kinds)
-    connection.execute(_FOUND.format(flags=stated, any_kind=any_kind))
+    connection.execute(_FOUND.format(flags=stated, any_kind=any_kind), {"first": first, "last": last})
     connection.execute(_ED)
     others = "".join(
         _OTHER.format(kind=kind, flag=flag) for kind, flag in flags.items() if kind not in ("ed", "observation")
     )
-    query = _VISITS.format(others=others)
-    found = connection.sql(query).to_arrow_table().select(VISIT_SCHEMA.names).cast(VISIT_SCHEMA)
-    connection.execute("CREATE OR REPLACE TEMP TABLE visit AS SELECT * FROM found")
-    return found
+    connection.execute(_VISITS.format(others=others))
