@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from fhir_gateway.measures.catalog import MeasureCatalog
     from fhir_gateway.measures.store import ResultStore
     from fhir_gateway.outreach.store import OutreachStore
-    from fhir_gateway.outreach.store import OutreachStore
     from fhir_gateway.risk import CodingGapSource
     from fhir_gateway.risk.store import RiskStore
     from fhir_gateway.sources.pulls import PullLog
@@ -173,13 +172,6 @@ class Gateway:
         from fhir_gateway.risk.kept_gaps import KeptGaps
 
         return (KeptGaps(self.risk),)
-
-    @cached_property
-    def outreach(self) -> OutreachStore:
-        """Whom to call for what, and what came of it."""
-        from fhir_gateway.outreach.store import OutreachStore
-
-        return OutreachStore(self.engine)
 
     @cached_property
     def outreach(self) -> OutreachStore:
