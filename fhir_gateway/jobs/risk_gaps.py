@@ -29,6 +29,8 @@ from fhir_gateway.jobs.risk import engine_digest, kept_diagnoses, members_of, st
 from fhir_gateway.risk.gaps import DECISION_SCHEMA, FINDING_SCHEMA, find_gaps
 from fhir_gateway.risk.hcc import payment_year, score
 from fhir_gateway.risk.hcc.tables import model_tables
+from fhir_gateway.risk.kept_gaps import RISK_MODELS
+from fhir_gateway.risk.reports import model_measure
 from fhir_gateway.risk.store import RiskRun
 from fhir_gateway.risk.suspecting import (
     CONDITION_COLUMNS,
@@ -44,6 +46,7 @@ from fhir_gateway.risk.suspecting import (
 UNACCEPTED = {"procedure": "unaccepted-service", "bill-type": "unaccepted-bill", "audio-only": "audio-only-visit"}
 """Rules of suspecting by a diagnosis on a claim that does not count, by why it does not."""
 PROBLEM_LIST = "problem-list"
+_PUBLISHED = date(2026, 11, 1)  # of the Measures that reports refer to
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +146,8 @@ def compute_gaps(
         period,
         rate,
     )
+    named = next(one for one in RISK_MODELS if one.version == model.removeprefix("V"))
+    gateway.resources.put(model_measure(named, f"CMS-HCC risk adjustment model {model}", _PUBLISHED))
     header["generated"] = moment.isoformat()
     return _report(gateway.risk.keep("gaps", run, header, {"gaps": gaps}))
 

@@ -15,7 +15,7 @@ from fhir_gateway.risk.models import CodingGaps, ConditionCategory, RiskModel
 from fhir_gateway.risk.store import RiskRun, RiskStore
 
 _BASE = "https://fhir-gateway.example/fhir/"
-IDENTIFIER_SYSTEM = f"{_BASE}NamingSystem/risk-models"
+IDENTIFIER_SYSTEM = "https://fhir-gateway.example/risk-models"
 
 RISK_MODELS = tuple(
     RiskModel(
@@ -72,7 +72,7 @@ def _of_run(run: RiskRun, model: RiskModel, period: tuple[date, date], persons: 
 def _category(row: dict[str, Any]) -> ConditionCategory:
     return ConditionCategory(
         code=row["cc"],
-        display=f"HCC {row['cc']}: {row['label']}",
+        display=row["label"],
         cc_type=row["cc_type"],
         evidence_status=row["evidence_status"],
         evidence_date=row["evidence_date"],

@@ -13,6 +13,9 @@ from typing import Literal, Protocol
 
 from fhir_gateway.errors import Location, ResourceError
 
+CMS_HCC = "http://terminology.hl7.org/CodeSystem/cmshcc"
+"""Code system of the condition categories of CMS-HCC."""
+
 CcType = Literal["historic", "suspected", "net-new"]
 EvidenceStatus = Literal["open-gap", "closed-gap", "invalid-gap", "pending"]
 HierarchicalStatus = Literal["applied-superseded", "applied-not-superseded", "not-applied", "not-applicable"]
@@ -25,7 +28,7 @@ class RiskModel:
     url: str
     version: str
     identifier: tuple[str, str]  # system and value, such as CMS-HCC
-    code_system: str = "http://terminology.hl7.org/CodeSystem/cmshcc"
+    code_system: str = CMS_HCC
     measure_id: str | None = None
 
     @property

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any
 
-from fhir_gateway.risk.models import CodingGaps, ConditionCategory
+from fhir_gateway.risk.models import CMS_HCC, CodingGaps, ConditionCategory, RiskModel
 
 RA = "http://hl7.org/fhir/us/davinci-ra/"
 _EXTENSION = f"{RA}StructureDefinition/"
@@ -56,6 +57,23 @@ def coding_gap_report(gaps: CodingGaps, reporter: Mapping[str, Any]) -> dict[str
     return report
 
 
+def model_measure(model: RiskModel, title: str, published: date) -> dict[str, Any]:
+    """The ``ra-model-measure`` that reports of a model refer to."""
+    return {
+        "resourceType": "Measure",
+        "id": model.measure_id,
+        "meta": {"profile": [f"{_EXTENSION}ra-model-measure"]},
+        "url": model.url,
+        "identifier": [{"system": model.identifier[0], "value": model.identifier[1]}],
+        "version": model.version,
+        "name": f"{model.identifier[1].replace('-', '')}{model.version}",
+        "title": title,
+        "status": "active",
+        "date": published.isoformat(),
+        "description": f"{title}: condition categories of the model, for coding gap reports.",
+    }
+
+
 def report_bundle(
     base_url: str,
     patient: Mapping[str, Any],
@@ -93,7 +111,8 @@ def _group(number: int, category: ConditionCategory, gaps: CodingGaps) -> dict[s
         "code": category.code,
         "display": category.display,
     }
-    return {"id": _group_id(number), "extension": extension, "code": {"coding": [coding], "text": category.display}}
+    text = f"HCC {category.code}: {category.display}" if gaps.model.code_system == CMS_HCC else category.display
+    return {"id": _group_id(number), "extension": extension, "code": {"coding": [coding], "text": text}}
 
 
 def _coded(name: str, system: str, code: str) -> dict[str, Any]:

@@ -171,6 +171,9 @@ def test_kept_gaps_are_reports_of_the_guide(gateway: Gateway) -> None:
         superseded = {g["code"]["coding"][0]["code"] for g in report["group"] if "applied-superseded" in json.dumps(g)}
         assert superseded <= {"38", "226"}
         assert gateway.validator.validate(report).valid
+    measure = gateway.resources.read("Measure", "cms-hcc-v28").json()
+    assert f"{measure['url']}|{measure['version']}" == V28.canonical
+    assert gateway.validator.validate(measure).valid
 
 
 def test_the_same_inputs_are_the_same_run(gateway: Gateway) -> None:
