@@ -12,10 +12,12 @@ import typer
 
 from fhir_gateway.cli import (
     audit,
+    claims,
     client,
     contract,
     endpoint,
     equity,
+    experience,
     explain,
     guide,
     jobs,
@@ -26,6 +28,7 @@ from fhir_gateway.cli import (
     predict,
     pull,
     quarantine,
+    risk,
     roster,
     serve,
     status,
@@ -52,12 +55,15 @@ app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(roster.app, name="roster")
 app.add_typer(contract.app, name="contract")
+app.add_typer(claims.app, name="claims")
 app.add_typer(persons.app, name="persons")
 app.add_typer(terminology.app, name="terminology")
 app.add_typer(measure.app, name="measure")
 app.add_typer(guide.app, name="guide")
 app.add_typer(equity.app, name="equity")
+app.add_typer(experience.app, name="experience")
 app.add_typer(predict.app, name="predict")
+app.add_typer(risk.app, name="risk")
 app.add_typer(outreach.app, name="outreach")
 app.add_typer(utilization.app, name="utilization")
 app.command("pull")(pull.pull)

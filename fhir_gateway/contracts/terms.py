@@ -12,6 +12,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fhir_gateway.errors import NotFoundError
+from fhir_gateway.experience.metrics import MEASURE_URL as EXPERIENCE_URL
+from fhir_gateway.experience.metrics import is_experience
+from fhir_gateway.experience.metrics import metric as experience_metric
 from fhir_gateway.risk.utilization.metrics import metrics
 from fhir_gateway.risk.utilization.reports import MEASURE_URL
 
@@ -165,12 +169,15 @@ class Scoring(Terms):
 class MeasureTerms(Terms):
     """A quality measure of the contract: which, in which direction it is better, what it weighs, how it pays.
 
-    ``metric`` names one of utilization and cost instead: the group of that name of the Measure of those metrics.
+    ``metric`` names one of utilization and cost, or of patient experience, instead: the group of that name of the
+    Measure of those metrics.
     """
 
     id: str = Field(pattern=r"^[A-Za-z0-9\-]{1,40}$")
     metric: str | None = Field(
-        default=None, description="A metric of utilization and cost (docs/use/utilization.md) instead of a canonical."
+        default=None,
+        description="A metric of utilization and cost (docs/use/utilization.md) or of patient experience"
+        " (docs/use/experience.md: hcahps.nurses) instead of a canonical.",
     )
     canonical: str = Field(default="", description="Measure url, with |version to pin it.")
     group: str | None = Field(default=None, description="Group of a measure with several; default its only one.")
@@ -195,9 +202,15 @@ class MeasureTerms(Terms):
             if not given.get("canonical"):
                 raise ValueError("canonical: a measure has a canonical, or a metric of utilization")
             return given
-        named = {"canonical": MEASURE_URL, "group": name}
+        of_experience = isinstance(name, str) and is_experience(name)
+        named = {"canonical": EXPERIENCE_URL if of_experience else MEASURE_URL, "group": name}
         if any(given.get(key, value) != value for key, value in named.items()):
             raise ValueError("metric: a measure has a canonical or a metric, not both")
-        if name not in metrics():
+        if of_experience:
+            try:
+                experience_metric(name)
+            except NotFoundError as error:
+                raise ValueError(f"metric: {error.message}") from None
+        elif name not in metrics():
             raise ValueError(f"metric: there is no utilization metric '{name}'")
         return {**given, **named}

@@ -30,6 +30,7 @@ from fhir_gateway.jobs.claim_lines import copies_set_aside
 from fhir_gateway.jobs.clock import instant
 from fhir_gateway.jobs.contract_results import results_of
 from fhir_gateway.jobs.contract_versions import register
+from fhir_gateway.jobs.experience import experience_outcomes
 from fhir_gateway.jobs.people import persons_of
 from fhir_gateway.jobs.publish import REPORTER
 from fhir_gateway.jobs.risk_tables import score_tables
@@ -110,11 +111,13 @@ def inputs_of(
     distinct = {id(result): result for result in results.values()}
     found, made_of = metric_outcomes(gateway, attributed, cut)
     stamps |= made_of
+    experienced, surveyed = experience_outcomes(gateway, attributed, cut)
+    stamps |= surveyed
     return collect(
         contract,
         attributed.attribution,
         _lines(gateway, attributed, cut),
-        measure_scores(distinct.values(), members) | found,
+        measure_scores(distinct.values(), members) | found | experienced,
         attributed.coverage,
         stamps,
         persons_of(gateway, attributed.lake_version) if contract.needs() else None,

@@ -26,6 +26,7 @@ from fhir_gateway.contracts.calendar import Cut
 from fhir_gateway.contracts.inputs import MeasureScore
 from fhir_gateway.db.audience import label, labelled
 from fhir_gateway.errors import ContractError, InputError
+from fhir_gateway.experience.metrics import is_experience
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.attribute import AttributionReport, attribute, organizations
 from fhir_gateway.jobs.claim_lines import kept_claim_lines
@@ -172,7 +173,7 @@ def metric_outcomes(
 ) -> tuple[dict[str, MeasureScore], dict[str, str]]:
     """Results of the metrics that a contract weighs, as outcomes by canonical and group, and what they were made of."""
     contract = attributed.contract
-    names = [one.metric for one in contract.measures if one.metric]
+    names = [one.metric for one in contract.measures if one.metric and not is_experience(one.metric)]
     if not names:
         return {}, {}
     through = contract.dates[1] if cut is None else cut.through
