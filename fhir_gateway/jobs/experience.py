@@ -1,4 +1,4 @@
-"""Patient experience out of the lake: scores by provider, metrics of contracts, points in Hospital VBP's survey domain."""
+"""Patient experience out of the lake: scores by provider, metrics of contracts, points of Hospital VBP's surveys."""
 
 from __future__ import annotations
 
