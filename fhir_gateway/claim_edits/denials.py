@@ -1,8 +1,8 @@
 """What payers denied, out of ExplanationOfBenefit and ClaimResponse: why, to whom, how much, and what became of it.
 
-A line is denied when an adjudication of it, or of its whole claim, gives a denial reason (CARIN Blue Button) or a reason
-that is called ``denied``, or when the answer is an error. All versions count: the first answer to a claim says whether it
-went through at once, the last what was paid in the end. Amounts are what was billed for the denied lines.
+A line is denied when an adjudication of it, or of its whole claim, gives a denial reason (CARIN Blue Button) or a
+reason that is called ``denied``, or when the answer is an error. All versions count: the first answer to a claim says
+whether it went through at once, the last what was paid in the end. Amounts are what was billed for the denied lines.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ CREATE MACRO typed_reference(r) AS
 CREATE TABLE found AS
 SELECT r._member, r._source, r.id, r._last_updated, c.identifier, r.status, r.use, c.type, c.subType, r.created,
   c.billablePeriod, r.insurer, c.provider, r.outcome, c.related,
-  {'reference': 'Claim/' || c.id} AS claim, c.careTeam, c.supportingInfo, c.diagnosis, c.insurance,
+  {'reference': 'Claim/' || c.id} AS claim, c.careTeam, c.supportingInfo, c.diagnosis, c.procedure, c.insurance,
   list_transform(c.item, lambda i: struct_insert(i, adjudication :=
     list_filter(r.item, lambda a: a.itemSequence = i.sequence)[1].adjudication)) AS item,
   r.adjudication, r.total, r.payment

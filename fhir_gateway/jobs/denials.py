@@ -1,4 +1,4 @@
-"""Denial analytics over the lake: ExplanationOfBenefits, and ClaimResponses to Claims that no ExplanationOfBenefit tells of."""
+"""Denials over the lake: ExplanationOfBenefits, and ClaimResponses to Claims that no ExplanationOfBenefit tells of."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fhir_gateway.lake.claims import EOB_COLUMNS, LINE_SCHEMA, claim_lines, dire
 _ANSWER = ("status", "use", "created", "insurer", "request", "outcome", "item", "adjudication", "total", "payment")
 _CLAIM = (
     *("identifier", "type", "subType", "created", "billablePeriod", "provider", "related", "careTeam"),
-    *("supportingInfo", "diagnosis", "insurance", "item"),
+    *("supportingInfo", "diagnosis", "procedure", "insurance", "item"),
 )
 
 
@@ -34,13 +34,12 @@ def denials(
         told = pc.fill_null(pc.is_in(_claim(answers), value_set=_claim(eobs)), False)
         answers = answers.filter(pc.invert(told))
         lines.append(claim_lines(answers, providers, claims))
+    created = pc.utf8_slice_codeunits(claims["created"], 0, 10)
     sent = pa.table(
         {
             "source": claims["_source"],
             "claim": pc.binary_join_element_wise("Claim", claims["id"], "/"),
-            "created": pc.strptime(
-                pc.utf8_slice_codeunits(claims["created"], 0, 10), "%Y-%m-%d", "s", error_is_null=True
-            ),
+            "created": pc.strptime(created, "%Y-%m-%d", "s", error_is_null=True),
         }
     ).cast(SENT_SCHEMA)
     whole = pa.concat_tables(lines).select(LINE_SCHEMA.names)
