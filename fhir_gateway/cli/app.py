@@ -13,6 +13,7 @@ import typer
 from fhir_gateway.cli import (
     audit,
     claims,
+    claims,
     client,
     contract,
     endpoint,
@@ -55,6 +56,7 @@ app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(roster.app, name="roster")
 app.add_typer(contract.app, name="contract")
+app.add_typer(claims.app, name="claims")
 app.add_typer(claims.app, name="claims")
 app.add_typer(persons.app, name="persons")
 app.add_typer(terminology.app, name="terminology")
