@@ -132,9 +132,48 @@ def performance_report(
     """
     if (settlement.contract, settlement.contract_digest) != (contract.id, contract.digest):
         raise ContractError("the settlement was computed from other terms than this contract's")
+    report = _header(contract, report_id, issued, settlement.period, organizations or {}, status)
+    report["group"] = [_group(line, settlement, contract) for line in settlement.lines if line.metric]
+    if evaluated := list(_evaluated(settlement, contract, quality_reports or {})):
+        report["evaluatedResource"] = evaluated
+    return report
+
+
+def metrics_report(
+    groups: Iterable[Mapping[str, Any]],
+    contract: Contract,
+    *,
+    report_id: str,
+    issued: datetime,
+    period: tuple[date, date],
+    paid_through: date,
+    organizations: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Metrics with a VBPR code as a ``vbp-performance-measurereport`` of the contract, beside any settlement."""
+    report = _header(contract, report_id, issued, period, organizations or {}, "complete")
+    known = [
+        _extension("service-period", valuePeriod=_period(*period)),
+        _extension("paid-through-date", valueDate=paid_through.isoformat()),
+    ]
+    report["group"] = [
+        {"id": group["id"], "extension": known, **{name: part for name, part in group.items() if name != "id"}}
+        for group in groups
+    ]
+    return report
+
+
+def _header(
+    contract: Contract,
+    report_id: str,
+    issued: datetime,
+    period: tuple[date, date],
+    organizations: Mapping[str, str],
+    status: str,
+) -> dict[str, Any]:
+    """A performance report without groups. Raises ContractError when ``issued`` is not aware."""
     if issued.tzinfo is None:
         raise ContractError("the report's date needs an offset")
-    report: dict[str, Any] = {
+    return {
         "resourceType": "MeasureReport",
         "id": report_id,
         "meta": {"profile": [f"{_EXTENSION}vbp-performance-measurereport"]},
@@ -144,19 +183,13 @@ def performance_report(
         "type": "summary",
         "measure": measure_canonical(contract),
         "subject": {
-            "extension": [
-                _extension("organization-subject", valueReference=contract.provider.refer(organizations or {}))
-            ],
+            "extension": [_extension("organization-subject", valueReference=contract.provider.refer(organizations))],
             "display": contract.provider.name,
         },
         "date": issued.isoformat(timespec="seconds"),
-        "reporter": contract.payer.refer(organizations or {}),
-        "period": _period(*settlement.period),
-        "group": [_group(line, settlement, contract) for line in settlement.lines if line.metric],
+        "reporter": contract.payer.refer(organizations),
+        "period": _period(*period),
     }
-    if evaluated := list(_evaluated(settlement, contract, quality_reports or {})):
-        report["evaluatedResource"] = evaluated
-    return report
 
 
 def quality_report(report: Mapping[str, Any], settlement: Settlement, measure_id: str) -> dict[str, Any]:

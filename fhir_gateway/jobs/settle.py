@@ -37,6 +37,7 @@ from fhir_gateway.jobs.risk_tables import score_tables
 from fhir_gateway.jobs.utilization import metric_outcomes
 from fhir_gateway.measures.model import MeasureResult
 from fhir_gateway.measures.reports import summary
+from fhir_gateway.risk.utilization import reports as utilization
 from fhir_gateway.sources.outcome import Progress, PullProgress
 
 
@@ -222,8 +223,11 @@ def _serve(
         organizations=known,
     )
     canonicals = {name: f"{result.url}|{result.version}" for name, result in results.items()}
-    served = [measure(contract, canonicals), fhir_contract(contract, known), *quality.values(), performance]
+    metrics = {one.id: utilization.canonical() for one in contract.measures if one.metric}
+    served = [measure(contract, canonicals | metrics), fhir_contract(contract, known), *quality.values(), performance]
     gateway.resources.put_many(labelled(one, label("contract", contract.id)) for one in served)
+    if metrics:
+        gateway.resources.put(utilization.measure())
     folder = statements_folder(gateway, contract.id)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = folder / f".{report_id}.part"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import duckdb
 import pyarrow as pa
@@ -24,6 +24,7 @@ from fhir_gateway.contracts import Contract
 from fhir_gateway.contracts.benchmarks.completion import Completed, completed, triangle
 from fhir_gateway.contracts.calendar import Cut
 from fhir_gateway.contracts.inputs import MeasureScore
+from fhir_gateway.contracts.vbpr import metrics_report
 from fhir_gateway.db.audience import label, labelled
 from fhir_gateway.errors import ContractError, InputError
 from fhir_gateway.experience.metrics import is_experience
@@ -43,7 +44,7 @@ from fhir_gateway.risk.utilization import (
     metric,
     utilization,
 )
-from fhir_gateway.risk.utilization.reports import canonical, measure, report
+from fhir_gateway.risk.utilization.reports import canonical, measure, report, vbpr_groups
 from fhir_gateway.risk.utilization.tables import Tables, load_imported, read_form
 
 #: Dimensions that the gateway knows by itself; those of attribution exist under a contract.
@@ -82,6 +83,7 @@ class UtilizationReport:
     trends: tuple[Trend, ...]
     lake_version: int
     contract: str | None
+    paid_through: date | None = None
     report: str | None = None
 
 
@@ -147,24 +149,31 @@ def compute(
     )
     assert found is not None  # of the period itself  # noqa: S101
     trends = _trends(found, prior, lines, whose.roster, paid_through) if prior else ()
-    return UtilizationReport(found, trends, version, contract)
+    return UtilizationReport(found, trends, version, contract, paid_through)
 
 
 def publish(gateway: Gateway, computed: UtilizationReport, now: datetime) -> UtilizationReport:
-    """Serve the results as a MeasureReport, and the Measure of what they are."""
-    reporter: dict[str, Any] = {"reference": f"Organization/{REPORTER}"}
-    terms = None if computed.contract is None else Contract.load(gateway.contract(computed.contract))
-    known = organizations(gateway, computed.lake_version) if terms else {}
-    resource = report(
-        computed.utilization,
-        terms.payer.refer(known) if terms else reporter,
-        now,
-        terms.currency if terms else "USD",
-    )
-    if terms is not None:
-        identifier = f"{resource['id']}-{terms.id}"[:64]
-        resource = labelled({**resource, "id": identifier}, label("contract", terms.id))
-    gateway.resources.put_many([measure(now), resource])
+    """Serve the results as a MeasureReport, of a contract as a VBPR performance report too, and the Measure of both."""
+    found = computed.utilization
+    if computed.contract is None:
+        resource = report(found, {"reference": f"Organization/{REPORTER}"}, now)
+        served = [resource]
+    else:
+        contract = Contract.load(gateway.contract(computed.contract))
+        known = organizations(gateway, computed.lake_version)
+        resource = report(found, contract.payer.refer(known), now, contract.currency)
+        resource["id"] = f"{resource['id']}-{contract.id}"[:64]
+        performance = metrics_report(
+            vbpr_groups(found, contract.currency),
+            contract,
+            report_id=f"v{resource['id'][1:]}",
+            issued=now,
+            period=found.period,
+            paid_through=computed.paid_through or contract.claims.paid_through,
+            organizations=known,
+        )
+        served = [labelled(one, label("contract", contract.id)) for one in (resource, performance)]
+    gateway.resources.put_many([measure(), *served])
     return replace(computed, report=resource["id"])
 
 

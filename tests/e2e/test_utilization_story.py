@@ -19,6 +19,7 @@ from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.settle import settle
 from fhir_gateway.jobs.settlement_runs import recompute
 from fhir_gateway.jobs.utilization import compute, import_table, metric_outcomes, publish
+from fhir_gateway.risk.utilization.reports import canonical
 from fhir_gateway.sandbox.population import generate
 from tests.support.sandbox_contracts import contract_terms, pull_population, tins_of, write_contract
 
@@ -109,7 +110,7 @@ def test_a_contract_weighs_a_metric(gateway: Gateway, population: Path, tmp_path
     assert recompute(gateway, settled.run.id).same
 
     measure = json.loads(gateway.resources.read("Measure", "visits-2025").body)
-    assert measure["relatedArtifact"][0]["resource"] == "https://fhir-gateway.example/fhir/Measure/utilization"
+    assert measure["relatedArtifact"][0]["resource"] == canonical()
 
     parts = members.utilization.table.to_pylist()
     tins = [one for one in parts if (one["metric"], one["dimension"]) == ("member-months", "attributed-tin")]
@@ -146,20 +147,28 @@ def test_who_sees_which_report(gateway: Gateway, population: Path, tmp_path: Pat
     own = publish(gateway, compute(gateway, YEAR, contract=path), AFTER).report
     assert whole is not None
     assert own is not None
+    both = {own, f"v{own[1:]}"}
     again = publish(gateway, compute(gateway, YEAR, contract=path), AFTER)
     assert again.report == own
+    performance = json.loads(gateway.resources.read("MeasureReport", f"v{own[1:]}").body)
+    assert gateway.validator.validate(performance).findings == []
+    groups = {one["id"]: one for one in performance["group"]}
+    assert groups["ed-visits-per-1000"]["code"]["coding"][0]["code"] == "ed-visit"
+    assert "valueMoney" in groups["paid-pmpm"]["measureScore"]["extension"][0]
+    assert not any("population" in one for one in performance["group"])
+    assert performance["measure"] == "https://payer.example/contracts/seen-2025|1"
     for labels, seen in (
-        (["contract:seen-2025"], {own}),
+        (["contract:seen-2025"], both),
         (["contract:visits-2025"], set()),
         (["organization:111"], set()),
     ):
         view = gateway.resources.seen_by(Audience.of(labels))
-        assert {whole, own} & set(view.ids("MeasureReport")) == seen
+        assert {whole, *both} & set(view.ids("MeasureReport")) == seen
         assert "utilization" in view.ids("Measure")
-        for report in {whole, own} - seen:
+        for report in {whole, *both} - seen:
             with pytest.raises(NotFoundError):
                 view.read("MeasureReport", report)
-    assert {whole, own} <= set(gateway.resources.ids("MeasureReport"))
+    assert {whole, *both} <= set(gateway.resources.ids("MeasureReport"))
 
 
 def test_what_is_wrong_is_said(gateway: Gateway, tmp_path: Path) -> None:

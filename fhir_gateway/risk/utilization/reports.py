@@ -13,7 +13,7 @@ from datetime import datetime
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
-from fhir_gateway.risk.utilization.metrics import Metric, metrics
+from fhir_gateway.risk.utilization.metrics import Metric, metric, metrics
 from fhir_gateway.risk.utilization.service import Utilization
 
 #: Canonical of the Measure whose groups are the metrics; a contract names it with the metric as its group.
@@ -22,13 +22,15 @@ _METRIC = "https://fhir-gateway.example/fhir/CodeSystem/utilization-metric"
 _VBPR = "http://hl7.org/fhir/us/davinci-vbpr/"
 _POPULATION = "http://terminology.hl7.org/CodeSystem/measure-population"
 _SCORING = "http://terminology.hl7.org/CodeSystem/measure-scoring"
+#: Of the definitions in this version.
+_DATE = "2026-11-22"
 _UCUM = "http://unitsofmeasure.org"
 #: Digits of rates in reports.
 _DIGITS = Decimal("0.000001")
 
 
-def measure(published: datetime) -> dict[str, Any]:
-    """The Measure of all metrics, its version that of their definitions; ``published`` is aware."""
+def measure() -> dict[str, Any]:
+    """The Measure of all metrics, its version that of their definitions."""
     known = metrics()
     version = next(iter(known.values())).version
     return {
@@ -40,7 +42,7 @@ def measure(published: datetime) -> dict[str, Any]:
         "title": "Utilization and cost",
         "status": "active",
         "experimental": False,
-        "date": published.isoformat(timespec="seconds"),
+        "date": _DATE,
         "publisher": "fhir-gateway",
         "description": "Utilization and cost out of claims: each group is a metric.",
         "scoring": _concept(_SCORING, "ratio"),
@@ -63,19 +65,17 @@ def canonical() -> str:
     return f"{MEASURE_URL}|{next(iter(metrics().values())).version}"
 
 
-def groups(
-    found: Utilization, currency: str = "USD", extensions: Sequence[Mapping[str, Any]] = (), *, only_vbpr: bool = False
-) -> list[dict[str, Any]]:
-    """A group per metric of the results, with strata; ``extensions`` go onto each. ``only_vbpr``: those with a code."""
+def groups(found: Utilization, currency: str = "USD") -> list[dict[str, Any]]:
+    """A group per metric of the results, with its strata."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for row in found.table.to_pylist():
         rows.setdefault(row["metric"], []).append(row)
-    known = metrics()
-    return [
-        _group(known[name], those, currency, extensions)
-        for name, those in rows.items()
-        if known[name].vbpr or not only_vbpr
-    ]
+    return [_group(metric(name), those, currency) for name, those in rows.items()]
+
+
+def vbpr_groups(found: Utilization, currency: str = "USD") -> list[dict[str, Any]]:
+    """Those whose metric has a code of VBPR, without populations: its reports have none."""
+    return [_without_populations(one) for one in groups(found, currency) if metric(one["id"]).vbpr]
 
 
 def report(
@@ -102,16 +102,16 @@ def report(
     return {**body, "id": identifier, "date": issued.isoformat(timespec="seconds")}
 
 
-def _group(
-    about: Metric,
-    rows: Sequence[Mapping[str, Any]],
-    currency: str,
-    extensions: Sequence[Mapping[str, Any]],
-) -> dict[str, Any]:
-    group: dict[str, Any] = {"id": about.id}
-    if extensions:
-        group["extension"] = [dict(one) for one in extensions]
-    group["code"] = _code(about)
+def _without_populations(part: Any) -> Any:
+    if isinstance(part, list):
+        return [_without_populations(one) for one in part]
+    if isinstance(part, dict):
+        return {name: _without_populations(one) for name, one in part.items() if name != "population"}
+    return part
+
+
+def _group(about: Metric, rows: Sequence[Mapping[str, Any]], currency: str) -> dict[str, Any]:
+    group: dict[str, Any] = {"id": about.id, "code": _code(about)}
     dimensions: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         whole = row["dimension"] is None

@@ -95,7 +95,7 @@ def found() -> Utilization:
 
 
 # numerator, denominator, per: computed by hand from the claims above
-BY_HAND = {
+BY_HAND: dict[str, tuple[int | str, int | None, int]] = {
     "members": (4, None, 1),
     "member-months": (42, None, 1),
     "paid-pmpm": (11875, 42, 1),
@@ -265,7 +265,7 @@ def test_results_as_fhir(found: Utilization) -> None:
     made = report(found, {"reference": "Organization/payer"}, issued)
     validator = Validator(Definitions.of(ROOT / "profiles", None))
     assert validator.validate(made).findings == []
-    assert validator.validate(measure(issued)).findings == []
+    assert validator.validate(measure()).findings == []
     groups = {group["id"]: group for group in made["group"]}
     assert list(groups) == list(BY_HAND)
     visits = groups["ed-visits-per-1000"]
