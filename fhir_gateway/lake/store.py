@@ -86,6 +86,10 @@ class Lake:
         """Newest version; 0 while empty. Every commit of a pull adds one."""
         return self._log.latest
 
+    def settled(self) -> int:
+        """The newest version, such that whatever is committed later has a later time than that of this call."""
+        return self._log.settled()
+
     def versions(self) -> tuple[LakeVersion, ...]:
         """All versions with their pulls and ledgers, oldest first."""
         return self._log.all()
@@ -271,6 +275,33 @@ class Lake:
             newest = newest.take(_in_order(rows.select(["_member", "_source", "id"]).take(newest)))
         rows = rows.drop_columns(hidden).take(newest)
         return rows if members is None else rows.filter(pc.is_in(rows["_member"], value_set=members))
+
+    def history(
+        self,
+        resource_type: str,
+        ids: pa.Array | None = None,
+        columns: Sequence[str] = (),
+        version: int | None = None,
+        since: int | None = None,
+    ) -> pa.Table:
+        """Every row of the type that was ever written, superseded ones and tombstones too, in no given order.
+
+        Always there are ``_source``, ``id``, ``_member``, ``_bucket``, ``_last_updated``, ``_seq`` and ``_deleted``.
+        Only resources with one of ``ids`` and, with ``since``, only what lake versions after that one wrote. A row of
+        a resource that moved to another bucket says in the old one that it left, in the same version.
+        """
+        schema = layout(resource_type, tuple(dict.fromkeys([*KEY_COLUMNS, "_seq", "_deleted", *columns])))
+        state = self._log.tables(self.version if version is None else version).get(resource_type)
+        if state is None:
+            return schema.empty_table()
+        table = self._tables.setdefault(resource_type, ResourceTable(self.root, resource_type))
+        only = None if ids is None else Only("id", pc.unique(ids))
+        if since is None:
+            parts = table.read(state.delta_version, schema, lambda _: True, only)
+        else:
+            files = [file for file in table.files(state.delta_version) if file.seq > since]
+            parts = [stored_rows(file.path, file.bucket, schema, only) for file in files]
+        return pa.concat_tables([schema.empty_table(), *parts])
 
     def texts(self, resource_type: str, rows: pa.Table, version: int | None = None) -> pa.Table:
         """Some rows that :meth:`read` gave, with ``_seq``, and their ``_raw``; only files that hold some are opened."""

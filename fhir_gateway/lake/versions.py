@@ -10,7 +10,8 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -107,14 +108,26 @@ class VersionLog:
         return next((version for version in self.all() if version.pull_id == pull_id), None)
 
     def add(self, version: LakeVersion) -> None:
-        """Publish a version."""
-        content = json.dumps(asdict(version), indent=1, sort_keys=True).encode()
-        replace_file(self.folder / f"v{version.version:08d}.json", content)
+        """Publish a version, as committed now."""
+        with self._locked("publishing"):
+            stamped = replace(version, committed_at=datetime.now(UTC).isoformat())
+            content = json.dumps(asdict(stamped), indent=1, sort_keys=True).encode()
+            replace_file(self.folder / f"v{version.version:08d}.json", content)
+
+    def settled(self) -> int:
+        """Newest version, once none is being published: one that comes later is committed later than this was asked."""
+        with self._locked("publishing"):
+            return self.latest
 
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Hold the lake's only writer's place; waits for another writer to finish."""
-        with (self.folder / "lock").open("w") as lock:
+        with self._locked("lock"):
+            yield
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        with (self.folder / name).open("w") as lock:
             if fcntl is not None:
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield

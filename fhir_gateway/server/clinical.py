@@ -15,14 +15,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fhir_gateway.db.audience import Audience
-from fhir_gateway.db.history import only_version
+from fhir_gateway.db.history import page_of_versions
 from fhir_gateway.db.resources import ResourceStore, StoredResource, Versions
 from fhir_gateway.db.search.clinical import patient_parameters
 from fhir_gateway.db.search.criteria import Criterion
 from fhir_gateway.db.search.matching import matches
 from fhir_gateway.db.search.parameters import search_parameters
 from fhir_gateway.db.search.values import reference_parts
-from fhir_gateway.errors import AuthorizationError, InputError, Location
+from fhir_gateway.errors import AuthorizationError, DeletedError, InputError, Location
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.clinical import ClinicalRows, codes_of
 from fhir_gateway.server.catalog import Found
@@ -59,18 +59,18 @@ class ClinicalCatalog:
         return ClinicalCatalog(self._gateway, self._base_url, store, searchable)
 
     def read(self, resource_type: str, resource_id: str) -> StoredResource:
-        """The present version; raises UnknownResource."""
-        found = ClinicalRows(self._gateway).of_id(resource_type, resource_id)
-        if found is None or not self._shows(found):
-            raise UnknownResource(f"there is no such {resource_type}")
-        return found
+        """The present version; raises UnknownResource, and DeletedError for one that is gone."""
+        found, last = self._written(resource_type, resource_id)
+        if found[0] is not last:
+            raise DeletedError(f"this {resource_type} was deleted")
+        return last
 
     def vread(self, resource_type: str, resource_id: str, version: int) -> StoredResource:
-        """The present version by its number; earlier ones are not served. Raises UnknownResource."""
-        found = self.read(resource_type, resource_id)
-        if found.version != version:
-            raise UnknownResource(f"there is no such version of a {resource_type}")
-        return found
+        """One version; raises UnknownResource."""
+        for one in self._versions(resource_type, resource_id):
+            if one.version == version:
+                return one
+        raise UnknownResource(f"there is no such version of a {resource_type}")
 
     def history(
         self,
@@ -81,8 +81,24 @@ class ClinicalCatalog:
         count: int,
         after: str | None,
     ) -> Versions:
-        """Its present version: of what comes from elsewhere the history is its source's."""
-        return only_version(self.read(resource_type, resource_id), since, at)
+        """One page of its versions: what the lake got from its source, and that it is gone. Raises UnknownResource."""
+        return page_of_versions(self._versions(resource_type, resource_id), since, at, count, after)
+
+    def _versions(self, resource_type: str, resource_id: str) -> list[StoredResource]:
+        """The versions that may be seen, newest first; raises UnknownResource when there are none.
+
+        Of what was about somebody else once, or did not meet a restriction, that is not seen.
+        """
+        found, last = self._written(resource_type, resource_id)
+        return [one for one in found if one.deleted or one is last or self._shows(one)]
+
+    def _written(self, resource_type: str, resource_id: str) -> tuple[list[StoredResource], StoredResource]:
+        """All versions, newest first, and the last that is no deletion, which decides who sees that there are some."""
+        found = ClinicalRows(self._gateway).versions_of(resource_type, resource_id)
+        last = next((one for one in found if not one.deleted), None)
+        if last is None or not self._shows(last):
+            raise UnknownResource(f"there is no such {resource_type}")
+        return found, last
 
     def search(self, query: Query) -> Found:
         """One page of the resources about the persons that the search names; InputError when it names none."""
@@ -94,6 +110,7 @@ class ClinicalCatalog:
             if not ids:
                 return self._everybody(query, rows, others)
             found: Iterable[StoredResource] = filter(None, (rows.of_id(kind, one) for one in dict.fromkeys(ids)))
+            found = (one for one in found if not one.deleted)
         else:
             found = rows.of_members(kind, self._visible(persons))
         met = [one for one in found if self._shows(one) and self._meets(one.json(), others, now)]

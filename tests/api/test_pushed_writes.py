@@ -120,7 +120,7 @@ async def test_a_clinical_resource_belongs_to_the_person_and_to_its_writer(face:
     assert (changed.status_code, changed.json()["valueInteger"]) == (200, 80)
     assert changed.json()["meta"]["versionId"] != written["meta"]["versionId"]
     assert (await face.ask("DELETE", path)).status_code == 204
-    assert (await face.ask("GET", path)).status_code == 404
+    assert (await face.ask("GET", path)).status_code == 410
 
 
 async def test_what_is_nobodys_is_kept_and_read_by_who_sees_everybody(face: Face) -> None:

@@ -12,11 +12,12 @@ import numpy as np
 import pyarrow as pa
 
 from fhir_gateway.db.freezing import Frozen
+from fhir_gateway.db.search.clinical import CLINICAL
 from fhir_gateway.db.search.dates import parse_range
 from fhir_gateway.db.search.matching import matches
 from fhir_gateway.db.writing import StoredResource
 from fhir_gateway.jobs.clinical import ClinicalRows
-from fhir_gateway.jobs.exports.individual import keep_persons, kept_persons
+from fhir_gateway.jobs.exports.individual import keep_persons, kept_persons, persons_of
 from fhir_gateway.jobs.exports.models import Block, Export, Json
 from fhir_gateway.jobs.exports.stored import shaped
 
@@ -26,13 +27,37 @@ _PERSONS = 1000
 
 def plan(resource_type: str, export: Export, moment: Frozen) -> list[Json]:
     """One part for each bucket, of what the lake holds of the type."""
-    lake = export.gateway.lake
-    version = lake.version
+    lake, version = export.gateway.lake, _version(export)
     if resource_type not in lake.types(version):
         return []
     limited = keep_persons(export, moment)
     about = {"type": resource_type, "version": version, "limited": limited}
     return [{**about, "bucket": bucket} for bucket in range(lake.buckets)]
+
+
+def gone(export: Export, moment: Frozen, resource_type: str) -> Iterator[list[str]]:
+    """Ids of resources that were deleted in the time asked for, of the persons whose resources are exported."""
+    wanted = export.wanted
+    if wanted.since is None or resource_type not in CLINICAL:
+        return
+    rows = ClinicalRows(export.gateway, _version(export))
+    ids = rows.gone(resource_type, wanted.since, wanted.until, persons_of(export, moment))
+    if export.audience.restriction(resource_type):
+        ids = [one for one in ids if _was_permitted(export, rows, resource_type, one)]
+    yield from (ids[start : start + export.rows] for start in range(0, len(ids), export.rows))
+
+
+def _was_permitted(export: Export, rows: ClinicalRows, resource_type: str, served: str) -> bool:
+    """Whether the client could see a resource before it was deleted."""
+    last = next((one for one in rows.versions_of(resource_type, served) if not one.deleted), None)
+    return last is not None and export.seen.permits(last.json())
+
+
+def _version(export: Export) -> int:
+    """The lake version of the export's moment."""
+    if export.lake_version is None:
+        export.lake_version = export.gateway.lake.settled()
+    return export.lake_version
 
 
 def later(export: Export, planned: Json) -> Iterator[Block]:

@@ -135,7 +135,7 @@ def _family(summary: Json) -> Any:
 
 def keep_persons(export: Export, moment: Frozen) -> bool:
     """Write down whose reports are wanted and may be seen; False when they are everybody's."""
-    persons = _persons(export, moment)
+    persons = persons_of(export, moment)
     if persons is not None:
         np.save(export.folder / _PERSONS, _sorted(persons))
     return persons is not None
@@ -149,7 +149,7 @@ def kept_persons(export: Export) -> npt.NDArray[np.bytes_]:
     return found
 
 
-def _persons(export: Export, moment: Frozen) -> set[str] | None:
+def persons_of(export: Export, moment: Frozen) -> set[str] | None:
     """Whose reports are wanted and may be seen; None is everybody's."""
     wanted = export.wanted
     found: set[str] | None = None if wanted.patients is None else set(wanted.patients)

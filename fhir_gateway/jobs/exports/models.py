@@ -118,6 +118,8 @@ class Export:
     linked: Mapping[str, set[str]] | None = None
     #: Whose individual reports are wanted, sorted, once they were read from the folder.
     persons: Any = None
+    #: The lake version of the moment, once it was looked at.
+    lake_version: int | None = None
 
     @classmethod
     def of(cls, gateway: Gateway, wanted: Wanted, audience: Audience, folder: Path) -> Self:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from fhir_gateway.errors import NotFoundError
+from fhir_gateway.jobs.exports import clinical
 from fhir_gateway.jobs.exports.models import Block, Export, Json, Wanted
 from fhir_gateway.jobs.exports.organized import ANCHOR, organize
 from fhir_gateway.jobs.exports.sources import sources_of
@@ -74,7 +76,11 @@ def _moment(task: Task, made: Export, files: _Files) -> Json:
                     output += files.write(resource_type, "0", source.now(made, moment))
                 if source.plan is not None:
                     parts += [{"type": resource_type, "plan": one} for one in source.plan(made, moment)]
-        ids = ((kind, some) for kind in wanted.types for some in gone(made, moment, kind))
+        ids = (
+            (kind, some)
+            for kind in wanted.types
+            for some in chain(gone(made, moment, kind), clinical.gone(made, moment, kind))
+        )
         deleted += files.write("Bundle", "deleted", _deletions(ids))
         instant = moment.instant
     return {

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pyarrow as pa
+
 from fhir_gateway.lake.store import Lake
 from tests.support.lake_pulls import MakePull, People, observation, patient
 
@@ -56,3 +60,25 @@ def test_deletions_reach_rows_whose_patient_moves_in_the_same_commit(
     lake.commit(make_pull("p2", {"Patient": [patient("2")]}), people, deletions={"Observation": ["o1"]})
     assert ids(lake, "Observation") == ["o0", "o2"]
     assert set(lake.read("Observation")["_member"].to_pylist()) == {people.person("a", "1")}
+
+
+def test_what_was_superseded_and_what_is_gone_is_in_the_history(
+    lake: Lake, people: People, make_pull: MakePull
+) -> None:
+    lake.commit(make_pull("p1", {"Observation": [observation("o1"), observation("o2")]}), people)
+    lake.commit(make_pull("p2", {"Observation": [observation("o1", status="amended")]}), people)
+    lake.commit(make_pull("p3", {}), people, deletions={"Observation": ["o1"]})
+
+    def written(**asked: Any) -> list[tuple[str, int, bool]]:
+        rows = lake.history("Observation", **asked)
+        return sorted(zip(*(rows[name].to_pylist() for name in ("id", "_seq", "_deleted")), strict=True))
+
+    of_one = [("o1", 1, False), ("o1", 2, False), ("o1", 3, True)]
+    assert written() == [*of_one, ("o2", 1, False)]
+    assert written(ids=pa.array(["o1", "never"])) == of_one
+    assert written(ids=pa.array(["o1"]), version=2) == of_one[:2]
+    assert written(since=2) == of_one[2:]
+    texts = lake.history("Observation", pa.array(["o1"]), ["_raw"]).sort_by("_seq")["_raw"].to_pylist()
+    assert ["amended" in text for text in texts[:2]] == [False, True]
+    assert lake.history("Condition").num_rows == 0
+    assert lake.settled() == lake.version == 3

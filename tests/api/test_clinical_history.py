@@ -1,0 +1,197 @@
+"""What clinical resources were before: earlier versions, deletions, and what an export says of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import orjson
+import pytest
+from cryptography.fernet import Fernet
+from fhir_face import PUBLIC_URL, authorize, client_for, register
+from pydantic import SecretStr
+
+from fhir_gateway.config import Settings
+from fhir_gateway.db.audience import label, labelled
+from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs.durable import Worker
+from fhir_gateway.server.app import create_app
+
+pytestmark = pytest.mark.anyio
+
+LOINC = "http://loinc.org"
+CLIENTS: dict[str, tuple[str, list[str] | None]] = {
+    "ehr": ("system/*.cruds", None),
+    "practice": ("system/*.rs", ["organization:1"]),
+    "pulse": (f"system/Observation.rs?code={LOINC}|8867-4 system/Patient.rs", None),
+}
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def observation(person: str, code: str = "4548-4", **more: Any) -> dict[str, Any]:
+    return {
+        "resourceType": "Observation",
+        "status": "preliminary",
+        "code": {"coding": [{"system": LOINC, "code": code}]},
+        "subject": {"reference": f"Patient/{person}"},
+        **more,
+    }
+
+
+class Face:
+    """The face with two persons, of whom the practice sees the second."""
+
+    def __init__(self, http: httpx.AsyncClient, headers: dict[str, Mapping[str, str]]) -> None:
+        self.http, self.headers = http, headers
+        self.persons: list[str] = []
+
+    async def send(self, method: str, path: str, body: Any = None, client: str = "ehr", **more: str) -> httpx.Response:
+        kind = "json-patch" if isinstance(body, list) else "fhir"
+        sent = {**self.headers[client], **({"Content-Type": f"application/{kind}+json"} if body is not None else {})}
+        return await self.http.request(method, f"/fhir/{path}", json=body, headers=sent | more)
+
+    async def create(self, body: Any) -> dict[str, Any]:
+        answered = await self.send("POST", body["resourceType"], body)
+        assert answered.status_code == 201, answered.text
+        made: dict[str, Any] = answered.json()
+        return made
+
+    async def manifest(self, path: str, client: str = "ehr") -> dict[str, Any]:
+        accepted = await self.send("GET", path, client=client, Prefer="respond-async")
+        assert accepted.status_code == 202, accepted.text
+        location = accepted.headers["content-location"]
+        while (poll := await self.http.get(location, headers=self.headers[client])).status_code == 202:
+            await asyncio.sleep(0.05)
+        assert poll.status_code == 200, poll.text
+        found: dict[str, Any] = poll.json()
+        return found
+
+    async def rows(self, files: list[dict[str, Any]], client: str = "ehr") -> list[dict[str, Any]]:
+        found = []
+        for one in files:
+            answered = await self.http.get(one["url"], headers=self.headers[client])
+            found += [orjson.loads(line) for line in answered.content.splitlines()]
+        return found
+
+    async def deleted(self, path: str, client: str = "ehr") -> set[str]:
+        bundles = await self.rows((await self.manifest(path, client))["deleted"], client)
+        return {entry["request"]["url"] for one in bundles for entry in one["entry"]}
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[Gateway]:
+    key = SecretStr(Fernet.generate_key().decode())
+    made = Gateway(Settings(data_dir=tmp_path, encryption_key=key, public_url=PUBLIC_URL, lake_buckets=2))
+    with Worker(made, background=True):
+        yield made
+
+
+@pytest.fixture
+async def face(gateway: Gateway) -> AsyncIterator[Face]:
+    keys = {name: register(gateway, name, scopes, grants=grants) for name, (scopes, grants) in CLIENTS.items()}
+    async with client_for(create_app(gateway)) as http:
+        headers = {name: await authorize(http, name, keys[name], CLIENTS[name][0]) for name in CLIENTS}
+        here = Face(http, headers)
+        for family in ("Ash", "Birch"):
+            made = await here.create({"resourceType": "Patient", "name": [{"family": family}]})
+            here.persons.append(made["id"])
+        listed = {"resourceType": "Group", "id": "list", "type": "person", "actual": True}
+        listed["member"] = [{"entity": {"reference": f"Patient/{here.persons[1]}"}}]
+        gateway.resources.put(labelled(listed, label("organization", "1")))
+        yield here
+
+
+async def test_earlier_versions_are_read_and_listed(face: Face) -> None:
+    made = await face.create(observation(face.persons[1]))
+    path = f"Observation/{made['id']}"
+    changed = await face.send("PUT", path, {**made, "status": "final"})
+    patched = await face.send("PATCH", path, [{"op": "add", "path": "/valueString", "value": "six"}])
+    assert patched.status_code == 200, patched.text
+    versions = [one["meta"]["versionId"] for one in (made, changed.json(), patched.json())]
+    assert sorted(set(versions), key=int) == versions
+    assert patched.json()["status"] == "final"
+    stale = await face.send(
+        "PATCH", path, [{"op": "remove", "path": "/valueString"}], **{"If-Match": f'W/"{versions[0]}"'}
+    )
+    assert stale.status_code == 412
+    for client in ("ehr", "practice"):
+        history = (await face.send("GET", f"{path}/_history", client=client)).json()
+        assert [one["resource"] for one in history["entry"]] == [patched.json(), changed.json(), made]
+        first = await face.send("GET", f"{path}/_history/{versions[0]}", client=client)
+        assert first.json() == made
+    since = quote(patched.json()["meta"]["lastUpdated"])
+    newest = (await face.send("GET", f"{path}/_history?_since={since}")).json()
+    assert [one["resource"]["meta"]["versionId"] for one in newest["entry"]] == versions[2:]
+    page = (await face.send("GET", f"{path}/_history?_count=2")).json()
+    following = next(one["url"] for one in page["link"] if one["relation"] == "next")
+    rest = (await face.http.get(following, headers=face.headers["ehr"])).json()
+    assert [one["resource"] for one in rest["entry"]] == [made]
+    for unknown in (f"{path}/_history/999", f"{path}x/_history"):
+        assert (await face.send("GET", unknown)).status_code == 404
+    assert (await face.send("GET", f"{path}/_history", client="pulse")).status_code == 404
+
+
+async def test_what_was_about_somebody_else_is_not_shown(face: Face) -> None:
+    made = await face.create(observation(face.persons[0]))
+    path = f"Observation/{made['id']}"
+    assert (await face.send("GET", f"{path}/_history", client="practice")).status_code == 404
+    moved = await face.send("PUT", path, {**made, "subject": {"reference": f"Patient/{face.persons[1]}"}})
+    assert moved.status_code == 200, moved.text
+    history = (await face.send("GET", f"{path}/_history", client="practice")).json()
+    assert [one["resource"] for one in history["entry"]] == [moved.json()]
+    version = made["meta"]["versionId"]
+    assert (await face.send("GET", f"{path}/_history/{version}", client="practice")).status_code == 404
+    assert len((await face.send("GET", f"{path}/_history")).json()["entry"]) == 2
+
+
+async def test_a_deleted_one_is_gone_and_its_history_says_so(face: Face) -> None:
+    made = await face.create(observation(face.persons[1]))
+    path = f"Observation/{made['id']}"
+    assert (await face.send("DELETE", path)).status_code == 204
+    for client in ("ehr", "practice"):
+        assert (await face.send("GET", path, client=client)).status_code == 410
+        history = (await face.send("GET", f"{path}/_history", client=client)).json()["entry"]
+        assert history[0]["request"]["method"] == "DELETE"
+        assert [one.get("resource") for one in history] == [None, made]
+        gone = history[0]["response"]["etag"].strip('W/"')
+        assert (await face.send("GET", f"{path}/_history/{gone}", client=client)).status_code == 410
+        earlier = f"{path}/_history/{made['meta']['versionId']}"
+        assert (await face.send("GET", earlier, client=client)).json() == made
+        assert "entry" not in (await face.send("GET", f"Observation?_id={made['id']}", client=client)).json()
+    assert (await face.send("GET", path, client="pulse")).status_code == 404
+    assert (await face.send("PATCH", path, [{"op": "remove", "path": "/status"}])).status_code == 410
+    assert (await face.send("DELETE", path)).status_code == 204, "nothing is left to delete"
+
+
+async def test_exports_list_what_was_deleted_since(face: Face) -> None:
+    ash, birch = face.persons
+    kept = await face.create(observation(ash))
+    made = [await face.create(observation(person, code)) for person, code in ((ash, "4548-4"), (birch, "8867-4"))]
+    before = await face.create(observation(birch))
+    assert (await face.send("DELETE", f"Observation/{before['id']}")).status_code == 204
+    since = quote((await face.manifest("$export?_type=Observation"))["transactionTime"])
+    assert await face.deleted(f"$export?_since={since}") == set()
+    short_lived = await face.create(observation(birch))
+    for one in (*made, short_lived):
+        assert (await face.send("DELETE", f"Observation/{one['id']}")).status_code == 204
+    moved = await face.send("PUT", f"Observation/{kept['id']}", {**kept, "subject": {"reference": f"Patient/{birch}"}})
+    assert moved.status_code == 200, "it left a bucket, or did not: it is not gone"
+    first, second = (f"Observation/{one['id']}" for one in made)
+    third = f"Observation/{short_lived['id']}"
+    assert await face.deleted(f"$export?_since={since}") == {first, second, third}
+    assert await face.deleted(f"Patient/$export?_since={since}&_type=Observation") == {first, second, third}
+    assert await face.deleted(f"Group/list/$export?_since={since}") == {second, third}
+    assert await face.deleted(f"Patient/$export?_since={since}", "practice") == {second, third}
+    assert await face.deleted(f"Patient/$export?_since={since}", "pulse") == {second}
+    assert await face.deleted(f"Patient/$export?_since={since}&_type=Patient") == set()
+    assert await face.deleted("Patient/$export?_type=Observation") == set()
+    manifest = await face.manifest(f"$export?_type=Observation&_since={since}")
+    assert [one["id"] for one in await face.rows(manifest["output"])] == [kept["id"]]
