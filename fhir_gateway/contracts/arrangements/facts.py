@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
+from typing import Self
 
 import pyarrow as pa
 
@@ -43,6 +44,15 @@ class Needs:
     lines: tuple[str, ...] = ()
     tables: Mapping[str, pa.Schema] = field(default_factory=dict)
     people: bool = False
+
+    @classmethod
+    def of_people(cls, table: str, schema: pa.Schema) -> Self:
+        """A table about persons, and the persons."""
+        return cls(tables={table: schema}, people=True)
+
+    def __or__(self, other: Needs) -> Needs:
+        lines = tuple(dict.fromkeys((*self.lines, *other.lines)))
+        return Needs(lines, {**self.tables, **other.tables}, self.people or other.people)
 
     def __bool__(self) -> bool:
         return bool(self.lines or self.tables or self.people)

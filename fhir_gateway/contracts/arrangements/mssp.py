@@ -21,6 +21,7 @@ from fhir_gateway.contracts.arrangements.shared_savings_cost import Expenditures
 from fhir_gateway.contracts.arrangements.shared_savings_parts import Disaster, EquityBonus, Guardrail, Target
 from fhir_gateway.contracts.scoring import ONE, ZERO
 from fhir_gateway.contracts.settlement import Ledger
+from fhir_gateway.contracts.social_risk import SOCIAL_RISK_SCHEMA
 from fhir_gateway.contracts.statements import percent
 from fhir_gateway.contracts.terms import Fraction, MeasureTerms, Money
 from fhir_gateway.errors import ContractError
@@ -70,9 +71,11 @@ class SharedSavingsProgram(ArrangementTerms):
 
     def needs(self) -> Needs:
         """Claim lines and tables of what is built from them."""
+        needs = self.expenditures.needs() if self.expenditures else Needs()
         if self.benchmark:
-            return self.benchmark.needs()
-        return self.expenditures.needs() if self.expenditures else Needs()
+            needs = self.benchmark.needs()
+        table = self.equity.table if self.equity else None
+        return needs | Needs.of_people(table, SOCIAL_RISK_SCHEMA) if table else needs
 
     def needs_baseline(self) -> bool:
         """Whether the target is last year's cost."""
@@ -99,6 +102,11 @@ class SharedSavingsProgram(ArrangementTerms):
         if self.election is not None and self.election not in mssp_rules().election.rates:
             rates = ", ".join(percent(rate) for rate in mssp_rules().election.rates)
             found.append(f"{where}.election: can be {rates}, or be left out for the variable rate")
+        if self.equity is not None:
+            found += self.equity.problems(f"{where}.equity")
+            first, last = mssp_rules().equity_years
+            if not first <= self.performance_year <= last:
+                found.append(f"{where}.equity: the program had it from {first} to {last}")
         if self.standard == "determined" and year.quality != "score" and self._percentile(year) is None:
             found.append(f"{where}.percentile: is not shipped for {self.performance_year}; state it, or the standard")
         if self.standard == "alternative" and year.quality != "alternative":

@@ -122,6 +122,7 @@ class MsspRules(Terms):
     low_revenue_relief: Relief
     election: Election
     benchmark: BenchmarkRules
+    equity_years: tuple[int, int]
     msr: tuple[Band, ...]
 
     def level(self, name: str) -> Level:

@@ -23,6 +23,7 @@ from fhir_gateway.contracts.bands import band_parts, bands_from
 from fhir_gateway.contracts.benchmarks.cost import COST_COLUMNS
 from fhir_gateway.contracts.scoring import ONE, ZERO, composite, score_measures
 from fhir_gateway.contracts.settlement import Ledger, Number
+from fhir_gateway.contracts.social_risk import SOCIAL_RISK_SCHEMA
 from fhir_gateway.contracts.statements import add_exposure, add_measures, percent
 from fhir_gateway.contracts.terms import Fraction, MeasureTerms, Money, Terms
 from fhir_gateway.errors import ContractError
@@ -70,6 +71,17 @@ class StopLoss(Terms):
     notified: Decimal | None = Field(default=None, description="Charge less payout, added to cost.")
 
 
+class EquityScores(Terms):
+    """Tenths out of social risk: percentile of deprivation, and points for who is dual eligible or of low income."""
+
+    table: str = "social_risk"
+    poor_points: int | None = Field(default=None, ge=0, description="In place of the year's.")
+    cuts: tuple[Decimal, ...] = Field(
+        default=(),
+        description="Nine scores at which the tenths begin, the highest first; without them the table is ranked.",
+    )
+
+
 class Equity(Terms):
     """Equity adjustment of the benchmark: up and down as notified, or amounts by tenth times member months."""
 
@@ -77,6 +89,7 @@ class Equity(Terms):
     down: Annotated[Decimal, Field(le=0)] = ZERO
     by_tenth: bool = Field(default=False, description="From the contract's table `equity_tenths` (member, tenth).")
     amounts: tuple[Decimal, ...] | None = Field(default=None, description="Ten amounts; default the year's.")
+    scores: EquityScores | None = Field(default=None, description="Tenths are computed from social risk.")
 
 
 @arrangement("aco_reach")
@@ -115,7 +128,10 @@ class AcoReach(ArrangementTerms):
     def needs(self) -> Needs:
         """Claim lines for stop-loss, the table of tenths for the equity adjustment."""
         lines = (*COST_COLUMNS,) if self.stop_loss and self.stop_loss.bands else ()
-        tables = {"equity_tenths": EQUITY_SCHEMA} if self.equity and self.equity.by_tenth else {}
+        tables = {}
+        if self.equity and self.equity.by_tenth:
+            scores = self.equity.scores
+            tables = {scores.table: SOCIAL_RISK_SCHEMA} if scores else {"equity_tenths": EQUITY_SCHEMA}
         return Needs(lines, tables, people=bool(lines or tables))
 
     def problems(self) -> list[str]:
@@ -147,6 +163,11 @@ class AcoReach(ArrangementTerms):
             amounts = self.equity.amounts or year.equity
             if self.equity.by_tenth and (self.equity.up or self.equity.down):
                 found.append(f"{where}.equity: is notified and computed")
+            if self.equity.scores and not self.equity.by_tenth:
+                found.append(f"{where}.equity.scores: belong to by_tenth")
+            cuts = self.equity.scores.cuts if self.equity.scores else ()
+            if cuts and (len(cuts) != 9 or list(cuts) != sorted(set(cuts), reverse=True)):
+                found.append(f"{where}.equity.scores.cuts: are nine, the highest first, each once")
             if self.equity.by_tenth and len(amounts) != 10:
                 found.append(f"{where}.equity.amounts: ten are needed, the year has {len(amounts)}")
         return found
@@ -209,7 +230,7 @@ class AcoReach(ArrangementTerms):
             number = add("after-retention", number.value * kept, label, formula, term, (number,))
         if self.equity:
             amounts = self.equity.amounts or year.equity
-            number = add_equity(self.equity, amounts, inputs, number, f"{self.where}.equity", ledger)
+            number = add_equity(self.equity, amounts, year.poor_points, inputs, number, f"{self.where}.equity", ledger)
         label = "Benchmark that cost is set against"
         return add("final", number.value, label, "after all adjustments", where, (number,), metric="cost-target")
 

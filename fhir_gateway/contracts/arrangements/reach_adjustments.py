@@ -15,6 +15,7 @@ from fhir_gateway.contracts.benchmarks.risk import capped_ratio
 from fhir_gateway.contracts.benchmarks.stop_loss import band_costs
 from fhir_gateway.contracts.scoring import ZERO
 from fhir_gateway.contracts.settlement import Ledger, Number
+from fhir_gateway.contracts.social_risk import tenths
 from fhir_gateway.contracts.statements import percent
 from fhir_gateway.errors import ContractError
 
@@ -89,13 +90,24 @@ def add_stop_loss(
 
 
 def add_equity(
-    terms: Equity, amounts: Sequence[Decimal], inputs: SettlementInputs, number: Number, where: str, ledger: Ledger
+    terms: Equity,
+    amounts: Sequence[Decimal],
+    poor_points: int,
+    inputs: SettlementInputs,
+    number: Number,
+    where: str,
+    ledger: Ledger,
 ) -> Number:
     """The benchmark after the equity adjustment."""
     up, down, formula = terms.up, terms.down, "as notified"
     if terms.by_tenth:
         facts = inputs.columns()
-        months = _months_by_tenth(facts.table("equity_tenths"), facts.months)
+        if scores := terms.scores:
+            points = poor_points if scores.poor_points is None else scores.poor_points
+            ranked = tenths(facts.table(scores.table), points, scores.cuts)
+        else:
+            ranked = facts.table("equity_tenths")
+        months = _months_by_tenth(ranked, facts.months)
         parts = [amount * count for amount, count in zip(amounts, months, strict=True)]
         up, down = (sum((part for part in parts if sign * part > 0), ZERO) for sign in (1, -1))
         formula = "sum over tenths of amount x member months"

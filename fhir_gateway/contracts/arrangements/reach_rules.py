@@ -35,6 +35,7 @@ class ReachYear(ProgrammeYear):
     quality_withhold: Fraction
     retention_withhold: Fraction
     equity: tuple[Decimal, ...] = ()
+    poor_points: int = 20
     regional: Fraction
     regional_cap: Fraction
     regional_floor: Fraction

@@ -28,6 +28,7 @@ from fhir_gateway.contracts.arrangements.shared_savings_parts import (
 from fhir_gateway.contracts.arrangements.shared_savings_steps import Reconciliation
 from fhir_gateway.contracts.scoring import ZERO
 from fhir_gateway.contracts.settlement import Ledger
+from fhir_gateway.contracts.social_risk import SOCIAL_RISK_SCHEMA
 from fhir_gateway.contracts.terms import Fraction, MeasureTerms, Money
 
 
@@ -75,7 +76,9 @@ class SharedSavings(ArrangementTerms):
 
     def needs(self) -> Needs:
         """Claim lines where cost is not the plain sum."""
-        return self.expenditures.needs() if self.expenditures else Needs()
+        needs = self.expenditures.needs() if self.expenditures else Needs()
+        equity = self.quality.equity
+        return needs | Needs.of_people(equity.table, SOCIAL_RISK_SCHEMA) if equity and equity.table else needs
 
     def needs_baseline(self) -> bool:
         """Whether last year's cost must be computed."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fhir_gateway.contracts.scoring import ONE, ZERO, ladder_problems
-from fhir_gateway.contracts.terms import Fraction, Money, Step, Terms
+from fhir_gateway.contracts.terms import Fraction, MeasureTerms, Money, Step, Terms
 
 Positive = Annotated[Decimal, Field(gt=0)]
 PositiveFraction = Annotated[Decimal, Field(gt=0, le=1)]
@@ -130,21 +130,43 @@ class Corridor(Terms):
 class EquityBonus(Terms):
     """Points for good scores among the underserved, added to the composite (42 CFR 425.512(b), 2023 to 2025).
 
-    The sum of the measures' ``points`` (4, 2 or 0 by third of performance) times the ``underserved`` share of members,
-    in hundredths; nothing below the ``minimum`` share, at most the ``cap``.
+    The sum of the measures' points (4, 2 or 0 by third of performance) times the underserved share of members, in
+    hundredths; nothing below the ``minimum`` share, at most the ``cap``. Points and share are as notified, or computed:
+    from where the ``thirds`` of measures begin, and from the contract's ``table`` of social risk.
     """
 
-    points: tuple[Annotated[int, Field(ge=0, le=4)], ...]
-    underserved: Fraction
+    points: tuple[Annotated[int, Field(ge=0, le=4)], ...] = ()
+    underserved: Fraction | None = None
     minimum: Fraction = Decimal("0.20")
     cap: Fraction = Decimal("0.10")
+    thirds: dict[str, tuple[Decimal, Decimal]] = Field(
+        default={}, description="By measure, the scores at which the middle and the best third of performance begin."
+    )
+    table: str | None = Field(
+        default=None, description="Table of social risk; the share is the higher one of the deprived and the poor."
+    )
+    adi: int = Field(default=85, ge=1, le=100, description="National percentile of deprivation from which on.")
 
-    @property
-    def bonus(self) -> Decimal:
+    def problems(self, where: str) -> list[str]:
+        """Contradictions."""
+        found = []
+        if bool(self.points) == bool(self.thirds):
+            found.append(f"{where}.points: needs one of points and thirds")
+        if (self.underserved is None) == (self.table is None):
+            found.append(f"{where}.underserved: needs one of underserved and table")
+        return found
+
+    def bonus(self, points: int, share: Decimal) -> Decimal:
         """What is added."""
-        if self.underserved < self.minimum:
-            return ZERO
-        return min(self.cap, sum(self.points) * self.underserved / 100)
+        return ZERO if share < self.minimum else min(self.cap, points * share / 100)
+
+    def points_of(self, measure: MeasureTerms, score: Decimal | None) -> int:
+        """Points of a measure: 4 in the best third, 2 in the middle one; 0 below, and without a score."""
+        middle, best = self.thirds[measure.id]
+        if score is None:
+            return 0
+        reached = [score >= at if measure.direction == "increase" else score <= at for at in (middle, best)]
+        return 4 if reached[1] else 2 if reached[0] else 0
 
 
 class Quality(Terms):
@@ -163,6 +185,8 @@ class Quality(Terms):
         found = []
         if self.mode == "none" and (self.equity or self.least):
             found.append(f"{where}: quality plays no part (the mode is 'none')")
+        if self.equity:
+            found += self.equity.problems(f"{where}.equity")
         if self.mode == "gate" and self.gate is None:
             found.append(f"{where}.gate: a gate needs it")
         if self.mode != "gate" and self.gate is not None:

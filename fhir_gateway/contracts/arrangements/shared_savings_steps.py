@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from fhir_gateway.contracts.arrangements.base import SettlementInputs
 from fhir_gateway.contracts.arrangements.corridor import variable_msr
-from fhir_gateway.contracts.arrangements.shared_savings_parts import Corridor, Tier
+from fhir_gateway.contracts.arrangements.shared_savings_parts import Corridor, EquityBonus, Tier
 from fhir_gateway.contracts.arrangements.shared_savings_payment import Payment
 from fhir_gateway.contracts.arrangements.shared_savings_target import add_target, agreed
 from fhir_gateway.contracts.bands import band_parts, bands_from
 from fhir_gateway.contracts.scoring import ONE, ZERO, composite, score_measures
 from fhir_gateway.contracts.settlement import Ledger, Number
+from fhir_gateway.contracts.social_risk import underserved
 from fhir_gateway.contracts.statements import add_exposure, add_measures, percent
 from fhir_gateway.contracts.terms import MeasureTerms
 
@@ -124,10 +125,7 @@ class Reconciliation:
             return None
         quality, where = self.terms.quality, f"{self.where}.quality"
         if quality.equity:
-            points = f"{sum(quality.equity.points)} points x {percent(quality.equity.underserved)} underserved / 100"
-            bonus = self.ledger.add(
-                "equity-bonus", quality.equity.bonus, "Equity bonus", points, f"{where}.equity", unit="1"
-            )
+            bonus = self._equity(quality.equity, f"{where}.equity")
             value, formula = min(ONE, line.value + bonus.value), "composite + equity bonus, at most 1"
             line = self.ledger.add(
                 "quality-with-bonus", value, "Quality with bonus", formula, f"{where}.equity", (line, bonus), unit="1"
@@ -136,6 +134,29 @@ class Reconciliation:
             label, note = "Quality that counts", f"at least {quality.least}"
             line = self.ledger.add("quality-least", quality.least, label, note, f"{where}.least", (line,), unit="1")
         return line
+
+    def _equity(self, terms: EquityBonus, where: str) -> Number:
+        """The bonus, from what was notified or from scores and members."""
+        add = self.ledger.add
+        because: list[Number] = []
+        points = sum(terms.points)
+        if terms.thirds:
+            scores = {name: outcome.score for name, outcome in self.inputs.outcomes.items()}
+            each = {m.id: terms.points_of(m, scores.get(m.id)) for m in self.measures if m.id in terms.thirds}
+            points, formula = (
+                sum(each.values()),
+                "4 in the best third of performance, 2 in the middle: "
+                + ", ".join(f"{name} {value}" for name, value in each.items()),
+            )
+            because.append(add("equity-points", Decimal(points), "Equity points", formula, where, unit="1"))
+        share = terms.underserved
+        if share is None:
+            facts = self.inputs.columns()
+            found = underserved(facts.table(terms.table or ""), facts.people["member"].combine_chunks(), terms.adi)
+            share, formula = found.share, f"the higher of {found.deprived} and {found.poor} of {found.members} members"
+            because.append(add("equity-underserved", share, "Underserved members", formula, where, unit="1"))
+        formula = f"{points} points x {percent(share)} underserved / 100"
+        return add("equity-bonus", terms.bonus(points, share), "Equity bonus", formula, where, because, unit="1")
 
     def _corridor(self, members: Number, gross: Number, target: Number) -> tuple[Number, Decimal]:
         """Savings or losses that count, and the share of the sharing rate they are paid at."""
