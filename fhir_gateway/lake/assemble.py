@@ -135,6 +135,7 @@ class Assembly:
         arena = _Arena(self._plan, columns, count - int(np.count_nonzero(rows.odd)))
         offsets = np.empty(count + 1, np.int32)
         levels = np.zeros(self._grammar.levels, np.int64)
+        pieces = np.empty((2 * kernel.RUN + 4, 2), np.int64)
         failed = kernel.gather(
             texts.number,
             rows.starts,
@@ -151,6 +152,8 @@ class Assembly:
             arena.memory,
             arena.memory.view(np.int32),
             arena.memory.view(np.int64),
+            pieces,
+            pieces.ctypes.data,
         )
         if failed >= 0:
             raise self._lost()

@@ -74,14 +74,13 @@ def _blocks(path: Path) -> Iterator[bytes]:
     for incoming in _inflated(path) if start == _GZIP else _plain(path):
         piece = incoming.removeprefix(_BYTE_ORDER_MARK) if first else incoming
         first = False
-        waiting.append(piece)
         size += len(piece)
-        if size < BLOCK_BYTES or b"\n" not in piece:
+        end = piece.rfind(b"\n") + 1 if size >= BLOCK_BYTES else 0
+        if not end:
+            waiting.append(piece)
             continue
-        text = b"".join(waiting)
-        end = text.rfind(b"\n") + 1
-        yield text[:end]
-        waiting = [text[end:]]
+        yield b"".join([*waiting, memoryview(piece)[:end]])
+        waiting = [piece[end:]]
         size = len(waiting[0])
     if size:
         yield b"".join(waiting)

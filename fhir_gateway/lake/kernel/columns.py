@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fhir_gateway.lake.kernel.machine import compiled, copy_wide, pread
+from fhir_gateway.lake.kernel.machine import compiled, copy_wide, pread, preadv
 from fhir_gateway.lake.kernel.tables import (
     COLUMN_BITS,
     ESCAPED,
@@ -26,6 +26,9 @@ SKIPPED, STRUCT, LIST, STRING, TRUTH, WHOLE, NUMBER, REPEATED = 0, 1, 2, 3, 4, 5
 # arena (each counted in its own size); the next row to get an offset; bytes or items so far; events
 KIND, LEVEL, BITS, OFFSETS, VALUES, ROW, SIZE, COUNT = 0, 1, 2, 3, 4, 5, 6, 7
 COLUMN_FIELDS = 8
+
+# texts that are read at once: so many, of so many bytes, with so many bytes between two of them
+RUN, _RUN_BYTES, _BETWEEN = 64, 1 << 17, 64
 
 _COLUMN = (1 << COLUMN_BITS) - 1
 _GAP = (1 << GAP_BITS) - 1
@@ -82,20 +85,26 @@ def gather(
     arena: np.ndarray,
     halves: np.ndarray,
     words: np.ndarray,
+    pieces: np.ndarray,
+    pieces_address: int,
 ) -> int:
     """Read resources of an open file into ``text`` (at ``address``), one after another, and lay their values down.
 
     Each has as many of the ``events`` as ``told`` says, the ``odd`` ones are only read. ``offsets`` (one longer than
     there are resources) receives where each is. ``root`` is the level of the resources, ``levels`` counts rows.
-    ``halves`` and ``words`` are the arena in steps of 4 and 8 bytes. Answers the one that cannot be read, or -1.
+    ``halves`` and ``words`` are the arena in steps of 4 and 8 bytes. ``pieces`` (at ``pieces_address``) has 2 * RUN rows
+    of two numbers and 64 bytes more: resources that lie one after another are read at once. Answers the one that cannot
+    be read, or -1.
     """
     at = 0
     e = 0
+    ready = 0
     for i in range(len(starts)):
+        if i == ready:
+            ready = _read_run(file, i, starts, lengths, at, text, address, pieces, pieces_address)
+            if ready < 0:
+                return i
         offsets[i] = at
-        length = lengths[i]
-        if at + length > len(text) or pread(file, address + at, length, starts[i]) != length:
-            return i
         if not odd[i]:
             levels[root] += 1
             place = at
@@ -141,9 +150,42 @@ def gather(
                     elif text[place] == 116:
                         arena[columns[c, VALUES] + (row >> 3)] |= 1 << (row & 7)
                     place += size
-        at += length
+        at += lengths[i]
     offsets[len(starts)] = at
     return -1
+
+
+@compiled
+def _read_run(
+    file: int,
+    first: int,
+    starts: np.ndarray,
+    lengths: np.ndarray,
+    at: int,
+    text: np.ndarray,
+    address: int,
+    pieces: np.ndarray,
+    pieces_address: int,
+) -> int:
+    """Read the ``first`` resource and those that follow it in the file, too; answers which is the next, or -1."""
+    i = first
+    n = 0
+    begin = end = starts[first]
+    while i < len(starts) and i < first + RUN and end - begin < _RUN_BYTES:
+        between = starts[i] - end
+        if between < 0 or between > _BETWEEN or at + lengths[i] > len(text):
+            break
+        if between:
+            pieces[n, 0], pieces[n, 1] = pieces_address + 32 * RUN, between
+            n += 1
+        pieces[n, 0], pieces[n, 1] = address + at, lengths[i]
+        n += 1
+        at += lengths[i]
+        end = starts[i] + lengths[i]
+        i += 1
+    if i == first or preadv(file, pieces_address, n, begin) != end - begin:
+        return -1
+    return i
 
 
 @compiled

@@ -17,6 +17,8 @@ make_array: Any = arrayobj.make_array
 tuple_of: Any = types.Tuple
 #: The system's: reads bytes of an open file at a place into memory, without the interpreter's lock.
 pread: Any = types.ExternalFunction("pread", types.intp(types.int32, types.uintp, types.uintp, types.int64))
+#: The same into many pieces of memory, which are named by address and length one after another.
+preadv: Any = types.ExternalFunction("preadv", types.intp(types.int32, types.uintp, types.int32, types.int64))
 _WIDE = 32
 Function = TypeVar("Function", bound=Callable[..., Any])
 
