@@ -155,12 +155,17 @@ class Settings(BaseSettings):
     )
     subscriptions_per_client: int = Field(default=20, ge=1, description="Subscriptions that one client may have.")
     client_requests_per_minute: int = Field(
-        default=6000, ge=0, description="Requests of one client in a minute, by process; more are a 429. 0: no limit."
+        default=6000, ge=0, description="Requests of one client in a minute; more are a 429. 0: no limit."
     )
     token_requests_per_minute: int = Field(
         default=600,
         ge=0,
-        description="Requests of one address to the authorization server in a minute, by process. 0: no limit.",
+        description="Requests of one address to the authorization server in a minute. 0: no limit.",
+    )
+    api_processes: int = Field(
+        default=1,
+        ge=1,
+        description="API processes behind one balancer: each allows its share of the requests per minute.",
     )
     metrics_token: SecretStr | None = Field(
         default=None, description="Bearer token for `/metrics`; without it only this machine may read them."

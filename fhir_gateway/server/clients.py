@@ -46,6 +46,16 @@ class NewClient(Registration):
     jwks_url: _Url | None = None
 
 
+class Invitation(BaseModel):
+    """Who may register themselves (RFC 7591), how often, and for how many days."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, str_strip_whitespace=True)
+
+    name: _Text
+    uses: int = 1
+    days: int = 7
+
+
 class ClientChange(BaseModel):
     """What may be changed; members that are absent stay as they are. Every change ends the client's tokens."""
 
@@ -89,6 +99,20 @@ def router(gateway: Gateway) -> APIRouter:
             given = parse(body, NewClient)
             access_of(request).resource_id = given.client_id[:64]
             return _shown(clients.register_client(**given.model_dump()))
+
+        return await call(request, "c", None, work, 201)
+
+    @routes.post(
+        f"{ADMIN_PATH}/invitations",
+        summary="An initial access token by which clients may register themselves; shown once",
+        status_code=201,
+        openapi_extra=body_of(Invitation),
+    )
+    async def invite(request: Request) -> Response:
+        def work(body: bytes) -> Any:
+            given = parse(body, Invitation)
+            access_of(request).resource_id = given.name[:64]
+            return {**given.model_dump(), "token": clients.invite(given.name, uses=given.uses, days=given.days)}
 
         return await call(request, "c", None, work, 201)
 

@@ -1,7 +1,9 @@
 """How often a client, and an address without a client, may ask; whoever asks more often is told when to come back.
 
-Counted in this process alone, by a window that moves with the clock: with several API processes behind a balancer each
-allows the full rate. The limits keep one client's mistake from being everybody's, they are no defence against a flood.
+Counted in this process alone, by a window that moves with the clock: of several API processes behind a balancer each
+allows its share, so that together they allow what is set, and no request waits for a counter elsewhere. A balancer that
+keeps a client to one process holds it to that share. The limits keep one client's mistake from being everybody's, they
+are no defence against a flood.
 """
 
 from __future__ import annotations
@@ -17,12 +19,17 @@ from fhir_gateway.errors import TooManyRequests
 
 
 class Throttle:
-    """Requests per minute of one client, and of one address at the authorization server. Zero is no limit."""
+    """Requests per minute of one client, and of one address at the authorization server. Zero is no limit.
 
-    def __init__(self, client_per_minute: int, address_per_minute: int) -> None:
+    ``processes`` share them; each allows the part that is its own, rounded up.
+    """
+
+    def __init__(self, client_per_minute: int, address_per_minute: int, processes: int = 1) -> None:
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
-        self._client = RateLimitItemPerMinute(client_per_minute) if client_per_minute else None
-        self._address = RateLimitItemPerMinute(address_per_minute) if address_per_minute else None
+        self._client, self._address = (
+            RateLimitItemPerMinute(math.ceil(limit / processes)) if limit else None
+            for limit in (client_per_minute, address_per_minute)
+        )
 
     def client(self, client_id: str) -> None:
         """Count one request of a client; TooManyRequests when it is one too many."""
@@ -43,4 +50,4 @@ class Throttle:
     def _too_many(self, limit: RateLimitItemPerMinute, kind: str, key: str) -> TooManyRequests:
         resets = self._limiter.get_window_stats(limit, kind, key).reset_time
         wait = max(1, math.ceil(resets - time.time()))
-        return TooManyRequests(f"more than {limit.amount} requests in a minute by one {kind}", min(wait, 60))
+        return TooManyRequests(f"too many requests in a minute by one {kind}", min(wait, 60))

@@ -587,6 +587,7 @@ def _admin() -> Rows:
         ("POST", "/outreach/{item}"): [Ask("POST", "/outreach/x", body={"state": "contacted"}, found=False)],
         ("GET", clients): [Ask("GET", clients, found=False)],
         ("POST", clients): [Ask("POST", clients, body=client, found=False)],
+        ("POST", "/admin/invitations"): [Ask("POST", "/admin/invitations", body={"name": "x"}, found=False)],
         ("GET", f"{clients}/{{client_id}}"): [Ask("GET", f"{clients}/operator", found=False)],
         ("PATCH", f"{clients}/{{client_id}}"): [Ask("PATCH", f"{clients}/operator", body={}, found=False)],
         ("DELETE", f"{clients}/{{client_id}}"): [Ask("DELETE", f"{clients}/operator", found=False)],

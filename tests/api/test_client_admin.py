@@ -86,6 +86,21 @@ def test_a_client_is_registered_changed_suspended_and_removed(gateway: Gateway) 
             assert (await http.get(there)).json()["client_id"] == "https://app.example/client"
             assert [one["client_id"] for one in (await http.get(HERE)).json()] == ["admin", url["client_id"]]
 
+            other = _key("k2")  # keys are rotated: the new one counts, the old one no longer
+            rotated = {**new, "client_id": "rotating"}
+            assert (await http.post(HERE, json=rotated)).status_code == 201
+            assert (await http.patch(f"{HERE}/rotating", json={"jwks": _public(other)})).status_code == 200
+            await authorize(http, "rotating", other, "system/Group.r")
+            with pytest.raises(AssertionError, match="invalid_client"):
+                await authorize(http, "rotating", key, "system/Group.r")
+            assert (await http.delete(f"{HERE}/rotating")).status_code == 204
+
+            invited = await http.post("/admin/invitations", json={"name": "partners", "uses": 2})
+            assert (invited.status_code, invited.json()["uses"], invited.json()["days"]) == (201, 2, 7)
+            assert len(invited.json()["token"]) > 20
+            assert (await http.post("/admin/invitations", json={"name": "a b"})).status_code == 400
+            assert (await http.post("/admin/invitations", json={"name": "x", "uses": 0})).status_code == 400
+
             assert (await http.patch(f"{HERE}/admin", json={"disabled": True})).status_code == 409
             assert (await http.delete(f"{HERE}/admin")).status_code == 409
             assert "PATCH" in (await http.put(f"{HERE}/admin", json={})).headers["Allow"]
