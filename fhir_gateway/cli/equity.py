@@ -22,6 +22,9 @@ _Period = Annotated[str, typer.Option(help="Measurement period of the kept resul
 _Measures = Annotated[list[str] | None, typer.Option("--measure", help="A measure by name or canonical; repeatable.")]
 _Dimensions = Annotated[list[str] | None, typer.Option("--dimension", help="A dimension; repeatable. Default: all.")]
 _On = Annotated[str | None, typer.Option(help="Day of ages, coverage and needs; default: the last of the period.")]
+_Utilization = Annotated[
+    bool, typer.Option("--utilization", help="Utilization and cost of the period too, out of claims.")
+]
 _Csv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
 
 
@@ -37,10 +40,11 @@ def strata(
     ] = None,
     kind: Annotated[str, typer.Option(help="What metrics of files are: proportion, rate or mean.")] = "rate",
     scale: Annotated[float, typer.Option(help="Rates of files are times this: 12000 per 1,000 and year.")] = 1.0,
+    utilization: _Utilization = False,
     as_csv: _Csv = False,
 ) -> None:
     """Rates by stratum with 95 % intervals; small numbers, and what would tell them, are hidden."""
-    found = _stratified(command, period, measure, dimension, on, metric, kind, scale)
+    found = _stratified(command, period, measure, dimension, on, metric, kind, scale, utilization)
     rows: list[dict[str, Any]] = [
         {
             "metric": one.metric.id,
@@ -70,6 +74,7 @@ def disparities(
     dimension: _Dimensions = None,
     on: _On = None,
     reference: Annotated[str | None, typer.Option(help="Stratum to compare with; default: the largest.")] = None,
+    utilization: _Utilization = False,
     as_csv: _Csv = False,
 ) -> None:
     """Gaps to a reference, index of disparity, variance between strata, rates standardised by age and sex."""
@@ -77,7 +82,7 @@ def disparities(
 
     if reference is not None and len(dimension or ()) != 1:
         raise ConfigurationError("--reference goes with one --dimension")
-    found = _stratified(command, period, measure, dimension, on)
+    found = _stratified(command, period, measure, dimension, on, utilization=utilization)
     unequal = [one for one in (disparity(found, each, reference) for each in found.breakdowns) if one is not None]
     rows = [
         {
@@ -164,8 +169,9 @@ def _stratified(
     files: list[str] | None = None,
     kind: str = "rate",
     scale: float = 1.0,
+    utilization: bool = False,
 ) -> Any:
-    from fhir_gateway.jobs.equity import Question, read_metric, stratified
+    from fhir_gateway.jobs.equity import Question, read_metric, stratified, utilization_metrics
 
     given = []
     for one in files or ():
@@ -173,8 +179,11 @@ def _stratified(
         if not equals:
             raise ConfigurationError("--metric is NAME=FILE")
         given.append(read_metric(Path(path), name, kind, scale))
+    days = parse_period(period)
+    if utilization:
+        given += utilization_metrics(context(command).gateway, days)
     question = Question(tuple(measures or ()), tuple(dimensions or ()), None if on is None else _day(on))
-    return stratified(context(command).gateway, parse_period(period), question, given)
+    return stratified(context(command).gateway, days, question, given)
 
 
 def _day(text: str) -> date:

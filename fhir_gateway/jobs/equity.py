@@ -13,16 +13,21 @@ from datetime import date, datetime
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as csv
+import pyarrow.parquet as pq
 
 from fhir_gateway.equity.dimensions import DIMENSIONS, MemberDimensions, chosen
 from fhir_gateway.equity.members import dimensions_of
-from fhir_gateway.equity.metrics import Metric, metrics_of
+from fhir_gateway.equity.metrics import Kind, Metric, metrics_of, of_table
 from fhir_gateway.equity.stratify import Strata, stratify
 from fhir_gateway.equity.suppression import THRESHOLD
 from fhir_gateway.equity.tables import ReferenceTables
 from fhir_gateway.equity.underserved import social_risk
-from fhir_gateway.errors import NotFoundError
+from fhir_gateway.errors import InputError, Location, NotFoundError
 from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs.utilization import compute
+from fhir_gateway.risk.utilization.metrics import metrics as utilization_definitions
 
 Period = tuple[date, date]
 
@@ -98,18 +103,32 @@ def stratified(gateway: Gateway, period: Period, question: Question, tables: Seq
     )
 
 
+def utilization_metrics(gateway: Gateway, period: Period) -> list[Metric]:
+    """Metrics of utilization and cost that have a denominator, of everybody in the lake.
+
+    Percentages are proportions; money and days by stays are means, which have no interval.
+    """
+    found = compute(gateway, period, keep_members=True).utilization
+    metrics = []
+    for about in utilization_definitions().values():
+        if about.denominator is None or about.id in found.refused:
+            continue
+        table = found.per_member(about.id)
+        within = bool(pc.all(pc.less_equal(table["numerator"], table["denominator"])).as_py())
+        months = about.denominator.endswith("months")
+        kind: Kind = "proportion" if about.unit == "%" and within else "rate"
+        if "money" in about.unit or (about.unit != "%" and not months):
+            kind = "mean"
+        metrics.append(of_table(table, about.id, about.title, kind, about.per))
+    return metrics
+
+
 def read_metric(path: Path, metric_id: str, kind: str, scale: float) -> Metric:
     """A metric from a CSV or Parquet file of member, denominator and numerator."""
-    import pyarrow.csv as pc
-    import pyarrow.parquet as pq
-
-    from fhir_gateway.equity.metrics import of_table
-    from fhir_gateway.errors import InputError, Location
-
     if kind not in ("proportion", "rate", "mean"):
         raise InputError("kind: a metric is a proportion, a rate or a mean")
     try:
-        table = pq.read_table(path) if path.suffix == ".parquet" else pc.read_csv(path)
+        table = pq.read_table(path) if path.suffix == ".parquet" else csv.read_csv(path)
         return of_table(table, metric_id, metric_id, kind, scale)  # type: ignore[arg-type]
     except FileNotFoundError:
         raise InputError("there is no such file", location=Location(file=str(path))) from None

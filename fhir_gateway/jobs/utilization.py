@@ -111,12 +111,13 @@ def compute(
     paid_through: date | None = None,
     options: Options | None = None,
     trend: bool = False,
+    keep_members: bool = False,
 ) -> UtilizationReport:
     """All metrics of everybody in the lake, or of the members attributed to a contract's provider.
 
     ``dimensions`` are of :data:`DIMENSIONS`; ``strata`` (``STRATA_SCHEMA``) adds any other. With ``trend`` the year
     before is computed too. Claims paid after ``paid_through`` (default: of a contract its run-out, else none) are
-    unknown.
+    unknown. With ``keep_members`` what each member adds is there too.
     """
     if period[1] < period[0]:
         raise InputError("the period ends before it begins")
@@ -142,6 +143,7 @@ def compute(
             through=_through(lines, when, paid_through),
             options=options,
             by_rendering="rendering" in dimensions,
+            keep_members=keep_members,
         )
         if when is not None
         else None
