@@ -101,6 +101,35 @@ WHERE NOT $by_month OR NOT EXISTS (SELECT 1 FROM spans s
   WHERE s.excluded AND s.member = p.member AND s.opened <= last_day(p.month) AND s.closed >= p.month)
 """
 
+_ALWAYS = (date(1900, 1, 1), date(9998, 12, 31))
+# a sweep over the days on which a part begins or ends; an excluded type outweighs all parts
+_COVERED = """
+WITH part AS (
+  SELECT member, unnest(parts) AS part, opened, closed, 1 AS weight FROM spans WHERE NOT excluded
+  UNION ALL SELECT member, NULL, opened, closed, -1 - $parts FROM spans WHERE excluded
+), marked AS (
+  SELECT *, CASE WHEN opened <= max(closed) OVER (PARTITION BY member, weight, part
+    ORDER BY opened, closed ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) + 1 THEN 0 ELSE 1 END AS is_new
+  FROM part
+), numbered AS (
+  SELECT *, sum(is_new) OVER (PARTITION BY member, weight, part ORDER BY opened, closed ROWS UNBOUNDED PRECEDING)
+    AS island
+  FROM marked
+), merged AS (
+  SELECT member, weight, min(opened) AS opened, max(closed) AS closed FROM numbered
+  GROUP BY member, weight, part, island
+), turns AS (
+  SELECT member, day, sum(change) AS change FROM (
+    SELECT member, opened AS day, weight AS change FROM merged
+    UNION ALL SELECT member, closed + 1, -weight FROM merged)
+  GROUP BY member, day HAVING sum(change) <> 0
+), swept AS (
+  SELECT member, day AS start, lead(day) OVER days - 1 AS "end", sum(change) OVER days AS held FROM turns
+  WINDOW days AS (PARTITION BY member ORDER BY day)
+)
+SELECT member, start, "end" FROM swept WHERE held = $parts ORDER BY member, start
+"""
+
 _EVERYBODY = """
 CREATE TABLE everybody AS
 WITH universe AS (
@@ -154,6 +183,22 @@ def member_months(
             "SELECT member, month, months FROM counted_months WHERE NOT split ORDER BY member, month"
         ).to_arrow_table()
     return result.cast(MONTH_SCHEMA)
+
+
+def covered_days(
+    coverage: pa.Table,
+    include_types: Sequence[str] = (),
+    exclude_types: Sequence[str] = (),
+    deaths: pa.Table | None = None,
+    parts: Mapping[str, Sequence[str]] | None = None,
+) -> pa.Table:
+    """Days on which members are covered (``member, start, end``): by all ``parts``, and by no excluded type.
+
+    What the arguments mean is as in :func:`member_months`; spans do not overlap, and adjacent ones are one.
+    """
+    with duckdb.connect() as connection:
+        prepare_spans(connection, coverage, _ALWAYS, include_types, exclude_types, deaths, parts)
+        return connection.sql(_COVERED, params={"parts": max(1, len(parts or ()))}).to_arrow_table()
 
 
 def prepare_spans(

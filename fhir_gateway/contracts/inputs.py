@@ -229,6 +229,7 @@ def _facts(
         months=_months(attribution, chosen["member"], coverage, period, persons),
         baseline_months=_months(attribution, chosen["member"], coverage, _before(period), persons),
         tables={name: one.table for name, one in contract.given.items()} | dict(scores),
+        coverage=coverage,
     )
 
 

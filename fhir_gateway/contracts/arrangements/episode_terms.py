@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from fhir_gateway.attribution.anchors import INITIATOR_SCHEMA, Role, anchor_provider
+from fhir_gateway.attribution.eligibility import covered_days
 from fhir_gateway.contracts.arrangements.base import ArrangementTerms, Carried, SettlementInputs
 from fhir_gateway.contracts.arrangements.facts import Facts, Needs
 from fhir_gateway.contracts.episodes import (
@@ -36,6 +37,7 @@ from fhir_gateway.contracts.episodes.targets import (
     MULTIPLIER_SCHEMA,
     ONE,
     PRICE_SCHEMA,
+    TIER_SCHEMA,
     GroupBaseline,
     Normalisation,
     Prices,
@@ -44,19 +46,12 @@ from fhir_gateway.contracts.episodes.targets import (
     baseline_prices,
     mean_multiplier,
     priced,
+    tiered,
     with_multipliers,
 )
 from fhir_gateway.contracts.gainsharing import COLLABORATOR_SCHEMA, Gainsharing
 from fhir_gateway.errors import ContractError
 
-#: Severity of members' episodes; a price group becomes ``group-tier``.
-TIER_SCHEMA = pa.schema(
-    [
-        pa.field("member", pa.string(), nullable=False),
-        pa.field("tier", pa.string(), nullable=False),
-        pa.field("anchor_start", pa.date32()),
-    ]
-)
 #: Who was in charge of an anchor claim, for initiators by hierarchy.
 ANCHORS_SCHEMA = pa.schema(
     [
@@ -168,6 +163,8 @@ class EpisodeTerms(ArrangementTerms):
             found += self.cap.problems(f"{self.where}.cap")
             if self.cap.basis == "baseline" and self.price.kind != "baseline":
                 found.append(f"{self.where}.cap.basis: there is no baseline, prices are given")
+        if definition.covered is not None and self.eligibility is not None:
+            found.append(f"{self.where}.eligibility: the episode's terms say who is covered")
         if definition.needs_gmlos and self.gmlos is None:
             found.append(f"{self.where}.gmlos: is needed, stays are prorated by it")
         if self.normalisation is not None and self.multipliers is None:
@@ -253,7 +250,7 @@ class EpisodeTerms(ArrangementTerms):
         if self.anchors is not None:
             found = self._by_hierarchy(connection, found, facts)
         if self.tiers is not None:
-            found = _tiered(connection, found, facts.table(self.tiers))
+            found = tiered(connection, found, facts.table(self.tiers))
         cap = self.bound()
         given = None if cap is None or cap.table is None else facts.table(cap.table)
         return applied(connection, found, bounds(connection, found, cap, given), cap)
@@ -346,10 +343,21 @@ class EpisodeTerms(ArrangementTerms):
         return Sources(
             facts.lines,
             facts.people.select(["member", "died"]),
-            None if self.eligibility is None else facts.table(self.eligibility),
+            self._eligible(facts),
             facts.people["member"].combine_chunks() if self.population == "attributed" else None,
             None if inputs.cut is None else inputs.cut.through,
         )
+
+    def _eligible(self, facts: Facts) -> pa.Table | None:
+        """Days that members are eligible: by the table, or by their Coverage; None when everybody is."""
+        if self.eligibility is not None:
+            return facts.table(self.eligibility)
+        wanted = self.definition().covered
+        if wanted is None:
+            return None
+        if facts.coverage is None:
+            raise ContractError(f"{self.where}.episode.covered: Coverage is needed and was not given")
+        return covered_days(facts.coverage, wanted.include_types, wanted.exclude_types, parts=wanted.parts)
 
     def _periods(self, facts: Facts) -> dict[str, tuple[date, date]]:
         return {PERFORMANCE: facts.period, **self.price.periods}
@@ -375,21 +383,3 @@ def _numbers(initiators: tuple[Initiator, ...]) -> pa.Table:
         for number in numbers
     ]
     return pa.Table.from_pylist(rows, schema=INITIATOR_SCHEMA)
-
-
-def _tiered(connection: duckdb.DuckDBPyConnection, found: pa.Table, tiers: pa.Table) -> pa.Table:
-    connection.register("episodes", found)
-    connection.register("tiers", tiers)
-    return (
-        connection.sql(
-            """
-        SELECT e.* REPLACE (e.price_group || coalesce('-' || t.tier, '') AS price_group)
-        FROM episodes e LEFT JOIN tiers t ON t.member = e.member
-          AND (t.anchor_start IS NULL OR t.anchor_start = e.anchor_start)
-        QUALIFY row_number() OVER (PARTITION BY e.episode, e.period ORDER BY t.anchor_start NULLS LAST, t.tier) = 1
-        ORDER BY episode, period
-        """
-        )
-        .to_arrow_table()
-        .cast(found.schema)
-    )

@@ -64,6 +64,7 @@ class Facts:
     (newest versions, paid through the contract's last day, nobody's copies). ``people`` (:data:`PEOPLE_SCHEMA`) and
     ``months`` (member, month as its first day, months: the part that counts by the attribution terms' month rule) are
     of the roster; ``baseline_months`` are the same members' of the year before.
+    ``coverage`` is everybody's (:data:`fhir_gateway.attribution.eligibility.COVERAGE_COLUMNS`).
     """
 
     period: tuple[date, date]
@@ -72,6 +73,7 @@ class Facts:
     months: pa.Table
     baseline_months: pa.Table
     tables: Mapping[str, pa.Table]
+    coverage: pa.Table | None = None
 
     def table(self, name: str) -> pa.Table:
         """A table of the contract; ContractError when it was not given."""

@@ -104,6 +104,17 @@ def _listed(stated: Any) -> Any:
     return lists[stated]
 
 
+class Covered(Terms):
+    """Who is eligible, by Coverage: covered by all parts, and by no excluded type, on every day of the episode.
+
+    Types and parts are codes of Coverage.type or class, as in attribution terms.
+    """
+
+    include_types: tuple[str, ...] = ()
+    exclude_types: tuple[str, ...] = ()
+    parts: dict[str, tuple[str, ...]] = Field(default={}, description="Codes by part, such as Part A and Part B.")
+
+
 class Definition(Terms):
     """An episode of care."""
 
@@ -118,6 +129,9 @@ class Definition(Terms):
     )
     milestones: tuple[Milestone, ...] = ()
     transfers: Transfers = Transfers()
+    covered: Covered | None = Field(
+        default=None, description="Coverage that is needed from the anchor to the window's end, where no table says it."
+    )
     on_death: Literal["cancel", "cancel_in_anchor", "keep"] = Field(
         default="cancel", description="What a death in the episode, or in its anchor only, does."
     )

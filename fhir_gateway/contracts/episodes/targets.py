@@ -37,6 +37,14 @@ PRICE_SCHEMA = pa.schema(
         pa.field("baseline_episodes", pa.int64()),
     ]
 )
+#: Severity of members' episodes; a price group becomes ``group-tier``.
+TIER_SCHEMA = pa.schema(
+    [
+        pa.field("member", pa.string(), nullable=False),
+        pa.field("tier", pa.string(), nullable=False),
+        pa.field("anchor_start", pa.date32()),
+    ]
+)
 #: Risk multipliers of members (for an anchor that starts on ``anchor_start``; empty: all of theirs).
 MULTIPLIER_SCHEMA = pa.schema(
     [
@@ -301,3 +309,22 @@ def mean_multiplier(found: pa.Table) -> Decimal:
         return ONE
     total = Decimal(pc.sum(pc.fill_null(found["multiplier"], ONE)).as_py())
     return Decimal(total / found.num_rows)
+
+
+def tiered(connection: duckdb.DuckDBPyConnection, found: pa.Table, tiers: pa.Table) -> pa.Table:
+    """Episodes with the tier of their severity in the price group, where there is one."""
+    connection.register("episodes", found)
+    connection.register("tiers", tiers)
+    return (
+        connection.sql(
+            """
+        SELECT e.* REPLACE (e.price_group || coalesce('-' || t.tier, '') AS price_group)
+        FROM episodes e LEFT JOIN tiers t ON t.member = e.member
+          AND (t.anchor_start IS NULL OR t.anchor_start = e.anchor_start)
+        QUALIFY row_number() OVER (PARTITION BY e.episode, e.period ORDER BY t.anchor_start NULLS LAST, t.tier) = 1
+        ORDER BY episode, period
+        """
+        )
+        .to_arrow_table()
+        .cast(found.schema)
+    )

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from fhir_gateway.attribution import member_months
+from fhir_gateway.attribution.eligibility import covered_days
 
 YEAR = (date(2024, 1, 1), date(2024, 12, 31))
 SPANS = [
@@ -67,6 +68,26 @@ def test_death_ends_coverage(make_coverage: Any) -> None:
     deaths = pa.table({"member": ["a"], "died": pa.array([date(2024, 3, 14)], pa.date32())})
     coverage = make_coverage(("a", "2024-01-01", None, "AB", "active"))
     assert months(coverage, "snapshot_15th", deaths=deaths) == {"a": 2}
+
+
+def test_days_covered_by_all_parts_and_nothing_excluded(make_coverage: Any) -> None:
+    coverage = make_coverage(
+        ("a", "2024-01-01", "2024-06-30", "A", "active"),
+        ("a", "2024-02-01", "2024-03-31", "B", "active"),
+        ("a", "2024-04-01", "2024-12-31", "B", "active"),
+        ("a", "2024-05-01", "2024-05-31", "MA", "active"),
+        ("b", "2024-01-01", None, "A", "active"),
+        ("c", "2024-01-01", "2024-01-31", "B", "cancelled"),
+    )
+    deaths = pa.table({"member": ["a"], "died": pa.array([date(2024, 6, 20)], pa.date32())})
+    parts = {"A": ["A"], "B": ["B"]}
+    found = covered_days(coverage, ["A", "B"], ["MA"], deaths, parts).to_pylist()
+    assert [(one["member"], one["start"], one["end"]) for one in found] == [
+        ("a", date(2024, 2, 1), date(2024, 4, 30)),
+        ("a", date(2024, 6, 1), date(2024, 6, 20)),
+    ]
+    alone = covered_days(coverage, ["B"]).to_pylist()
+    assert [(one["member"], one["start"], one["end"]) for one in alone] == [("a", date(2024, 2, 1), date(2024, 12, 31))]
 
 
 def test_types(make_coverage: Any) -> None:

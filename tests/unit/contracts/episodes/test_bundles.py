@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from arrangement_parts import D, inputs, paid, prices, settle, terms
 from contract_parts import measure
@@ -14,6 +16,7 @@ from episode_parts import definition, line, stay
 from fhir_gateway.contracts import MeasureScore
 from fhir_gateway.contracts.terms import MeasureTerms
 from fhir_gateway.errors import ContractError
+from fhir_gateway.r4.spec import arrow_type, column_structure
 
 WHOLE = [{"id": "all", "match": {}}]
 
@@ -33,6 +36,37 @@ def test_difference_is_owed() -> None:
     assert lines["LEJR.470.counted"].because == ("b.LEJR.470.actual", "b.LEJR.470.outside")
     assert lines["LEJR.470.outside"].value == 0
     assert lines["LEJR.470.target"].because == ("b.LEJR.470.prices",)
+
+
+def test_who_is_covered_by_coverage() -> None:
+    """Part A and B from the anchor to the window's end, and no plan of its own in between."""
+    parts = {"A": ["A"], "B": ["B"]}
+    made = retrospective(episode=definition(covered={"exclude_types": ["MA"], "parts": parts}).model_dump())
+    spans = {
+        "m0": [("A", "2026-01-01", None), ("B", "2026-02-01", None)],
+        "m1": [("A", "2026-01-01", None), ("B", "2026-03-02", None)],
+        "m2": [("A", "2026-01-01", None), ("B", "2026-01-01", None), ("MA", "2026-03-15", "2026-03-31")],
+    }
+    schema = pa.schema(
+        [("_member", pa.string()), ("_source", pa.string()), ("id", pa.string())]
+        + [(name, arrow_type(column_structure("Coverage")[name])) for name in ("status", "type", "period")]
+    )
+    coverage = [
+        {
+            "_member": member, "_source": "payer", "id": f"{member}-{kind}", "status": "active",
+            "type": {"coding": [{"code": kind}]}, "period": {"start": start, "end": end},
+        }
+        for member, stated in spans.items() for kind, start, end in stated
+    ]  # fmt: skip
+    known = inputs(made, stays(100, 100, 100, 100))
+    with pytest.raises(ContractError, match="Coverage is needed"):
+        made.episodes(known)
+    assert known.facts is not None
+    covered = replace(known, facts=replace(known.facts, coverage=pa.Table.from_pylist(coverage, schema)))
+    found = {row["member"]: row["reason"] for row in made.episodes(covered).to_pylist()}
+    assert found == {"m0": None, "m1": "not-eligible", "m2": "not-eligible", "m3": "not-eligible"}
+    with pytest.raises(ContractError, match="the episode's terms say who is covered"):
+        retrospective(episode=definition(covered={}).model_dump(), eligibility="eligibility")
 
 
 def test_discount_and_shares() -> None:
