@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -194,6 +195,13 @@ def validation(served: Operation, body: bool = False) -> dict[str, Any]:
         schema = {"type": "object", "required": ["resourceType"]}
         extra["requestBody"] = {"content": {FHIR_JSON: {"schema": schema}}, "required": False}
     return route(f"${served.code}", served.returns, (*_ALL, 413, 415, 422), **extra)
+
+
+def with_lines(described: dict[str, Any], media_types: Sequence[str]) -> dict[str, Any]:
+    """A route whose body may be NDJSON of these types as well."""
+    for one in media_types:
+        described["openapi_extra"]["requestBody"]["content"][one] = {"schema": {"type": "string"}}
+    return described
 
 
 def upload(media_types: list[str]) -> dict[str, Any]:

@@ -130,6 +130,29 @@ RA_EVALUATE_MEASURE = Operation(
     "The same for one model, as RA 2.1.0 calls it.",
     "Parameters",
 )
+CHECK_CLAIMS = Operation(
+    "check",
+    "https://fhir-gateway.example/fhir/OperationDefinition/check",
+    (
+        ("submitted", "day of submission; without it the day on which each claim says that it was created"),
+        ("edit", "id or family of an edit; repeatable; all of them without it"),
+    ),
+    "Checks a Claim, a Bundle of Claims or NDJSON of Claims before they are submitted: an OperationOutcome for each, with "
+    "what could not be checked.",
+    "Parameters",
+)
+DENIALS = Operation(
+    "denials",
+    "https://fhir-gateway.example/fhir/OperationDefinition/denials",
+    (
+        ("by", "reason (default), payer, provider, code or month"),
+        ("start", "claims that were first answered on or after this day"),
+        ("end", "claims that were first answered on or before this day"),
+    ),
+    "What payers denied of the patients that the client sees: lines and amounts, first-pass denials, what was "
+    "overturned, and what an edit would have found.",
+    "Parameters",
+)
 SUBSCRIPTION_STATUS = Operation(
     "status",
     SUBSCRIPTIONS + "OperationDefinition/backport-subscription-status",

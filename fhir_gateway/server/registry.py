@@ -14,6 +14,8 @@ from fhir_gateway.db.search.clinical import CLINICAL, clinical_definition
 from fhir_gateway.db.search.parameters import search_parameters
 from fhir_gateway.server.operation_definitions import (
     ATTRIBUTION_OPERATIONS,
+    CHECK_CLAIMS,
+    DENIALS,
     PAYMENT_ROWS,
     RA_EVALUATE_MEASURE,
     RA_REPORT,
@@ -291,13 +293,14 @@ SYSTEM_OPERATIONS = (EXPORT, IMPORT)
 TYPE_OPERATIONS = (VALIDATE,)
 
 
-_WRITES = frozenset({"create", "update", "patch", "delete"})
+#: What clients may do to types that they write.
+WRITES = frozenset({"create", "update", "patch", "delete"})
 
 
-def _sent(name: str, documentation: str) -> ServedType:
+def _sent(name: str, documentation: str, operations: tuple[Operation, ...] = ()) -> ServedType:
     """A type that sources send, clients that write it among them."""
     how = "Clients write as senders do: each is a source of its own and changes what it wrote itself."
-    return ServedType(name, f"{documentation} {how}", writes=_WRITES)
+    return ServedType(name, f"{documentation} {how}", operations=operations, writes=WRITES)
 
 
 _TYPES = (
@@ -319,7 +322,7 @@ _TYPES = (
         "Attribution lists: one ATR Group for each contract. Clients may keep lists of their own, which open nothing.",
         (ATR + "atr-group",),
         (*ATTRIBUTION_OPERATIONS, DAVINCI_DATA_EXPORT, GROUP_EXPORT),
-        writes=_WRITES,
+        writes=WRITES,
     ),
     ServedType("Library", "Logic of the measures: CQL with its compiled ELM."),
     ServedType(
@@ -341,7 +344,7 @@ _TYPES = (
             _BASE + "StructureDefinition/recomputable-measurereport",
         ),
         (RA_REPORT, PAYMENT_ROWS),
-        writes=_WRITES,
+        writes=WRITES,
     ),
     _sent("Location", "Places of care."),
     _sent("Organization", "Payers and provider organizations."),
@@ -350,7 +353,7 @@ _TYPES = (
         "Persons: one for all Patient resources of the same human; what a client writes becomes part of one.",
         (),
         (PATIENT_EXPORT, EVERYTHING),
-        writes=_WRITES,
+        writes=WRITES,
     ),
     _sent("Practitioner", "Practitioners that members are attributed to."),
     _sent("PractitionerRole", "Roles of practitioners in organizations."),
@@ -369,7 +372,11 @@ _TYPES = (
         own_writes=frozenset({"create", "update", "delete"}),
     ),
     *(
-        _sent(name, "As its source sent it, about the person as served. A search names whose: patient, or _id of some.")
+        _sent(
+            name,
+            "As its source sent it, about the person as served. A search names whose: patient, or _id of some.",
+            {"Claim": (CHECK_CLAIMS,), "ExplanationOfBenefit": (DENIALS,)}.get(name, ()),
+        )
         for name in sorted(CLINICAL)
     ),
     ServedType("CapabilityStatement", "What this server does, as /metadata says it."),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from cases import CASES, GOOD, Case
 
 from fhir_gateway.claim_edits import Checked, TableStore, check, edits
 from fhir_gateway.claim_edits.grounds import GROUNDS
+from fhir_gateway.claim_edits.outcome import NOT_CHECKED
 from tests.support.claims import Claim, context, institutional, rows_of, write_tables
 
 
@@ -62,6 +65,15 @@ def test_a_good_claim_is_clean_with_everything_checked(claim: Claim, tables: Tab
     assert unchecked(checked) == set()
     assert checked.claims["clean"].to_pylist() == [True]
     assert len(checked.tables) == len(tables.versions())
+
+
+def test_the_code_system_has_every_edit() -> None:
+    file = Path(__file__).parents[3] / "profiles" / "CodeSystem-claim-edit.json"
+    concepts = {one["code"]: one["display"] for one in json.loads(file.read_text(encoding="utf-8"))["concept"]}
+    assert {code: text for code, text in concepts.items() if code != NOT_CHECKED} == {
+        edit.id: edit.message for edit in edits().values()
+    }
+    assert NOT_CHECKED in concepts
 
 
 def test_edits_are_whole() -> None:
