@@ -28,6 +28,7 @@ from fhir_gateway.jobs.push import tidy
 from fhir_gateway.r4.spec import resource_types
 from fhir_gateway.server import (
     attribution_lists,
+    claims,
     clients,
     coding_gaps,
     davinci_export,
@@ -134,6 +135,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     app.include_router(payment_rows.router(gateway), prefix=FHIR_PATH)
     app.include_router(subscriptions.router(gateway), prefix=FHIR_PATH)
     app.include_router(coding_gaps.router(gateway), prefix=FHIR_PATH)
+    app.include_router(claims.router(gateway), prefix=FHIR_PATH)
     app.include_router(imports.router(gateway), prefix=FHIR_PATH)
     app.include_router(validate.router(gateway, catalogs), prefix=FHIR_PATH)
     app.include_router(respond_async.router(), prefix=FHIR_PATH)
