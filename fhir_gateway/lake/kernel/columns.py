@@ -92,9 +92,9 @@ def gather(
 
     Each has as many of the ``events`` as ``told`` says, the ``odd`` ones are only read. ``offsets`` (one longer than
     there are resources) receives where each is. ``root`` is the level of the resources, ``levels`` counts rows.
-    ``halves`` and ``words`` are the arena in steps of 4 and 8 bytes. ``pieces`` (at ``pieces_address``) has 2 * RUN rows
-    of two numbers and 64 bytes more: resources that lie one after another are read at once. Answers the one that cannot
-    be read, or -1.
+    ``halves`` and ``words`` are the arena in steps of 4 and 8 bytes. Resources that lie one after another are read at
+    once: for that ``pieces`` (at ``pieces_address``) has 2 * RUN rows of two numbers, and 64 bytes more. Answers the
+    one that cannot be read, or -1.
     """
     at = 0
     e = 0
