@@ -65,7 +65,7 @@ def by_hccinfhir(members: pa.Table, diagnoses: pa.Table, model: str) -> tuple[fl
 def main() -> None:
     """Print members per CPU second."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("members", type=int, nargs="*", default=[100_000])
+    parser.add_argument("members", type=int, nargs="*", default=[100_000, 1_000_000])
     arguments = parser.parse_args()
     model, year = "V28", 2026
     for count in arguments.members:

@@ -55,6 +55,8 @@ def random_members(count: int, model: str, year: int, seed: int = 7, youngest: i
 
 def ours(members: Sequence[Member], model: str, year: int) -> list[tuple[Decimal, dict[str, Decimal]]]:
     """Raw score and components of each member, by our columns."""
+    if not members:
+        return []
     people = pa.Table.from_pylist(
         [{name: value for name, value in one.items() if name != "diagnoses"} for one in members]
     )
@@ -106,30 +108,38 @@ def of_peer(members: Sequence[Member], model: str, year: int, python: Path) -> l
     return list(json.loads(done.stdout))
 
 
-def cause_with_hccinfhir(member: Member) -> str | None:
-    """What we do otherwise on purpose, where it can matter for this member."""
+IN_INSTITUTION = "a new enrollee in an institution has the new enrollee score, not an institutional one without a cell"
+OF_BAND = "a new enrollee of 65 to 69 with OREC 2 or 3 has the cell of his age, not of a band without coefficient"
+OF_TWO = "an age edit takes a code out of all of its categories, not out of one of two"
+
+
+def without_cause(member: Member, of_two: frozenset[str]) -> tuple[str, Member] | None:
+    """What we do otherwise on purpose and can matter for this member, and the member without it."""
     if member["new_enrollee"] and member["lti"]:
-        return "a new enrollee in an institution has the new enrollee score, not an institutional one without a cell"
+        return IN_INSTITUTION, member | {"lti": False, "orec": "0" if member["orec"] in ("2", "3") else member["orec"]}
     if member["new_enrollee"] and member["orec"] in ("2", "3"):
-        return "a new enrollee of 65 to 69 with OREC 2 or 3 has the cell of his age, not of a band without coefficient"
+        return OF_BAND, member | {"orec": "0"}
     if member["age"] < 15:
-        return "an age edit takes a code out of all of its categories, not out of one of two"
+        return OF_TWO, member | {"diagnoses": [code for code in member["diagnoses"] if code not in of_two]}
     return None
 
 
 def compare_hccinfhir(count: int, model: str, year: int) -> tuple[int, Counter[str]]:
     """How many agree in score and every component, and why the others do not."""
     members = random_members(count, model, year)
-    causes: Counter[str] = Counter()
-    agree = 0
-    for member, mine, theirs in zip(
-        members, ours(members, model, year), of_hccinfhir(members, model, year), strict=True
-    ):
-        if mine == theirs:
-            agree += 1
-        else:
-            causes[cause_with_hccinfhir(member) or "unexplained"] += 1
-    return agree, causes
+    tables = model_tables(payment_year(year, proposed=True).model(model))
+    several = (tables.first[1:] - tables.first[:-1]) > 1
+    edited = (tables.edits.age_max >= 0) | (tables.edits.age_min >= 0)
+    of_two = frozenset(pa.array(tables.codes).filter(pa.array(several & edited)).to_pylist())
+    both = zip(members, ours(members, model, year), of_hccinfhir(members, model, year), strict=True)
+    differing = [member for member, mine, theirs in both if mine != theirs]
+    changed = [without_cause(member, of_two) for member in differing]
+    again = [one[1] for one in changed if one is not None]
+    same = iter(
+        mine == theirs for mine, theirs in zip(ours(again, model, year), of_hccinfhir(again, model, year), strict=True)
+    )
+    causes = Counter(one[0] if one is not None and next(same) else "unexplained" for one in changed)
+    return count - len(differing), causes
 
 
 def compare_peer(count: int, model: str, year: int, python: Path) -> tuple[int, Counter[str]]:
@@ -170,11 +180,14 @@ def compare_peer(count: int, model: str, year: int, python: Path) -> tuple[int, 
             else:
                 still.append(entry)
         doubtful = still
-    for member, *_ in doubtful:
-        if member["new_enrollee"] and member["snp"]:
-            causes["no segment of new enrollees of special needs plans (SNPNE)"] += 1
-        else:
-            causes["unexplained"] += 1
+    rest = [
+        {**member, "snp": False, "diagnoses": [c for c in member["diagnoses"] if c not in (*otherwise, *by_edit)]}
+        for member, otherwise, by_edit in doubtful
+    ]
+    again = zip(ours(rest, model, year), of_peer(rest, model, year, python), strict=True) if rest else ()
+    for (raw, _), other in again:
+        same = raw == Decimal(str(round(other["raw"], 3)))
+        causes["no segment of new enrollees of special needs plans (SNPNE)" if same else "unexplained"] += 1
     return agree, causes
 
 
