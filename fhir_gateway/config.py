@@ -8,6 +8,7 @@ platforms set some with this prefix themselves (Kubernetes gives each container 
 from __future__ import annotations
 
 import os
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -40,6 +41,16 @@ class Issuer(BaseModel):
     typ: Literal["at+jwt", "jwt"] = Field(
         default="at+jwt", description="Type in the header; `jwt` for issuers that say no better."
     )
+
+
+class Threshold(BaseModel):
+    """A line of a contract's settlements, and the value on whose other side somebody is told."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    contract: str = Field(description="Id of the contract.")
+    line: str = Field(description="Id of the line of its settlement.")
+    value: Decimal = Field(description="The threshold: a line is below it, or not.")
 
 
 class Settings(BaseSettings):
@@ -154,6 +165,20 @@ class Settings(BaseSettings):
         description="Where notifications may go: https in the public Internet, or anywhere (private networks, http).",
     )
     subscriptions_per_client: int = Field(default=20, ge=1, description="Subscriptions that one client may have.")
+    alert_days: int = Field(
+        default=7,
+        ge=1,
+        le=90,
+        description="Days after which an admission or visit is no alert any more.",
+    )
+    alert_thresholds: tuple[Threshold, ...] = Field(
+        default=(), description="Lines of settlements whose value is watched: a JSON list (see alerts.md)."
+    )
+    smtp_url: SecretStr | None = Field(
+        default=None,
+        description="Mail server of alerts: `smtp://`, `smtp+starttls://` or `smtps://`, host, port, user, password.",
+    )
+    smtp_from: str = Field(default="fhir-gateway@localhost", description="Sender of alerts by mail.")
     client_requests_per_minute: int = Field(
         default=6000, ge=0, description="Requests of one client in a minute; more are a 429. 0: no limit."
     )

@@ -18,6 +18,7 @@ from fhir_gateway.errors import ConfigurationError, Location
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from fhir_gateway.alerts.store import AlertStore
     from fhir_gateway.attribution.selection_store import SelectionStore
     from fhir_gateway.attribution.store import DecisionStore
     from fhir_gateway.auth.service import AuthorizationServer
@@ -179,6 +180,13 @@ class Gateway:
         from fhir_gateway.outreach.store import OutreachStore
 
         return OutreachStore(self.engine)
+
+    @cached_property
+    def alerts(self) -> AlertStore:
+        """What happened, and who is told of it."""
+        from fhir_gateway.alerts.store import AlertStore
+
+        return AlertStore(self.engine, self.secrets)
 
     @cached_property
     def authorization(self) -> AuthorizationServer:

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from fhir_gateway.cli import (
+    alerts,
     audit,
     claims,
     claims,
@@ -67,6 +68,7 @@ app.add_typer(experience.app, name="experience")
 app.add_typer(predict.app, name="predict")
 app.add_typer(risk.app, name="risk")
 app.add_typer(outreach.app, name="outreach")
+app.add_typer(alerts.app, name="alerts")
 app.add_typer(utilization.app, name="utilization")
 app.command("pull")(pull.pull)
 app.command("ledger")(ledger.ledger)

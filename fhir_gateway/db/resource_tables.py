@@ -29,7 +29,7 @@ class ResourceRow(SQLModel, table=True):
 
 
 #: Types whose changes are noted for subscriptions.
-WATCHED = frozenset({"Group", "MeasureReport"})
+WATCHED = frozenset({"CommunicationRequest", "Group", "MeasureReport"})
 
 
 class ResourceChangeRow(SQLModel, table=True):

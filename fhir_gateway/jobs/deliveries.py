@@ -28,6 +28,7 @@ from fhir_gateway.jobs.locks import hold
 from fhir_gateway.jobs.rest_hook import DeliveryError, RestHook
 from fhir_gateway.subscriptions.notifications import Event, Kind, notification
 from fhir_gateway.subscriptions.store import Change, Channel
+from fhir_gateway.subscriptions.topics import TOPICS
 
 _log = logging.getLogger("fhir_gateway.subscriptions")
 _AT_ONCE = 500
@@ -81,7 +82,8 @@ def audience_of(gateway: Gateway, channel: Channel) -> Audience | None:
 
 def _matching(gateway: Gateway, channel: Channel, audience: Audience, ids: set[str]) -> set[str]:
     """Ids of the visible resources that meet the filters."""
-    kind, criteria = channel.terms.resource_type, channel.terms.criteria
+    kind = channel.terms.resource_type
+    criteria = (*TOPICS[channel.terms.topic].criteria, *channel.terms.criteria)
     seen = gateway.resources.seen_by(audience).read_many((kind, one) for one in sorted(ids))
     base, now = _base(gateway), datetime.now(UTC)
     return {one.id for one in seen if not criteria or matches(one.json(), criteria, base, now)}

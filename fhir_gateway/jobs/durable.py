@@ -20,6 +20,7 @@ from dbos import DBOS, SetWorkflowID
 from fhir_gateway.errors import ConflictError, GatewayError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs import pull, requests
+from fhir_gateway.jobs.alert_delivery import AlertWatch
 from fhir_gateway.jobs.book import APPLICATION, QUEUE, QUEUES, VERSION, Job, JobBook, JsonValues, open_database
 from fhir_gateway.jobs.calculations import CALCULATIONS
 from fhir_gateway.jobs.deliveries import Deliveries
@@ -89,6 +90,7 @@ class Worker:
                     REQUESTS, worker_concurrency=settings.async_at_once, polling_interval_sec=_REQUESTS_SECONDS
                 )
                 self._held.enter_context(Deliveries(self.gateway))
+                self._held.enter_context(AlertWatch(self.gateway))
                 self._patrol = threading.Thread(target=self._go_on, name="jobs-patrol", daemon=True)
                 self._patrol.start()
         except BaseException:

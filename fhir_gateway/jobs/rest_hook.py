@@ -39,7 +39,14 @@ class RestHook:
         """Close all connections."""
         self._client.close()
 
-    def send(self, endpoint: str, headers: Sequence[tuple[str, str]], body: bytes, timeout: float) -> None:
+    def send(
+        self,
+        endpoint: str,
+        headers: Sequence[tuple[str, str]],
+        body: bytes,
+        timeout: float,
+        content_type: str = FHIR_JSON,
+    ) -> None:
         """POST a notification; DeliveryError unless the answer is a 2xx in time."""
         check_endpoint(endpoint, public_only=self._public_only)
         parts = urlsplit(endpoint)
@@ -48,7 +55,7 @@ class RestHook:
         address = self._address(host, port)
         where = f"[{address}]" if ":" in address else address
         pinned = parts._replace(netloc=f"{where}:{port}").geturl()
-        sent = [*headers, ("Host", parts.netloc), ("Content-Type", FHIR_JSON), ("Accept", FHIR_JSON)]
+        sent = [*headers, ("Host", parts.netloc), ("Content-Type", content_type), ("Accept", FHIR_JSON)]
         try:
             with self._client.stream(
                 "POST", pinned, content=body, headers=sent, timeout=timeout, extensions={"sni_hostname": host}

@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from fhir_gateway.db.search.criteria import Criterion
+
+_ALERT = "https://fhir-gateway.example/fhir/CodeSystem/alert"
+
 
 @dataclass(frozen=True, slots=True)
 class Topic:
@@ -14,6 +18,11 @@ class Topic:
     url: str
     resource_type: str
     title: str
+    criteria: tuple[Criterion, ...] = ()  # which resources of the type it is about; all of them without
+
+
+def _of_kinds(*kinds: str) -> tuple[Criterion, ...]:
+    return (("category", ",".join(f"{_ALERT}|{one}" for one in kinds)),)
 
 
 _TOPICS = (
@@ -26,6 +35,18 @@ _TOPICS = (
         "https://fhir-gateway.example/fhir/SubscriptionTopic/measure-report",
         "MeasureReport",
         "A stored MeasureReport is new or has a new version: summaries of runs, and what a contract came to.",
+    ),
+    Topic(
+        "https://fhir-gateway.example/fhir/SubscriptionTopic/encounter-alert",
+        "CommunicationRequest",
+        "Somebody was admitted, discharged, or in an emergency department.",
+        _of_kinds("admission", "discharge", "emergency-visit"),
+    ),
+    Topic(
+        "https://fhir-gateway.example/fhir/SubscriptionTopic/gap-alert",
+        "CommunicationRequest",
+        "A gap in care opened or closed between two runs of a measure.",
+        _of_kinds("gap-opened", "gap-closed"),
     ),
 )
 TOPICS: Mapping[str, Topic] = MappingProxyType({one.url: one for one in _TOPICS})

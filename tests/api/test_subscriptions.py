@@ -24,6 +24,7 @@ from fhir_gateway.jobs.deliveries import Deliveries, Patience, deliver, spread
 from fhir_gateway.jobs.rest_hook import DeliveryError, RestHook
 from fhir_gateway.server.app import create_app
 from fhir_gateway.subscriptions.models import is_public
+from fhir_gateway.subscriptions.topics import TOPICS
 from tests.support.subscriber import Subscriber
 from tests.support.waiting import until
 
@@ -437,5 +438,5 @@ async def test_wrong_subscriptions_are_refused_by_element(
 async def test_topics_are_named_by_the_capability_statement(story: Story) -> None:
     statement = (await story.get("operator", "metadata")).json()
     (entry,) = [one for one in statement["rest"][0]["resource"] if one["type"] == "Subscription"]
-    assert {one["valueCanonical"] for one in entry["extension"]} == {LISTS, REPORTS}
+    assert {one["valueCanonical"] for one in entry["extension"]} == set(TOPICS) >= {LISTS, REPORTS}
     assert {"create", "update", "delete", "read", "search-type"} <= {one["code"] for one in entry["interaction"]}

@@ -1,0 +1,324 @@
+"""Alerts: once per event, from whatever source; gaps between runs; webhooks and mail until they were taken."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import socketserver
+import threading
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pydantic import SecretStr
+
+from fhir_gateway.alerts.models import Alert, communication_request
+from fhir_gateway.config import Settings
+from fhir_gateway.db.search.matching import matches
+from fhir_gateway.errors import InputError, NotFoundError
+from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs.alert_delivery import deliver, message, send_mail, signature
+from fhir_gateway.jobs.alerts import find, wanted
+from fhir_gateway.jobs.deliveries import Patience
+from fhir_gateway.jobs.pull import pull_files
+from fhir_gateway.jobs.rest_hook import DeliveryError, RestHook
+from fhir_gateway.measures.model import GroupResult, MeasureResult, PopulationResult
+from fhir_gateway.subscriptions.topics import TOPICS
+
+NOW = datetime(2025, 6, 30, 12, tzinfo=UTC)
+MBI = "http://hl7.org/fhir/sid/us-mbi"
+
+
+def person() -> dict[str, Any]:
+    return {
+        "resourceType": "Patient",
+        "id": "1",
+        "birthDate": "1950-01-01",
+        "gender": "female",
+        "name": [{"family": "Secretname", "given": ["Ann"]}],
+        "identifier": [{"system": MBI, "value": "1EG4TE5MK73"}],
+    }
+
+
+def encounter(name: str, kind: str, start: str, end: str | None = None, status: str = "finished") -> dict[str, Any]:
+    return {
+        "resourceType": "Encounter",
+        "id": name,
+        "status": status,
+        "class": {"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": kind},
+        "subject": {"reference": "Patient/1"},
+        "period": {"start": f"{start}T10:00:00Z"} | ({"end": f"{end}T12:00:00Z"} if end else {}),
+    }
+
+
+class Lake:
+    """A gateway that is sent more and more."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.sent = folder, 0
+        self.gateway = Gateway(Settings(data_dir=folder / "data", lake_buckets=1))
+
+    def send(self, *resources: dict[str, Any], source: str = "ehr") -> list[str]:
+        """Take resources in and look; the kinds of the alerts that it gave."""
+        self.sent += 1
+        file = self.folder / f"sent-{self.sent}.ndjson"
+        file.write_text("\n".join(map(json.dumps, [person(), *resources])))
+        pull_files(self.gateway, [file], source)
+        return [one.kind for one in find(self.gateway, NOW)]
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Iterator[Lake]:
+    made = Lake(tmp_path)
+    yield made
+    made.gateway.engine.dispose()
+
+
+def test_the_first_look_tells_nothing(lake: Lake) -> None:
+    assert lake.send(encounter("a", "IMP", "2025-06-28", "2025-06-29")) == []
+    assert find(lake.gateway, NOW) == []
+
+
+def test_a_stay_is_told_when_it_begins_and_when_it_ends(lake: Lake) -> None:
+    lake.send()
+    assert lake.send(encounter("a", "EMER", "2025-06-28", status="in-progress")) == ["emergency-visit"]
+    assert lake.send(encounter("a", "IMP", "2025-06-28", status="in-progress")) == ["admission"]
+    assert lake.send(encounter("a", "IMP", "2025-06-28", status="onleave")) == []
+    assert lake.send(encounter("a", "IMP", "2025-06-28", "2025-06-30")) == ["discharge"]
+    assert lake.send(encounter("a", "IMP", "2025-06-28", "2025-06-30") | {"serviceType": {"text": "x"}}) == []
+
+
+def test_two_sources_of_one_event_are_one_alert(lake: Lake) -> None:
+    lake.send()
+    lake.send(source="hie")
+    assert lake.send(encounter("a", "IMP", "2025-06-27", status="in-progress")) == ["admission"]
+    # the other source has it a day later, and knows the end first
+    assert lake.send(encounter("x", "IMP", "2025-06-27", "2025-06-29"), source="hie") == ["discharge"]
+    assert lake.send(encounter("a", "IMP", "2025-06-27", "2025-06-29")) == []
+    assert lake.send(encounter("b", "EMER", "2025-06-30"), encounter("c", "EMER", "2025-06-29")) == [
+        "emergency-visit", "emergency-visit"
+    ]  # fmt: skip
+
+
+def test_what_is_old_cancelled_or_planned_is_no_alert(lake: Lake) -> None:
+    lake.send()
+    assert lake.send(
+        encounter("old", "IMP", "2025-05-01", "2025-05-02"),
+        encounter("planned", "IMP", "2025-06-30", status="planned"),
+        encounter("cancelled", "EMER", "2025-06-30", status="cancelled"),
+        encounter("office", "AMB", "2025-06-30"),
+    ) == []  # fmt: skip
+
+
+def test_alerts_are_served_once_and_without_names(lake: Lake) -> None:
+    lake.send()
+    lake.send(encounter("a", "IMP", "2025-06-28", status="in-progress"))
+    find(lake.gateway, NOW)
+    [served] = lake.gateway.resources.search("CommunicationRequest", [("category", "admission")]).resources
+    assert served.version == 1
+    assert served.json()["about"] == [{"reference": "Encounter/ehr-a"}]
+    assert lake.gateway.validator.validate(served.json()).valid
+    assert "Secretname" not in served.body.decode()
+
+
+class Taken(RestHook):
+    """A webhook that fails as often as it is told, and keeps what it takes."""
+
+    def __init__(self, failures: int = 0) -> None:
+        super().__init__(public_only=True)
+        self.failures, self.sent = failures, list[tuple[list[tuple[str, str]], bytes, str]]()
+
+    def send(
+        self, endpoint: str, headers: Any, body: bytes, timeout: float, content_type: str = "application/fhir+json"
+    ) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise DeliveryError("the endpoint answered 503")
+        self.sent.append((list(headers), body, content_type))
+
+
+def channel(lake: Lake, **more: Any) -> tuple[str, str]:
+    given = {"medium": "webhook", "target": "https://care.example.org/hook", "kinds": [], "contract": None} | more
+    made, secret = lake.gateway.alerts.add_channel(**given, by="test", at=NOW)
+    return made.id, secret
+
+
+def test_a_webhook_is_told_signed_and_once(lake: Lake) -> None:
+    assert not wanted(lake.gateway)
+    _, secret = channel(lake)
+    assert wanted(lake.gateway)
+    lake.send()
+    lake.send(encounter("a", "IMP", "2025-06-28", status="in-progress"))
+    hook = Taken()
+    assert deliver(lake.gateway, hook) == 1
+    assert deliver(lake.gateway, hook) == 0
+    [(headers, body, content_type)] = hook.sent
+    assert content_type == "application/json"
+    [alert] = json.loads(body)["alerts"]
+    assert (alert["kind"], alert["day"], alert["about"]) == ("admission", "2025-06-28", "Encounter/ehr-a")
+    [(name, value)] = headers
+    stamp, given = (part.partition("=")[2] for part in value.split(","))
+    expected = hmac.new(secret.encode(), f"{stamp}.".encode() + body, hashlib.sha256).hexdigest()
+    assert (name, given) == ("X-Gateway-Signature", expected)
+    assert signature(secret.encode(), stamp, body) == value
+    assert b"Secretname" not in body
+
+
+def test_a_webhook_that_fails_is_told_later(lake: Lake) -> None:
+    name, _ = channel(lake)
+    lake.send()
+    lake.send(encounter("a", "IMP", "2025-06-28", status="in-progress"))
+    hook, patience = Taken(failures=3), Patience(first=0.0, longest=0.0)
+    for state, failures in (("active", 1), ("active", 2), ("error", 3)):
+        assert deliver(lake.gateway, hook, patience) == 0
+        now = lake.gateway.alerts.channel(name)
+        assert (now.state, now.failures, now.error) == (state, failures, "the endpoint answered 503")
+    assert deliver(lake.gateway, hook, patience) == 1
+    now = lake.gateway.alerts.channel(name)
+    assert (now.state, now.failures, now.error) == ("active", 0, None)
+
+
+def test_a_channel_hears_of_its_kinds_and_of_its_contract(lake: Lake) -> None:
+    visits, _ = channel(lake, kinds=["emergency-visit"])
+    other, _ = channel(lake, contract="other")
+    lake.send()
+    lake.send(encounter("a", "IMP", "2025-06-28", status="in-progress"), encounter("b", "EMER", "2025-06-28"))
+    assert [one.kind for _, one in lake.gateway.alerts.waiting(visits, 10)] == ["emergency-visit"]
+    assert lake.gateway.alerts.waiting(other, 10) == []
+    with pytest.raises(InputError):
+        channel(lake, kinds=["nonsense"])
+    lake.gateway.alerts.remove_channel(visits)
+    with pytest.raises(NotFoundError):
+        lake.gateway.alerts.channel(visits)
+
+
+def test_a_target_is_not_kept_in_clear(lake: Lake) -> None:
+    channel(lake, target="https://care.example.org/secret-path")
+    stored = (lake.folder / "data" / "control.db").read_bytes()
+    assert b"secret-path" not in stored
+
+
+def test_a_webhook_into_a_private_network_is_not_reached(lake: Lake) -> None:
+    name, _ = channel(lake, target="https://localhost/hook")
+    lake.send()
+    lake.send(encounter("a", "IMP", "2025-06-28", status="in-progress"))
+    hook = RestHook(public_only=True)
+    assert deliver(lake.gateway, hook) == 0
+    hook.close()
+    assert "private network" in (lake.gateway.alerts.channel(name).error or "")
+
+
+def alert(number: int, kind: str = "admission") -> Alert:
+    return Alert(kind, f"k{number}", "Admitted to hospital, 2025-06-28", NOW.isoformat(), member="p1")
+
+
+def test_a_mail_counts_and_names_nobody(lake: Lake) -> None:
+    mail = message([alert(1), alert(2), alert(3, "gap-opened")], "care@example.org", lake.gateway.settings)
+    assert mail["Subject"] == "3 alerts"
+    text = mail.get_content()
+    assert "admission: 2" in text
+    assert "/fhir/CommunicationRequest?category=alert" in text
+    assert "p1" not in text
+    assert "2025-06-28" not in text
+
+
+class _Mailbox(socketserver.StreamRequestHandler):
+    """As much of SMTP as a client needs to leave a message."""
+
+    def handle(self) -> None:
+        taken: list[str] = self.server.taken  # type: ignore[attr-defined]
+        self.wfile.write(b"220 here\r\n")
+        inside = False
+        for line in self.rfile:
+            text = line.decode().rstrip("\r\n")
+            taken.append(text)
+            if inside:
+                inside = text != "."
+                if not inside:
+                    self.wfile.write(b"250 taken\r\n")
+            elif text.upper() == "DATA":
+                inside = True
+                self.wfile.write(b"354 go on\r\n")
+            elif text.upper() == "QUIT":
+                self.wfile.write(b"221 bye\r\n")
+                return
+            else:
+                self.wfile.write(b"250 ok\r\n")
+
+
+def test_a_mail_is_left_at_the_server() -> None:
+    with socketserver.TCPServer(("127.0.0.1", 0), _Mailbox) as server:
+        server.taken = []  # type: ignore[attr-defined]
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        mail = EmailMessage()
+        mail["From"], mail["To"], mail["Subject"] = "a@example.org", "b@example.org", "1 alerts"
+        mail.set_content("admission: 1\n")
+        send_mail(Settings(smtp_url=SecretStr(f"smtp://127.0.0.1:{server.server_address[1]}")), mail)
+        thread.join()
+        taken: list[str] = server.taken  # type: ignore[attr-defined]
+    assert "admission: 1" in taken
+
+
+def test_without_a_mail_server_nothing_is_lost(lake: Lake) -> None:
+    name, _ = channel(lake, medium="mail", target="care@example.org")
+    lake.send()
+    lake.send(encounter("a", "IMP", "2025-06-28", status="in-progress"))
+    hook = Taken()
+    assert deliver(lake.gateway, hook) == 0
+    hook.close()
+    assert lake.gateway.alerts.channel(name).error == "no mail server: set smtp_url"
+    assert len(lake.gateway.alerts.waiting(name, 10)) == 1
+
+
+def test_a_pull_that_failed_is_told(lake: Lake) -> None:
+    lake.send()
+    row = lake.gateway.pulls.start("x-1", "payer", "pull", {})
+    lake.gateway.pulls.update(row.id, state="failed")
+    assert [one.kind for one in find(lake.gateway, NOW)] == ["endpoint-failed"]
+    assert find(lake.gateway, NOW) == []
+
+
+def gaps(lake: Lake, evaluated: datetime, numerator: list[int]) -> None:
+    """Keep a run of a proportion over three members; whose numerator is 0 has an open gap."""
+    members = pa.array(["pa", "pb", "pc"], pa.string())
+    ones = np.ones(3, dtype=np.int32)
+    met = np.array(numerator, dtype=np.int32)
+    populations = tuple(
+        PopulationResult(code, code, counts, counts, None)
+        for code, counts in (("initial-population", ones), ("denominator", ones), ("numerator", met))
+    )
+    group = GroupResult("g", None, "proportion", "increase", "boolean", populations)
+    period = (date(2025, 1, 1), date(2025, 12, 31))
+    stamps = ("1", "package", "terminology", 1)
+    lake.gateway.results.save(
+        MeasureResult("http://m.example/M", "1", "M", "Screening", period, evaluated, *stamps, members, (group,))
+    )
+
+
+def test_gaps_that_opened_and_closed_between_two_runs(lake: Lake) -> None:
+    lake.send()
+    gaps(lake, datetime(2025, 6, 1, tzinfo=UTC), [1, 0, 0])
+    assert find(lake.gateway, NOW) == []
+    gaps(lake, datetime(2025, 6, 29, tzinfo=UTC), [0, 1, 0])
+    later = datetime(2026, 1, 1, tzinfo=UTC)
+    assert [(one.kind, one.member) for one in find(lake.gateway, later)] == [("gap-opened", "pa"), ("gap-closed", "pb")]
+    assert find(lake.gateway, later) == []
+
+
+def test_topics_are_about_their_kinds_alone(lake: Lake) -> None:
+    base = "https://fhir-gateway.example/fhir/SubscriptionTopic/"
+    for kind, topic in (("admission", "encounter-alert"), ("gap-opened", "gap-alert")):
+        resource = communication_request(alert(1, kind))
+        found = [
+            one.url
+            for one in TOPICS.values()
+            if one.resource_type == "CommunicationRequest" and matches(resource, one.criteria, None, NOW)
+        ]
+        assert found == [base + topic]
