@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
@@ -21,6 +23,22 @@ pread: Any = types.ExternalFunction("pread", types.intp(types.int32, types.uintp
 preadv: Any = types.ExternalFunction("preadv", types.intp(types.int32, types.uintp, types.int32, types.int64))
 _WIDE = 32
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def forget_older(folder: Path) -> None:
+    """Forget what was compiled beside modules in a folder before any of them changed.
+
+    Functions are compiled into those that call them, and numba looks at the caller's module only: after an update it
+    would go on with the callee as it was, and with its layout of the tables.
+    """
+    changed = max(path.stat().st_mtime_ns for path in folder.glob("*.py"))
+    for index in (folder / "__pycache__").glob("*.nbi"):
+        with suppress(OSError):  # another process does the same, or nothing can be changed here
+            if index.stat().st_mtime_ns < changed:
+                index.unlink()
+
+
+forget_older(Path(__file__).parent)
 
 
 def compiled(function: Function) -> Function:
