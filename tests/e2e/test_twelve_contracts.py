@@ -15,17 +15,18 @@ from typing import Any
 
 import pytest
 
-from fhir_gateway.config import Settings
 from fhir_gateway.contracts.statement_forms import statement_csv, statement_pdf
 from fhir_gateway.factory import Gateway
-from fhir_gateway.jobs.pull import pull_files
+from fhir_gateway.jobs.payment_rows import as_csv, payment_rows
 from fhir_gateway.jobs.settle import SettlementReport, settle, statement
 from fhir_gateway.jobs.settlement_runs import recompute
 from fhir_gateway.sandbox.population import generate
 from tests.contract import rederive
 from tests.contract.rederive.__main__ import main, read
 from tests.contract.rederive.findings import findings
+from tests.contract.rederive.rows import row_findings
 from tests.contract.vbpr_rules import check_contract, check_performance_report, extensions
+from tests.support.sandbox_contracts import pull_population, tins_of
 from tests.support.twelve_contracts import ARRANGEMENTS, write_contracts
 
 NOW = datetime(2026, 4, 1, tzinfo=UTC)
@@ -36,19 +37,15 @@ Document = dict[str, Any]
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Gateway:
     folder = tmp_path_factory.mktemp("twelve")
     generate(folder / "population", patients=150, seed=11, year=2025)
-    gateway = Gateway(Settings(data_dir=folder / "gateway", lake_buckets=2))
-    for source in ("ehr", "payer"):
-        pull_files(gateway, [folder / "population" / source], source)
-    return gateway
+    return pull_population(folder / "population", folder / "gateway", lake_buckets=2)
 
 
 @pytest.fixture(scope="module")
 def contracts(gateway: Gateway) -> dict[str, Path]:
     """Path of the contract of each kind."""
     folder = gateway.data_folder.parent
-    roster = json.loads((folder / "population" / "roster.json").read_text())
     measure = json.loads((gateway.measure_package("ed-visits-per-1000") / "measure.json").read_text())["url"]
-    tins = [practice["tin"] for practice in roster["practices"]]
+    tins = tins_of(folder / "population")
     return write_contracts(folder / "contracts", tins, measure, gateway.lake.members().to_pylist())
 
 
@@ -126,9 +123,20 @@ def test_the_script_shares_no_code_with_the_product() -> None:
     tree = ast.Module([node for one in files for node in ast.parse(one.read_text(encoding="utf-8")).body], [])
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {node.module or "." * node.level for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    allowed = {"__future__", "collections.abc", "decimal", "fractions", "json", "pathlib", "re", "sys", "tomllib"}
+    allowed = {
+        "__future__",
+        "collections.abc",
+        "csv",
+        "decimal",
+        "fractions",
+        "json",
+        "pathlib",
+        "re",
+        "sys",
+        "tomllib",
+    }
     own = {name for name in imported if name.startswith("tests.contract.rederive")}
-    assert imported - own <= allowed | {"typing", "yaml"}
+    assert imported - own <= allowed | {"tomllib", "typing", "yaml"}
     assert not {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} & {"__import__", "exec", "eval"}
 
 
@@ -217,6 +225,31 @@ def test_measures_and_distributions_that_were_tampered_with_are_found(
         {"distributions": []},
     ):
         assert list(findings(contract | change, stated)), change
+
+
+@pytest.mark.parametrize("kind", ["capitation", "case_rate", "care_management_fee"])
+def test_rows_of_payments_by_member_month_are_derived_too(
+    kind: str,
+    gateway: Gateway,
+    settled: Callable[[str], SettlementReport],
+    contracts: dict[str, Path],
+    derivable: Callable[[str], tuple[Document, Document]],
+    tmp_path: Path,
+) -> None:
+    report = settled(kind)
+    content = as_csv(payment_rows(gateway, report.report).table)
+    (tmp_path / "rows.csv").write_bytes(content)
+    (tmp_path / "statement.json").write_bytes(statement(report.settlement))
+    assert main([str(contracts[kind]), str(tmp_path / "statement.json"), str(tmp_path / "rows.csv")]) == 0
+    contract, stated = derivable(kind)
+    rows = list(csv.DictReader(io.StringIO(content.decode(), newline="")))
+    paid = next(number for number, row in enumerate(rows) if row["status"] == "paid")
+    for column in ("quantity", "rate", "amount"):
+        other = copy.deepcopy(rows)
+        other[paid][column] = str(Decimal(other[paid][column]) + 1)
+        assert list(row_findings(contract, stated, other, contracts[kind].parent)), column
+    fewer = [row for number, row in enumerate(rows) if number != paid]
+    assert list(row_findings(contract, stated, fewer, contracts[kind].parent))
 
 
 def test_as_a_command(

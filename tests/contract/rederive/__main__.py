@@ -13,6 +13,7 @@ import yaml
 
 from tests.contract.rederive import __doc__ as usage
 from tests.contract.rederive.findings import findings
+from tests.contract.rederive.rows import read_rows, row_findings
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -26,12 +27,14 @@ def read(path: Path) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> int:
     """Print findings; 1 if there are any, 2 when called wrongly."""
-    if len(arguments) != 2:
+    if len(arguments) not in (2, 3):
         print(usage, file=sys.stderr)
         return 2
-    contract, statement = map(Path, arguments)
+    contract, statement, *rows = map(Path, arguments)
     lines = json.loads(statement.read_text(encoding="utf-8"), parse_float=Decimal)
     found = list(findings(read(contract), lines))
+    for path in rows:
+        found += row_findings(read(contract), lines, read_rows(path), contract.parent)
     print("\n".join(found) if found else f"all {len(lines['lines'])} lines follow")
     return 1 if found else 0
 
