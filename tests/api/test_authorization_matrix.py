@@ -525,6 +525,14 @@ def _operations(world: World) -> Rows:
             Ask(method, f"/fhir/Patient/{person}/$validate", 2, body, names, found=method == "GET"),
             Ask(method, "/fhir/Group/other/$validate", "other", body, found=method == "GET"),
         ]
+    billed = {"resourceType": "Claim", "status": "draft", "use": "claim", "created": "2026-01-01", "id": "x"}
+    billed |= {"patient": {"reference": f"Patient/{person}"}, "provider": {"display": "x"}, "type": {"text": "x"}}
+    billed |= {"priority": {"text": "x"}, "insurance": [{"sequence": 1, "focal": True, "coverage": {"display": "x"}}]}
+    found["POST", "/fhir/Claim/$check"] = [Ask("POST", "/fhir/Claim/$check", body=billed)]
+    for method in ("GET", "POST"):
+        found[method, "/fhir/ExplanationOfBenefit/$denials"] = [
+            Ask(method, "/fhir/ExplanationOfBenefit/$denials?by=payer", headers={"Content-Type": JSON})
+        ]
     found["POST", "/fhir/{resource_type}/$validate"] = [
         Ask("POST", "/fhir/Patient/$validate", body={"resourceType": "Patient", "id": person}, names=names)
     ]

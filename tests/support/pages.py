@@ -12,6 +12,8 @@ import click
 from pydantic import SecretStr
 from typer.main import get_command
 
+from fhir_gateway.claim_edits import edits
+from fhir_gateway.claim_edits.specs import SPECS
 from fhir_gateway.cli.app import app
 from fhir_gateway.config import Settings
 
@@ -65,9 +67,29 @@ def pages() -> str:
     return "\n".join(lines).rstrip()
 
 
+def claim_edits() -> str:
+    """The edits by family, and the reference tables with their columns."""
+    lines = ["## Edits", ""]
+    for family in dict.fromkeys(edit.family for edit in edits().values()):
+        lines += [f"### {family}", "", "| edit | severity | what is found | needs | source |", "|---|---|---|---|---|"]
+        for edit in edits().values():
+            if edit.family == family:
+                needs = ", ".join(f"`{one}`" for one in edit.needs)
+                lines.append(f"| `{edit.id}` | {edit.severity} | {edit.message} | {needs} | {edit.source} |")
+        lines.append("")
+    lines += ["## Tables", "", "| table | what | columns | published |", "|---|---|---|---|"]
+    for spec in SPECS.values():
+        columns = "; ".join(
+            f"`{one.name}`{'' if one.required else ' (optional)'}: {one.documentation}" for one in spec.columns
+        )
+        lines.append(f"| `{spec.name}` | {spec.documentation} | {columns} | {spec.published} |")
+    return "\n".join(lines)
+
+
 GENERATED: dict[str, tuple[str, Callable[[], str]]] = {
     "index.md": ("pages", pages),
     "operate/commands.md": ("commands", commands),
+    "use/claims.md": ("edits", claim_edits),
     "operate/settings.md": ("settings", settings),
 }
 
