@@ -124,7 +124,8 @@ def create_app(gateway: Gateway) -> FastAPI:
     )
     app.openapi = partial(documentation.openapi, app)  # type: ignore[method-assign]  # FastAPI's documented hook
     app.state.audit = trail
-    app.router.routes.extend(rest.shortcuts(interactions, FHIR_PATH))
+    changing, patching = Changing(writes, pushed, remarking), Patching(writes, pushed, remarking)
+    app.router.routes.extend(rest.shortcuts(interactions, changing, patching, FHIR_PATH))
     app.include_router(authorization_router(gateway.authorization, fhir_path=FHIR_PATH))
     app.include_router(_open_documents(gateway, statement))
     app.include_router(health.router(gateway))
@@ -143,7 +144,6 @@ def create_app(gateway: Gateway) -> FastAPI:
     app.include_router(davinci_export.router(gateway, respond_async), prefix=FHIR_PATH)
     app.include_router(everything.router(interactions), prefix=FHIR_PATH)
     bundles = Bundles(writes, pushed, trail, FHIR_PATH)
-    changing, patching = Changing(writes, pushed, remarking), Patching(writes, pushed, remarking)
     app.include_router(rest.router(interactions, changing, patching, bundles), prefix=FHIR_PATH)
     app.include_router(endpoints.router(gateway))
     app.include_router(clients.router(gateway))

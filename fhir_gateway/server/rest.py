@@ -18,7 +18,7 @@ from fhir_gateway.server.history import History
 from fhir_gateway.server.interactions import Interactions
 from fhir_gateway.server.patching import Patching
 from fhir_gateway.server.reading import Reading
-from fhir_gateway.server.registry import SERVED, ServedType
+from fhir_gateway.server.registry import SERVED, WRITES, ServedType
 from fhir_gateway.server.searching import Searching
 
 
@@ -32,14 +32,13 @@ def router(interactions: Interactions, changing: Changing, patching: Patching, b
     return routes
 
 
-def shortcuts(interactions: Interactions, base_path: str) -> list[BaseRoute]:
-    """Read and search of all types as two routes, to be asked first.
+def shortcuts(interactions: Interactions, changing: Changing, patching: Patching, base_path: str) -> list[BaseRoute]:
+    """The interactions with all types as a few routes, to be asked first.
 
     The router tries one route after the other, several hundred of them: for a read that took longer than the read.
     What these routes do not match, and what the documentation says, is the router's above.
     """
-    reading, searching = Reading(interactions), Searching(interactions)
-    kinds = f"{{resource_type:{_Served.name}}}"
+    reading, searching, history = Reading(interactions), Searching(interactions), History(interactions)
 
     async def search(request: Request) -> Response:
         return await searching.search(request, request.path_params["resource_type"])
@@ -47,10 +46,39 @@ def shortcuts(interactions: Interactions, base_path: str) -> list[BaseRoute]:
     async def read(request: Request) -> Response:
         return await reading.read(request, request.path_params["resource_type"], request.path_params["id"])
 
-    return [
-        Route(f"{base_path}/{kinds}/{{id:{_Id.name}}}", read, methods=["GET"], include_in_schema=False),
-        Route(f"{base_path}/{kinds}", search, methods=["GET"], include_in_schema=False),
-    ]
+    async def vread(request: Request) -> Response:
+        kind, identity, version = (request.path_params[name] for name in ("resource_type", "id", "vid"))
+        return await reading.vread(request, kind, identity, version)
+
+    async def history_instance(request: Request) -> Response:
+        return await history.of_instance(request, request.path_params["resource_type"], request.path_params["id"])
+
+    async def create(request: Request) -> Response:
+        return await changing.create(request, request.path_params["resource_type"])
+
+    async def update(request: Request) -> Response:
+        return await changing.update(request, request.path_params["resource_type"], request.path_params["id"])
+
+    async def patch(request: Request) -> Response:
+        return await patching.patch(request, request.path_params["resource_type"], request.path_params["id"])
+
+    async def delete(request: Request) -> Response:
+        return await changing.delete(request, request.path_params["resource_type"], request.path_params["id"])
+
+    kinds, written = (f"{base_path}/{{resource_type:{one.name}}}" for one in (_Served, _Written))
+    identity = f"{{id:{_Id.name}}}"
+    found = (
+        ("GET", f"{kinds}/{identity}", read),
+        ("GET", kinds, search),
+        ("POST", f"{kinds}/_search", search),
+        ("GET", f"{kinds}/{identity}/_history", history_instance),
+        ("GET", f"{kinds}/{identity}/_history/{{vid}}", vread),
+        ("POST", written, create),
+        ("PUT", f"{written}/{identity}", update),
+        ("PATCH", f"{written}/{identity}", patch),
+        ("DELETE", f"{written}/{identity}", delete),
+    )
+    return [Route(path, work, methods=[method], include_in_schema=False) for method, path, work in found]
 
 
 class _Served(StringConvertor):
@@ -60,6 +88,13 @@ class _Served(StringConvertor):
     regex = "|".join(sorted(SERVED))
 
 
+class _Written(StringConvertor):
+    """A type that clients may create, update, patch and delete, in a path."""
+
+    name = "written"
+    regex = "|".join(sorted(name for name, one in SERVED.items() if one.writes >= WRITES))
+
+
 class _Id(StringConvertor):
     """A FHIR id, in a path; no operation looks like one."""
 
@@ -67,7 +102,7 @@ class _Id(StringConvertor):
     regex = r"[A-Za-z0-9\-.]{1,64}"
 
 
-for _convertor in (_Served, _Id):
+for _convertor in (_Served, _Written, _Id):
     register_url_convertor(_convertor.name, _convertor())
 
 
