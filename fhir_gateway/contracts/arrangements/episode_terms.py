@@ -38,6 +38,7 @@ from fhir_gateway.contracts.episodes.targets import (
     ONE,
     PRICE_SCHEMA,
     TIER_SCHEMA,
+    Factor,
     GroupBaseline,
     Normalisation,
     Prices,
@@ -48,8 +49,11 @@ from fhir_gateway.contracts.episodes.targets import (
     priced,
     tiered,
     with_multipliers,
+    with_social_risk,
 )
 from fhir_gateway.contracts.gainsharing import COLLABORATOR_SCHEMA, Gainsharing
+from fhir_gateway.contracts.social_risk import SOCIAL_RISK_SCHEMA, at_risk
+from fhir_gateway.contracts.terms import Terms
 from fhir_gateway.errors import ContractError
 
 #: Who was in charge of an anchor claim, for initiators by hierarchy.
@@ -90,6 +94,14 @@ class Reckoned:
         return standing(self.table)
 
 
+class SocialFactor(Terms):
+    """What prices are multiplied by for members who are dual eligible, of low income, or from deprived areas."""
+
+    factor: Factor
+    table: str = "social_risk"
+    adi: int = Field(default=80, ge=1, le=100, description="National percentile of deprivation from which on.")
+
+
 class EpisodeTerms(ArrangementTerms):
     """Terms of a payment by episode of care."""
 
@@ -104,6 +116,7 @@ class EpisodeTerms(ArrangementTerms):
     gmlos: str | None = Field(default=None, description="Table of geometric mean lengths of stay.")
     standardisation: str | None = Field(default=None, description="Table of factors to standard prices.")
     multipliers: str | None = Field(default=None, description="Table of members' risk multipliers.")
+    social: SocialFactor | None = Field(default=None, description="Beside the multipliers of the table, if any.")
     tiers: str | None = Field(default=None, description="Table of severity tiers: a price group becomes group-tier.")
     cap: Cap | None = None
     price: Prices
@@ -167,7 +180,7 @@ class EpisodeTerms(ArrangementTerms):
             found.append(f"{self.where}.eligibility: the episode's terms say who is covered")
         if definition.needs_gmlos and self.gmlos is None:
             found.append(f"{self.where}.gmlos: is needed, stays are prorated by it")
-        if self.normalisation is not None and self.multipliers is None:
+        if self.normalisation is not None and self.multipliers is None and self.social is None:
             found.append(f"{self.where}.normalisation: there are no multipliers")
         names = Counter(one.name for one in self.initiators)
         found += [f"{self.where}.initiators: two are named '{name}'" for name, count in names.items() if count > 1]
@@ -189,6 +202,7 @@ class EpisodeTerms(ArrangementTerms):
                 (self.gmlos, GMLOS_SCHEMA),
                 (self.standardisation, STANDARDISATION_SCHEMA),
                 (self.multipliers, MULTIPLIER_SCHEMA),
+                (None if self.social is None else self.social.table, SOCIAL_RISK_SCHEMA),
                 (self.tiers, TIER_SCHEMA),
                 (self.price.table, PRICE_SCHEMA),
                 (None if self.cap is None else self.cap.table, CAP_SCHEMA),
@@ -270,6 +284,9 @@ class EpisodeTerms(ArrangementTerms):
             capped.filter(pc.equal(capped["period"], PERFORMANCE)),
             None if self.multipliers is None else facts.table(self.multipliers),
         )
+        if self.social is not None:
+            risky = at_risk(facts.table(self.social.table), self.social.adi)
+            mine = with_social_risk(connection, mine, risky, self.social.factor)
         whole = standing(mine)
         multipliers = {name: mean_multiplier(whole.filter(pc.equal(whole["entity"], name))) for name in entities}
         normalisations = {

@@ -253,6 +253,22 @@ def with_multipliers(connection: duckdb.DuckDBPyConnection, capped: pa.Table, mu
     ).to_arrow_table()
 
 
+def with_social_risk(
+    connection: duckdb.DuckDBPyConnection, found: pa.Table, risky: pa.Table, factor: Decimal
+) -> pa.Table:
+    """Episodes whose multiplier is times ``factor`` for members at risk (``risky``: member, at_risk)."""
+    connection.register("multiplied", found)
+    connection.register("risky", risky)
+    return connection.sql(
+        """
+        SELECT e.* REPLACE ((coalesce(e.multiplier, 1)::DECIMAL(18, 10)
+          * CASE WHEN r.at_risk THEN $factor::DECIMAL(18, 10) ELSE 1 END)::DECIMAL(18, 10) AS multiplier)
+        FROM multiplied e LEFT JOIN risky r USING (member) ORDER BY episode, period
+        """,
+        params={"factor": factor.quantize(TEN, ROUND_HALF_UP)},
+    ).to_arrow_table()
+
+
 _PRICED = """
 SELECT e.* EXCLUDE (multiplier), coalesce(e.multiplier, 1)::DECIMAL(18, 10) AS multiplier, p.price,
   ((p.price * f.factor)::DECIMAL(28, 8) * coalesce(e.multiplier, 1)::DECIMAL(18, 10))::DECIMAL(28, 8) AS target

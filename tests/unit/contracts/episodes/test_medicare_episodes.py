@@ -125,6 +125,19 @@ def test_risk_multipliers_and_their_normalisation() -> None:
     assert lines["target"].value == D("1120000") * D("1.03")
 
 
+def test_social_risk_multiplies_prices() -> None:
+    """Dual, low income or an ADI percentile of 80 and more: 1.10 times the price; the others' stays."""
+    rows = [stay(f"m{n}", f"c{n}", "03-01", "03-03", 20_000, "470") for n in range(4)]
+    at_risk = [{"member": "m0", "adi": 80}, {"member": "m1", "adi": 79}, {"member": "m2", "dual": True}]
+    made = terms("team", performance_year=1, track=1, quality_score=100, social={"factor": D("1.10")})
+    found = made.episodes(inputs(made, rows, {"social_risk": at_risk})).to_pylist()
+    assert [row["multiplier"] for row in found] == [D("1.10"), 1, D("1.10"), 1]
+    assert [row["target"] for row in found] == [30_800, 28_000, 30_800, 28_000]
+    both = terms("team", performance_year=1, track=1, quality_score=100, social={"factor": D("1.10")}, multipliers="m")
+    known = {"social_risk": at_risk, "m": [{"member": "m0", "multiplier": D("1.2")}]}
+    assert both.episodes(inputs(both, rows, known)).to_pylist()[0]["multiplier"] == D("1.32")
+
+
 def test_spending_afterwards_is_owed_back() -> None:
     late = [line(f"m{n:02}", f"l{n}", "04-20", 500) for n in range(40)]
     made = team(3, post_episode={"days": 30, "limit": 400})
