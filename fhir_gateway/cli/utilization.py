@@ -44,6 +44,10 @@ def report(
     ] = None,
     paid_through: Annotated[str | None, typer.Option(help="Claims paid later are as if unknown.")] = None,
     high_cost: Annotated[int, typer.Option(min=1, help="Paid amount from which a member is of high cost.")] = 100_000,
+    min_age: Annotated[int, typer.Option(min=0, help="Youngest age of an index stay of readmissions.")] = 18,
+    enrolled: Annotated[
+        bool, typer.Option(help="Index stays need 12 covered months before and 30 covered days after.")
+    ] = False,
     trend: Annotated[bool, typer.Option(help="Beside the year before, cost completed.")] = False,
     publish: Annotated[bool, typer.Option(help="Serve the results as a MeasureReport.")] = False,
     form: Annotated[Form, typer.Option("--format", help="table, json or csv.")] = Form.table,
@@ -51,12 +55,13 @@ def report(
     """All metrics of a period: numerator, denominator and result, in total and by dimension."""
     from fhir_gateway.jobs import utilization as job
     from fhir_gateway.jobs.clock import instant
-    from fhir_gateway.risk.utilization import Options, metric, metrics
+    from fhir_gateway.risk.utilization import Options, ReadmissionTerms, metric, metrics
 
     here = context(command)
     for name in only or ():
         metric(name)
-    options = job.options_of(here.gateway, Options(high_cost=high_cost))
+    terms = ReadmissionTerms(min_age=min_age, enrolment="required" if enrolled else "ignored")
+    options = job.options_of(here.gateway, Options(high_cost=high_cost, readmissions=terms))
     found = job.compute(
         here.gateway,
         _period(period),

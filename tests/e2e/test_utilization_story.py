@@ -75,6 +75,13 @@ def test_at_the_prompt(data: Path, tmp_path: Path) -> None:
     assert {one["metric"] for one in answer["trend"]} >= {"paid-pmpm", "ed-visits-per-1000"}
     assert next(one for one in answer["trend"] if one["metric"] == "paid-pmpm")["completed"] is not None
 
+    strict = json.loads(run(data, "report", "--period", "2025", "--format", "json", "--enrolled", "--min-age", "65"))
+    stays = {
+        stated: next(one["denominator"] for one in each["results"] if one["metric"] == "readmissions-30-day")
+        for stated, each in (("all", answer), ("strict", strict))
+    }
+    assert stays["strict"] <= stays["all"]
+
     table = tmp_path / "nyu.csv"
     table.write_text("diagnosis,non_emergent,primary_care_treatable,avoidable\nR51.9,1,0,0\n")
     assert "ed-probabilities" in run(data, "import", str(table), "--form", "ed-probabilities")

@@ -62,10 +62,11 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Population:
-    """Whose utilization: ``months`` (member, month, months; those before the period too, where enrolment is asked for).
+    """Whose utilization.
 
-    ``roster``: only these members; ``people``, ``strata`` and ``network`` as their schemas say. Without ``people``
-    nobody has an age: indicators with ages are zero.
+    ``months`` (member, month, months): those before the period too, where enrolment is asked for. ``roster``: these
+    members (default: who has months in the period). ``people``, ``strata`` and ``network`` as their schemas say;
+    without ``people`` nobody has an age, and what needs one is refused.
     """
 
     months: pa.Table
@@ -212,7 +213,7 @@ def utilization(
     last = through or period[1]
     refused = refusals(options.tables, population)
     with connect(lines) as connection:
-        _register(connection, population)
+        _register(connection, population, period)
         options.tables.register(connection)
         find_stays(connection, options.rules)
         find_visits(connection, options.rules, period[0], period[1] + timedelta(days=FOLLOW_UP_DAYS))
@@ -277,12 +278,18 @@ def _needing(what: str, why: str) -> dict[str, str]:
     return {one.id: why for one in metrics().values() if one.needs == what}
 
 
-def _register(connection: duckdb.DuckDBPyConnection, population: Population) -> None:
+def _register(connection: duckdb.DuckDBPyConnection, population: Population, period: tuple[date, date]) -> None:
     """Tables ``month``, ``roster``, ``people``, ``stratum`` and ``network``."""
     connection.register("month", population.months)
-    roster = population.roster if population.roster is not None else population.months["member"]
-    connection.register("stated_roster", pa.table({"member": roster}))
-    connection.execute("CREATE TEMP TABLE roster AS SELECT DISTINCT member FROM stated_roster WHERE member IS NOT NULL")
+    if population.roster is not None:
+        connection.register("stated_roster", pa.table({"member": population.roster.cast(pa.string())}))
+        connection.execute("CREATE TEMP TABLE roster AS SELECT DISTINCT member FROM stated_roster")
+    else:
+        connection.execute(
+            "CREATE TEMP TABLE roster AS SELECT DISTINCT member FROM month"
+            " WHERE months > 0 AND month BETWEEN date_trunc('month', $start::DATE) AND $end",
+            {"start": period[0], "end": period[1]},
+        )
     for name, table, schema in (
         ("people", population.people, PEOPLE_SCHEMA),
         ("stratum", population.strata, STRATA_SCHEMA),

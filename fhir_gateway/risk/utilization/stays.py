@@ -128,3 +128,4 @@ def find_stays(connection: duckdb.DuckDBPyConnection, rules: Rules) -> None:
     kinds = {"rank": pa.array(range(len(rules.stays)), pa.int32()), "kind": [rule.id for rule in rules.stays]}
     connection.register("kinds", pa.table(kinds))
     connection.execute(_STAYS)
+    connection.execute("DROP TABLE inpatient")

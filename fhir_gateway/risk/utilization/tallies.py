@@ -162,8 +162,10 @@ def tally(
     network: bool,
     by_rendering: bool,
 ) -> None:
-    """Create ``tally`` and ``cost`` out of what was found: ``roster``, ``month``, ``people``, ``stay``, ``visit``,
-    ``acute``, ``index_stay``, ``follow_up``, ``pqi``, ``line`` and, where there is a network, ``network`` (tin, npi).
+    """Create ``tally`` out of what was found, and drop the visits.
+
+    Looked at are ``roster``, ``month``, ``people``, ``stay``, ``visit``, ``acute``, ``index_stay``, ``follow_up``,
+    ``pqi``, ``line`` and, where there is a network, ``network`` (tin, npi).
     """
     days = {"start": period[0], "end": period[1]}
     connection.execute(_TALLY)
@@ -171,6 +173,7 @@ def tally(
     connection.execute(_STAYS, days)
     connection.execute(_VISITS, days)
     connection.execute(_READMISSIONS, {"through": through})
+    connection.execute("DROP TABLE visit")
     outside = (
         "NOT (coalesce(tin IN (SELECT tin FROM network), FALSE) OR coalesce(npi IN (SELECT npi FROM network), FALSE))"
         if network

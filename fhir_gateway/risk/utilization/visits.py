@@ -128,3 +128,4 @@ def find_visits(
         _OTHER.format(kind=kind, flag=flag) for kind, flag in flags.items() if kind not in ("ed", "observation")
     )
     connection.execute(_VISITS.format(others=others))
+    connection.execute("DROP TABLE visited; DROP TABLE ed_visit")  # of a million members they are gigabytes
