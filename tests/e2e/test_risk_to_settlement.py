@@ -48,6 +48,16 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Gateway:
     return lake_of(tmp_path_factory.mktemp("capitation"))
 
 
+TARGET = """
+[[arrangements]]
+kind = "shared_savings"
+id = "savings"
+pool = "savings"
+rate = 0.5
+target = { kind = "pmpm", amount = 100, risk = { scores = "risk_scores", cap = 0.5, floor = 0.9 } }
+"""
+
+
 def contract(folder: Path, risk: str) -> Path:
     (folder / "rates.csv").write_text("cell,rate\nall,100\n")
     path = folder / "contract.toml"
@@ -80,6 +90,28 @@ def test_imported_scores_of_another_model_pay_in_the_same_way(gateway: Gateway, 
     (tmp_path / "acg.csv").write_text("\n".join([head, *rows]) + "\n")
     import_file(gateway, tmp_path / "acg.csv", "scores", by="tester")
     assert settle(gateway, str(path)).settlement.total == (D(2) + D("0.5") + 3) * 100 * 12
+
+
+def test_a_target_is_adjusted_by_the_change_of_the_scores(gateway: Gateway, tmp_path: Path) -> None:
+    path = contract(tmp_path, '{ model = "CMS-HCC", year = 2026, previous = 2025 }')
+    head = CONTRACT.replace('{ rates = { path = "rates.csv" }, risk_scores', "{ risk_scores").partition(
+        "[[arrangements]]"
+    )[0]
+    head = head.replace("cap-2026", "target-2026")
+    path.write_text(head.replace("RISK", '{ model = "CMS-HCC", year = 2026, previous = 2025 }') + TARGET)
+    settled = settle(gateway, str(path)).settlement
+    now, before = (
+        {row["member"]: row["score"] for row in score_members(gateway, "CMS-HCC", year).run.table("scores").to_pylist()}
+        for year in (2026, 2025)
+    )
+    both = [name for name, score in now.items() if score is not None and before.get(name) is not None]
+    assert len(both) == 4
+    ratio = sum(now[name] for name in both) / sum(before[name] for name in both)
+    assert settled.line("savings.risk-ratio").value == pytest.approx(ratio)
+    assert "risk.risk_scores.previous" in settled.stamps
+    path.write_text(path.read_text().replace(", previous = 2025", ""))
+    with pytest.raises(ContractError, match="no member of the list has a score and a previous one"):
+        settle(gateway, str(path))
 
 
 def test_a_contract_is_known_by_the_scores_it_names(gateway: Gateway, tmp_path: Path) -> None:

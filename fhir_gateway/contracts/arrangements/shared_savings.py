@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from fhir_gateway.contracts.arrangements.base import ArrangementTerms, SettlementInputs, arrangement
+from fhir_gateway.contracts.arrangements.capitation_terms import SCORES_SCHEMA
 from fhir_gateway.contracts.arrangements.facts import Needs
 from fhir_gateway.contracts.arrangements.shared_savings_cost import Expenditures
 from fhir_gateway.contracts.arrangements.shared_savings_parts import (
@@ -78,6 +79,8 @@ class SharedSavings(ArrangementTerms):
         """Claim lines where cost is not the plain sum."""
         needs = self.expenditures.needs() if self.expenditures else Needs()
         equity = self.quality.equity
+        if self.target.risk and self.target.risk.scores:
+            needs |= Needs.of_people(self.target.risk.scores, SCORES_SCHEMA)
         return needs | Needs.of_people(equity.table, SOCIAL_RISK_SCHEMA) if equity and equity.table else needs
 
     def needs_baseline(self) -> bool:

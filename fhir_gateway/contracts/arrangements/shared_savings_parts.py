@@ -22,10 +22,15 @@ class Book(Terms):
 
 
 class RiskNormaliser(Terms):
-    """Mean risk scores of the base year and of this year: their ratio adjusts the target."""
+    """Mean risk scores of the base year and of this year: their ratio adjusts the target.
 
-    base: Positive
-    year: Positive
+    Agreed numbers; or out of a table of ``scores`` with ``previous`` ones (kept risk scores, say), the means over the
+    members of the list who have both, by their months.
+    """
+
+    base: Positive | None = None
+    year: Positive | None = None
+    scores: str | None = Field(default=None, description="Table of members' scores and previous scores.")
     cap: Fraction | None = Field(default=None, description="Most that the ratio may rise above 1.")
     floor: Fraction | None = Field(default=None, description="Most that the ratio may fall below 1.")
 
@@ -81,6 +86,8 @@ class Target(Terms):
             found.append(f"{where}.amount: a budget is the sum of its lines")
         if self.kind == "total" and (self.risk or self.blend):
             found.append(f"{where}: a total is not adjusted; give an amount per member month")
+        if self.risk and not ((self.risk.base is None) == (self.risk.year is None) == (self.risk.scores is not None)):
+            found.append(f"{where}.risk: needs base and year, or scores")
         if self.blend and (self.blend.credibility is None) == (self.blend.full_credibility is None):
             found.append(f"{where}.blend: needs one of credibility and full_credibility")
         return found

@@ -7,7 +7,7 @@ from decimal import Decimal
 from fhir_gateway.contracts.arrangements.base import SettlementInputs
 from fhir_gateway.contracts.arrangements.shared_savings_parts import Blend, RiskNormaliser, Target
 from fhir_gateway.contracts.benchmarks.blend import credibility
-from fhir_gateway.contracts.benchmarks.risk import capped_ratio
+from fhir_gateway.contracts.benchmarks.risk import capped_ratio, mean_scores
 from fhir_gateway.contracts.scoring import ONE, ZERO
 from fhir_gateway.contracts.settlement import Ledger, Number
 from fhir_gateway.errors import ContractError
@@ -48,17 +48,29 @@ def add_target(
     label = "Target per member month"
     line = add("target-pmpm", pmpm, label, formula, where, because, metric="med-cost-pmpm-target")
     if target.risk:
-        line = _adjust(target.risk, line, f"{where}.risk", ledger)
+        line = _adjust(target.risk, line, inputs, f"{where}.risk", ledger)
     if target.blend:
         line = _blend(target.blend, line, months, f"{where}.blend", ledger)
     formula = "target per member month x member months"
     return add("target", line.value * months.value, "Target", formula, where, (line, months), metric="cost-target")
 
 
-def _adjust(risk: RiskNormaliser, line: Number, where: str, ledger: Ledger) -> Number:
+def _adjust(risk: RiskNormaliser, line: Number, inputs: SettlementInputs, where: str, ledger: Ledger) -> Number:
     """The target for a population of another risk."""
-    formula = f"{risk.year} / {risk.base}"
-    raw = ledger.add("risk-ratio", risk.year / risk.base, "Risk ratio", formula, where, unit="1")
+    because: tuple[Number, ...] = ()
+    if risk.scores is not None:
+        scores = inputs.columns()
+        now, before = mean_scores(scores.table(risk.scores), scores.months, f"{where}.scores")
+        formula = "by member months, of members with both"
+        because = (
+            ledger.add("risk-year", now, "Mean risk score", formula, where, unit="1", metric="avg-risk-score"),
+            ledger.add("risk-base", before, "Mean risk score before", formula, where, unit="1"),
+        )
+        formula = "mean score / mean score before"
+    else:
+        now, before = risk.year or ONE, risk.base or ONE
+        formula = f"{now} / {before}"
+    raw = ledger.add("risk-ratio", now / before, "Risk ratio", formula, where, because, unit="1")
     value, note = capped_ratio(raw.value, risk.cap, risk.floor), "within its bounds"
     ratio = ledger.add("risk-factor", value, "Risk factor", note, where, (raw,), unit="1")
     label, formula = "Target per member month, risk adjusted", "target x risk factor"
