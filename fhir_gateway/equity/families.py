@@ -8,7 +8,7 @@ difference of their counts is known too, and is protected like a count that is s
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -31,12 +31,17 @@ class MemberSet:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Metrics that are suppressed together, with the vectors that protect them; ``owners`` are those of each vector."""
+    """Metrics that are suppressed together, with the vectors that protect them; ``owners`` are those of each vector.
+
+    ``related`` are metrics about whose numerators, or those who did not meet them, another metric says something: a
+    set that holds all of their denominator says nothing.
+    """
 
     metrics: tuple[int, ...]
     vectors: npt.NDArray[np.int64]
     differences: tuple[tuple[int, tuple[int, ...]], ...]
     owners: tuple[tuple[tuple[int, str], ...], ...]
+    related: frozenset[int]
 
 
 def sets_of(number: int, metric: Metric, numerators: bool = True) -> Iterator[MemberSet]:
@@ -92,23 +97,42 @@ def clusters(sets: Sequence[MemberSet], metrics: int) -> list[Cluster]:
     for row, column in np.argwhere(linked).tolist():
         first, second = root(sets[masks[row]].metric), root(sets[masks[column]].metric)
         parent[max(first, second)] = min(first, second)
+    related = _related(sets, masks, inside)
     found = []
     for first in sorted({root(one) for one in range(metrics)}):
         of = [one for one in range(metrics) if root(one) == first]
         vectors = [number for number, one in enumerate(sets) if one.metric in of]
         differences = _differences([n for n, one in enumerate(masks) if sets[one].metric in of], inside, shared, masks)
-        found.append(_cluster(of, vectors, differences, sets))
+        found.append(_cluster(of, vectors, differences, sets, related & set(of)))
     return found
 
 
 def _cluster(
-    of: list[int], vectors: list[int], differences: list[tuple[int, tuple[int, ...]]], sets: Sequence[MemberSet]
+    of: list[int],
+    vectors: list[int],
+    differences: list[tuple[int, tuple[int, ...]]],
+    sets: Sequence[MemberSet],
+    related: set[int],
 ) -> Cluster:
     owners: list[tuple[tuple[int, str], ...]] = [((sets[one].metric, sets[one].role),) for one in vectors]
     owners += [
         tuple((sets[one].metric, sets[one].role) for one in (*parts, whole) if one >= 0) for whole, parts in differences
     ]
-    return Cluster(tuple(of), np.array(vectors, np.int64), tuple(differences), tuple(owners))
+    return Cluster(tuple(of), np.array(vectors, np.int64), tuple(differences), tuple(owners), frozenset(related))
+
+
+def _related(sets: Sequence[MemberSet], masks: Sequence[int], inside: Hidden) -> set[int]:
+    denominators = {sets[one].metric: place for place, one in enumerate(masks) if sets[one].role == "denominator"}
+    found: set[int] = set()
+    for row, column in np.argwhere(inside).tolist():
+        inner, outer = sets[masks[row]], sets[masks[column]]
+        if inner.metric == outer.metric:
+            continue
+        if outer.role == "numerator":
+            found.add(outer.metric)
+        if inner.role == "numerator" and not inside[denominators[inner.metric], column]:
+            found.add(inner.metric)
+    return found
 
 
 def _differences(
@@ -132,6 +156,32 @@ def _differences(
 
 def _same(one: int, other: int, inside: Hidden) -> bool:
     return bool(inside[one, other] and inside[other, one])
+
+
+def without(cluster: Cluster, metrics: frozenset[int]) -> Cluster:
+    """The cluster without the numerators of these metrics, and what follows from them."""
+    dropped = {(one, "numerator") for one in metrics}
+    size = len(cluster.vectors)
+    kept = [number for number, owners in enumerate(cluster.owners) if not dropped & set(owners)]
+    return replace(
+        cluster,
+        vectors=cluster.vectors[[one for one in kept if one < size]],
+        differences=tuple(cluster.differences[one - size] for one in kept if one >= size),
+        owners=tuple(cluster.owners[one] for one in kept),
+    )
+
+
+def only(cluster: Cluster, metric: int) -> Cluster:
+    """The sets of one metric of a cluster, and the differences between them and to everyone."""
+    size = len(cluster.vectors)
+    kept = [number for number, owners in enumerate(cluster.owners) if {one for one, _ in owners} == {metric}]
+    return replace(
+        cluster,
+        metrics=(metric,),
+        vectors=cluster.vectors[[one for one in kept if one < size]],
+        differences=tuple(cluster.differences[one - size] for one in kept if one >= size),
+        owners=tuple(cluster.owners[one] for one in kept),
+    )
 
 
 def families(cluster: Cluster, counts: Counts, bounded: Mapping[int, bool]) -> Families:

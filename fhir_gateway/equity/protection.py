@@ -9,22 +9,24 @@ import numpy as np
 import numpy.typing as npt
 
 from fhir_gateway.equity.dimensions import MemberDimensions
-from fhir_gateway.equity.families import Cluster, MemberSet, clusters, counted, families, sets_of
+from fhir_gateway.equity.families import Cluster, MemberSet, clusters, counted, families, only, sets_of, without
 from fhir_gateway.equity.metrics import Metric
-from fhir_gateway.equity.suppression import THRESHOLD, Codes, Families, Hidden, Link, Pools, pool, small
+from fhir_gateway.equity.suppression import THRESHOLD, Codes, Families, Hidden, Link, Pools, pool, protects, small
 
 
 @dataclass(frozen=True, slots=True)
 class Protection:
     """Hidden strata by (metric, dimension), and of whom nothing, or no numerator, is shown anywhere.
 
-    ``population`` are the strata whose number of members is hidden, by dimension.
+    ``totals_only`` are (metric, dimension) where numerators are shown in total but by no stratum: their few would hide
+    too many strata of other metrics. ``population`` are the strata whose number of members is hidden, by dimension.
     """
 
     hidden: Mapping[tuple[int, str], Hidden]
     population: Mapping[str, Hidden]
     withheld: frozenset[int]
     denominators_only: frozenset[int]
+    totals_only: frozenset[tuple[int, str]]
 
 
 @dataclass(slots=True)
@@ -34,6 +36,7 @@ class _Shown:
     metrics: set[int]
     numerators: set[int]
     hidden: dict[tuple[int, str], Hidden] = field(default_factory=dict)
+    totals_only: set[tuple[int, str]] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,11 @@ def protect(
     population = {name: one.population.hidden[place] for one in linked for place, name in enumerate(one.names)}
     everything = frozenset(range(len(metrics)))
     return Protection(
-        shown.hidden, population, everything - shown.metrics, frozenset(shown.metrics) - frozenset(shown.numerators)
+        shown.hidden,
+        population,
+        everything - shown.metrics,
+        frozenset(shown.metrics) - frozenset(shown.numerators),
+        frozenset(shown.totals_only),
     )
 
 
@@ -98,12 +105,79 @@ def _protect_cluster(
         if totals.any():
             return [cluster.owners[n] for n in np.flatnonzero(totals).tolist()]
         pools = pool(together, one.link, one.population, threshold)
-        if pools.failed:
+        sparse = _sparse(cluster, here, bounded, one, pools, threshold) if pools.hides else frozenset()
+        if sparse:
+            rest = without(cluster, sparse)
+            pools = pool(families(rest, here, bounded), one.link, one.population, threshold)
+            if unprotected := _untold(cluster, sparse, here, bounded, one, threshold):
+                return [((metric, "numerator"),) for metric in unprotected]
+            if pools.failed:
+                return [rest.owners[n] for n in pools.failed]
+        elif pools.failed:
             return [cluster.owners[n] for n in pools.failed]
-        for metric in of:
+        for number, metric in zip(cluster.metrics, of, strict=True):
             for place, name in enumerate(one.names):
                 shown.hidden[metric, name] = pools.hidden[place]
+                shown.totals_only.discard((metric, name))
+                if number in sparse:
+                    shown.totals_only.add((metric, name))
     return []
+
+
+def _sparse(
+    cluster: Cluster,
+    counts: npt.NDArray[np.float64],
+    bounded: Mapping[int, bool],
+    one: _LinkedDimensions,
+    pools: Pools,
+    threshold: int,
+) -> frozenset[int]:
+    """Metrics of a cluster of several whose own numerators hide more than half of the members in a dimension."""
+    if len(cluster.metrics) < 2 or not _hides_most(one, pools):
+        return frozenset()
+    everything = frozenset(cluster.metrics)
+    denominators = pool(families(without(cluster, everything), counts, bounded), one.link, one.population, threshold)
+    if _hides_most(one, denominators):
+        return frozenset()
+    found = set()
+    for metric in cluster.metrics:
+        own = families(only(cluster, metric), counts, bounded)
+        if _hides_most(one, pool(own, one.link, one.population, threshold)):
+            found.add(metric)
+    return frozenset(found) if len(found) < len(everything) else frozenset()
+
+
+def _hides_most(one: _LinkedDimensions, pools: Pools) -> bool:
+    whole = one.everyone.sum()
+    return any(
+        one.everyone[hidden[strata]].sum() > whole / 2
+        for hidden, strata in zip(pools.hidden, one.link.strata, strict=True)
+    )
+
+
+def _untold(
+    cluster: Cluster,
+    sparse: frozenset[int],
+    counts: npt.NDArray[np.float64],
+    bounded: Mapping[int, bool],
+    one: _LinkedDimensions,
+    threshold: int,
+) -> list[int]:
+    """Sparse metrics whose total, with the strata of their denominator, would tell too much.
+
+    The denominator counts as known by stratum, but for strata whose members are hidden: those may move as they are.
+    """
+    found = []
+    for metric in sorted(sparse):
+        own = only(cluster, metric)
+        roles = [own.owners[place][0][1] for place in range(len(own.vectors))]
+        denominator = own.vectors[roles.index("denominator")]
+        told = own.vectors[[place for place, role in enumerate(roles) if role == "numerator"]]
+        once = np.array([bounded[number] for number in told.tolist()], np.bool_)
+        inside = Families(counts[told], once, counts[denominator])
+        if metric in cluster.related or not protects(inside, one.link, one.population, threshold):
+            found.append(metric)
+    return found
 
 
 def _reduce(shown: _Shown, failing: Sequence[Sequence[tuple[int, str]]]) -> None:

@@ -152,8 +152,9 @@ def _breakdown(number: int, metric: Metric, dimension: Dimension, column: Column
     numerators = np.bincount(column.codes, metric.numerator, size)
     hidden = protection.hidden[number, dimension.id]
     counts = metric.kind == "cohort" or number in protection.denominators_only
+    alone = counts or (number, dimension.id) in protection.totals_only
     cells = tuple(
-        _cell(metric, code, title_of(dimension, code), denominators[place], numerators[place], hidden[place], counts)
+        _cell(metric, code, title_of(dimension, code), denominators[place], numerators[place], hidden[place], alone)
         for place, code in enumerate(column.strata)
     )
     total = _cell(metric, None, "All", metric.denominator.sum(), metric.numerator.sum(), False, counts)

@@ -66,6 +66,11 @@ class Pools:
     hidden: list[Hidden]
     failed: list[int] = field(default_factory=list)
 
+    @property
+    def hides(self) -> bool:
+        """Whether any stratum is hidden."""
+        return any(one.any() for one in self.hidden)
+
 
 def small(counts: Counts, threshold: int = THRESHOLD) -> Hidden:
     """Which counts are those of so few that they are not shown. Zero is nobody."""
@@ -104,6 +109,15 @@ def pool(families: Families, link: Link, known: Pools | None = None, threshold: 
                 break
         if best is not None:
             hidden[best[2]][best[3]] = True
+
+
+def protects(families: Families, link: Link, known: Pools, threshold: int = THRESHOLD) -> bool:
+    """Whether families of which only totals are shown are protected where their whole is shown by strata.
+
+    ``everyone`` is that whole (their denominator), ``known`` what of its strata is hidden.
+    """
+    hidden = [np.ones(size, np.bool_) for size in link.sizes]
+    return not _lack(families, link, hidden, known, threshold).any()
 
 
 def _lack(
