@@ -65,14 +65,8 @@ def sets_of(number: int, metric: Metric, numerators: bool = True) -> Iterator[Me
 
 def counted(sets: Sequence[MemberSet], codes: Codes, combinations: int) -> Counts:
     """Counts (set, combination) of each set, and in the last row of everyone."""
-    found = np.zeros((len(sets) + 1, combinations))
-    for start in range(0, len(codes), _STEP):
-        part = slice(start, start + _STEP)
-        indicator = np.zeros((len(codes[part]), combinations))
-        indicator[np.arange(len(codes[part])), codes[part]] = 1
-        rows = np.stack([one.values[part] for one in sets] + [np.ones(len(codes[part]))])
-        found += rows @ indicator
-    return found
+    rows = [np.bincount(codes, one.values, combinations) for one in sets]
+    return np.stack([*rows, np.bincount(codes, minlength=combinations)]).astype(np.float64)
 
 
 def clusters(sets: Sequence[MemberSet], metrics: int) -> list[Cluster]:

@@ -77,9 +77,10 @@ def newest_runs(gateway: Gateway, period: Period) -> list[str]:
 
 
 def stratified(gateway: Gateway, period: Period, question: Question, tables: Sequence[Metric] = ()) -> Strata:
-    """The kept results of a period, and those of ``tables`` that are asked for, by the dimensions as of a day (default: the period's last).
+    """The kept results of a period, and those of ``tables`` that are asked for, by every dimension.
 
-    NotFoundError when there are no results of the period, or of a measure that is asked for.
+    Dimensions are as of the question's day (default: the period's last). NotFoundError when there are no results of the
+    period, or of a measure that is asked for.
     """
     wanted = chosen(question.dimensions)
     metrics: list[Metric] = [one for one in tables if _is_asked(one, question.measures)]
