@@ -29,13 +29,14 @@ from tests.support.claims import TABLES
 
 PROCEDURES, DIAGNOSES, PAIRS, LIMITS = 20_000, 75_000, 1_500_000, 15_000
 CPT, ICD, NPI = "http://www.ama-assn.org/go/cpt", "http://hl7.org/fhir/sid/icd-10-cm", "http://hl7.org/fhir/sid/us-npi"
+BATCH = 50_000  # as the jobs do
 NPIS = ("1234567893", "1679576722", "1245319599")
 
 
 def main() -> None:
     """Make tables and claims, check the claims in batches, say how long it took."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
-    batch = 20_000
+    batch = BATCH
     with tempfile.TemporaryDirectory() as folder:
         store = tables(Path(folder))
         lines = claims(count)

@@ -36,7 +36,7 @@ from fhir_gateway.sources.files import stage_files
 from fhir_gateway.sources.models import StagedFile
 
 #: Claims that are checked at a time: more take more memory, fewer open the tables more often.
-BATCH = 20_000
+BATCH = 50_000
 _NPI, _TIN = "http://hl7.org/fhir/sid/us-npi", "urn:oid:2.16.840.1.113883.4.4"
 
 
