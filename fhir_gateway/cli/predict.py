@@ -35,3 +35,20 @@ def parse_day(text: str | None, option: str) -> date | None:
         return date.fromisoformat(text)
     except ValueError:
         raise ConfigurationError(f"{option} is a day such as 2025-12-31") from None
+
+
+@app.command("work-list")
+def work_list(
+    command: typer.Context,
+    as_of: _AsOf = None,
+    limit: Annotated[int, typer.Option(min=1, help="Rows that are shown.")] = 25,
+) -> None:
+    """Learn from the own lake who will need unplanned acute care most, and rank everybody by its expected cost."""
+    from fhir_gateway.jobs import work_lists as job
+
+    here = context(command)
+    found = job.work_list(here.gateway, parse_day(as_of, "--as-of"))
+    columns = ("member", "tier", "expected_avoidable", "expected_cost", "reasons")
+    here.output.table(f"Work list, {found.as_of}", columns, found.table.slice(0, limit).to_pylist())
+    ids = ", ".join(str(one["id"]) for one in found.cards.values())
+    here.output.say(f"{found.served:,} RiskAssessments are served; model cards in predictions/: {ids}")

@@ -21,6 +21,7 @@ from fhir_gateway.jobs.clock import instant
 from fhir_gateway.jobs.locks import hold
 from fhir_gateway.jobs.prediction_inputs import buckets
 from fhir_gateway.jobs.predictions import SERVED_DAYS, newest_scores, served_rows
+from fhir_gateway.jobs.work_lists import newest_work_list
 from fhir_gateway.measures.gap import OPEN, gap_statuses
 from fhir_gateway.measures.model import MeasureResult, RunHeader
 from fhir_gateway.outreach.contact import CONSENT_COLUMNS, PATIENT_COLUMNS, contacts, excluded
@@ -168,7 +169,7 @@ def _items(members: pa.Array, reason: str, detail: str, scope: str, text: str, u
 
 
 def _risk(gateway: Gateway, day: date) -> Iterator[_Found]:
-    """Those whose LACE or HOSPITAL is high after a stay of late; nothing before scores were computed."""
+    """Those whose LACE or HOSPITAL is high after a stay of late, and the top of the work list, where there are such."""
     with suppress(NotFoundError):
         scores = newest_scores(gateway)
         of_stays = scores.filter(pc.is_in(scores["score"], value_set=pa.array(["lace", "hospital"])))
@@ -177,6 +178,11 @@ def _risk(gateway: Gateway, day: date) -> Iterator[_Found]:
         text = f"high risk of readmission after a stay within {SERVED_DAYS} days"
         found = _items(members, "rising-risk", "readmission", "risk readmission", text, None)
         yield _Found(found, ("risk readmission",))
+    with suppress(NotFoundError):
+        ranked = newest_work_list(gateway)
+        top = ranked.filter(pc.equal(ranked["tier"], "top-5"))["member"].combine_chunks()
+        text = "among the 5 percent with the most expected avoidable cost"
+        yield _Found(_items(top, "rising-risk", "work-list", "risk work-list", text, None), ("risk work-list",))
 
 
 def _coding_gaps(gateway: Gateway, day: date) -> Iterator[_Found]:

@@ -12,10 +12,11 @@ import pytest
 
 from fhir_gateway.config import Settings
 from fhir_gateway.db.audience import Audience
-from fhir_gateway.errors import NotFoundError
+from fhir_gateway.errors import InputError, NotFoundError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.predictions import newest_scores, score
 from fhir_gateway.jobs.pull import pull_files
+from fhir_gateway.jobs.work_lists import newest_work_list, work_list
 
 NOW = datetime(2025, 6, 30, 12, tzinfo=UTC)
 DAY = date(2025, 6, 30)
@@ -133,3 +134,10 @@ def test_an_audience_without_the_person_sees_no_assessment(gateway: Gateway) -> 
 def test_without_scores_there_is_nothing_to_read(gateway: Gateway) -> None:
     with pytest.raises(NotFoundError):
         newest_scores(gateway)
+
+
+def test_a_lake_of_two_persons_teaches_nothing(gateway: Gateway) -> None:
+    with pytest.raises(InputError, match="too little"):
+        work_list(gateway, DAY, now=NOW)
+    with pytest.raises(NotFoundError):
+        newest_work_list(gateway)
