@@ -1,8 +1,8 @@
 """Who will need unplanned acute care most, by models of the own lake: learned, judged, and ranked with reasons.
 
 Of claims up to a day: a model learns from what was known two years ago what the next year brought, is judged by
-the year after that, and then, learned anew from it, ranks everybody as of the day. Models are not kept: the same lake and day
-give the same ones.
+the year after that, and then, learned anew from it, ranks everybody as of the day. Models are not
+kept: the same lake and day give the same ones.
 """
 
 from __future__ import annotations
