@@ -59,7 +59,7 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[s
         yield f"http://127.0.0.1:{server.port}", headers
 
 
-@schemathesis.serializer("application/fhir+ndjson")
+@schemathesis.serializer("application/fhir+ndjson", "application/ndjson", "application/x-ndjson")
 def lines(_: SerializationContext, value: object) -> bytes:
     return value if isinstance(value, bytes) else json.dumps(value).encode()
 
