@@ -88,6 +88,7 @@ class Assembly:
         self._planned: list[tuple[int, int, int, int]] = []
         self._parts = self._fields(grammar.fields(resource_type), shape, -1)
         self._type = _struct_type(shape, self._parts)
+        self._lists = np.array(grammar.lists, np.int64)
         self._plan = _Plan(*np.array(self._planned, np.int64).reshape(-1, 4).T)
 
     def _fields(
@@ -132,6 +133,7 @@ class Assembly:
             raise self._lost()
         columns = np.zeros((self._grammar.columns, kernel.COLUMN_FIELDS), np.int64)
         kernel.count(events, columns)
+        columns[self._lists, kernel.KIND] = kernel.SKIPPED_LIST  # but those of the plan, which the arena enters
         arena = _Arena(self._plan, columns, count - int(np.count_nonzero(rows.odd)))
         offsets = np.empty(count + 1, np.int32)
         levels = np.zeros(self._grammar.levels, np.int64)

@@ -81,6 +81,7 @@ class Grammar:
         self._bound: dict[int, frozenset[str]] = {}
         self.levels = 1
         self.columns = 0
+        self.lists: list[int] = []  # columns of lists' lengths
         self._paths: dict[int, tuple[str, ...]] = {}
         self._transitions = 0
         self._groups = 0
@@ -207,6 +208,7 @@ class Grammar:
             return None
         if element.is_list:
             place = Place(self._new_column(), self._new_level(), self._new_column(), node.level)
+            self.lists.append(place.list_column)
         else:
             place = Place(self._new_column(), node.level, -1, -1)
         node.fields[element.name] = place

@@ -20,8 +20,9 @@ from fhir_gateway.lake.kernel.tables import (
 )
 from fhir_gateway.lake.kernel.texts import BACKSLASH, MINUS, NINE, POINT, ZERO, whole
 
-# kinds of columns; those from REPEATED on are values or objects in a list, each of which is a row of its own
-SKIPPED, STRUCT, LIST, STRING, TRUTH, WHOLE, NUMBER, REPEATED = 0, 1, 2, 3, 4, 5, 6, 8
+# kinds of columns; a skipped one is not among those to be made, and those from REPEATED on are values or objects in a
+# list, each of which is a row of its own
+SKIPPED, STRUCT, LIST, STRING, TRUTH, WHOLE, NUMBER, SKIPPED_LIST, REPEATED = 0, 1, 2, 3, 4, 5, 6, 7, 8
 # fields of a column: what it is; the level its rows are counted in; where its bits, offsets and values begin in the
 # arena (each counted in its own size); the next row to get an offset; bytes or items so far; events
 KIND, LEVEL, BITS, OFFSETS, VALUES, ROW, SIZE, COUNT = 0, 1, 2, 3, 4, 5, 6, 7
@@ -121,6 +122,8 @@ def gather(
                 size = event >> LENGTH_AT
                 if kind == SKIPPED:
                     place += size
+                    continue
+                if kind == SKIPPED_LIST:  # what it says is how many, not how long
                     continue
                 level = columns[c, LEVEL]
                 if kind >= REPEATED:

@@ -148,6 +148,59 @@ def test_columns_are_what_duckdb_reads() -> None:
         assert found.to_pylist() == expected.to_pylist()
 
 
+def part_of(shape: dict[str, Any], chance: np.random.Generator) -> dict[str, Any]:
+    """A part of a column structure: some elements are left out, of others some parts."""
+    kept: dict[str, Any] = {}
+    for name, part in shape.items():
+        inner = part[0] if isinstance(part, list) else part
+        if isinstance(inner, dict):
+            inner = part_of(inner, chance)
+        if inner and chance.random() < 0.6:
+            kept[name] = [inner] if isinstance(part, list) else inner
+    return kept
+
+
+@pytest.mark.parametrize("kind", types())
+def test_a_part_of_the_columns_is_what_duckdb_reads(kind: str) -> None:
+    """Values that are not asked for, lists among them, are passed over by their own length."""
+    chance = np.random.default_rng(7)
+    lines = [line.strip() for line in broken_texts(13, 600)]
+    lines = [json.dumps(valid(kind, "1")).encode(), *(line for line in lines if judge(line, None)[1] is None)]
+    scanner = Scanner(Grammar())
+    with duckdb.connect() as connection, Texts() as texts:
+        scanned = scan(scanner, lines, texts=texts)
+        rows = pa.Table.from_batches([batch for name, batch in scanned.rows if name == kind])
+        whole = scanner.shape(kind)
+        for _ in range(12):
+            shape = part_of(whole, chance)
+            if not shape:
+                continue
+            pieces = list(typed_rows(connection, scanner.grammar, kind, texts, rows, shape))
+            raw = pa.chunked_array([piece.raw for piece in pieces])
+            connection.register("raw", pa.table({"raw": raw}))
+            structure = transform_structure(shape)
+            read = connection.sql("select unnest(json_transform(raw, ?)) from raw", params=[structure]).to_arrow_table()
+            expected = read.cast(pa.schema([(name, spec.arrow_type(part)) for name, part in shape.items()]))
+            found = pa.Table.from_struct_array(pa.chunked_array([piece.columns for piece in pieces]))
+            assert found.to_pylist() == expected.to_pylist()
+
+
+def test_elements_of_which_nothing_is_a_column_move_nothing_else(
+    lake: Lake, people: People, make_pull: MakePull
+) -> None:
+    """A contact with an extension only is a list whose parts are no columns: what comes after it stays as it is."""
+    contact = [{"extension": [{"url": "http://example.org/of-a-contact", "valueCode": "some"}]}]
+    lines = [
+        {"resourceType": "Patient", "id": f"p{number}", "contact": contact * number, "gender": "female", "name": [name]}
+        for number, name in enumerate([{"family": "Almeida"}, {"family": "Berg", "given": ["Ulla", "Mia"]}], 1)
+    ]
+    lake.commit(make_pull("p1", {"Patient": lines}), people)
+    rows = lake.read("Patient", ["gender", "name.family", "name.given"])
+    assert rows["gender"].to_pylist() == ["female", "female"]
+    assert sorted(name["family"] for names in rows["name"].to_pylist() for name in names) == ["Almeida", "Berg"]
+    assert [name["given"] for names in rows["name"].to_pylist() for name in names if name["given"]] == [["Ulla", "Mia"]]
+
+
 def test_decimals_are_exact() -> None:
     texts = ["12345678901234567890.12345678", "-0.00000001", "0.123456785", "-99999999999999999999", "1.005", "0"]
     lines = [
