@@ -14,7 +14,6 @@ from fhir_gateway.cli import (
     alerts,
     audit,
     claims,
-    claims,
     client,
     contract,
     endpoint,

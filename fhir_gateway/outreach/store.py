@@ -32,7 +32,8 @@ _MANY = 500
 _STORED = pa.schema([("id", pa.string()), *ITEMS, ("state", pa.string()), ("changed_at", pa.string())])
 
 _CHANGES = """
-SELECT * FROM (SELECT coalesce(n.id, s.id) AS id, coalesce(n.member, s.member) AS member, coalesce(n.reason, s.reason) AS reason,
+SELECT * FROM (SELECT coalesce(n.id, s.id) AS id, coalesce(n.member, s.member) AS member,
+    coalesce(n.reason, s.reason) AS reason,
     coalesce(n.detail, s.detail) AS detail, coalesce(n.scope, s.scope) AS scope, coalesce(n.text, s.text) AS text,
     coalesce(n.until, s.until) AS until, s.state AS former,
     CASE WHEN n.id IS NOT NULL AND s.id IS NULL THEN 'open'

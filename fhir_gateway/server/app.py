@@ -91,9 +91,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     catalogs["MeasureReport"] = reports
     settings = gateway.settings
     https = settings.public_url.startswith("https:")
-    throttle = Throttle(
-        settings.client_requests_per_minute, settings.token_requests_per_minute, settings.api_processes
-    )
+    throttle = Throttle(settings.client_requests_per_minute, settings.token_requests_per_minute, settings.api_processes)
     metrics = Metrics(gateway)
     links = PageLinks(base_url, gateway.secrets)
     interactions = Interactions(base_url, gateway.authorization, gateway.resources, catalogs, links)

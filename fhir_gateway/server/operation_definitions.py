@@ -137,8 +137,8 @@ CHECK_CLAIMS = Operation(
         ("submitted", "day of submission; without it the day on which each claim says that it was created"),
         ("edit", "id or family of an edit; repeatable; all of them without it"),
     ),
-    "Checks a Claim, a Bundle of Claims or NDJSON of Claims before they are submitted: an OperationOutcome for each, with "
-    "what could not be checked.",
+    "Checks a Claim, a Bundle of Claims or NDJSON of Claims before they are submitted: an OperationOutcome for each, "
+    "with what could not be checked.",
     "Parameters",
 )
 DENIALS = Operation(

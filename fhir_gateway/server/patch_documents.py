@@ -7,7 +7,7 @@ paths that lead down from the resource by elements, ``[n]`` and ``.where(element
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import orjson
 from jsonpointer import JsonPointerException
 
 from fhir_gateway.errors import InputError, Location
-from fhir_gateway.r4.spec import Element, type_definition
+from fhir_gateway.r4.spec import Element, TypeDefinition, type_definition
 
 JSON_PATCH = "application/json-patch+json"
 MOST_OPERATIONS = 200
@@ -106,7 +106,7 @@ class Patch:
         return patched
 
 
-def _few(operations: list[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+def _few(operations: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
     if len(operations) > MOST_OPERATIONS:
         raise InputError(f"a patch has at most {MOST_OPERATIONS} operations")
     return tuple(operations)
@@ -283,7 +283,7 @@ def _element(place: _Place, name: str) -> Element | None:
     return next((one for one in definition.choices.get(name, ()) if one.name in place.node), None)
 
 
-def _definition(fhir_type: str) -> Any:
+def _definition(fhir_type: str) -> TypeDefinition | None:
     try:
         return type_definition(fhir_type)
     except KeyError:

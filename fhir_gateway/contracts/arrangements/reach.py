@@ -17,7 +17,7 @@ from fhir_gateway.contracts.arrangements.base import ArrangementTerms, Settlemen
 from fhir_gateway.contracts.arrangements.facts import Needs
 from fhir_gateway.contracts.arrangements.reach_adjustments import add_equity, add_rate, add_stop_loss
 from fhir_gateway.contracts.arrangements.reach_rules import ReachYear, Risk, RiskOption, reach_year
-from fhir_gateway.contracts.arrangements.shared_savings_parts import RiskNormaliser, Tier, tier_problems
+from fhir_gateway.contracts.arrangements.shared_savings_parts import AgreedRisk, Tier, tier_problems
 from fhir_gateway.contracts.arrangements.shared_savings_target import agreed
 from fhir_gateway.contracts.bands import band_parts, bands_from
 from fhir_gateway.contracts.benchmarks.cost import COST_COLUMNS
@@ -53,7 +53,7 @@ class ReachBenchmark(Terms):
     per: Literal["total", "member_month"] = "total"
     final: bool = False
     regional: RegionalBlend | None = None
-    risk: RiskNormaliser | None = None
+    risk: AgreedRisk | None = None
 
 
 class StopLossBand(Terms):

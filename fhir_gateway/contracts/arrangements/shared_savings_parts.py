@@ -21,6 +21,15 @@ class Book(Terms):
     current: Positive
 
 
+class AgreedRisk(Terms):
+    """Agreed mean risk scores of the base year and of this year: their ratio adjusts the target."""
+
+    base: Positive
+    year: Positive
+    cap: Fraction | None = Field(default=None, description="Most that the ratio may rise above 1.")
+    floor: Fraction | None = Field(default=None, description="Most that the ratio may fall below 1.")
+
+
 class RiskNormaliser(Terms):
     """Mean risk scores of the base year and of this year: their ratio adjusts the target.
 
