@@ -188,6 +188,39 @@ def import_(face: Face) -> Answers:
     yield face.request("POST", "$import", content=content, headers={"Content-Type": "application/fhir+ndjson"}).json()
 
 
+@row("Measure.stratify")
+def stratify(face: Face) -> Answers:
+    for more in ({"dimension": "sex"}, {"subject": f"Group/{face.group}", "dimension": "age-band"}, {}):
+        yield face.get(f"Measure/{face.measure['id']}/$stratify", params=PERIOD | more).json()
+
+
+@row("MeasureReport.payment-rows")
+def payment_rows(face: Face) -> Answers:
+    """Rows are no resources; a report without any is refused as one."""
+    for report in face.get("MeasureReport", params={"category": "vbp"}).json()["entry"]:
+        answer = face.get(f"MeasureReport/{report['resource']['id']}/$payment-rows")
+        if answer.status_code != 200:
+            yield answer.json()
+    yield face.get("MeasureReport/nothing/$payment-rows").json()
+
+
+@row("Claim.check")
+def check_claims(face: Face) -> Answers:
+    claim = {"resourceType": "Claim", "status": "active", "use": "claim", "type": {"text": "professional"}}
+    claim |= {"patient": {"reference": f"Patient/{face.patients[0]}"}, "provider": {"display": "somebody"}}
+    claim |= {"created": "2025-03-01", "priority": {"text": "normal"}, "insurance": []}
+    yield face.post("Claim/$check", claim).json()
+    bundle = {"resourceType": "Bundle", "type": "collection", "entry": [{"resource": claim}, {"resource": claim}]}
+    yield face.post("Claim/$check", bundle).json()
+    yield face.post("Claim/$check", {"resourceType": "Patient"}).json()
+
+
+@row("ExplanationOfBenefit.denials")
+def denials(face: Face) -> Answers:
+    for by in ("reason", "provider", "nonsense"):
+        yield face.get("ExplanationOfBenefit/$denials", params={"by": by}).json()
+
+
 @row(".validate")
 def validate(face: Face) -> Answers:
     yield face.get(f"Group/{face.group}/$validate").json()
