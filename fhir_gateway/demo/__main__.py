@@ -1,4 +1,4 @@
-"""``python -m fhir_gateway.demo``: the tour at the prompt, then the FHIR face until interrupted."""
+"""``python -m fhir_gateway.demo``: the tour at the prompt, then the FHIR face and the console until interrupted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fhir_gateway.demo import client
+from fhir_gateway.console.app import with_console
+from fhir_gateway.console.frame import PATH
+from fhir_gateway.demo import client, person
 from fhir_gateway.demo.steps import Steps
 from fhir_gateway.demo.summary import Summary
 from fhir_gateway.demo.tour import Options, open_gateway, run
@@ -39,7 +41,8 @@ def demo(
     options = Options(folder, patients, seed, port=port)
     _claim(folder, fresh)
     gateway = open_gateway(options)
-    server = None if once else GatewayServer(gateway, port=port)  # first, so that a port in use is known at once
+    # first, so that a port in use is known at once
+    server = None if once else GatewayServer(gateway, port=port, application=with_console)
     summary = run(gateway, options, Steps(console))
     summary.write(folder / "summary.json")
     summary.show(console)
@@ -60,14 +63,18 @@ def _claim(folder: Path, fresh: bool) -> None:
 
 
 def _invite(console: Console, gateway: Gateway, options: Options, summary: Summary) -> None:
-    """Print commands that work while the server runs."""
+    """Print who may sign in at the console, and commands that work while the server runs."""
+    public = gateway.settings.public_url.rstrip("/")
+    console.print(f"\nConsole: {public}{PATH}/", soft_wrap=True)
+    who = f"sign in as {person.NAME} ({', '.join(person.ROLES)}: sees everything), password {person.sign_up(gateway)}"
+    console.print(f"         {who}", soft_wrap=True, markup=False)
     lines = [
         client.token_command(gateway, options.key_file),
         client.curl_command(gateway, "Group?_summary=true"),
         client.curl_command(gateway, "MeasureReport?type=summary"),
         client.curl_command(gateway, "MeasureReport?category=vbp"),
     ]
-    console.print(f"\nServing {gateway.settings.public_url}/fhir until Ctrl-C. In another shell:\n")
+    console.print(f"\nServing {public}/fhir until Ctrl-C. In another shell:\n")
     for line in lines:
         console.print(line, soft_wrap=True, markup=False)
 

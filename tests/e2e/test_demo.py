@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,7 +26,7 @@ from fhir_gateway.factory import Gateway
 from fhir_gateway.server.serve import GatewayServer
 from tests.support.backend_client import lasting
 from tests.support.serving import free_port
-from tests.support.waiting import HANG
+from tests.support.waiting import HANG, until
 
 PATIENTS = 150
 
@@ -252,6 +254,39 @@ def test_a_second_run_changes_nothing(demo: Demo) -> None:
     assert written == first
     after = {one["id"]: one["meta"]["versionId"] for one in demo.fhirpy.resources("MeasureReport").fetch_all()}
     assert after == versions
+
+
+def test_who_reads_what_the_demo_prints_signs_in_at_its_console(demo: Demo) -> None:
+    """The password is another one each time, and good as long as nobody starts the demo again."""
+    port, passwords = free_port(), set()
+    arguments = ["--folder", str(demo.options.folder), "--patients", str(PATIENTS), "--port", str(port)]
+    for _ in range(2):
+        with subprocess.Popen(
+            [sys.executable, "-m", "fhir_gateway.demo", *arguments], stdout=subprocess.PIPE, text=True
+        ) as served:
+            assert served.stdout is not None
+            try:
+                printed = next(line for line in served.stdout if "password" in line)
+                name, roles, password = re.findall(r"sign in as (\w+) \((\w+): .*\), password (\S+)", printed)[0]
+                assert (name, roles) == ("demo", "viewer")
+                with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=HANG) as person:
+                    until(lambda: _answers(person))
+                    form = {"name": name, "password": password}
+                    assert person.post("/console/sign-in", data=form).headers["location"] == "/console/"
+                    assert demo.summary.settlements[0].report in person.get("/console/contracts").text
+            finally:
+                served.send_signal(signal.SIGINT)
+            served.communicate(timeout=HANG)
+        assert served.returncode == 0
+        passwords.add(password)
+    assert len(passwords) == 2
+
+
+def _answers(person: httpx.Client) -> bool:
+    try:
+        return person.get("/health").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def test_a_folder_that_is_not_the_demos_is_left_alone(tmp_path: Path) -> None:
