@@ -10,7 +10,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 ARGS ?=
 
-.PHONY: help install demo test test-postgresql test-third-party test-risk-packages lint type docs pages openapi lock conformance bench-measures bench-ingest bench-incremental bench-server bench-settlement bench-attribution bench-claims bench-risk chaos fuzz tiny-files
+.PHONY: help install demo test test-postgresql test-third-party test-risk-packages lint type docs site pages openapi lock conformance bench-measures bench-ingest bench-incremental bench-server bench-settlement bench-attribution bench-claims bench-risk chaos fuzz tiny-files
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -64,12 +64,16 @@ lint: install ## Check style, format, the direction of imports, and the image's 
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports
 	@$(BIN)/hadolint docker/Dockerfile
+	@$(BIN)/mkdocs build --strict --quiet
 
 type: install ## Check types
 	@$(BIN)/mypy
 
 docs: install ## Check that documentation and generated files agree with the code
 	@$(BIN)/python -m pytest tests/unit/test_docs.py tests/api/test_server_documents.py $(ARGS)
+
+site: install ## Build the documentation as a site in site/; a link that leads nowhere is an error
+	@$(BIN)/mkdocs build --strict --quiet
 
 pages: install ## Write the generated parts of docs/ anew
 	@$(BIN)/python -m tests.support.pages
