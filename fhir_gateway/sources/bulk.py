@@ -200,6 +200,8 @@ class BulkExport:
         for one in results:
             if isinstance(one, Downloaded):
                 counted = one.file.count if self._session.profile.counts_exact else None
+                if one.mismatch is not None and self._accept_partial:
+                    counted = None  # said in the issues; held against the file it would refuse the pull for ever
                 if manifest.organized_by:
                     without_headers(one.path)
                 files.append(StagedFile(one.path, one.file.shown, one.file.resource_type, counted))

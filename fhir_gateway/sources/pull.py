@@ -26,7 +26,7 @@ from fhir_gateway.sources.models import StagedPull
 from fhir_gateway.sources.outcome import Progress, PullOutcome, SourceIssue
 from fhir_gateway.sources.parts import plan
 from fhir_gateway.sources.retry import Clock
-from fhir_gateway.sources.search import SearchPull
+from fhir_gateway.sources.search import WITHOUT_PATIENT, SearchPull
 from fhir_gateway.sources.vendors import Level, Mode, VendorProfile
 
 SEARCH_TYPES = (
@@ -171,7 +171,11 @@ async def _bulk(
 
 async def _search(source: Source, folder: Path, request: ExportRequest, pull_id: str) -> PullOutcome:
     offered = (await source.capabilities()).types
-    wanted = request.types or tuple(kind for kind in SEARCH_TYPES if not offered or kind in offered)
+    # where a search must name a patient, what has none comes by the references to it (hydrate)
+    refused = WITHOUT_PATIENT if source.profile.search_by == "patient" else frozenset()
+    wanted = request.types or tuple(
+        kind for kind in SEARCH_TYPES if kind not in refused and kind in (offered or (kind,))
+    )
     if not wanted:
         raise SourceError(f"{source.endpoint.base_url}: lists none of the types we search")
     search = SearchPull(source.session, folder)

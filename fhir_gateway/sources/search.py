@@ -30,6 +30,7 @@ from fhir_gateway.sources.session import FHIR_JSON, SourceSession, refusal
 _MAX_COUNT = 10_000
 _OVERLAP = timedelta(minutes=5)
 """What changed while the search ran is looked at twice: indexes of servers lag behind their clocks."""
+_LONG_AGO = "1900-01-01T00:00:00Z"
 WITHOUT_PATIENT = frozenset({"Organization", "Practitioner", "PractitionerRole", "Location", "Medication", "Group"})
 """Types that a crawl patient by patient asks for as a whole."""
 _STATE = "search.json"
@@ -59,6 +60,7 @@ class SearchPull:
         self._folder = folder
         self._limit = session.limit(session.endpoint.base_url)
         self._refused: list[SourceError] = []
+        self._dated: bool | None = None
         self._finished: dict[str, int] = {}
         self.issues: list[SourceIssue] = []
         self.moment: str | None = None
@@ -81,9 +83,9 @@ class SearchPull:
             raise SourceError(
                 f"{self._session.endpoint.base_url}: searches must name a patient here, so name a Group to pull"
             )
-        changed = [("_lastUpdated", f"gt{since}")] if since else []
         staged = []
         for number, kind in enumerate(types, 1):
+            changed = await self._changes(kind, patients, since)
             staged.append(await self._file(kind, self._queries(kind, patients, changed)))
             self._session.report("search", kind, number, len(types))
         if len(self._refused) == len(types):
@@ -123,6 +125,36 @@ class SearchPull:
         partial = self._folder / f"{_STATE}.part"
         partial.write_bytes(orjson.dumps(kept))
         partial.replace(self._folder / _STATE)
+
+    async def _changes(self, kind: str, patients: tuple[str, ...], since: str | None) -> _Query:
+        """The criterion for what changed since then; none where the server finds nothing by it, ever.
+
+        A server that answers an unknown parameter with an empty page (fhir-router), or keeps no ``lastUpdated``, would
+        show no change for all time: such a one is asked for everything.
+        """
+        if since is None or kind in self._finished:
+            return []
+        if self._dated is None:
+            self._dated = await self._finds_by_date(kind, self._queries(kind, patients, [])[0][:-1])
+            if self._dated is False:
+                text = "the server finds nothing by _lastUpdated, whatever the time: everything was asked for"
+                self.issues.append(SourceIssue("warning", text))
+        return [] if self._dated is False else [("_lastUpdated", f"gt{since}")]
+
+    async def _finds_by_date(self, kind: str, criteria: _Query) -> bool | None:
+        """Whether a search by ``_lastUpdated`` finds what is there; None when nothing is there to be found."""
+        base, one = f"{self._session.endpoint.base_url}/{kind}", ("_count", "1")
+        try:
+            for query, answer in (
+                ([("_lastUpdated", f"gt{_LONG_AGO}"), *criteria, one], True),
+                ([*criteria, one], False),
+            ):
+                bundle = await self._page(f"{base}?{urlencode(query)}", kind)
+                if bundle.get("total") or any(_matches(bundle, kind, _Found())):
+                    return answer
+        except SourceError:  # the search of the type itself meets this again, and says it
+            return None
+        return None
 
     def _queries(self, kind: str, patients: tuple[str, ...], changed: _Query) -> list[_Query]:
         page = [("_count", str(self._session.profile.page_size))]

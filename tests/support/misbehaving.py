@@ -128,9 +128,13 @@ class MisbehavingSource:
         self.polls_before_done = 1
         self.page_cap = 2
         self.hide_next = False
+        self.dates: str = "ignored"
+        """What a search does with ``_lastUpdated``: ``ignored``, ``known``, or ``nothing`` is found by it."""
+        self.now: str | None = None
+        """``Date`` of search answers."""
         self.directory: list[dict[str, Any]] = []
         self.extra_entries: list[dict[str, Any]] = []
-        self.deleted_job = False
+        self.deleted_jobs: set[str] = set()
         self.asked: list[dict[str, list[str]]] = []
         self.kickoffs = 0
         self.manifests = 0
@@ -300,12 +304,11 @@ class MisbehavingSource:
             return _outcome("value", 400)
         self.kickoffs += 1
         self._polls = 0
-        self.deleted_job = False
         location = f"/jobs/{self.kickoffs}" if self.relative_urls else f"{_root(self.base)}/jobs/{self.kickoffs}"
         return 202, {"Content-Location": location}, b""
 
     def _poll(self, seen: Seen, body: bytes) -> tuple[int, dict[str, str], bytes]:
-        if self.deleted_job:
+        if seen.path in self.deleted_jobs:
             return _outcome("not-found", 404)
         self._polls += 1
         if self.poll_budget is not None and self._polls > self.poll_budget:
@@ -371,7 +374,7 @@ class MisbehavingSource:
         if self.presigned and int(seen.query.get("sig", ["0"])[0]) <= self.expired_links:
             return 410, {}, b"expired"
         resources = {**self.files, **self.error_files, **self.deleted_files}.get(name)
-        if resources is None or self.deleted_job:
+        if resources is None or f"/jobs/{self.kickoffs}" in self.deleted_jobs:
             return 404, {}, b"gone"
         content = "\n".join(json.dumps(resource) for resource in resources).encode()
         if self.trailing_newline:
@@ -382,7 +385,7 @@ class MisbehavingSource:
         return 200, headers, content
 
     def _delete(self, seen: Seen, body: bytes) -> tuple[int, dict[str, str], bytes]:
-        self.deleted_job = True
+        self.deleted_jobs.add(seen.path)
         return 202, {}, b""
 
     def _search(self, seen: Seen, body: bytes) -> tuple[int, dict[str, str], bytes]:
@@ -411,6 +414,9 @@ class MisbehavingSource:
         since = seen.query.get("_lastUpdated", [""])[0]
         if self.key_paging and since.startswith("ge"):
             everything = [one for one in everything if one["meta"]["lastUpdated"] >= since[2:]]
+        if since.startswith("gt") and self.dates != "ignored":
+            known = [one for one in everything if one.get("meta", {}).get("lastUpdated", "") > since[2:]]
+            everything = known if self.dates == "known" else []
         offset, count = int(seen.query.get("offset", ["0"])[0]), int(seen.query.get("_count", ["2"])[0])
         count = min(count, self.page_cap)
         bundle: dict[str, Any] = {
@@ -421,9 +427,11 @@ class MisbehavingSource:
         }
         bundle["entry"] += self.extra_entries
         if offset + count < len(everything) and not self.hide_next:
-            next_page = f"{kind}?_count={count}&offset={offset + count}"
+            changed = f"&_lastUpdated={since}" if since else ""
+            next_page = f"{kind}?_count={count}&offset={offset + count}{changed}"
             bundle["link"] = [{"relation": "next", "url": f"{self.base}/{next_page}"}]
-        return _json(bundle)
+        status, headers, content = _json(bundle)
+        return status, {**headers, **({"Date": self.now} if self.now else {})}, content
 
 
 def _asked(seen: Seen) -> dict[str, list[str]]:

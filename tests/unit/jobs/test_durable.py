@@ -177,7 +177,7 @@ def test_a_cancelled_pull_stops_and_its_export_is_deleted(
         assert cancel(gateway, book, row.id) == []
         assert ended(book, row.id) == "cancelled"
     assert len(source.requests("delete")) == 2
-    assert source.deleted_job
+    assert source.deleted_jobs
     assert gateway.pulls.get(row.id).state == "cancelled"
     assert gateway.pulls.exports(row.id) == {}
     assert not (gateway.staging_folder / row.id).exists()

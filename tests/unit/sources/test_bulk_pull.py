@@ -68,16 +68,27 @@ def test_group_must_be_named_where_only_groups_are_exported(source: MisbehavingS
         pulling()
 
 
-@pytest.mark.parametrize(
-    "value", ["7", "Wed, 21 Oct 2015 07:28:00 GMT", "1893456000", "1893456000000", "18000", "nonsense"]
-)
+@pytest.mark.parametrize(("value", "wait"), [
+    ("7", 7.0),
+    ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+    ("Wed, 01 Jan 3000 00:00:00 GMT", 300.0),
+    ("32503680000", 300.0),
+    ("32503680000000", 300.0),
+    ("18000", 300.0),
+    ("nonsense", None),
+])  # fmt: skip
 def test_every_form_of_retry_after_is_obeyed_within_the_cap(
-    source: MisbehavingSource, pulling: Pulling, waits, value: str
+    source: MisbehavingSource, pulling: Pulling, waits, value: str, wait: float | None
 ) -> None:
-    for kind in ("kickoff", "poll", "file", "token", "metadata"):
-        source.faults[kind] = [Fault(429, {"Retry-After": value})]
+    kinds = ("kickoff", "poll", "file", "token", "metadata")
+    for kind in kinds:
+        source.faults[kind] = [Fault(429 if kind != "file" else 503, {"Retry-After": value})]
     assert pulling().complete
-    assert max(waits.asked) <= 300
+    if wait is None:  # our own growing wait
+        assert 0.25 <= max(waits.asked) <= 0.5
+    else:  # a poll is never asked again at once
+        assert sum(one in (wait, max(wait, 0.1)) for one in waits.asked) >= len(kinds)
+        assert max(waits.asked) == max(wait, 0.1)
 
 
 def test_stray_502s_and_500s_cost_a_retry_each(source: MisbehavingSource, pulling: Pulling) -> None:
@@ -229,6 +240,9 @@ def test_a_wrong_count_is_said_and_handed_to_the_ledger(
     tolerant = pulling(profile=replace(quick, counts_exact=False), folder=tmp_path / "again")
     assert tolerant.complete
     assert {file.expected_count for file in tolerant.staged.files} == {None}
+    accepted = pulling(accept_partial=True, folder=tmp_path / "accepted")
+    assert (accepted.complete, accepted.lost) == (False, 4)
+    assert {file.expected_count for file in accepted.staged.files} == {None}
 
 
 @pytest.mark.parametrize("name", ["error", "outcome"])

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from fhir_gateway.errors import SourceError
-from fhir_gateway.sources.endpoint import Endpoint
+from fhir_gateway.sources.endpoint import Endpoint, origin
 from fhir_gateway.sources.limit import AdaptiveLimit
 from fhir_gateway.sources.outcome import PullOutcome
 from fhir_gateway.sources.retry import Clock
@@ -151,12 +151,32 @@ def test_the_limit_sees_latency() -> None:
     assert limit.size > grown // 2
 
 
-def test_limits_are_per_host(source: MisbehavingSource, pulling: Pulling) -> None:
-    """A file server that is overwhelmed does not slow the polls of the API, and the other way round."""
-    source.file_host = source.base.removesuffix("/fhir").replace("127.0.0.1", "localhost")
-    source.requires_access_token = False
+def test_limits_are_per_host(source: MisbehavingSource, pulling: Pulling, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file server that is overwhelmed does not slow the searches of the API."""
+    files = source.base.removesuffix("/fhir").replace("127.0.0.1", "localhost")
+    source.file_host, source.requires_access_token = files, False
+    source.files["Patient-2"][0]["managingOrganization"] = {"reference": "Organization/o1"}
+    source.directory = [{"resourceType": "Organization", "id": "o1"}]
     source.faults["file"] = [Fault(503, {"Retry-After": "1"})] * 3
-    assert len(lines(pulling())) == 5
+    limits: dict[str, AdaptiveLimit] = {}
+    shrunk: list[tuple[AdaptiveLimit, int]] = []
+    limit_of, shrink = SourceSession.limit, AdaptiveLimit.shrink
+
+    def limit(session: SourceSession, url: str) -> AdaptiveLimit:
+        return limits.setdefault(origin(url), limit_of(session, url))
+
+    def shrinking(one: AdaptiveLimit) -> None:
+        before = one.size
+        shrink(one)
+        shrunk.append((one, before - one.size))
+
+    monkeypatch.setattr(SourceSession, "limit", limit)
+    monkeypatch.setattr(AdaptiveLimit, "shrink", shrinking)
+    assert len(lines(pulling())) == 6
+    assert limits.keys() == {origin(files), origin(source.base)}
+    assert {id(one) for one, _ in shrunk} == {id(limits[origin(files)])}
+    assert shrunk[0][1] == 2  # of the four it begins with
+    assert limits[origin(source.base)].size >= 4
 
 
 def test_an_export_that_never_ends_is_cancelled_and_searched_instead(
@@ -207,10 +227,9 @@ def test_parts_go_on_after_a_restart(source: MisbehavingSource, pulling: Pulling
     with pytest.raises(KeyboardInterrupt):
         pulling(profile=split, types=("Patient", "Claim"), on_state=remember)
     assert source.kickoffs == 2
-    source.deleted_job = False
-    # the finished job of the first part was deleted, so that part is exported anew; the second goes on
+    # the first part is here, whole; the second goes on with its export
     outcome = pulling(profile=split, types=("Patient", "Claim"), resume=states)
-    assert source.kickoffs <= 3
+    assert source.kickoffs == 2
     assert len(lines(outcome)) == 6
 
 

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from fhir_gateway.config import Settings
 from fhir_gateway.errors import SourceAuthError, SourceError
+from fhir_gateway.factory import Gateway
 from fhir_gateway.sources.bulk import ExportState
 from fhir_gateway.sources.discovery import SmartConfiguration
 from fhir_gateway.sources.endpoint import ClientSecret, Endpoint
@@ -221,6 +223,16 @@ def test_16_a_system_export_wants_the_wildcard(source: MisbehavingSource, pullin
     assert both.read_scope(("Patient",)) == "system/*.read"
 
 
+def test_16_a_key_set_of_one_kind_for_servers_that_mind_others(tmp_path: Path) -> None:
+    """sekmet-fhir: a JWK Set that mixes RSA and EC keys gives 500 for RS384: each endpoint's keys have their own."""
+    gateway = Gateway(Settings(data_dir=tmp_path))
+    for name, algorithm in (("one", "RS384"), ("other", "ES384")):
+        gateway.endpoints.add(Endpoint(name, "https://ehr.example/fhir", client_id="us"), algorithm)
+
+    for name, kinds in (("one", ["RSA"]), ("other", ["EC"]), (None, ["EC", "RSA"])):
+        assert sorted(key["kty"] for key in gateway.endpoints.public_jwks(name)["keys"]) == kinds
+
+
 def test_17_assertions_live_under_five_minutes_and_are_never_reused(
     source: MisbehavingSource, pulling: Pulling
 ) -> None:
@@ -256,6 +268,20 @@ def test_19_outcome_entries_and_repeated_entries_are_not_stored(source: Misbehav
     ]
     outcome = pulling(mode="search", types=("Patient",))
     assert len(lines(outcome)) == len(set(lines(outcome))) == 5
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_19_a_server_that_finds_nothing_by_a_parameter_it_does_not_know(
+    source: MisbehavingSource, pulling: Pulling, empty: bool
+) -> None:
+    """fhir-router: an incremental search would show no change for ever, so everything is asked for, and said to be."""
+    source.dates = "nothing"
+    source.files = {} if empty else source.files
+    outcome = pulling(mode="search", types=("Observation", "Patient"), since="2025-01-01T00:00:00Z")
+    assert outcome.complete
+    assert len(lines(outcome)) == (0 if empty else 5)
+    said = [issue.message for issue in outcome.issues if "_lastUpdated" in issue.message]
+    assert len(said) == (0 if empty else 1)
 
 
 def test_20_a_capability_statement_that_lists_less_than_there_is(source: MisbehavingSource, pulling: Pulling) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,8 @@ import pytest
 
 from fhir_gateway.errors import ConfigurationError, SourceAuthError, SourceError
 from fhir_gateway.sources.outcome import PullOutcome
-from fhir_gateway.sources.vendors import PROFILES, VendorProfile
-from tests.support.misbehaving import Fault, MisbehavingSource
+from fhir_gateway.sources.vendors import PROFILES, VendorProfile, vendor_profile
+from tests.support.misbehaving import Fault, MisbehavingSource, patients
 
 Pulling = Callable[..., PullOutcome]
 
@@ -94,6 +95,50 @@ def test_crawling_by_patient(source: MisbehavingSource, pulling: Pulling, quick:
     assert len(lines(outcome)) == 6  # the Group has three of the patients
     queried = [one.query for one in source.requests("search")]
     assert any("patient" in query for query in queried)
+
+
+def dated(count: int, day: int) -> list[dict[str, object]]:
+    return [{**one, "meta": {"lastUpdated": f"2025-01-0{day}T00:00:00Z"}} for one in patients(count, 10 * day)]
+
+
+def test_changes_are_searched_by_last_updated(source: MisbehavingSource, pulling: Pulling, tmp_path: Path) -> None:
+    """The moment of one search, by the server's clock and less an overlap, is the ``since`` of the next."""
+    source.dates, source.now = "known", "Sat, 04 Jan 2025 00:03:00 GMT"
+    source.files = {"Patient-1": dated(3, 1)}
+    first = pulling(mode="search", types=("Patient",))
+    assert first.staged.transaction_time == "2025-01-03T23:58:00+00:00"
+    source.files["Patient-2"] = dated(5, 4)
+    before = len(source.requests("search"))
+    second = pulling(mode="search", types=("Patient",), since=first.staged.transaction_time, folder=tmp_path / "second")
+    assert [json.loads(line)["id"] for line in lines(second)] == [f"p4{n}" for n in range(5)]
+    pages = [one.query for one in source.requests("search")[before:]]
+    assert pages[1] == {"_lastUpdated": ["gt2025-01-03T23:58:00+00:00"], "_count": ["2"]}
+    assert len(pages) == 4  # one to see whether it understands, and three pages
+    assert second.complete
+
+
+def test_crawls_ask_for_changes_of_each_patient(
+    source: MisbehavingSource, pulling: Pulling, quick: VendorProfile
+) -> None:
+    source.dates, source.files = "known", {"Patient-1": dated(3, 1)}
+    crawl = replace(quick, search_by="patient")
+    pulling(mode="search", profile=crawl, group="g", types=("Patient",), since="2025-01-01T12:00:00Z")
+    asked = [one.query for one in source.requests("search") if "_lastUpdated" in one.query]
+    assert [one["_id"] for one in asked] == [["p10"], ["p10"], ["p11"], ["p12"]]
+    assert [one["_lastUpdated"] for one in asked[1:]] == [["gt2025-01-01T12:00:00Z"]] * 3
+
+
+def test_where_searches_name_a_patient_others_come_by_reference(source: MisbehavingSource, pulling: Pulling) -> None:
+    """Epic refuses searches without a patient: what has none is not asked for as a whole, and is no loss."""
+    visit = {"resourceType": "Observation", "id": "o1", "subject": {"reference": "Patient/p1"}}
+    source.files["Observation-1"] = [visit | {"performer": [{"reference": "Organization/a"}]}]
+    source.directory = [{"resourceType": "Organization", "id": "a"}]
+    outcome = pulling(mode="search", profile=vendor_profile("epic"), group="g")
+    assert outcome.complete
+    assert any('"Organization"' in line for line in lines(outcome))
+    of_type = [one for one in source.requests("search") if one.path.count("/") == 2 and not one.path.endswith("/g")]
+    assert of_type
+    assert all({"patient", "_id"} & one.query.keys() for one in of_type)
 
 
 def test_circles_and_nonsense_end_in_errors(source: MisbehavingSource, pulling: Pulling) -> None:
