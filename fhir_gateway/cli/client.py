@@ -38,10 +38,12 @@ def add(
 
     Without --contract, --organization and --group it sees everybody's data: that is for the operator's own systems.
     """
+    from fhir_gateway.db.audience import grants_of
+
     here = context(command)
     if [jwks, jwks_url, new_key, outside or None].count(None) != 3:
         raise ConfigurationError("give one of --jwks, --jwks-url, --new-key and --outside")
-    grants = _grants(contract, organization, group)
+    grants = grants_of(contract, organization, group)
     keys = _keys(jwks, new_key, f"{name}-1")
     try:
         client = here.gateway.authorization.register_client(
@@ -113,8 +115,10 @@ def approve(
 
     Look at it first (client show), and ask whom it names whether they sent it.
     """
+    from fhir_gateway.db.audience import grants_of
+
     here = context(command)
-    grants = _grants(contract, organization, group)
+    grants = grants_of(contract, organization, group)
     if (grants is None) != everything:
         raise ConfigurationError("say whose data it sees: --contract, --organization, --group, or --everything")
     here.gateway.authorization.approve_client(name, scopes=" ".join(scope), grants=grants, purpose=purpose)
@@ -197,11 +201,6 @@ def token(
         here.output.value(body)
     else:
         typer.echo(body["access_token"])
-
-
-def _grants(contract: list[str] | None, organization: list[str] | None, group: list[str] | None) -> list[str] | None:
-    named = {"contract": contract, "organization": organization, "group": group}
-    return [f"{kind}:{one}" for kind, values in named.items() for one in values or ()] or None
 
 
 def _keys(jwks: Path | None, new_key: Path | None, kid: str) -> dict[str, Any] | None:

@@ -59,6 +59,14 @@ def label(kind: str, value: str) -> dict[str, str]:
     return {"system": SYSTEM, "code": f"{kind}:{value}"}
 
 
+def grants_of(
+    contract: Iterable[str] | None = None, organization: Iterable[str] | None = None, group: Iterable[str] | None = None
+) -> list[str] | None:
+    """Labels by what they name, as people say them; None, which is everybody's data, when nothing is named."""
+    named = {"contract": contract, "organization": organization, "group": group}
+    return [f"{kind}:{one}" for kind, values in named.items() for one in values or ()] or None
+
+
 def labelled(resource: Mapping[str, Any], *labels: Mapping[str, str]) -> dict[str, Any]:
     """The resource with these labels beside its other security labels."""
     meta = resource.get("meta", {})

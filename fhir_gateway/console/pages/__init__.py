@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from fhir_gateway.console.pages import contracts, endpoints, operations, overview, population, pulls, quality
+from fhir_gateway.console.pages import clients, contracts, endpoints, operations, overview, population, pulls, quality
 
-PAGES = (overview, endpoints, pulls, population, quality, contracts, operations)
+PAGES = (overview, endpoints, pulls, population, quality, contracts, operations, clients)

@@ -1,4 +1,4 @@
-"""Operations: jobs, the audit trail, clients, users, what the lake holds."""
+"""Operations: jobs, the audit trail, users, what the lake holds."""
 
 # no deferred annotations here: FastAPI reads those of routes, which name what is local to `router`
 
@@ -59,15 +59,6 @@ def router(frame: Frame) -> APIRouter:
         criteria += [("outcome", "4,8")] if refused else []
         rows = entries(gateway.engine, criteria, _ENTRIES_SHOWN)
         return frame.page(request, "audit.html", rows=rows, given={**given, "since": since, "refused": refused})
-
-    @routes.get("/operations/clients")
-    def clients(request: Request, _: See) -> Response:
-        return frame.page(request, "clients.html", clients=gateway.authorization.clients())
-
-    @routes.post("/operations/clients/{client_id}/disable")
-    def disable(client_id: str, _: Do) -> Response:
-        gateway.authorization.disable_client(client_id)
-        return RedirectResponse(f"{PATH}/operations/clients", 303)
 
     @routes.get("/operations/users")
     def users(request: Request, _: See) -> Response:
