@@ -10,8 +10,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fhir_gateway.contracts.arrangements.episode_terms import EpisodeTerms, Reckoned
+from fhir_gateway.contracts.arrangements.episode_reckoning import Reckoned
+from fhir_gateway.contracts.arrangements.episode_terms import EpisodeTerms
 from fhir_gateway.contracts.episodes import digest
+from fhir_gateway.contracts.episodes.multipliers import RiskFactors
 from fhir_gateway.contracts.gainsharing import add_shares
 from fhir_gateway.contracts.settlement import QUANTUM, Ledger, Number, publish
 
@@ -84,16 +86,18 @@ def add_population(ledger: Ledger, terms: EpisodeTerms, reckoned: Reckoned) -> N
         unit="{episodes}",
         evidence=evidence,
     )
-    if terms.multipliers is not None:
+    if terms.multiplied_by:
         known = table["multiplier"]
         ledger.add(
             "unadjusted",
             Decimal(pc.sum(pc.equal(known, Decimal(1))).as_py() or 0),
             "Episodes with a risk multiplier of 1",
-            "stated as 1, or not in the table",
-            f"{terms.where}.multipliers",
+            "stated as 1, or not in the table" if terms.risk is None else "come to 1, or nothing is known of them",
+            f"{terms.where}.{terms.multiplied_by[0]}",
             unit="{episodes}",
         )
+    if terms.risk is not None:
+        _add_risk(ledger, terms.risk, table, f"{terms.where}.risk")
     return ledger.add(
         "episodes",
         Decimal(table.num_rows),
@@ -103,6 +107,21 @@ def add_population(ledger: Ledger, terms: EpisodeTerms, reckoned: Reckoned) -> N
         unit="{episodes}",
         evidence=evidence,
     )
+
+
+def _add_risk(ledger: Ledger, risk: RiskFactors, table: pa.Table, where: str) -> None:
+    """How many HCCs and years members had, as far as they are known."""
+    known = pc.count(table["hccs"]).as_py()
+    counted = (
+        f"CMS-HCC-{risk.model} by the tables of {risk.year}, over diagnoses of the {risk.lookback_days} days before"
+    )
+    for name, label, formula in (
+        ("hccs", "HCCs of members with an episode", counted),
+        ("age", "Years of members with an episode", "on the anchor's first day"),
+    ):
+        formula += f", mean of {known} of {table.num_rows} episodes"
+        value = Decimal(pc.sum(table[name]).as_py()) / known if known else None
+        ledger.add(f"mean-{name}", value, label, formula, where, unit="1", evidence={"table": risk.table})
 
 
 def add_prices(ledger: Ledger, terms: EpisodeTerms, reckoned: Reckoned) -> None:
@@ -130,14 +149,14 @@ def add_prices(ledger: Ledger, terms: EpisodeTerms, reckoned: Reckoned) -> None:
                 unit="1",
             )
     for name, mean in reckoned.multipliers.items():
-        if terms.multipliers is not None:
+        if terms.multiplied_by:
             prefix = "" if len(reckoned.multipliers) == 1 else f"{name}."
             multiplier = ledger.add(
                 f"{prefix}multiplier",
                 mean,
                 "Mean risk multiplier",
                 "over its episodes",
-                f"{terms.where}.multipliers",
+                f"{terms.where}.{terms.multiplied_by[0]}",
                 unit="1",
             )
             ledger.add(

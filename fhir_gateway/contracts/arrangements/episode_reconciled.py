@@ -17,7 +17,8 @@ from fhir_gateway.contracts.arrangements.episode_ledger import (
     pay,
     total,
 )
-from fhir_gateway.contracts.arrangements.episode_terms import EpisodeTerms, Reckoned
+from fhir_gateway.contracts.arrangements.episode_reckoning import Reckoned
+from fhir_gateway.contracts.arrangements.episode_terms import EpisodeTerms
 from fhir_gateway.contracts.episodes.reconciliation import (
     HUNDRED,
     ZERO,

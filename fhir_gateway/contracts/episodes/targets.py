@@ -1,4 +1,4 @@
-"""What episodes may cost: prices as given or out of a baseline, discounted, risk adjusted, normalised, trended."""
+"""What episodes may cost: prices as given or out of a baseline, discounted, times risk, normalised, trended."""
 
 from __future__ import annotations
 
@@ -10,20 +10,17 @@ from typing import Annotated, Any, Literal
 
 import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field
 
 from fhir_gateway.contracts.episodes.caps import EIGHT, PERFORMANCE
 from fhir_gateway.contracts.episodes.construct import WHOLE
 from fhir_gateway.contracts.episodes.definition import AMOUNT
+from fhir_gateway.contracts.episodes.multipliers import ONE, RISK_COLUMNS, TEN, Factor
 from fhir_gateway.contracts.episodes.service import EPISODE_SCHEMA
 from fhir_gateway.contracts.terms import Fraction, Terms
 from fhir_gateway.errors import ContractError
 
-ONE = Decimal(1)
-TEN = Decimal("1e-10")
 Weight = Annotated[Decimal, Field(ge=0)]
-Factor = Annotated[Decimal, Field(gt=0)]
 
 #: Prices by price group, as a table of the contract: of an entity (empty: all), for days of the anchor (empty: always).
 #: ``baseline_episodes`` is how many they rest on.
@@ -42,14 +39,6 @@ TIER_SCHEMA = pa.schema(
     [
         pa.field("member", pa.string(), nullable=False),
         pa.field("tier", pa.string(), nullable=False),
-        pa.field("anchor_start", pa.date32()),
-    ]
-)
-#: Risk multipliers of members (for an anchor that starts on ``anchor_start``; empty: all of theirs).
-MULTIPLIER_SCHEMA = pa.schema(
-    [
-        pa.field("member", pa.string(), nullable=False),
-        pa.field("multiplier", pa.decimal128(18, 10), nullable=False),
         pa.field("anchor_start", pa.date32()),
     ]
 )
@@ -123,19 +112,6 @@ class Prices(Terms):
         return {f"baseline-{number}": (year.start, year.end) for number, year in enumerate(self.years, start=1)}
 
 
-class Normalisation(Terms):
-    """Multipliers are brought to a mean of 1: by ``prospective`` as announced, or by what it takes, within ``cap``."""
-
-    prospective: Factor = ONE
-    cap: Fraction | None = None
-
-    def factor(self, mean: Decimal) -> Decimal:
-        """The factor for a mean multiplier, ten decimals."""
-        if self.cap is None:
-            return self.prospective
-        return clamp(ONE / mean, self.prospective * (1 - self.cap), self.prospective * (1 + self.cap)).quantize(TEN)
-
-
 class Trend(Terms):
     """What the period's trend turned out to be, as a factor on announced prices, counted within ``cap``."""
 
@@ -147,12 +123,7 @@ class Trend(Terms):
         """The factor that counts."""
         if self.cap is None:
             return self.retrospective
-        return clamp(self.retrospective, 1 - self.cap, 1 + self.cap)
-
-
-def clamp(value: Decimal, low: Decimal, high: Decimal) -> Decimal:
-    """The value, not below ``low`` nor above ``high``."""
-    return max(low, min(high, value))
+        return max(1 - self.cap, min(1 + self.cap, self.retrospective))
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,42 +204,6 @@ def as_table(found: list[GroupBaseline]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=PRICE_SCHEMA)
 
 
-def with_multipliers(connection: duckdb.DuckDBPyConnection, capped: pa.Table, multipliers: pa.Table | None) -> pa.Table:
-    """Episodes with their ``multiplier``; null where there is none."""
-    connection.register("episodes", capped)
-    connection.register(
-        "multipliers",
-        pa.schema([f.with_nullable(True) for f in MULTIPLIER_SCHEMA]).empty_table()
-        if multipliers is None
-        else multipliers,
-    )
-    return connection.sql(
-        """
-        SELECT e.*, m.multiplier FROM episodes e LEFT JOIN multipliers m ON m.member = e.member
-          AND (m.anchor_start IS NULL OR m.anchor_start = e.anchor_start)
-        QUALIFY row_number() OVER (PARTITION BY e.episode, e.period
-          ORDER BY m.anchor_start NULLS LAST, m.multiplier) = 1
-        ORDER BY episode, period
-        """
-    ).to_arrow_table()
-
-
-def with_social_risk(
-    connection: duckdb.DuckDBPyConnection, found: pa.Table, risky: pa.Table, factor: Decimal
-) -> pa.Table:
-    """Episodes whose multiplier is times ``factor`` for members at risk (``risky``: member, at_risk)."""
-    connection.register("multiplied", found)
-    connection.register("risky", risky)
-    return connection.sql(
-        """
-        SELECT e.* REPLACE ((coalesce(e.multiplier, 1)::DECIMAL(18, 10)
-          * CASE WHEN r.at_risk THEN $factor::DECIMAL(18, 10) ELSE 1 END)::DECIMAL(18, 10) AS multiplier)
-        FROM multiplied e LEFT JOIN risky r USING (member) ORDER BY episode, period
-        """,
-        params={"factor": factor.quantize(TEN, ROUND_HALF_UP)},
-    ).to_arrow_table()
-
-
 _PRICED = """
 SELECT e.* EXCLUDE (multiplier), coalesce(e.multiplier, 1)::DECIMAL(18, 10) AS multiplier, p.price,
   ((p.price * f.factor)::DECIMAL(28, 8) * coalesce(e.multiplier, 1)::DECIMAL(18, 10))::DECIMAL(28, 8) AS target
@@ -290,7 +225,8 @@ def priced(
 ) -> pa.Table:
     """Episodes (:data:`PRICED_SCHEMA`) of the period: target = price x factor of entity and family x multiplier.
 
-    ContractError when an episode that stands has no price; the price groups are named.
+    What multipliers were made of (``RISK_COLUMNS``) comes last, where ``found`` has it. ContractError when an episode
+    that stands has no price; the price groups are named.
     """
     rows: list[dict[str, Any]] = [
         {"entity": entity, "family": family, "factor": factor.quantize(TEN, ROUND_HALF_UP)}
@@ -316,15 +252,9 @@ def priced(
         FROM priced ORDER BY episode
         """
     ).to_arrow_table()
-    return table.select(PRICED_SCHEMA.names).cast(PRICED_SCHEMA).combine_chunks()
-
-
-def mean_multiplier(found: pa.Table) -> Decimal:
-    """Mean of the multipliers of episodes, those without one as 1."""
-    if not found.num_rows:
-        return ONE
-    total = Decimal(pc.sum(pc.fill_null(found["multiplier"], ONE)).as_py())
-    return Decimal(total / found.num_rows)
+    risk = [(name, pa.int32()) for name in RISK_COLUMNS if name in found.column_names]
+    schema = pa.schema([*PRICED_SCHEMA, *risk])
+    return table.select(schema.names).cast(schema).combine_chunks()
 
 
 def tiered(connection: duckdb.DuckDBPyConnection, found: pa.Table, tiers: pa.Table) -> pa.Table:
