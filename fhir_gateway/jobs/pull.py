@@ -233,7 +233,7 @@ def _download(gateway: Gateway, pull_id: str, progress: Progress | None, check: 
         _watched(
             pull(
                 endpoint,
-                gateway.endpoints.credential(row.source) if endpoint.auth != "none" else None,
+                (lambda: gateway.endpoints.credential(row.source)) if endpoint.auth != "none" else None,
                 folder,
                 pull_id=pull_id,
                 types=tuple(asked["types"]),

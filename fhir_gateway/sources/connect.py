@@ -12,7 +12,7 @@ import orjson
 
 from fhir_gateway.errors import ConfigurationError, SourceAuthError, SourceError
 from fhir_gateway.sources.discovery import Capabilities, SmartConfiguration
-from fhir_gateway.sources.endpoint import Credential, Endpoint, without_query
+from fhir_gateway.sources.endpoint import CredentialNow, Endpoint, without_query
 from fhir_gateway.sources.outcome import Progress
 from fhir_gateway.sources.retry import Clock
 from fhir_gateway.sources.session import FHIR_JSON, SourceSession, new_client
@@ -48,7 +48,7 @@ class Source:
 @asynccontextmanager
 async def open_source(
     endpoint: Endpoint,
-    credential: Credential | None,
+    credential: CredentialNow | None,
     *,
     types: tuple[str, ...] = (),
     client: httpx.AsyncClient | None = None,

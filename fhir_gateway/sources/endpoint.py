@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -87,6 +88,8 @@ class ClientSecret:
 
 Credential = SigningKey | ClientSecret
 """What we prove ourselves with to one endpoint."""
+CredentialNow = Credential | Callable[[], Credential | None]
+"""The same, or how to get what is in force at the moment."""
 
 
 def generate_key(algorithm: Algorithm) -> ECKey | RSAKey:

@@ -18,7 +18,7 @@ from fhir_gateway.sources.bulk import (
     ExportState,
 )
 from fhir_gateway.sources.connect import Source, open_source
-from fhir_gateway.sources.endpoint import Credential, Endpoint
+from fhir_gateway.sources.endpoint import CredentialNow, Endpoint
 from fhir_gateway.sources.finished import Export
 from fhir_gateway.sources.hydrate import Known, hydrate
 from fhir_gateway.sources.manifest import earliest
@@ -60,7 +60,7 @@ LIST_REFUSED = frozenset({400, 404, 405, 415, 422, 501})
 
 async def pull(
     endpoint: Endpoint,
-    credential: Credential | None,
+    credential: CredentialNow | None,
     folder: Path,
     *,
     pull_id: str,

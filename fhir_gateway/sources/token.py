@@ -17,7 +17,7 @@ import httpx
 from joserfc import jwt
 
 from fhir_gateway.errors import SourceAuthError, SourceError
-from fhir_gateway.sources.endpoint import ClientSecret, Credential, SigningKey, without_query
+from fhir_gateway.sources.endpoint import ClientSecret, Credential, CredentialNow, SigningKey, without_query
 from fhir_gateway.sources.retry import Clock, backoff, retry_after
 
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
@@ -54,7 +54,7 @@ class TokenSource:
         *,
         token_endpoint: str,
         client_id: str,
-        credential: Credential,
+        credential: CredentialNow,
         scope: str | None,
         audience: str | None = None,
         jku: str | None = None,
@@ -65,7 +65,8 @@ class TokenSource:
     ) -> None:
         """`max_wait` caps each wait in seconds, `attempts` counts requests per token; a `scope` of None asks for none.
 
-        `audience` is the ``aud`` of assertions, by default the token endpoint; `jku` the address of our JWKS in them.
+        `credential` may be asked for anew with each request: a key that was rotated away while a pull of days goes on
+        is not used any more. `audience` is the ``aud`` of assertions, by default the token endpoint; `jku` the address of our JWKS in them.
         """
         self._client = client
         self.endpoint = token_endpoint
@@ -174,14 +175,21 @@ class TokenSource:
 
     def _proof(self, now: float) -> tuple[dict[str, str], httpx.BasicAuth | None]:
         """The form of a token request, and the credentials that go into its header (RFC 6749 section 2.3.1)."""
+        credential = self._present()
         form = {"grant_type": "client_credentials", **({"scope": self.scope} if self.scope else {})}
-        if isinstance(self._credential, ClientSecret):
-            return form, httpx.BasicAuth(quote_plus(self._client_id), quote_plus(self._credential.value))
+        if isinstance(credential, ClientSecret):
+            return form, httpx.BasicAuth(quote_plus(self._client_id), quote_plus(credential.value))
         form["client_assertion_type"] = ASSERTION_TYPE
         form["client_assertion"] = client_assertion(
-            self._client_id, self.audience, self._credential, now, self._jku, self.assertion_life
+            self._client_id, self.audience, credential, now, self._jku, self.assertion_life
         )
         return form, None
+
+    def _present(self) -> Credential:
+        credential = self._credential() if callable(self._credential) else self._credential
+        if credential is None:
+            raise SourceAuthError(f"{self.where}: we have nothing any more to prove ourselves with")
+        return credential
 
     @property
     def where(self) -> str:
@@ -198,8 +206,8 @@ class TokenSource:
             text += f" ({description})"
         if error == "invalid_client":
             hints = [f"client id {self._client_id} must be known there"]
-            if isinstance(self._credential, SigningKey):
-                key = self._credential
+            key = self._present()
+            if isinstance(key, SigningKey):
                 hints.append(f"key {key.kid} ({key.algorithm}) must be in the JWK Set registered there")
                 hints.append(f"aud was {self.audience}")
             else:
