@@ -4,6 +4,8 @@ Claim lines are made up in columns: 20 a member over two years, one in 40 of an 
 emergency department, the rest professional, outpatient and pharmacy. The query by hand counts months, cost,
 admissions, ED visits and office visits of the same table, without merging transfers; its CPU is what the data costs to
 be looked at.
+
+Members come in slices as they do from the buckets of a lake (62,500: a million in 16 buckets).
 """
 
 from __future__ import annotations
@@ -11,14 +13,23 @@ from __future__ import annotations
 import argparse
 import resource
 import time
+from collections.abc import Iterable, Iterator
 from datetime import date
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 
 from fhir_gateway.attribution.eligibility import MONTH_SCHEMA
 from fhir_gateway.lake.claims import LINE_SCHEMA
-from fhir_gateway.risk.utilization import LINE_COLUMNS, PEOPLE_SCHEMA, STRATA_SCHEMA, Population, metrics, utilization
+from fhir_gateway.risk.utilization import (
+    LINE_COLUMNS,
+    PEOPLE_SCHEMA,
+    STRATA_SCHEMA,
+    Population,
+    metrics,
+    utilization_of,
+)
 
 YEAR = (date(2026, 1, 1), date(2026, 12, 31))
 DIAGNOSES = (
@@ -37,9 +48,12 @@ DIAGNOSES = (
 )
 PROCEDURES = ("99213", "99214", "99204", "80053", "71046", "J1885", "90834", "99397", "97110", "45378")
 
+#: CPU seconds and rows of making the lines so far.
+MADE: dict[str, float] = {}
+
 _LINES = """
 WITH rows AS (
-  SELECT i // $per AS person, i % $per AS n, hash(i) AS h FROM range($members * $per) t(i)
+  SELECT i // $per AS person, i % $per AS n, hash(i) AS h FROM range($first * $per, $beyond * $per) t(i)
 ), placed AS (
   SELECT *, CASE WHEN h % 40 = 0 THEN 'stay' WHEN h % 20 = 1 THEN 'ed' WHEN h % 10 = 2 THEN 'pharmacy'
     WHEN h % 10 = 3 THEN 'outpatient' ELSE 'visit' END AS what, DATE '2025-01-01' + (h // 7 % 730)::INT AS opened
@@ -70,7 +84,7 @@ FROM placed
 _MEMBERS = """
 SELECT 'm' || lpad(i::VARCHAR, 8, '0') AS member, DATE '1930-01-01' + (hash(i) % 32000)::INT AS birth_date,
   NULL::DATE AS died, CASE WHEN hash(i) % 2 = 0 THEN 'female' ELSE 'male' END AS sex
-FROM range($members) t(i)
+FROM range($first, $beyond) t(i)
 """
 
 _BY_HAND = """
@@ -84,12 +98,13 @@ FROM (SELECT *, service_from BETWEEN DATE '2026-01-01' AND DATE '2026-12-31' AS 
 """
 
 
-def made(members: int, per: int) -> tuple[pa.Table, Population]:
+def made(members: range, per: int) -> tuple[pa.Table, Population]:
     """Claim lines, and members with twelve months each, born and of a sex."""
     with duckdb.connect() as connection:
-        given = {"members": members, "per": per, "procedures": list(PROCEDURES), "diagnoses": list(DIAGNOSES)}
+        whose = {"first": members.start, "beyond": members.stop}
+        given = {**whose, "per": per, "procedures": list(PROCEDURES), "diagnoses": list(DIAGNOSES)}
         lines = connection.sql(_LINES, params=given).to_arrow_table()
-        people = connection.sql(_MEMBERS, params={"members": members}).to_arrow_table()
+        people = connection.sql(_MEMBERS, params=whose).to_arrow_table()
         connection.register("people", people)
         months = connection.sql(
             "SELECT member, m::DATE AS month, 1::DECIMAL(28, 8) AS months FROM people,"
@@ -102,35 +117,53 @@ def made(members: int, per: int) -> tuple[pa.Table, Population]:
     return lines.select(schema.names).cast(schema), population
 
 
+def slices(members: int, per: int, size: int) -> Iterator[tuple[pa.Table, Population]]:
+    """The same members in slices of a size, made when they are asked for; their CPU is left out of what is measured."""
+    for first in range(0, members, size):
+        before = time.process_time()
+        one = made(range(first, min(first + size, members)), per)
+        MADE["cpu"] += time.process_time() - before
+        MADE["lines"] += one[0].num_rows
+        yield one
+
+
+def by_hand(given: Iterable[tuple[pa.Table, Population]]) -> list[Any]:
+    """The six sums, of all slices."""
+    found = []
+    for lines, population in given:
+        with duckdb.connect() as connection:
+            connection.register("lines", lines)
+            connection.register("months", population.months)
+            found.append(connection.execute(_BY_HAND).fetchall()[0])
+    return [sum(column) for column in zip(*found, strict=True)]
+
+
 def main() -> None:
     """Make the claim lines, compute, compare."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("members", type=int, nargs="*", default=[100_000])
     parser.add_argument("--lines", type=int, default=20, help="claim lines per member")
+    parser.add_argument("--slice", type=int, default=62_500, help="members of a slice (a bucket of the lake)")
     given = parser.parse_args()
     for members in given.members:
-        lines, population = made(members, given.lines)
-        print(f"{members:,} members, {lines.num_rows:,} claim lines, {lines.nbytes / 2**30:.1f} GiB")
-        wall, cpu = time.perf_counter(), time.process_time()
-        found = utilization(lines, population, YEAR, through=date(2027, 3, 31))
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        MADE.update(cpu=0.0, lines=0)
+        cpu = time.process_time()
+        found = utilization_of(slices(members, given.lines, given.slice), YEAR, through=date(2027, 3, 31))
+        cpu = time.process_time() - cpu - MADE["cpu"]
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         rows = len(set(found.table["metric"].to_pylist()))
+        print(f"{members:,} members, {MADE['lines']:,.0f} claim lines, in slices of {given.slice:,} members")
         print(
-            f"{rows} of {len(metrics())} metrics, in total, by category and by sex: {wall:.1f} s, {cpu:.1f} s of CPU,"
-            f" {members / cpu:,.0f} members/s of CPU"
+            f"{rows} of {len(metrics())} metrics, in total, by category and by sex: {cpu:.1f} s of CPU,"
+            f" {members / cpu:,.0f} members/s of CPU; peak memory {peak:.1f} GiB, with one slice of lines"
         )
-        wall, cpu = time.perf_counter(), time.process_time()
-        with duckdb.connect() as connection:
-            connection.register("lines", lines)
-            connection.register("months", population.months)
-            by_hand = connection.execute(_BY_HAND).fetchall()[0]
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        print(f"by hand, six sums: {wall:.1f} s, {cpu:.1f} s of CPU")
+        cpu, MADE["cpu"] = time.process_time(), 0.0
+        theirs = by_hand(slices(members, given.lines, given.slice))
+        print(f"by hand, six sums: {time.process_time() - cpu - MADE['cpu']:.1f} s of CPU")
         names = ("member-months", "paid-pmpm", "allowed-pmpm", None, "ed-visits-all-per-1000", "office-visits-per-1000")
-        for name, theirs in zip(names, by_hand, strict=True):
-            if name is not None and found.row(name)["numerator"] != theirs:
-                raise SystemExit(f"{name}: {found.row(name)['numerator']} and by hand {theirs}")
-        print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
+        for name, their in zip(names, theirs, strict=True):
+            if name is not None and found.row(name)["numerator"] != their:
+                raise SystemExit(f"{name}: {found.row(name)['numerator']} and by hand {their}")
 
 
 if __name__ == "__main__":

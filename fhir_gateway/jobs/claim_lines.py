@@ -7,11 +7,12 @@ one year share their lines. They are derived bucket by bucket, so memory is boun
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
 from functools import cache
 from importlib.resources import files
@@ -23,6 +24,10 @@ import pyarrow.parquet as pq
 
 from fhir_gateway.factory import Gateway
 from fhir_gateway.lake.claims import EOB_COLUMNS, LINE_SCHEMA, claim_lines, directory
+
+#: Rows of a row group at most, and the key of the file's metadata that says how many row groups each bucket has.
+_ROWS = 1_000_000
+_ROW_GROUPS = b"buckets"
 
 
 def kept_claim_lines(
@@ -44,6 +49,18 @@ def kept_claim_lines(
         if other != folder:
             shutil.rmtree(other, ignore_errors=True)  # somebody may be deleting it too
     return pq.read_table(path, columns=list(columns), memory_map=True)
+
+
+def kept_claim_line_buckets(
+    gateway: Gateway, version: int, paid_through: date | None, columns: Sequence[str], precedence: Sequence[str] = ()
+) -> Iterator[pa.Table]:
+    """As :func:`kept_claim_lines`, of one bucket after the other, also of those without any."""
+    kept_claim_lines(gateway, version, paid_through, ["counts"], precedence)
+    with pq.ParquetFile(_path(gateway, version, paid_through, precedence), memory_map=True) as kept:
+        first = 0
+        for count in json.loads(kept.metadata.metadata[_ROW_GROUPS]):
+            yield kept.read_row_groups(list(range(first, first + count)), columns=list(columns))
+            first += count
 
 
 def copies_set_aside(
@@ -70,8 +87,9 @@ def _path(gateway: Gateway, version: int, paid_through: date | None, precedence:
 @cache
 def _derivation() -> str:
     """Changes with the program that derives: lines kept by another one are not read."""
-    program = files("fhir_gateway.lake")
-    parts = [program.joinpath(name).read_bytes() for name in ("claims.py", "claims.sql")]
+    program = files("fhir_gateway")
+    names = ("lake/claims.py", "lake/claims.sql", "jobs/claim_lines.py")
+    parts = [program.joinpath(name).read_bytes() for name in names]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
 
 
@@ -84,6 +102,7 @@ def _derive(gateway: Gateway, version: int, paid_through: date | None, precedenc
     os.close(descriptor)
     try:
         with pq.ParquetWriter(partial, LINE_SCHEMA, compression="zstd", compression_level=1) as writer:
+            groups = []
             for bucket in range(lake.buckets):
                 lines = claim_lines(
                     lake.read("ExplanationOfBenefit", EOB_COLUMNS, bucket=bucket, version=version),
@@ -92,8 +111,10 @@ def _derive(gateway: Gateway, version: int, paid_through: date | None, precedenc
                     paid_through,
                     precedence,
                 )
-                writer.write_table(lines)
+                writer.write_table(lines, row_group_size=_ROWS)
+                groups.append(max(1, -(-lines.num_rows // _ROWS)))  # of an empty table there is one too
                 del lines  # before the next bucket is read
+            writer.add_key_value_metadata({_ROW_GROUPS: json.dumps(groups)})
         os.replace(partial, path)
     except BaseException:
         Path(partial).unlink(missing_ok=True)

@@ -21,9 +21,9 @@ FROM patients WHERE _member IS NOT NULL GROUP BY _member ORDER BY _member
 """
 
 
-def persons_of(gateway: Gateway, version: int) -> pa.Table:
-    """A row per member: member, birth_date, gender, died (null when alive or unknown), sorted by member."""
+def persons_of(gateway: Gateway, version: int, bucket: int | None = None) -> pa.Table:
+    """A row per member (of a bucket): member, birth_date, gender, died (null: alive or unknown), sorted by member."""
     with duckdb.connect() as connection:
         columns = ["birthDate", "gender", "deceasedDateTime"]
-        connection.register("patients", gateway.lake.read("Patient", columns, version=version))
+        connection.register("patients", gateway.lake.read("Patient", columns, bucket=bucket, version=version))
         return connection.sql(_PEOPLE).to_arrow_table()

@@ -8,18 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Literal
 
-import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fhir_gateway.attribution import COVERAGE_COLUMNS, Attribution, member_months
-from fhir_gateway.attribution.eligibility import MONTH_SCHEMA
-from fhir_gateway.attribution.rules import MonthRule
 from fhir_gateway.contracts import Contract
 from fhir_gateway.contracts.benchmarks.completion import Completed, completed, triangle
 from fhir_gateway.contracts.calendar import Cut
@@ -30,33 +26,20 @@ from fhir_gateway.errors import ContractError, InputError
 from fhir_gateway.experience.metrics import is_experience
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.attribute import AttributionReport, attribute, organizations
-from fhir_gateway.jobs.claim_lines import kept_claim_lines
-from fhir_gateway.jobs.people import persons_of
 from fhir_gateway.jobs.publish import REPORTER
+from fhir_gateway.jobs.utilization_members import DIMENSIONS, KnownClaims, Whose, members_of
 from fhir_gateway.risk.utilization import (
-    LINE_COLUMNS,
-    NETWORK_SCHEMA,
-    STRATA_SCHEMA,
     Metric,
     Options,
-    Population,
     Utilization,
     metric,
-    utilization,
+    utilization_of,
 )
 from fhir_gateway.risk.utilization.reports import canonical, measure, report, vbpr_groups
 from fhir_gateway.risk.utilization.tables import Tables, load_imported, read_form
 
-#: Dimensions that the gateway knows by itself; those of attribution exist under a contract.
-DIMENSIONS = ("sex", "age-band", "attributed-tin", "attributed-npi", "rendering")
 _MONTHS_OF_COMPLETION = 24
-#: Values of a member by dimension; who is of none is unknown.
-_KNOWN = {
-    "sex": "coalesce(gender, 'unknown')",
-    "age-band": """CASE WHEN age IS NULL THEN 'unknown' WHEN age < 18 THEN '0-17' WHEN age < 35 THEN '18-34'
-      WHEN age < 50 THEN '35-49' WHEN age < 65 THEN '50-64' WHEN age < 75 THEN '65-74' WHEN age < 85 THEN '75-84'
-      ELSE '85+' END""",
-}
+_COMPLETION_COLUMNS = ("_member", "counts", "denied", "claim_type", "service_from", "payment_date", "paid", "allowed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,20 +70,6 @@ class UtilizationReport:
     report: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Whose:
-    """The members that are asked about, and how their months count."""
-
-    roster: pa.Array | None = None
-    rule: MonthRule = "any_day"
-    covered: bool = True
-    include: Sequence[str] = ()
-    exclude: Sequence[str] = ()
-    attributed: pa.Table | None = None
-    network: pa.Table | None = None
-    precedence: Sequence[str] = ()
-
-
 def compute(
     gateway: Gateway,
     period: tuple[date, date],
@@ -122,25 +91,23 @@ def compute(
     if period[1] < period[0]:
         raise InputError("the period ends before it begins")
     version = gateway.lake.version
-    whose = _Whose()
+    whose = Whose()
     if contract is not None:
         attributed = attribute(gateway, contract)
         paid_through = paid_through or attributed.contract.claims.paid_through
-        whose = _members_of(attributed.contract, attributed.attribution)
+        whose = members_of(attributed.contract, attributed.attribution)
     if unknown := sorted(set(dimensions) - set(DIMENSIONS)):
         raise InputError(f"there is no dimension {', '.join(unknown)}: {', '.join(DIMENSIONS)}")
     if contract is None and (chosen := [one for one in dimensions if one.startswith("attributed-")]):
         raise InputError(f"{', '.join(chosen)}: only a contract attributes members")
     options = options or options_of(gateway)
-    lines = _lines(gateway, version, paid_through, whose.precedence)
-    people = persons_of(gateway, version)
-    strata = _strata(people, whose, dimensions, period[1], strata)
+    claims = KnownClaims(gateway, version, paid_through, whose)
+    newest = pc.max(claims.lines(["service_from"])["service_from"]).as_py()
     found, prior = (
-        utilization(
-            lines,
-            _population(gateway, version, whose, when, people, strata, options),
+        utilization_of(
+            claims.slices(when, options, dimensions, period[1], strata),
             when,
-            through=_through(lines, when, paid_through),
+            through=_through(newest, when, paid_through),
             options=options,
             by_rendering="rendering" in dimensions,
             keep_members=keep_members,
@@ -150,7 +117,9 @@ def compute(
         for when in (period, _year_before(period) if trend else None)
     )
     assert found is not None  # of the period itself  # noqa: S101
-    trends = _trends(found, prior, lines, whose.roster, paid_through) if prior else ()
+    trends: tuple[Trend, ...] = ()
+    if prior is not None:
+        trends = _trends(found, prior, claims.lines(_COMPLETION_COLUMNS), whose.roster, paid_through)
     return UtilizationReport(found, trends, version, contract, paid_through)
 
 
@@ -190,13 +159,11 @@ def metric_outcomes(
     through = contract.dates[1] if cut is None else cut.through
     paid_through = contract.claims.paid_through if cut is None else cut.paid_through
     period = (contract.dates[0], through)
-    whose = _members_of(contract, attributed.attribution)
+    whose = members_of(contract, attributed.attribution)
     options = options_of(gateway)
     version = attributed.lake_version
-    lines = _lines(gateway, version, paid_through, whose.precedence)
-    people = persons_of(gateway, version)
-    population = _population(gateway, version, whose, period, people, None, options)
-    found = utilization(lines, population, period, through=paid_through, options=options)
+    claims = KnownClaims(gateway, version, paid_through, whose)
+    found = utilization_of(claims.slices(period, options), period, through=paid_through, options=options)
     outcomes = {}
     for name in names:
         if name in found.refused:
@@ -240,106 +207,8 @@ def _outcome(about: Metric, found: Utilization) -> MeasureScore:
     return MeasureScore(int(row["numerator"]) if whole else None, int(denominator), row["score"])
 
 
-def _members_of(contract: Contract, attribution: Attribution) -> _Whose:
-    chosen = attribution.table.filter(pc.equal(attribution.table["entity"], contract.provider.entity))
-    rule = attribution.terms.eligibility
-    tins = {*contract.provider.tins, *(tin for one in contract.participants for tin in one.tins)}
-    npis = {*contract.provider.npis, *(npi for one in contract.participants for npi in one.npis)}
-    rows = [{"tin": one, "npi": None} for one in sorted(tins)] + [{"tin": None, "npi": one} for one in sorted(npis)]
-    return _Whose(
-        roster=chosen["member"].combine_chunks(),
-        rule=rule.month_rule,
-        covered=rule.coverage != "ignored",
-        include=rule.include_types,
-        exclude=rule.exclude_types,
-        attributed=chosen,
-        network=pa.Table.from_pylist(rows, schema=NETWORK_SCHEMA) if rows else None,
-        precedence=contract.claims.precedence,
-    )
-
-
-def _lines(gateway: Gateway, version: int, paid_through: date | None, precedence: Sequence[str]) -> pa.Table:
-    return kept_claim_lines(gateway, version, paid_through, list(LINE_COLUMNS), precedence)
-
-
-def _population(
-    gateway: Gateway,
-    version: int,
-    whose: _Whose,
-    period: tuple[date, date],
-    people: pa.Table,
-    strata: pa.Table | None,
-    options: Options,
-) -> Population:
-    """Months from so many before the period as enrolment of readmissions looks at, to a month after it."""
-    prior = options.readmissions.prior_months if options.readmissions.enrolment == "required" else 0
-    start = period[0].replace(day=1)
-    index = start.year * 12 + start.month - 1 - prior
-    whole = (date(index // 12, index % 12 + 1, 1), period[1] + timedelta(days=62 if prior else 0))
-    deaths = people.filter(people["died"].is_valid()).select(["member", "died"])
-    months = MONTH_SCHEMA.empty_table()
-    if whose.covered:
-        coverage = gateway.lake.read("Coverage", COVERAGE_COLUMNS, version=version)
-        if coverage.num_rows:
-            months = member_months(coverage, whole, whose.rule, whose.include, whose.exclude, deaths)
-            if whose.roster is not None:
-                months = months.filter(pc.is_in(months["member"], value_set=whose.roster))
-        elif whose.roster is None:
-            months = _lived(people, whole)  # nobody sends coverage: who lives is a member
-    else:
-        months = _lived(people.filter(pc.is_in(people["member"], value_set=whose.roster)), whole)
-    born = people.select(["member", "birth_date", "died"])
-    return Population(months, roster=whose.roster, people=born, strata=strata, network=whose.network)
-
-
-def _lived(people: pa.Table, period: tuple[date, date]) -> pa.Table:
-    """A month for each that somebody lived in."""
-    with duckdb.connect() as connection:
-        connection.register("people", people)
-        found = connection.sql(
-            """
-            SELECT member, month::DATE AS month, 1::DECIMAL(28, 8) AS months
-            FROM people, generate_series(date_trunc('month', $start::DATE), $end::DATE, INTERVAL 1 MONTH) m (month)
-            WHERE coalesce(last_day(month::DATE) >= birth_date, TRUE) AND coalesce(month::DATE <= died, TRUE)
-            ORDER BY member, month
-            """,
-            params={"start": period[0], "end": period[1]},
-        ).to_arrow_table()
-    return found.cast(MONTH_SCHEMA)
-
-
-def _strata(
-    people: pa.Table, whose: _Whose, dimensions: Sequence[str], on: date, given: pa.Table | None
-) -> pa.Table | None:
-    """Which member is of which value in each dimension asked for; who is of none is ``unknown``."""
-    chosen = [] if given is None else [given.select(STRATA_SCHEMA.names).cast(STRATA_SCHEMA)]
-    with duckdb.connect() as connection:
-        connection.register("people", people)
-        connection.execute(
-            """
-            CREATE TEMP TABLE person AS
-            SELECT member, gender, date_diff('year', birth_date, $on::DATE)
-              - (strftime($on::DATE, '%m%d') < strftime(birth_date, '%m%d'))::INT AS age FROM people
-            """,
-            {"on": on},
-        )
-        for name in dimensions:
-            if name in _KNOWN:
-                query = f"SELECT member, '{name}' AS dimension, {_KNOWN[name]} AS value FROM person"  # noqa: S608 ours
-                chosen.append(connection.sql(query).to_arrow_table().cast(STRATA_SCHEMA))
-        if whose.attributed is not None:
-            for name in ("tin", "npi"):
-                if f"attributed-{name}" in dimensions:
-                    values = pc.fill_null(whose.attributed[name], "unknown")
-                    dimension = pa.array([f"attributed-{name}"] * len(values), pa.string())
-                    table = pa.table([whose.attributed["member"], dimension, values], names=STRATA_SCHEMA.names)
-                    chosen.append(table.cast(STRATA_SCHEMA))
-    return pa.concat_tables(chosen) if chosen else None
-
-
-def _through(lines: pa.Table, period: tuple[date, date], paid_through: date | None) -> date:
-    """The last day that services are known of: not after the run-out, nor after the last service there is."""
-    newest = pc.max(lines["service_from"]).as_py()
+def _through(newest: date | None, period: tuple[date, date], paid_through: date | None) -> date:
+    """The last day that services are known of: not after the run-out, nor after the last (``newest``) service."""
     known = [one for one in (paid_through, newest) if one is not None]
     return max(period[1], min(known)) if known else period[1]
 

@@ -91,6 +91,19 @@ def test_at_the_prompt(data: Path, tmp_path: Path) -> None:
     assert "Metrics of utilization" in run(data, "metrics")
 
 
+def test_buckets_of_the_lake_add_up_to_the_whole(gateway: Gateway, population: Path, tmp_path: Path) -> None:
+    whole = pull_population(population, tmp_path / "whole", lake_buckets=1)
+    path = write_contract(tmp_path, contract_terms("visits-2025", tins_of(population), measures=[VISITS]))
+    assert gateway.lake.buckets > 1
+    for contract in (None, path):
+        one, several = (
+            compute(each, YEAR, contract=contract, dimensions=("sex", "age-band", "rendering"), trend=True)
+            for each in (whole, gateway)
+        )
+        assert several.utilization.table.equals(one.utilization.table)
+        assert several.trends == one.trends
+
+
 def test_strata_of_any_dimension(gateway: Gateway, data: Path, tmp_path: Path) -> None:
     members = gateway.lake.members().to_pylist()
     given = tmp_path / "strata.csv"

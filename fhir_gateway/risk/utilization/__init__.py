@@ -7,15 +7,15 @@ from fhir_gateway.risk.utilization.rules import Rules
 from fhir_gateway.risk.utilization.service import (
     NETWORK_SCHEMA,
     PEOPLE_SCHEMA,
-    RENDERING,
-    RESULT_SCHEMA,
     STRATA_SCHEMA,
     Options,
     Population,
     Utilization,
     utilization,
+    utilization_of,
 )
 from fhir_gateway.risk.utilization.stays import STAY_SCHEMA, stays
+from fhir_gateway.risk.utilization.sums import RENDERING, RESULT_SCHEMA
 from fhir_gateway.risk.utilization.tables import Tables
 from fhir_gateway.risk.utilization.visits import VISIT_SCHEMA, visits
 
@@ -39,5 +39,6 @@ __all__ = [
     "metrics",
     "stays",
     "utilization",
+    "utilization_of",
     "visits",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from decimal import Decimal
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fhir_gateway.risk.utilization.lines import connect
-from fhir_gateway.risk.utilization.metrics import Metric, metric, metrics
+from fhir_gateway.risk.utilization.metrics import metric, metrics
 from fhir_gateway.risk.utilization.prevention import find_preventable, indicators
 from fhir_gateway.risk.utilization.readmissions import (
     FOLLOW_UP_DAYS,
@@ -23,6 +23,7 @@ from fhir_gateway.risk.utilization.readmissions import (
 )
 from fhir_gateway.risk.utilization.rules import Rules
 from fhir_gateway.risk.utilization.stays import find_stays
+from fhir_gateway.risk.utilization.sums import Sums
 from fhir_gateway.risk.utilization.tables import Tables
 from fhir_gateway.risk.utilization.tallies import tally
 from fhir_gateway.risk.utilization.visits import find_visits
@@ -31,23 +32,6 @@ from fhir_gateway.risk.utilization.visits import find_visits
 PEOPLE_SCHEMA = pa.schema([("member", pa.string()), ("birth_date", pa.date32()), ("died", pa.date32())])
 STRATA_SCHEMA = pa.schema([("member", pa.string()), ("dimension", pa.string()), ("value", pa.string())])
 NETWORK_SCHEMA = pa.schema([("tin", pa.string()), ("npi", pa.string())])
-#: The dimension of who rendered a service (of a stay the discharging hospital, of an ED visit the facility).
-RENDERING = "rendering"
-#: A row per metric and group. Of the whole population ``dimension`` and ``value`` are null; ``category`` is null but of
-#: metrics by service category. ``result`` is null where the denominator is zero.
-RESULT_SCHEMA = pa.schema(
-    [
-        ("metric", pa.string()),
-        ("dimension", pa.string()),
-        ("value", pa.string()),
-        ("category", pa.string()),
-        ("numerator", pa.decimal128(38, 8)),
-        ("denominator", pa.decimal128(38, 8)),
-        ("result", pa.float64()),
-    ]
-)
-#: What each member adds to numerators and denominators.
-MEMBER_SCHEMA = pa.schema([("member", pa.string()), ("tally", pa.string()), ("quantity", pa.decimal128(38, 8))])
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,63 +120,6 @@ class Utilization:
             ).to_arrow_table()
 
 
-_SUMS = """
-CREATE TEMP TABLE sums AS
-WITH by_member AS (
-  SELECT member, tally, category, sum(quantity) AS quantity FROM tally GROUP BY ALL
-), placed AS (
-  SELECT NULL::VARCHAR AS dimension, NULL::VARCHAR AS value, tally, category, quantity FROM by_member
-  UNION ALL
-  SELECT s.dimension, s.value, b.tally, b.category, b.quantity FROM by_member b JOIN stratum s USING (member)
-  UNION ALL
-  SELECT '{rendering}', provider, tally, category, quantity FROM tally WHERE $rendering AND provider IS NOT NULL
-)
-SELECT dimension, value, tally, category, sum(quantity) AS quantity FROM placed GROUP BY ALL
-"""
-
-#: Tallies of members, whom nobody renders.
-_OF_MEMBERS = (
-    *("members", "member-months", "adult-months", "months-40-plus", "months-18-39", "uamcc-months"),
-    *("high-cost-members", "high-cost-paid", "top-1-paid", "top-5-paid"),
-)
-# what nobody renders (member months) is, of a rendering provider, that of the whole population
-_RESULTS = """
-WITH whole AS (
-  SELECT dimension, value, tally, sum(quantity) AS quantity FROM sums GROUP BY ALL
-), place AS (
-  SELECT DISTINCT dimension, value, NULL::VARCHAR AS category FROM sums
-), category AS (
-  SELECT p.dimension, p.value, c.category
-  FROM place p, (SELECT DISTINCT category FROM sums WHERE category IS NOT NULL) c
-), wanted AS (
-  SELECT m.*, p.dimension, p.value, p.category FROM metric m, place p
-  UNION ALL
-  SELECT m.*, c.dimension, c.value, c.category FROM metric m, category c WHERE m.by_category
-), counted AS (
-  SELECT w.metric, w.position, w.per, w.denominator AS over, w.dimension, w.value, w.category,
-    coalesce(CASE WHEN w.category IS NULL THEN n.quantity ELSE s.quantity END, 0) AS numerator,
-    CASE WHEN w.denominator IS NOT NULL THEN coalesce(d.quantity, a.quantity, 0) END AS denominator,
-    w.dimension IS DISTINCT FROM '{rendering}' OR w.numerator NOT IN ({of_members})
-      AND (n.quantity IS NOT NULL OR d.quantity IS NOT NULL)
-      AND (w.category IS NULL OR s.quantity IS NOT NULL) AS shown
-  FROM wanted w
-  LEFT JOIN whole n ON n.tally = w.numerator AND n.dimension IS NOT DISTINCT FROM w.dimension
-    AND n.value IS NOT DISTINCT FROM w.value
-  LEFT JOIN sums s ON s.tally = w.numerator AND s.dimension IS NOT DISTINCT FROM w.dimension
-    AND s.value IS NOT DISTINCT FROM w.value AND s.category = w.category
-  LEFT JOIN whole d ON d.tally = w.denominator AND d.dimension IS NOT DISTINCT FROM w.dimension
-    AND d.value IS NOT DISTINCT FROM w.value
-  LEFT JOIN whole a ON a.tally = w.denominator AND a.dimension IS NULL AND w.dimension = '{rendering}'
-    AND a.tally IN ({of_members})
-)
-SELECT metric, dimension, value, category, numerator, denominator,
-  CASE WHEN over IS NULL THEN numerator::DOUBLE
-    WHEN denominator <> 0 THEN numerator::DOUBLE * per / denominator::DOUBLE END AS result
-FROM counted WHERE shown
-ORDER BY position, dimension NULLS FIRST, value, category NULLS FIRST
-"""
-
-
 def utilization(
     lines: pa.Table,
     population: Population,
@@ -209,32 +136,57 @@ def utilization(
     and for ``uamcc`` the year before. Services and readmissions are known ``through`` a day (default: the end of the
     period). Both days of the period belong to it.
     """
+    return utilization_of(
+        [(lines, population)],
+        period,
+        through=through,
+        options=options,
+        by_rendering=by_rendering,
+        keep_members=keep_members,
+    )
+
+
+def utilization_of(
+    slices: Iterable[tuple[pa.Table, Population]],
+    period: tuple[date, date],
+    *,
+    through: date | None = None,
+    options: Options | None = None,
+    by_rendering: bool = False,
+    keep_members: bool = False,
+) -> Utilization:
+    """As :func:`utilization`, of slices of a population: claim lines and members, each member in one of them alone.
+
+    One slice is looked at after the other, so memory is that of the largest one; results are those of all at once. A
+    metric is refused when it cannot be computed of any one slice.
+    """
     options = options or Options()
     last = through or period[1]
-    refused = refusals(options.tables, population)
-    with connect(lines) as connection:
-        _register(connection, population, period)
-        options.tables.register(connection)
-        find_stays(connection, options.rules)
-        find_visits(connection, options.rules, period[0], period[1] + timedelta(days=FOLLOW_UP_DAYS))
-        find_value_sets(connection)
-        find_readmissions(connection, period, last, options.readmissions)
-        find_preventable(connection, period, options.tables)
-        tally(
-            connection,
-            period,
-            last,
-            options.rules,
-            options.high_cost,
-            network=population.network is not None,
-            by_rendering=by_rendering,
-        )
-        table = _results(connection, [one for one in metrics().values() if one.id not in refused], by_rendering)
-        members = None
-        if keep_members:
-            query = "SELECT member, tally, sum(quantity) AS quantity FROM tally GROUP BY ALL ORDER BY ALL"
-            members = connection.sql(query).to_arrow_table().cast(MEMBER_SCHEMA)
-    return Utilization(period, last, table, refused, notes(options, population), versions(options), members)
+    refused: dict[str, str] = {}
+    aged = True
+    sums = Sums(options.high_cost, by_rendering=by_rendering, keep_members=keep_members)
+    for lines, population in slices:
+        refused |= refusals(options.tables, population)
+        aged = aged and population.people is not None
+        with connect(lines) as connection:
+            _register(connection, population, period)
+            options.tables.register(connection)
+            find_stays(connection, options.rules)
+            find_visits(connection, options.rules, period[0], period[1] + timedelta(days=FOLLOW_UP_DAYS))
+            find_value_sets(connection)
+            find_readmissions(connection, period, last, options.readmissions)
+            find_preventable(connection, period, options.tables)
+            tally(
+                connection,
+                period,
+                last,
+                options.rules,
+                network=population.network is not None,
+                by_rendering=by_rendering,
+            )
+            sums.add(connection)
+    table, members = sums.results([one for one in metrics().values() if one.id not in refused])
+    return Utilization(period, last, table, refused, notes(options, aged=aged), versions(options), members)
 
 
 def refusals(tables: Tables, population: Population) -> dict[str, str]:
@@ -249,8 +201,8 @@ def refusals(tables: Tables, population: Population) -> dict[str, str]:
     return found | {f"pqi-{name}": why for name, why in indicators().refused(tables).items()}
 
 
-def notes(options: Options, population: Population) -> tuple[str, ...]:
-    """What to know of results: parts of a definition that could not be looked at."""
+def notes(options: Options, *, aged: bool = True) -> tuple[str, ...]:
+    """What to know of results: what of a definition could not be looked at; ``aged``: dates of birth are known."""
     found = []
     for name, what in (
         ("readmission-planned-procedures", "no readmission is judged planned by potentially planned procedures"),
@@ -261,7 +213,7 @@ def notes(options: Options, population: Population) -> tuple[str, ...]:
             found.append(f"readmissions: value set {name} was not imported: {what}")
     if options.readmissions.enrolment == "ignored":
         found.append("readmissions: enrolment before and after a stay is not looked at")
-    if population.people is None:
+    if not aged:
         found.append("readmissions: nobody's age or death is known, discharge status alone says who died")
     return tuple(found)
 
@@ -298,26 +250,6 @@ def _register(connection: duckdb.DuckDBPyConnection, population: Population, per
         given = schema.empty_table() if table is None else table.select(schema.names).cast(schema)
         connection.register(f"stated_{name}", given)
         connection.execute(f"CREATE TEMP TABLE {name} AS SELECT DISTINCT * FROM stated_{name}")  # noqa: S608 our words
-
-
-def _results(connection: duckdb.DuckDBPyConnection, wanted: Sequence[Metric], by_rendering: bool) -> pa.Table:
-    connection.register(
-        "stated_metrics",
-        pa.table(
-            {
-                "metric": [one.id for one in wanted],
-                "position": pa.array(range(len(wanted)), pa.int32()),
-                "numerator": [one.numerator for one in wanted],
-                "denominator": pa.array([one.denominator for one in wanted], pa.string()),
-                "per": pa.array([one.per for one in wanted], pa.int32()),
-                "by_category": [one.by_category for one in wanted],
-            }
-        ),
-    )
-    connection.execute("CREATE TEMP TABLE metric AS SELECT * FROM stated_metrics")
-    connection.execute(_SUMS.format(rendering=RENDERING), {"rendering": by_rendering})
-    query = _RESULTS.format(rendering=RENDERING, of_members=", ".join(f"'{name}'" for name in _OF_MEMBERS))
-    return connection.sql(query).to_arrow_table().cast(RESULT_SCHEMA)
 
 
 def _is(column: pa.ChunkedArray, value: str | None) -> pa.ChunkedArray:

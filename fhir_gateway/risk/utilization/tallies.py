@@ -108,21 +108,6 @@ UNION ALL SELECT member, 'allowed-outside', NULL, provider, outside FROM cost
 WHERE kind = 'medical' AND outside IS NOT NULL
 """
 
-_HIGH = """
-INSERT INTO tally
-WITH spent AS (
-  SELECT member, coalesce(sum(paid), 0) AS paid FROM (SELECT DISTINCT member FROM tally WHERE tally = 'members')
-    LEFT JOIN cost USING (member) GROUP BY member
-), ranked AS (
-  SELECT *, row_number() OVER (ORDER BY paid DESC, member) AS place, count(*) OVER () AS everybody FROM spent
-)
-SELECT member, name, NULL, NULL, CASE WHEN name = 'high-cost-members' THEN 1 ELSE paid END FROM (
-  SELECT member, paid, unnest(CASE WHEN paid >= $threshold THEN ['high-cost-members', 'high-cost-paid'] ELSE [] END
-    || CASE WHEN place <= ceil(everybody * 0.01) THEN ['top-1-paid'] ELSE [] END
-    || CASE WHEN place <= ceil(everybody * 0.05) THEN ['top-5-paid'] ELSE [] END) AS name
-  FROM ranked WHERE paid > 0)
-"""
-
 # of at least 66 years at the start, two groups of conditions in the year before: one inpatient claim or two days
 _CHRONIC = """
 CREATE OR REPLACE TEMP TABLE chronic AS
@@ -157,12 +142,11 @@ def tally(
     period: tuple[date, date],
     through: date,
     rules: Rules,
-    high_cost: int,
     *,
     network: bool,
     by_rendering: bool,
 ) -> None:
-    """Create ``tally`` out of what was found, and drop the visits.
+    """Create ``tally`` and ``cost`` (paid by member) out of what was found, and drop the visits.
 
     Looked at are ``roster``, ``month``, ``people``, ``stay``, ``visit``, ``acute``, ``index_stay``, ``follow_up``,
     ``pqi``, ``line`` and, where there is a network, ``network`` (tin, npi).
@@ -183,6 +167,5 @@ def tally(
     category = first_of(rules.categories, "'other'")
     connection.execute(_COST.format(provider=provider, outside=outside, category=category), days)
     connection.execute(_COSTS)
-    connection.execute(_HIGH, {"threshold": high_cost})
     connection.execute(_CHRONIC, {"start": period[0]})
     connection.execute(_CHRONIC_TALLY, days)

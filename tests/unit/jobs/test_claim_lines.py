@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import date
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from fhir_gateway.config import Settings
 from fhir_gateway.factory import Gateway
-from fhir_gateway.jobs.claim_lines import copies_set_aside, kept_claim_lines
+from fhir_gateway.jobs.claim_lines import copies_set_aside, kept_claim_line_buckets, kept_claim_lines
 from fhir_gateway.jobs.pull import pull_files
 from fhir_gateway.lake.claims import LINE_SCHEMA, claims
 from fhir_gateway.sandbox.population import generate
@@ -40,6 +41,20 @@ def test_lines_of_all_buckets_are_the_lines_of_the_lake(gateway: Gateway, paid_t
     assert (whole.num_rows == 0) == (paid_through == date(1900, 1, 1))
     again = kept_claim_lines(gateway, gateway.lake.version, paid_through, LINE_SCHEMA.names)
     assert again.equals(derived)
+
+
+@pytest.mark.parametrize("paid_through", [None, date(1900, 1, 1)])
+def test_each_bucket_has_the_lines_of_its_members(
+    gateway: Gateway, paid_through: date | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fhir_gateway.jobs.claim_lines._ROWS", 100)  # so that a bucket has several row groups
+    shutil.rmtree(gateway.data_folder / "claim-lines", ignore_errors=True)
+    version = gateway.lake.version
+    parts = list(kept_claim_line_buckets(gateway, version, paid_through, LINE_SCHEMA.names))
+    assert len(parts) == gateway.lake.buckets
+    for bucket, part in enumerate(parts):
+        assert part.equals(claims(gateway.lake, bucket, version, paid_through))
+    assert pa.concat_tables(parts).equals(kept_claim_lines(gateway, version, paid_through, LINE_SCHEMA.names))
 
 
 def test_a_new_lake_version_replaces_what_was_kept(gateway: Gateway, tmp_path: Path) -> None:

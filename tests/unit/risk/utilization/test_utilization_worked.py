@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from utilization_parts import YEAR, day, line, lines, months, people, stay, strata
 
@@ -22,6 +24,7 @@ from fhir_gateway.risk.utilization import (
     Utilization,
     metrics,
     utilization,
+    utilization_of,
 )
 from fhir_gateway.risk.utilization.reports import measure, report
 
@@ -66,29 +69,43 @@ DAN = [
 ]
 
 
+LINES = lines(*ANN, *BOB, *CLEO, *DAN)
+EVERYBODY = Population(
+    months({"ann": 12, "bob": 12, "cleo": 6, "dan": 12}),
+    people=people(
+        ("ann", "1950-01-01", None),
+        ("bob", "1980-01-01", None),
+        ("cleo", "2000-01-01", None),
+        ("dan", "2020-01-01", None),
+    ),
+    strata=strata(
+        [(name, "sex", sex) for name, sex in (("ann", "f"), ("bob", "m"), ("cleo", "f"), ("dan", "m"))]
+        + [("ann", "payer", "x"), ("bob", "payer", "y")]
+    ),
+    network=pa.Table.from_pylist([{"tin": "100000001", "npi": None}], schema=NETWORK_SCHEMA),
+)
+OPTIONS = Options(high_cost=3000, tables=Tables.shipped().with_imported("ed-probabilities", ED_TABLE, "ed.csv"))
+
+
+def _of(table: pa.Table, column: str, members: list[str]) -> pa.Table:
+    return table.filter(pc.is_in(table[column], value_set=pa.array(members, pa.string())))
+
+
+def _part(members: list[str]) -> Population:
+    return replace(
+        EVERYBODY,
+        **{name: _of(getattr(EVERYBODY, name), "member", members) for name in ("months", "people", "strata")},
+    )
+
+
 @pytest.fixture(scope="module")
 def found() -> Utilization:
-    population = Population(
-        months({"ann": 12, "bob": 12, "cleo": 6, "dan": 12}),
-        people=people(
-            ("ann", "1950-01-01", None),
-            ("bob", "1980-01-01", None),
-            ("cleo", "2000-01-01", None),
-            ("dan", "2020-01-01", None),
-        ),
-        strata=strata(
-            [(name, "sex", sex) for name, sex in (("ann", "f"), ("bob", "m"), ("cleo", "f"), ("dan", "m"))]
-            + [("ann", "payer", "x"), ("bob", "payer", "y")]
-        ),
-        network=pa.Table.from_pylist([{"tin": "100000001", "npi": None}], schema=NETWORK_SCHEMA),
-    )
-    tables = Tables.shipped().with_imported("ed-probabilities", ED_TABLE, "ed.csv")
     return utilization(
-        lines(*ANN, *BOB, *CLEO, *DAN),
-        population,
+        LINES,
+        EVERYBODY,
         YEAR,
         through=day("2027-03-31"),
-        options=Options(high_cost=3000, tables=tables),
+        options=OPTIONS,
         by_rendering=True,
         keep_members=True,
     )
@@ -216,6 +233,30 @@ def test_what_each_member_adds(found: Utilization) -> None:
         {"member": name, "numerator": events, "denominator": months}
         for name, events, months in (("ann", 0, 12), ("bob", 2, 12), ("cleo", 0, 6), ("dan", 0, 12))
     ]
+
+
+@pytest.mark.parametrize("parts", [[["ann"], ["bob"], ["cleo"], ["dan"]], [["dan", "ann"], [], ["cleo", "bob"]]])
+def test_slices_add_up_to_the_same(found: Utilization, parts: list[list[str]]) -> None:
+    again = utilization_of(
+        ((_of(LINES, "_member", part), _part(part)) for part in parts),
+        YEAR,
+        through=day("2027-03-31"),
+        options=OPTIONS,
+        by_rendering=True,
+        keep_members=True,
+    )
+    assert again.table.equals(found.table)
+    assert again.members == found.members
+    assert (again.refused, again.notes, again.versions) == (found.refused, found.notes, found.versions)
+
+
+def test_a_metric_that_one_slice_cannot_have_is_refused() -> None:
+    known = (lines(*ANN), Population(months({"ann": 12}), people=people(("ann", "1950-01-01", None))))
+    unknown = (lines(*BOB), Population(months({"bob": 12})))
+    again = utilization_of([known, unknown], YEAR)
+    assert again.refused["pqi-90"] == "nobody's date of birth is known"
+    assert again.row("member-months")["numerator"] == 24
+    assert utilization_of([], YEAR).score("members") is None
 
 
 def test_only_the_members_of_a_list_count() -> None:
