@@ -66,7 +66,9 @@ class Settings(BaseSettings):
     lake_url: str | None = Field(
         default=None, description="Data plane: folder or object storage URL; default `lake` in the data folder."
     )
-    lake_buckets: int = Field(default=8, ge=1, le=4096, description="Member buckets; fixed once the lake exists.")
+    lake_buckets: int | None = Field(
+        default=None, ge=1, le=4096, description="Member buckets of a new lake (8 when not set); fixed once it exists."
+    )
     processes: int | None = Field(
         default=None,
         ge=1,

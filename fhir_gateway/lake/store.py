@@ -36,6 +36,8 @@ if TYPE_CHECKING:  # and where it is used: the compiler of the walk takes a seco
 
 #: Columns that every read gives.
 KEY_COLUMNS = ("_source", "id", "_member", "_bucket", "_last_updated")
+#: Member buckets of a new lake of which nobody says how many.
+BUCKETS = 8
 _FORMAT = 1
 #: Below so many rows DuckDB needs longer to open (17 ms of CPU) than Arrow to sort; above, it uses all cores.
 _FEW_TO_SORT = 50_000
@@ -62,10 +64,11 @@ class Lake:
         self._kept = KeptTables()
 
     @classmethod
-    def open(cls, url: str | Path, buckets: int = 8) -> Lake:
+    def open(cls, url: str | Path, buckets: int | None = None) -> Lake:
         """Open the lake in a folder (path or ``file://`` URL), creating it when absent.
 
-        ConfigurationError when it exists with another number of buckets, or rests where it cannot.
+        Without ``buckets`` a lake keeps the number that it was made with; a new one gets :data:`BUCKETS`.
+        ConfigurationError when it exists with another number of buckets than asked for, or rests where it cannot.
         """
         root = _folder(url)
         about = root / "_lake" / "lake.json"
@@ -73,13 +76,14 @@ class Lake:
             stated = json.loads(about.read_bytes())
         except FileNotFoundError:
             about.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(about, json.dumps({"format": _FORMAT, "buckets": buckets}).encode())
-            return cls(root, buckets)
+            made = BUCKETS if buckets is None else buckets
+            replace_file(about, json.dumps({"format": _FORMAT, "buckets": made}).encode())
+            return cls(root, made)
         if stated["format"] != _FORMAT:
             raise ConfigurationError(f"the lake has format {stated['format']}, this program reads {_FORMAT}")
-        if stated["buckets"] != buckets:
+        if buckets not in (None, stated["buckets"]):
             raise ConfigurationError(f"the lake was made with {stated['buckets']} buckets, not {buckets}")
-        return cls(root, buckets)
+        return cls(root, stated["buckets"])
 
     @property
     def version(self) -> int:

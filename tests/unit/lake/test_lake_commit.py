@@ -262,8 +262,9 @@ def test_progress_is_told(lake: Lake, people: People, make_pull: MakePull) -> No
 
 def test_a_lake_keeps_its_buckets(lake: Lake) -> None:
     with pytest.raises(ConfigurationError, match="4 buckets, not 8"):
-        Lake.open(lake.root)
+        Lake.open(lake.root, buckets=8)
     assert Lake.open(lake.root.as_uri(), buckets=4).root == lake.root
+    assert Lake.open(lake.root).buckets == 4, "who does not say takes what is there"
     with pytest.raises(ConfigurationError, match="s3://"):
         Lake.open("s3://bucket/lake")
 
