@@ -19,7 +19,8 @@ those of the others have the status ``copy`` and the ``claim_group`` of the one 
 
 * a unique claim id, or a claim group identifier, is the same number in the same system; or
 * the unique claim id is the same number, whatever its system, the insurer is the same by an identifier (its own, or its
-  NPI or tax number), and the first day of service, where both say it, is the same.
+  NPI or tax number), and the first day of service, where both say it, is the same; or
+* an identifier of no stated kind is the same number in the same system, of the same insurer and the same first day.
 
 Anything else is another claim: two payers each pay their part. Whose words count: the first source of ``precedence``
 that sent it, else the one that knows the latest version, then the most versions, then the first by name. Versions are

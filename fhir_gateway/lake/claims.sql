@@ -140,15 +140,18 @@ WHERE t.rank < 9
 GROUP BY l.rid, l.position
 
 -- section: links
-CREATE TABLE identifiers AS
-SELECT rid, _source, _member, system, value, list_contains(codes, 'uc') OR system LIKE '%/clm_id' AS is_claim
+CREATE TABLE all_identifiers AS
+SELECT rid, _source, _member, system, value, list_contains(codes, 'uc') OR system LIKE '%/clm_id' AS is_claim,
+  regexp_matches(system, '(claim-group|clm_grp_id)$') AS is_group, len(codes) = 0 AS is_untyped
 FROM (
   SELECT rid, _source, _member, i.system AS system, i.value AS value, codes_of(i.type) AS codes
   FROM (SELECT rid, _source, _member, unnest(identifier) AS i FROM eobs)
 )
 WHERE value IS NOT NULL
-  AND NOT regexp_matches(value, '^(9+|0+)$') -- only nines or zeros: a filler of claim systems, not a claim
-  AND (is_claim OR regexp_matches(system, '(claim-group|clm_grp_id)$'));
+  AND NOT regexp_matches(value, '^(9+|0+)$'); -- only nines or zeros: a filler of claim systems, not a claim
+
+CREATE TABLE identifiers AS
+SELECT rid, _source, _member, system, value, is_claim FROM all_identifiers WHERE is_claim OR is_group;
 
 CREATE TABLE named AS
 SELECT rid, _source, _member, typed_reference(r.claim.reference) AS reference, r.reference.value AS value,
@@ -201,6 +204,9 @@ WITH named AS (
       ELSE e.insurer.identifier.system END || '|' || e.insurer.identifier.value,
     'npi|' || d.npi, 'tin|' || d.tin]) AS insurer, first_day(e.billablePeriod.start) AS day
   FROM eobs e LEFT JOIN directory d ON d.source = e._source AND d.reference = typed_reference(e.insurer.reference)
+), untyped AS ( -- of no kind that is said: with the insurer and the day it is the claim's all the same
+  SELECT i.rid, i._source, i._member, i.system, i.value, s.insurer, s.day FROM all_identifiers i
+  JOIN adjudicated k USING (rid) JOIN insurers s USING (rid) WHERE i.is_untyped AND k.is_judged AND k._member IS NOT NULL
 ), numbered AS (
   SELECT n.rid, n._source, n._member, n.value, s.insurer, s.day FROM named n JOIN insurers s USING (rid) WHERE n.is_claim
 )
@@ -209,6 +215,9 @@ SELECT a.rid AS a, b.rid AS b FROM named a JOIN named b ON a._member = b._member
 UNION
 SELECT a.rid, b.rid FROM numbered a JOIN numbered b ON a._member = b._member AND a._source < b._source
   AND a.insurer = b.insurer AND a.value = b.value AND (a.day = b.day) IS NOT FALSE
+UNION
+SELECT a.rid, b.rid FROM untyped a JOIN untyped b ON a._member = b._member AND a._source < b._source
+  AND a.insurer = b.insurer AND a.system = b.system AND a.value = b.value AND a.day = b.day
 
 -- section: versions
 CREATE TABLE standing AS -- whose words count of a claim that several sources sent

@@ -66,7 +66,8 @@ class TokenSource:
         """`max_wait` caps each wait in seconds, `attempts` counts requests per token; a `scope` of None asks for none.
 
         `credential` may be asked for anew with each request: a key that was rotated away while a pull of days goes on
-        is not used any more. `audience` is the ``aud`` of assertions, by default the token endpoint; `jku` the address of our JWKS in them.
+        is not used any more. `audience` is the ``aud`` of assertions, by default the token endpoint; `jku` the address
+        of our JWKS in them.
         """
         self._client = client
         self.endpoint = token_endpoint

@@ -396,6 +396,7 @@ def test_who_knows_the_latest_version_is_believed_unless_another_is_preferred() 
     assert net(by_source({"hub": [first], "payer": [first, later]}, paid_through=date(2024, 6, 30))) == 100
 
 
+ACCOUNT = {"system": "https://p/number", "value": "A-17"}
 #: Who else sent the claim of ``payer``, and whether that is the same claim.
 OTHERS: dict[str, tuple[dict[str, Any], bool]] = {
     "the same number of the same system": ({}, True),
@@ -417,6 +418,24 @@ OTHERS: dict[str, tuple[dict[str, Any], bool]] = {
         {"identifier": claim_id("a", "https://hub/claim"), "insurer": {"reference": "Organization/other"}},
         False,
     ),
+    "an identifier of no stated kind, the same insurer and day": (
+        {"identifier": [ACCOUNT], "insurer": {"reference": "Organization/known"}},
+        True,
+    ),
+    "an identifier of no stated kind, the same insurer on another day": (
+        {"identifier": [ACCOUNT], "insurer": {"reference": "Organization/known"},
+         "billablePeriod": {"start": "2024-05-06"}},
+        False,
+    ),
+    "an identifier of no stated kind, another insurer": (
+        {"identifier": [ACCOUNT], "insurer": {"reference": "Organization/other"}},
+        False,
+    ),
+    "the provider's account number, the same insurer and day": (
+        {"identifier": [ACCOUNT | {"type": coded(f"{C4BB}C4BBIdentifierType", "patacctnum")}],
+         "insurer": {"reference": "Organization/known"}},
+        False,
+    ),
     "another member": ({"patient": {"reference": "Patient/p2"}}, False),
     "a filler": ({"identifier": claim_id("00000")}, False),
     "entered in error": ({"status": "entered-in-error"}, False),
@@ -432,13 +451,29 @@ def test_which_claims_of_two_sources_are_the_same(name: str) -> None:
         "payer": [known],
         "hub": [known | {"id": "known"}, {"id": "other", "identifier": [{"system": TIN, "value": "78"}]}],
     }
-    mine = eob("a", 100, identifier=claim_id("00000")) if name == "a filler" else eob("a", 100)
+    mine = eob("a", 100, identifier=[*claim_id("00000" if name == "a filler" else "a"), ACCOUNT])
     found = by_source(
         {"payer": [mine], "hub": [eob("z", 100, **({"identifier": claim_id("a")} | change))]}, organizations
     )
     assert ("copy" in told(found).values()) == same
     counting = [line for line in found if line["counts"]]
     assert len(counting) == (1 if same or change.get("status") or change.get("use") else 2)
+
+
+def test_what_two_payers_paid_of_one_service_is_two_payments() -> None:
+    """Coordination of benefits: the second payer pays what the first left; both claims are cost, neither is a copy.
+
+    They share the member, the day, the provider and the provider's own account number, and no claim number.
+    """
+    account = [{"type": coded(f"{C4BB}C4BBIdentifierType", "patacctnum"), "system": "https://clinic", "value": "7"}]
+    medicare = eob("m", 100, identifier=claim_id("M-1", "https://medicare/claim") + account)
+    supplement = eob("s", 20, identifier=claim_id("S-9", "https://plan/claim") + account)
+    insurers = {"first": [{"id": "payer", "identifier": [{"system": TIN, "value": "1"}]}],
+                "second": [{"id": "payer", "identifier": [{"system": TIN, "value": "2"}]}]}  # fmt: skip
+    found = by_source({"first": [medicare], "second": [supplement]}, insurers)
+    assert told(found) == {"first/m": "active", "second/s": "active"}
+    assert net(found) == 120
+    assert {line["copies"] for line in found} == {0}
 
 
 @pytest.mark.parametrize("precedence", [["payer"], ["hub"]])
