@@ -4,15 +4,19 @@
 
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
+  const charts = new Map();
+
   const draw = (element) => {
-    if (element.dataset.drawn || !window.echarts) return;
-    element.dataset.drawn = "yes";
+    if (!window.echarts) return;
     const text = { color: colour("--ink") };
     const axis = { axisLabel: text, axisLine: { lineStyle: { color: colour("--line") } }, splitLine: { lineStyle: { color: colour("--line") } } };
     const given = JSON.parse(element.dataset.chart);
     const styled = (one) => ({ ...axis, ...one, nameTextStyle: text });
-    const chart = window.echarts.init(element, null, { renderer: "canvas" });
-    chart.setOption({
+    if (!charts.has(element)) {
+      charts.set(element, window.echarts.init(element, null, { renderer: "canvas" }));
+      new ResizeObserver(() => charts.get(element).resize()).observe(element);
+    }
+    charts.get(element).setOption({
       animation: false,
       textStyle: text,
       grid: { left: 12, right: 24, top: 40, bottom: 12, containLabel: true },
@@ -22,7 +26,12 @@
       xAxis: styled(given.xAxis || {}),
       yAxis: styled(given.yAxis || {}),
     });
-    new ResizeObserver(() => chart.resize()).observe(element);
+  };
+
+  // a table that is wider than the page is moved with arrow keys once it has the focus
+  const reach = (box) => {
+    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+    else box.removeAttribute("tabindex");
   };
 
   const follow = (element) => {
@@ -35,7 +44,8 @@
   };
 
   const prepare = (root) => {
-    root.querySelectorAll("[data-chart]").forEach(draw);
+    root.querySelectorAll("[data-chart]").forEach((element) => { if (!charts.has(element)) draw(element); });
+    root.querySelectorAll(".table").forEach((box) => new ResizeObserver(() => reach(box)).observe(box));
     root.querySelectorAll("[data-follow]").forEach(follow);
     root.querySelectorAll("[data-shows]").forEach((input) => {
       const shown = document.getElementById(input.dataset.shows);
@@ -49,6 +59,7 @@
   };
 
   document.addEventListener("DOMContentLoaded", () => prepare(document));
+  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => charts.forEach((_, element) => draw(element)));
   document.addEventListener("htmx:load", (event) => prepare(event.detail.elt.parentElement || document));
   // what a refusal says is shown where the answer would have been
   document.addEventListener("htmx:beforeSwap", (event) => { if (event.detail.xhr.status >= 400) event.detail.shouldSwap = true; });
