@@ -15,6 +15,7 @@ from starlette.staticfiles import StaticFiles
 from fhir_gateway.console import sign_in
 from fhir_gateway.console.frame import HERE, PATH, STATIC_PATH, Frame, SignInNeeded, sign_in_address
 from fhir_gateway.console.pages import PAGES
+from fhir_gateway.console.unexpected import Unexpected
 from fhir_gateway.errors import GatewayError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.server.access import access_of
@@ -79,6 +80,10 @@ def _answer_errors(pages: FastAPI, frame: Frame) -> None:
     def invalid(request: Request, _: Exception) -> Response:
         return problem(request, 400, "the request does not fit the page")
 
+    def unexpected(request: Request) -> Response:
+        return problem(request, 500, "something went wrong here; the log says what, under the number of this request")
+
+    pages.add_middleware(Unexpected, answer=unexpected)
     pages.add_exception_handler(SignInNeeded, to_sign_in)
     pages.add_exception_handler(GatewayError, refused)
     pages.add_exception_handler(HTTPException, unrouted)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,12 +21,13 @@ from fhir_gateway.console.roles import Role
 from fhir_gateway.demo.steps import Steps
 from fhir_gateway.demo.tour import Options, open_gateway, run
 from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs.book import JobBook
 from fhir_gateway.jobs.durable import Worker
 from fhir_gateway.sandbox.server.runner import SandboxServer
 from fhir_gateway.server.serve import GatewayServer
 from tests.support.browser import PROGRAM, Window, chromium
 from tests.support.serving import free_port
-from tests.support.waiting import HANG
+from tests.support.waiting import HANG, until
 
 PASSWORD = "a long enough password"
 CLIENT = "given-by-the-clinic"
@@ -124,6 +125,7 @@ def test_the_it_manager_connects_an_endpoint_and_sees_the_pull(served: Served, e
     expect(page.get_by_role("heading", name="Pull of clinic")).to_be_visible()
     ledger = page.get_by_role("table", name="Where every line went")  # the page follows the job to its end
     expect(ledger.get_by_role("row", name="Patient")).to_be_visible()
+    expect(page.locator("[data-follow]")).to_have_count(0)
     window.look("pull")
     window.walk()
     (row,) = served.gateway.pulls.recent(10, "clinic")
@@ -132,6 +134,8 @@ def test_the_it_manager_connects_an_endpoint_and_sees_the_pull(served: Served, e
         cells = ledger.get_by_role("row", name=entry["resource_type"]).get_by_role("cell")
         expect(cells.nth(1)).to_have_text(f"{entry['lines_read']:,}")
 
+    with closing(JobBook(served.gateway)) as book:
+        until(lambda: book.job(row.id).state == "done")  # a moment after the pull that it carried
     window.menu("Operations")
     expect(page.get_by_role("row", name=row.id)).to_contain_text("done")
     window.look("operations")
