@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fhir_gateway.factory import Gateway
-from fhir_gateway.lake.claims import EOB_COLUMNS, LINE_SCHEMA, claim_lines, directory
+from fhir_gateway.lake.claims import LINE_SCHEMA, claims, directory
 
 #: Rows of a row group at most, and the key of the file's metadata that says how many row groups each bucket has.
 _ROWS = 1_000_000
@@ -104,13 +104,7 @@ def _derive(gateway: Gateway, version: int, paid_through: date | None, precedenc
         with pq.ParquetWriter(partial, LINE_SCHEMA, compression="zstd", compression_level=1) as writer:
             groups = []
             for bucket in range(lake.buckets):
-                lines = claim_lines(
-                    lake.read("ExplanationOfBenefit", EOB_COLUMNS, bucket=bucket, version=version),
-                    providers,
-                    lake.read("Claim", ("provider",), bucket=bucket, version=version),
-                    paid_through,
-                    precedence,
-                )
+                lines = claims(lake, bucket, version, paid_through, precedence, providers)
                 writer.write_table(lines, row_group_size=_ROWS)
                 groups.append(max(1, -(-lines.num_rows // _ROWS)))  # of an empty table there is one too
                 del lines  # before the next bucket is read

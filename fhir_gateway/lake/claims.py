@@ -45,12 +45,17 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from fhir_gateway.r4.spec import arrow_type, column_structure, narrowed
+
 #: Columns of ExplanationOfBenefit that :func:`claim_lines` reads.
 EOB_COLUMNS = (
     *("identifier", "status", "use", "type", "subType", "created", "billablePeriod", "insurer", "provider", "outcome"),
     *("related", "claim", "careTeam", "supportingInfo", "diagnosis", "procedure", "insurance", "item", "adjudication"),
     *("total", "payment"),
 )
+#: What it reads of the Claims that EOBs answer, and of the Encounters that lines of either name.
+CLAIM_COLUMNS = ("provider", "item.encounter.reference")
+ENCOUNTER_COLUMNS = ("status", "class.code", "period.start", "period.end")
 #: Columns of the directory resources that :func:`providers` reads.
 PRACTITIONER_COLUMNS = ("identifier", "qualification", "name")
 ROLE_COLUMNS = ("identifier", "practitioner", "organization", "specialty", "code")
@@ -59,7 +64,8 @@ ORGANIZATION_COLUMNS = ("identifier", "name")
 
 _AMOUNT = pa.decimal128(28, 8)
 #: Columns of a claim line table, in order. From ``admitted`` on they are what the claim says of a stay and of all its
-#: diagnoses (the principal one first) and procedures of its head, the same on each of its lines; null: not said.
+#: diagnoses (the principal one first) and procedures of its head, the same on each of its lines; null: not said. Days
+#: of an inpatient stay that the claim does not say are those of the Encounters that its lines name.
 LINE_SCHEMA = pa.schema(
     [
         ("_member", pa.string()),
@@ -156,14 +162,19 @@ def claims(
     version: int | None = None,
     paid_through: date | None = None,
     precedence: Sequence[str] = (),
+    providers: pa.Table | None = None,
 ) -> pa.Table:
-    """Claim lines of a lake (of one member bucket, as of a version and a payment date), providers resolved."""
+    """Claim lines of a lake (of one member bucket, as of a version and a payment date), providers resolved.
+
+    ``providers`` is the :func:`directory` of that version, for whoever has it already.
+    """
     return claim_lines(
         lake.read("ExplanationOfBenefit", EOB_COLUMNS, bucket=bucket, version=version),
-        directory(lake, version=version),
-        lake.read("Claim", ("provider",), bucket=bucket, version=version),
+        directory(lake, version=version) if providers is None else providers,
+        lake.read("Claim", CLAIM_COLUMNS, bucket=bucket, version=version),
         paid_through,
         precedence,
+        lake.read("Encounter", ENCOUNTER_COLUMNS, bucket=bucket, version=version),
     )
 
 
@@ -206,15 +217,17 @@ def claim_lines(
     submitted_claims: pa.Table | None = None,
     paid_through: date | None = None,
     precedence: Sequence[str] = (),
+    encounters: pa.Table | None = None,
 ) -> pa.Table:
     """One row per claim line (:data:`LINE_SCHEMA`), sorted by member, source, EOB and line.
 
     ``eobs`` has ``_member, _source, id, _last_updated`` and :data:`EOB_COLUMNS`; ``directory`` comes from
-    :func:`providers`; ``submitted_claims`` are Claim rows with ``provider``, used where an EOB names no billing
-    organization. EOBs paid after ``paid_through`` are as if unknown, so the version that counted then counts. An
-    amount the payer gives only for the whole claim stands on its first line (``amount_level`` ``header``). Allowed,
-    where not given, is paid plus patient share. ``payment_date`` falls back to ``created``. ``precedence`` names
-    sources, the best first, for claims that several sent.
+    :func:`providers`; ``submitted_claims`` are Claim rows with :data:`CLAIM_COLUMNS`, used where an EOB names no
+    billing organization or no encounter; ``encounters`` are rows with :data:`ENCOUNTER_COLUMNS`. EOBs paid after
+    ``paid_through`` are as if unknown, so the version that counted then counts. An amount the payer gives only for the
+    whole claim stands on its first line (``amount_level`` ``header``). Allowed, where not given, is paid plus patient
+    share. ``payment_date`` falls back to ``created``. ``precedence`` names sources, the best first, for claims that
+    several sent.
     """
     if paid_through is not None:
         with _connect(eobs=eobs) as connection:
@@ -231,15 +244,12 @@ def claim_lines(
         ),
     )
     with connection:
-        if submitted_claims is not None:
-            connection.register("claim_rows", submitted_claims)
-            connection.execute(
-                "CREATE TABLE submitters AS SELECT _source, 'Claim/' || id AS claim,"
-                " typed_reference(provider.reference) AS organization FROM claim_rows"
-                " WHERE provider.reference LIKE '%Organization/%'"
-            )
-        else:
-            connection.execute("CREATE TABLE submitters (_source VARCHAR, claim VARCHAR, organization VARCHAR)")
+        for name, kind, columns, given in (
+            ("claim_rows", "Claim", CLAIM_COLUMNS, submitted_claims),
+            ("encounters", "Encounter", ENCOUNTER_COLUMNS, encounters),
+        ):
+            connection.register(name, _nothing(kind, columns) if given is None else given)
+        connection.execute(_sections()["submitters"])
         connection.register(
             "precedence", pa.table({"source": pa.array(precedence, pa.string()), "rank": range(len(precedence))})
         )
@@ -247,6 +257,14 @@ def claim_lines(
         connection.register("grouping", _claim_groups(connection, eobs.num_rows))
         connection.execute(_sections()["versions"])
         return _fetch(connection, _sections()["output"], LINE_SCHEMA)
+
+
+@cache
+def _nothing(resource_type: str, columns: Sequence[str]) -> pa.Table:
+    """No rows of a resource type, with such columns."""
+    keys = [pa.field(name, pa.string()) for name in ("_source", "id", "_member")]
+    structure = narrowed(column_structure(resource_type), columns)
+    return pa.schema([*keys, *(pa.field(name, arrow_type(part)) for name, part in structure.items())]).empty_table()
 
 
 def _claim_groups(connection: duckdb.DuckDBPyConnection, count: int) -> pa.Table:

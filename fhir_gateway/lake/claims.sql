@@ -72,6 +72,14 @@ SELECT e._source AS source, e.reference, e.npi, o.tin, e.organization, e.special
 FROM entries e LEFT JOIN orgs o ON o._source = e._source AND o.reference = e.organization
 ORDER BY source, reference
 
+-- section: submitters
+CREATE TABLE submitters AS
+SELECT _source, 'Claim/' || id AS claim,
+  CASE WHEN provider.reference LIKE '%Organization/%' THEN typed_reference(provider.reference) END AS organization,
+  list_distinct(list_transform(flatten(list_transform(coalesce(item, []), lambda x: coalesce(x.encounter, []))),
+    lambda x: typed_reference(x.reference))) AS encounters
+FROM claim_rows;
+
 -- section: lines
 CREATE TABLE lines AS
 WITH items AS (
@@ -84,7 +92,8 @@ SELECT rid, position, coalesce(i.sequence, position) AS line, i.careTeamSequence
   final_day(coalesce(i.servicedDate, i.servicedPeriod.end, i.servicedPeriod.start)) AS service_thru,
   i.productOrService.coding[1].system AS procedure_system, i.productOrService.coding[1].code AS procedure,
   i.locationCodeableConcept.coding[1].code AS place_of_service, i.revenue.coding[1].code AS revenue_code,
-  i.quantity.value AS units, coalesce(i.adjudication, []) AS adjudication, is_denied(i.adjudication) AS denied
+  i.quantity.value AS units, coalesce(i.adjudication, []) AS adjudication, is_denied(i.adjudication) AS denied,
+  list_transform(coalesce(i.encounter, []), lambda x: typed_reference(x.reference)) AS encounters
 FROM items;
 
 -- level: 0 line, 100 total, 200 header adjudication, 300 payment; the lowest level and rank that states an amount wins
@@ -308,19 +317,34 @@ WITH info AS (
   SELECT rid, list(p.procedureCodeableConcept.coding[1].code ORDER BY p.sequence)
     FILTER (p.procedureCodeableConcept.coding[1].code IS NOT NULL) AS procedures
   FROM (SELECT rid, unnest(procedure) AS p FROM eobs) GROUP BY rid
+), visited AS ( -- encounters that lines of the claim name, else those of the claim that it answers
+  SELECT rid, unnest(CASE WHEN len(own) > 0 THEN own ELSE theirs END) AS reference
+  FROM (SELECT rid, list_distinct(flatten(list(encounters))) AS own FROM lines GROUP BY rid) l
+  JOIN (SELECT rid, _source, typed_reference(claim.reference) AS claim FROM eobs) e USING (rid)
+  LEFT JOIN (SELECT _source, claim, encounters AS theirs FROM submitters) s USING (_source, claim)
+), stayed AS ( -- when the inpatient ones took place, else when any did
+  SELECT v.rid, coalesce(min(opened) FILTER (inpatient), min(opened)) AS opened,
+    coalesce(max(closed) FILTER (inpatient), CASE WHEN NOT bool_or(inpatient) THEN max(closed) END) AS closed
+  FROM visited v JOIN eobs e USING (rid) JOIN (
+    SELECT _source, _member, 'Encounter/' || id AS reference, first_day(period.start) AS opened,
+      final_day(period.end) AS closed, coalesce(class.code IN ('IMP', 'ACUTE', 'NONAC'), FALSE) AS inpatient
+    FROM encounters WHERE coalesce(status NOT IN ('cancelled', 'entered-in-error', 'planned'), TRUE)
+  ) n ON n._source = e._source AND n._member = e._member AND n.reference = v.reference
+  GROUP BY v.rid
 ), header AS (
   SELECT e.rid, e._member, e._source, e.id, first_day(billablePeriod.start) AS claim_from,
     final_day(coalesce(billablePeriod.end, billablePeriod.start)) AS claim_thru,
     first_day(coalesce(payment.date, created)) AS payment_date, i.bill_type,
     lower(coalesce(subType.coding[1].code, '')) AS sub_type,
-    list_transform(codes_of(e.type), lambda x: lower(x)) AS types, coalesce(i.admitted, FALSE) AS admitted,
+    list_transform(codes_of(e.type), lambda x: lower(x)) AS types, coalesce(i.admitted, FALSE) AS says_admitted,
     coalesce(i.drg, p.drg) AS drg, p.diagnosis, typed_reference(e.provider.reference) AS billing,
     number_of(e.provider, npi_system()) AS billing_npi, digits(number_of(e.provider, tin_system())) AS billing_tin,
     typed_reference(e.claim.reference) AS claim,
     coalesce(list_filter(e.insurance, lambda x: x.focal)[1], e.insurance[1]).coverage.reference AS coverage,
     coalesce(e.insurer.reference, e.insurer.display) AS insurer, is_denied(adjudication) AS denied, i.admitted_on,
-    i.discharged_on, i.discharge_status, i.admission_type, p.diagnoses, d.procedures
+    i.discharged_on, n.opened AS stay_opened, n.closed AS stay_closed, i.discharge_status, i.admission_type, p.diagnoses, d.procedures
   FROM eobs e LEFT JOIN claim_info i USING (rid) LEFT JOIN principal p USING (rid) LEFT JOIN done d USING (rid)
+  LEFT JOIN stayed n USING (rid)
 ), billed AS ( -- b: the billing provider; d: the billing organization, taken from the submitted claim if need be
   SELECT h.*, coalesce(d.tin, b.tin, h.billing_tin) AS tin,
     coalesce(d.organization, s.organization, b.organization) AS organization,
@@ -345,7 +369,7 @@ SELECT h._member, h._source AS source, h.id AS eob, v.claim_group, v.version, v.
     -- NUBC type of bill: hospital, skilled nursing and residential inpatient facilities
     WHEN h.bill_type[1:2] IN ('11', '12', '18', '21', '22', '28', '41') THEN 'inpatient'
     WHEN h.bill_type IS NOT NULL THEN 'outpatient'
-    WHEN h.admitted OR h.drg IS NOT NULL OR bool_or(l.place_of_service = '21') OVER (PARTITION BY l.rid)
+    WHEN h.says_admitted OR h.drg IS NOT NULL OR bool_or(l.place_of_service = '21') OVER (PARTITION BY l.rid)
       THEN 'inpatient'
     ELSE 'outpatient' END AS claim_type,
   h.bill_type, coalesce(r.who.npi, p.npi, h.person_npi) AS npi, coalesce(h.tin, p.tin) AS tin,
@@ -354,8 +378,10 @@ SELECT h._member, h._source AS source, h.id AS eob, v.claim_group, v.version, v.
   l.place_of_service, l.revenue_code, h.diagnosis, h.drg, a.submitted,
   coalesce(a.allowed, a.paid + a.patient) AS allowed, a.paid, a.patient,
   CASE WHEN a.rid IS NULL THEN NULL WHEN a.is_header THEN 'header' ELSE 'line' END AS amount_level,
-  l.denied OR h.denied AS denied, h.payment_date, h.coverage, h.insurer, l.units, h.admitted_on AS admitted,
-  h.discharged_on AS discharged, h.discharge_status, h.admission_type, h.diagnoses, h.procedures
+  l.denied OR h.denied AS denied, h.payment_date, h.coverage, h.insurer, l.units,
+  coalesce(h.admitted_on, CASE WHEN claim_type = 'inpatient' THEN h.stay_opened END) AS admitted,
+  coalesce(h.discharged_on, CASE WHEN claim_type = 'inpatient' THEN h.stay_closed END) AS discharged,
+  h.discharge_status, h.admission_type, h.diagnoses, h.procedures
 FROM lines l
 JOIN billed h USING (rid)
 JOIN versions v USING (rid)

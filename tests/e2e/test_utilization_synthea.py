@@ -38,3 +38,14 @@ def test_every_metric_is_the_same_of_each_sex(folder: Path, ours: dict[str | Non
         return {name: pair for name, pair in pairs.items() if not name.startswith("top-")}
 
     assert compared(ours[sex]) == compared(theirs)
+
+
+@pytest.mark.shared
+def test_periods_of_a_year_make_no_stays_of_a_year(shared: Path, tmp_path: Path) -> None:
+    """This sample's claims state a period of a year from the end of their Encounter on."""
+    folder = shared / "data" / "synthea" / "bulk-data-server-100"
+    ours, theirs = by_gateway(folder, YEAR, tmp_path)[None], by_sql(folder, YEAR)
+    assert ours == theirs
+    days, stays = ours["acute-average-length-of-stay"]
+    assert stays is not None
+    assert 0 < days < 3 * stays

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import duckdb
 
-TYPES = ("Patient", "ExplanationOfBenefit", "Claim", "Organization", "Practitioner")
+TYPES = ("Patient", "ExplanationOfBenefit", "Claim", "Encounter", "Organization", "Practitioner")
 
 _READ = """
 CREATE TABLE patient AS SELECT id, gender, birthDate::DATE AS born, left(deceasedDateTime::VARCHAR, 10)::DATE AS died
@@ -29,6 +29,10 @@ CREATE TABLE raw_eob AS SELECT * FROM read_json('{folder}/ExplanationOfBenefit.n
 CREATE TABLE hospital AS SELECT 'Claim/' || id AS claim, provider.reference AS organization
 FROM read_json('{folder}/Claim.ndjson.gz', maximum_object_size = 99999999,
   columns = {{id: 'VARCHAR', provider: 'STRUCT(reference VARCHAR)'}});
+CREATE TABLE encounter AS SELECT 'Encounter/' || id AS encounter, left(period."start", 10)::DATE AS came,
+  left(period."end", 10)::DATE AS went, "class".code = 'IMP' AS imp
+FROM read_json('{folder}/Encounter.ndjson.gz', columns = {{id: 'VARCHAR', class: 'STRUCT(code VARCHAR)',
+  period: 'STRUCT("start" VARCHAR, "end" VARCHAR)'}});
 CREATE TABLE item AS
 WITH one AS (
   SELECT id AS eob, substr(patient.reference, 9) AS patient, claim.reference AS claim, payment.amount.value AS payment,
@@ -39,7 +43,7 @@ WITH one AS (
 SELECT eob, patient, claim, payment, stated_from, stated_to, clinician, n,
   left(coalesce(i->>'$.servicedDate', i->>'$.servicedPeriod.start'), 10)::DATE AS day,
   left(coalesce(i->>'$.servicedDate', i->>'$.servicedPeriod.end'), 10)::DATE AS until,
-  i->>'$.locationCodeableConcept.coding[0].code' AS place, i->>'$.revenue.coding[0].code' AS revenue,
+  i->>'$.encounter[0].reference' AS encounter, i->>'$.locationCodeableConcept.coding[0].code' AS place, i->>'$.revenue.coding[0].code' AS revenue,
   i->>'$.productOrService.coding[0].code' AS service,
   list_sum([(a->>'$.amount.value')::DECIMAL(18, 4) FOR a IN (i->'$.adjudication[*]')::JSON[]
     IF a->>'$.category.coding[0].code' LIKE '%line_prvdr_pmt_amt']) AS paid,
@@ -57,9 +61,11 @@ _STAYS = """
 CREATE TABLE stay AS
 WITH RECURSIVE claims AS (
   SELECT patient, eob, min(organization) AS hospital,
-    CASE WHEN min(stated_from) <= min(day) AND max(stated_to) >= max(day) THEN min(stated_from) ELSE min(day) END AS a,
-    CASE WHEN min(stated_from) <= min(day) AND max(stated_to) >= max(day) THEN max(stated_to) ELSE max(until) END AS d
-  FROM cost LEFT JOIN hospital USING (claim) WHERE inpatient GROUP BY patient, eob
+    coalesce(min(came) FILTER (imp), min(came), CASE WHEN min(stated_from) <= min(day) AND max(stated_to) >= max(day)
+      AND max(stated_to) - min(stated_from) <= 100 THEN min(stated_from) ELSE min(day) END) AS a,
+    coalesce(max(went) FILTER (imp), max(went), CASE WHEN min(stated_from) <= min(day) AND max(stated_to) >= max(day)
+      AND max(stated_to) - min(stated_from) <= 100 THEN max(stated_to) ELSE max(until) END) AS d
+  FROM cost LEFT JOIN hospital USING (claim) LEFT JOIN encounter USING (encounter) WHERE inpatient GROUP BY patient, eob
 ), numbered AS (
   SELECT *, row_number() OVER (PARTITION BY patient ORDER BY a, d, eob) AS n FROM claims
 ), walk AS (

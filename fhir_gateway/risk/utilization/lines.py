@@ -12,7 +12,7 @@ LINE_COLUMNS = (
     *("_member", "source", "claim_group", "counts", "denied", "service_from", "service_thru", "claim_from"),
     *("claim_thru", "claim_type", "bill_type", "npi", "tin", "organization", "specialty", "procedure"),
     *("place_of_service", "revenue_code", "diagnosis", "drg", "allowed", "paid", "payment_date", "admitted"),
-    *("discharged", "discharge_status", "admission_type", "diagnoses", "procedures"),
+    *("discharged", "discharge_status", "admission_type", "diagnoses", "procedures", "units"),
 )
 
 # Money of adjustments counts beside the version that they correct, in the same claim; what was denied is no service.
@@ -23,7 +23,7 @@ SELECT _member AS member, source || '|' || claim_group AS claim, coalesce(servic
   organization, coalesce(organization, tin, npi) AS provider, specialty, upper(procedure) AS procedure,
   place_of_service, lpad(ltrim(revenue_code, '0'), 4, '0') AS revenue_code,
   upper(replace(diagnosis, '.', '')) AS diagnosis, lpad(ltrim(drg, '0'), 3, '0') AS drg, allowed, paid, payment_date,
-  admitted, discharged, discharge_status, admission_type, diagnoses, procedures
+  admitted, discharged, discharge_status, admission_type, diagnoses, procedures, units
 FROM lines WHERE counts AND NOT coalesce(denied, FALSE) AND _member IS NOT NULL
 """
 

@@ -33,12 +33,16 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Rules of stays, visits and service categories, in order, and their version."""
+    """Rules of stays, visits and service categories, in order, and their version.
+
+    ``longest_statement``: days of a claim's period beyond which it is not taken for a stay.
+    """
 
     version: str
     stays: tuple[Rule, ...]
     visits: tuple[Rule, ...]
     categories: tuple[Rule, ...]
+    longest_statement: int = 100
 
     @classmethod
     def load(cls, path: Path | None = None) -> Rules:
@@ -70,7 +74,11 @@ def _shipped() -> Rules:
 def _read(text: str, name: str) -> Rules:
     try:
         stated = tomllib.loads(text)
-        return Rules(str(stated["version"]), *(_rules(stated[kind], kind) for kind in ("stay", "visit", "category")))
+        longest = stated.get("longest_statement", 100)
+        if not isinstance(longest, int) or longest < 1:
+            raise ValueError("longest_statement: is a number of days")
+        stays, visits, categories = (_rules(stated[kind], kind) for kind in ("stay", "visit", "category"))
+        return Rules(str(stated["version"]), stays, visits, categories, longest)
     except (tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ConfigurationError(f"{name}: no rules of utilization: {error}") from error
     except ValueError as error:

@@ -4,6 +4,10 @@ Claims of one member and kind are one stay when they overlap; when the later one
 or the day after, at another acute hospital (a transfer); when they are an interim claim and its continuation at the
 same provider; or when the same hospital admits on the day of discharge for the same diagnosis (three characters).
 Source: CMS hospital-wide readmission measure, index admissions and transfers (trust M).
+
+The days of a claim are those of admission and discharge that it states, or the Encounters that it names; else its
+statement period, where its lines lie within and it is no longer than ``longest_statement`` days; else the days of its
+lines, with as many nights after the first as units of accommodation were billed (revenue codes 0100 to 0219).
 """
 
 from __future__ import annotations
@@ -50,14 +54,16 @@ STAY_SCHEMA = pa.schema(
     ]
 )
 
-# The dates of a claim hold where its lines lie within; some payers give a period that is not that of the services.
+# Some payers give a period that is not that of the services, or one of a year.
 _CLAIMS = """
 CREATE OR REPLACE TEMP TABLE inpatient AS
 SELECT member, claim, min({rank}) AS rank,
-  coalesce(min(admitted), CASE WHEN min(claim_from) <= min(day) AND max(claim_thru) >= max(day)
-    THEN min(claim_from) END, min(day)) AS opened,
-  coalesce(max(discharged), CASE WHEN min(claim_from) <= min(day) AND max(claim_thru) >= max(day)
-    THEN max(claim_thru) END, max(coalesce(service_thru, day))) AS closed,
+  min(claim_from) <= min(day) AND max(claim_thru) >= max(day) AND max(claim_thru) - min(claim_from) <= {longest}
+    AS holds,
+  coalesce(min(admitted), CASE WHEN holds THEN min(claim_from) END, min(day)) AS opened,
+  coalesce(max(discharged), CASE WHEN holds THEN max(claim_thru) END, greatest(
+    max(CASE WHEN service_thru - day <= {longest} THEN service_thru ELSE day END),
+    opened + coalesce(sum(units) FILTER (revenue_code BETWEEN '0100' AND '0219'), 0)::INTEGER)) AS closed,
   any_value(provider ORDER BY provider) AS provider, any_value(organization ORDER BY organization) AS organization,
   any_value(tin ORDER BY tin) AS tin, any_value(npi ORDER BY npi) AS npi, any_value(drg ORDER BY drg) AS drg,
   any_value(diagnosis ORDER BY diagnosis) AS diagnosis, any_value(diagnoses ORDER BY diagnoses) AS diagnoses,
@@ -71,7 +77,7 @@ FROM line WHERE claim_type = 'inpatient' GROUP BY member, claim
 _STAYS = """
 CREATE OR REPLACE TEMP TABLE stay AS
 WITH claims AS (
-  SELECT * EXCLUDE (rank, closed), kinds.kind, greatest(opened, closed) AS closed
+  SELECT * EXCLUDE (rank, closed, holds), kinds.kind, greatest(opened, closed) AS closed
   FROM inpatient JOIN kinds USING (rank) WHERE opened IS NOT NULL
 ), following AS (
   SELECT *, max(closed) OVER before AS reached, lag(provider) OVER stays IS NOT DISTINCT FROM provider AS same,
@@ -124,7 +130,7 @@ def stays(lines: pa.Table, rules: Rules | None = None) -> pa.Table:
 def find_stays(connection: duckdb.DuckDBPyConnection, rules: Rules) -> None:
     """Create the table ``stay`` out of the view ``line`` of a connection."""
     ed = " OR ".join(f"({rule.condition})" for rule in rules.visits if rule.id == "ed")
-    connection.execute(_CLAIMS.format(rank=rank_of(rules.stays), ed=ed or "FALSE"))
+    connection.execute(_CLAIMS.format(rank=rank_of(rules.stays), ed=ed or "FALSE", longest=rules.longest_statement))
     kinds = {"rank": pa.array(range(len(rules.stays)), pa.int32()), "kind": [rule.id for rule in rules.stays]}
     connection.register("kinds", pa.table(kinds))
     connection.execute(_STAYS)

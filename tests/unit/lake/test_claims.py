@@ -34,12 +34,13 @@ def rows(resource_type: str, resources: Iterable[dict[str, Any]], columns: Seque
     )
     texts = pa.table({"raw": [json.dumps(r) for r in resources]}, schema=pa.schema([("raw", pa.string())]))
     wanted: dict[str, Any] = {name: structure[name] for name in columns}
-    wanted |= {"id": "VARCHAR", "patient": {"reference": "VARCHAR"}}
+    wanted |= {"id": "VARCHAR", "patient": {"reference": "VARCHAR"}, "subject": {"reference": "VARCHAR"}}
     with duckdb.connect() as connection:
         connection.register("texts", texts)
         picked = ", ".join(f'x."{name}" AS "{name}"' for name in columns)
         table = connection.sql(
-            f"SELECT regexp_extract(x.patient.reference, '[^/]+$') AS _member, 'payer' AS _source, x.id AS id,"  # noqa: S608
+            "SELECT regexp_extract(coalesce(x.patient.reference, x.subject.reference), '[^/]+$') AS _member,"  # noqa: S608
+            " 'payer' AS _source, x.id AS id,"
             f" NULL::TIMESTAMPTZ AS _last_updated, {picked}"
             f" FROM (SELECT json_transform(raw, '{json.dumps(wanted)}') AS x FROM texts)"
         ).to_arrow_table()
@@ -233,10 +234,71 @@ def test_practitioner_bills_himself_through_his_organization(directory: pa.Table
 
 
 def test_submitted_claim_names_the_organization_an_eob_does_not(directory: pa.Table) -> None:
-    submitted = rows("Claim", [{"id": "k1", "provider": {"reference": "Organization/o2"}}], ["provider"])
+    submitted = rows("Claim", [{"id": "k1", "provider": {"reference": "Organization/o2"}}], ["provider", "item"])
     bill = eob("e1", 1, provider={"reference": "Practitioner/d2"}, claim={"reference": "Claim/k1"})
     (line,) = lines(bill, directory=directory, submitted_claims=submitted)
     assert (line["organization"], line["tin"]) == ("Organization/o2", "999999998")
+
+
+def encounter(name: str, kind: str, start: str, end: str | None, person: str = "p1", **more: Any) -> dict[str, Any]:
+    period = {"start": start} | ({"end": end} if end else {})
+    found = {"id": name, "status": "finished", "class": {"code": kind}, "period": period}
+    return found | {"subject": {"reference": f"Patient/{person}"}} | more
+
+
+def stay_days(
+    bill: dict[str, Any], *encounters: dict[str, Any], claim: dict[str, Any] | None = None
+) -> tuple[date | None, date | None]:
+    visited = rows("Encounter", encounters, ["status", "class", "period"])
+    submitted = rows("Claim", [claim], ["provider", "item"]) if claim else None
+    (line,) = lines(bill, encounters=visited, submitted_claims=submitted)
+    return line["admitted"], line["discharged"]
+
+
+def hospital(*names: str, **changes: Any) -> dict[str, Any]:
+    """An inpatient EOB without days of admission and discharge, whose line names encounters."""
+    item = {"sequence": 1, "servicedDate": "2024-05-05", "encounter": [{"reference": f"Encounter/{n}"} for n in names]}
+    kind = coded("http://terminology.hl7.org/CodeSystem/claim-type", "institutional")
+    year = {"start": "2024-05-05", "end": "2025-05-05"}
+    return eob("h1", type=kind, subType=coded("s", "inpatient"), billablePeriod=year, item=[item]) | changes
+
+
+def test_an_inpatient_claim_that_says_no_days_has_those_of_its_encounters() -> None:
+    stay = encounter("s1", "IMP", "2024-05-04T22:00:00-05:00", "2024-05-09T10:00:00-05:00")
+    emergency = encounter("s0", "EMER", "2024-05-03", "2024-05-04")
+    clinic = encounter("v1", "AMB", "2024-06-05", "2024-06-05")
+    days = (date(2024, 5, 4), date(2024, 5, 9))
+    assert stay_days(hospital("s1"), stay) == days
+    assert stay_days(hospital("s0", "s1", "v1"), emergency, stay, clinic) == days  # inpatient ones alone count
+    assert stay_days(hospital("s0"), emergency) == (date(2024, 5, 3), date(2024, 5, 4))
+    assert stay_days(hospital("s1"), encounter("s1", "IMP", "2024-05-04", None)) == (date(2024, 5, 4), None)
+    assert stay_days(hospital("s1"), stay | {"status": "entered-in-error"}) == (None, None)
+    assert stay_days(hospital("s1"), stay | {"subject": {"reference": "Patient/p2"}}) == (None, None)
+    assert stay_days(hospital("elsewhere"), stay) == (None, None)
+
+
+def test_what_the_claim_says_of_its_stay_goes_before_its_encounters() -> None:
+    stay = encounter("s1", "IMP", "2024-05-04", "2024-05-09")
+    period = {"category": coded("c", "admissionperiod"), "timingPeriod": {"start": "2024-05-05"}, "sequence": 1}
+    assert stay_days(hospital("s1", supportingInfo=[period]), stay) == (date(2024, 5, 5), date(2024, 5, 9))
+
+
+def test_encounters_of_the_claim_that_was_sent_are_those_of_its_answer() -> None:
+    stay = encounter("s1", "IMP", "2024-05-04", "2024-05-09")
+    sent = {
+        "id": "k1",
+        "patient": {"reference": "Patient/p1"},
+        "item": [{"encounter": [{"reference": "Encounter/s1"}]}],
+    }
+    bill = hospital(claim={"reference": "Claim/k1"})
+    assert stay_days(bill, stay, claim=sent) == (date(2024, 5, 4), date(2024, 5, 9))
+    assert stay_days(bill, stay) == (None, None)
+
+
+def test_a_visit_is_no_stay() -> None:
+    visit = eob("e1", 1)
+    visit["item"][0]["encounter"] = [{"reference": "Encounter/s1"}]
+    assert stay_days(visit, encounter("s1", "IMP", "2024-05-04", "2024-05-09")) == (None, None)
 
 
 def test_denied_lines_are_marked() -> None:
