@@ -77,7 +77,8 @@ SELECT 'm' || lpad(person::VARCHAR, 8, '0') AS _member, 'payer' AS source, 'c' |
   CASE what WHEN 'stay' THEN '470' END AS drg, (20 + h % 400)::DECIMAL(28, 8) AS allowed,
   (10 + h % 300)::DECIMAL(28, 8) AS paid, opened + 30 AS payment_date, NULL::DATE AS admitted, NULL::DATE AS discharged,
   CASE WHEN what = 'stay' THEN '01' END AS discharge_status, CASE WHEN what = 'stay' THEN '1' END AS admission_type,
-  CASE WHEN diagnosis IS NOT NULL THEN [diagnosis] END AS diagnoses, NULL::VARCHAR[] AS procedures
+  CASE WHEN diagnosis IS NOT NULL THEN [diagnosis] END AS diagnoses, NULL::VARCHAR[] AS procedures,
+  1::DECIMAL(28, 8) AS units
 FROM placed
 """
 
