@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -20,6 +18,7 @@ import pyarrow.parquet as pq
 
 from fhir_gateway.errors import NotFoundError
 from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs.assessments import serve
 from fhir_gateway.jobs.clock import instant
 from fhir_gateway.jobs.locks import hold
 from fhir_gateway.jobs.prediction_inputs import Bucket, buckets
@@ -69,14 +68,14 @@ def score(gateway: Gateway, as_of: date | None = None, *, now: datetime | None =
                     writer.write_table(scores_of(bucket, day))
             os.replace(partial, path)
         found = pq.read_table(path)
-        resources = list(_assessments(served_rows(found, day), now))
-        serve(gateway, resources, SCORED)
+        rows = _assessed(served_rows(found, day))
+        served = serve(gateway, rows, lambda row: of_score(row, now, encounter_of(row["stay"])), SCORED)
     counts = {
         name: (rows.num_rows, pc.sum(rows["partial"]).as_py() or 0)
         for name in SCORED
         for rows in [found.filter(pc.equal(found["score"], name))]
     }
-    return ScoreReport(run, version, day, counts, len(resources))
+    return ScoreReport(run, version, day, counts, served)
 
 
 def scores_of(bucket: Bucket, day: date) -> pa.Table:
@@ -118,17 +117,6 @@ def served_rows(scores: pa.Table, day: date) -> pa.Table:
     return scores.filter(pc.if_else(of_stays, late, told))
 
 
-def serve(gateway: Gateway, resources: Sequence[Mapping[str, Any]], methods: Iterable[str]) -> None:
-    """Serve RiskAssessments of some methods in the place of all that were served of them."""
-    present = {one["id"] for one in resources}
-    prefixes = tuple(f"{name}-" for name in methods)
-    gateway.resources.put_many(resources)
-    for former in gateway.resources.ids("RiskAssessment"):
-        if former.startswith(prefixes) and former not in present:
-            with suppress(NotFoundError):  # somebody was faster
-                gateway.resources.delete("RiskAssessment", former)
-
-
 def newest_scores(gateway: Gateway) -> pa.Table:
     """The scores that were computed last; NotFoundError when none were."""
     found = sorted((gateway.data_folder / "predictions").glob("scores-*.parquet"), key=_made)
@@ -141,12 +129,23 @@ def _made(path: Path) -> tuple[int, str]:
     return path.stat().st_mtime_ns, path.name
 
 
-def _assessments(rows: pa.Table, now: datetime) -> Iterator[dict[str, Any]]:
-    for row in rows.to_pylist():
-        source, _, resource_id = row["key"].partition("/")
-        at_source = row["score"] in ("lace", "hospital") and source != "claim"
-        encounter = f"Encounter/{published_id(source, resource_id)}" if at_source else None
-        yield of_score(row, now, encounter)
+def _assessed(scores: pa.Table) -> pa.Table:
+    """Scores as what is served: with the Encounter of a stay that a source told of, null where none did."""
+    with duckdb.connect() as work:
+        work.register("scores", scores)
+        return work.sql("""
+            SELECT score AS method, * EXCLUDE (day), CASE WHEN score IN ('lace', 'hospital')
+                AND NOT starts_with(key, 'claim/') THEN key END AS stay
+            FROM scores
+        """).to_arrow_table()
+
+
+def encounter_of(stay: str | None) -> str | None:
+    """The reference of the served Encounter of a stay, ``source/id``; None of none."""
+    if stay is None:
+        return None
+    source, _, resource_id = stay.partition("/")
+    return f"Encounter/{published_id(source, resource_id)}"
 
 
 def _digest(text: str) -> str:

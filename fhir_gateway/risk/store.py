@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from fhir_gateway.errors import NotFoundError
 
-Kind = Literal["scores", "members", "gaps", "decisions"]
+Kind = Literal["scores", "members", "gaps", "decisions", "models"]
 
 #: Scores of any model, as whoever pays by them looks at them. ``score`` is what counts: the payment score where the
 #: model has one, else the normalised, else the raw one; null of whom there is none.

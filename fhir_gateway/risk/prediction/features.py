@@ -1,7 +1,8 @@
-"""What models learn from: a row per member at a day, from the year before; and what came in the year after."""
+"""What models of members learn from: a row per member at a day, of the year before; and what the year after brought."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date
 
 import duckdb
@@ -10,21 +11,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fhir_gateway.risk.prediction.inputs import Inputs
+from fhir_gateway.risk.prediction.targets import FEATURES
 from fhir_gateway.risk.utilization import stays, visits
-
-#: Columns that models see. Race and ethnicity are none of them, nor is where somebody lives.
-FEATURES = (
-    *("age", "male", "cost", "cost_late", "acute_cost"),
-    *("admissions", "emergency", "office", "charlson", "elixhauser"),
-)
-#: What is foreseen: cost of the next year, and that part of it which is unplanned acute care.
-TARGETS = ("next_cost", "next_acute_cost")
 
 
 def rows(
     persons: pa.Table, inputs: Inputs, lines: pa.Table, charlson: pa.Table, elixhauser: pa.Table, day: date
 ) -> pa.Table:
-    """Members alive on a day of whom there are claims before it: member, :data:`FEATURES`, :data:`TARGETS`.
+    """Members alive on a day of whom there are claims before it: member, :data:`.targets.FEATURES`, both next costs.
 
     ``charlson`` and ``elixhauser`` are their scores as of the day before. Whether claims reach
     the year after is the caller's to know.
@@ -72,6 +66,6 @@ def rows(
         ).to_arrow_table()
 
 
-def matrix(table: pa.Table) -> NDArray[np.float64]:
+def matrix(table: pa.Table, names: Sequence[str] = FEATURES) -> NDArray[np.float64]:
     """The features as a matrix; what nobody said is NaN."""
-    return np.column_stack([table[name].to_numpy().astype(np.float64) for name in FEATURES])
+    return np.column_stack([table[name].to_numpy().astype(np.float64) for name in names])
