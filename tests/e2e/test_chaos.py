@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.chaos import ChaoticSource, Field, chaos, check, field_of, quiet_content, resources
+from tests.support.chaos import PULL, ChaoticSource, Field, chaos, check, field_of, quiet_content, resources
 from tests.support.moments import Moment
-
-PULL = ("pull", "ehr", "--mode", "bulk")
 
 
 @pytest.fixture(scope="module")

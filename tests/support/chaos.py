@@ -8,6 +8,7 @@ balances.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
@@ -28,9 +29,10 @@ from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.pull import pull_endpoint
 from fhir_gateway.sources.endpoint import Endpoint
 from tests.support.misbehaving import Fault, MisbehavingSource, running
-from tests.support.moments import Moment, die, stop_at
+from tests.support.moments import Moment, die, stop_at, stop_at_step
 from tests.support.waiting import HANG
 
+PULL = ("pull", "ehr", "--mode", "bulk")
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["fhir_gateway.cli.app", "fhir_gateway.jobs.durable", "tests.support.chaos"])
 
@@ -59,7 +61,7 @@ class ChaoticSource(MisbehavingSource):
         super().__init__()
         self._random = random.Random(seed)  # noqa: S311 - a seed, no secret
         self._rate = rate
-        self.count = 0
+        self.count = self.struck = 0
         self.on_request: Callable[[int, str], None] = lambda number, kind: None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -70,12 +72,13 @@ class ChaoticSource(MisbehavingSource):
             for fault in (*EVERYWHERE, *SOMEWHERE.get(kind, ())):
                 if self._random.random() < self._rate:
                     self.faults[kind].append(fault())
+                    self.struck += 1
                     break
         await super().__call__(scope, receive, send)
 
 
-def resources(patients: int = 30, each: int = 5) -> dict[str, list[dict[str, Any]]]:
-    """Files of an export: patients with a shared payer number in pairs, their observations, one that is not valid."""
+def resources(patients: int = 30, each: int = 5, pieces: int = 2) -> dict[str, list[dict[str, Any]]]:
+    """Files of an export: patients in pairs of one number, their observations in pieces, one that is not valid."""
     people = [
         {
             "resourceType": "Patient",
@@ -98,13 +101,11 @@ def resources(patients: int = 30, each: int = 5) -> dict[str, list[dict[str, Any
         for n in range(patients * each)
     ]
     del observations[7]["status"]
-    half = len(observations) // 2
     return {
         "Patient-1": people[: patients // 2],
         "Patient-2": people[patients // 2 :],
-        "Observation-1": observations[:half],
-        "Observation-2": observations[half:],
-        "Observation-3": observations[:3],
+        **{f"Observation-{number + 1}": observations[number::pieces] for number in range(pieces)},
+        f"Observation-{pieces + 1}": observations[:3],
     }
 
 
@@ -118,12 +119,17 @@ class Field:
     runs: int = 0
     kills: list[str] = field(default_factory=list)
 
-    def start(self, *arguments: str, die_at: Moment | None = None) -> Any:
+    def start(self, *arguments: str, die_at: Moment | int | None = None) -> Any:
         """A process of the real command line."""
         self.runs += 1
         process = _FORKS.Process(target=_command, args=(str(self.folder), arguments, die_at), daemon=True)
         process.start()
         return process
+
+    @property
+    def committed(self) -> bool:
+        """Whether a pull is done."""
+        return any(row.state == "committed" for row in self.gateway.pulls.recent())
 
     def finish(self, *arguments: str, most: int = 30) -> None:
         """Run a command until it succeeds."""
@@ -142,12 +148,10 @@ class Field:
         process.join(HANG)
         return bool(process.exitcode == -signal.SIGKILL)
 
-    def kill_after(self, seconds: float, *arguments: str) -> bool:
-        """Run a command and kill it after some time; whether it was still at work then."""
-        process = self.start(*arguments)
-        process.join(seconds)
-        process.kill()
-        process.join()
+    def kill_at_step(self, number: int, *arguments: str) -> bool:
+        """Run a command and have it killed at its step of that number in the data folder; whether it came to that."""
+        process = self.start(*arguments, die_at=number)
+        process.join(HANG)
         return bool(process.exitcode == -signal.SIGKILL)
 
     def kill_at_request(self, number: int, *arguments: str) -> bool:
@@ -172,13 +176,15 @@ class Field:
         return bool(process.exitcode == -signal.SIGKILL)
 
 
-def _command(folder: str, arguments: tuple[str, ...], die_at: Moment | None) -> None:
+def _command(folder: str, arguments: tuple[str, ...], die_at: Moment | int | None) -> None:
     from fhir_gateway.cli import main
 
     log = os.open(f"{folder}/log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    if die_at is not None:
+    if isinstance(die_at, int):
+        stop_at_step(die_at, Path(folder) / "data", die)
+    elif die_at is not None:
         stop_at(die_at, Path(folder) / "data", die)
     sys.argv = ["fhir-gateway", "--data-dir", f"{folder}/data", *arguments]
     main()
@@ -233,20 +239,28 @@ def check(field: Field, expected: dict[str, list[dict[str, Any]]]) -> None:
 
 
 def chaos(folder: Path, seed: int, rate: float = 0.05, kills: int = 3) -> Field:
-    """One round: faults at `rate`, that many kills at random points, then on to the end."""
+    """Faults at `rate`, that many kills at random points, then on to the end.
+
+    A point is a request to the source or a step in the data folder. A round whose pull is over before all kills have
+    struck is checked like any other, and another begins.
+    """
     chance = random.Random(seed)  # noqa: S311 - a seed, no secret
-    files = resources()
-    source = ChaoticSource(seed, rate)
-    source.files = files
-    with field_of(folder / "chaos", source) as field:
-        for _ in range(kills):
-            if chance.random() < 0.6:
-                field.kill_at_request(chance.randint(1, 14), "pull", "ehr", "--mode", "bulk")
-            else:
-                field.kill_after(chance.uniform(0.3, 4.0), "pull", "ehr", "--mode", "bulk")
-        field.finish("pull", "ehr", "--mode", "bulk")
-        check(field, quiet_content(folder / "quiet", files))
-    return field
+    files = resources(pieces=20)
+    expected = quiet_content(folder / "quiet", files)
+    for number in itertools.count():
+        source = ChaoticSource(chance.randrange(2**32), rate)
+        source.files = files
+        struck = 0
+        with field_of(folder / f"chaos-{number}", source) as field:
+            while struck < kills and not field.committed:
+                kill, most = chance.choice(((field.kill_at_request, 25), (field.kill_at_step, 150)))
+                struck += kill(chance.randint(1, most), *PULL)
+            if not field.committed:
+                field.finish(*PULL)
+            check(field, expected)
+        if struck == kills:
+            return field
+    raise AssertionError("rounds do not end")
 
 
 def main() -> None:
@@ -262,7 +276,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             field = chaos(Path(folder), seed, asked.rate, asked.kills)
         print(
-            f"seed {seed}: {field.runs} runs, {field.source.count} requests, {field.source.kickoffs} exports, "
+            f"seed {seed}: {field.runs} runs, {field.source.count} requests, {field.source.struck} faults, "
+            f"{field.source.kickoffs} exports, "
             f"{time.monotonic() - began:.1f} s"
         )
 

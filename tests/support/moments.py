@@ -10,6 +10,7 @@ do the work (of a module whose path has ``WORK`` in it) stand still once ``PATTE
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sqlite3
@@ -63,6 +64,18 @@ def stop_at(moment: Moment, folder: Path, stop: Callable[[], None]) -> None:
                 stop()
         finally:
             looking.now = False
+
+    sys.addaudithook(step)
+
+
+def stop_at_step(number: int, folder: Path, stop: Callable[[], None]) -> None:
+    """Have this process call ``stop`` at the step of that number (the first is 1) that it takes in ``folder``."""
+    taken = itertools.count(1)
+    below = str(folder)
+
+    def step(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in STEPS and below in str(arguments[0]) and next(taken) == number:
+            stop()
 
     sys.addaudithook(step)
 
