@@ -44,6 +44,14 @@ class ClinicalRows:
         if len(wanted):
             yield from self._served(resource_type, wanted)
 
+    def of_names(self, resource_type: str, served: Collection[str], members: Sequence[str]) -> Iterator[StoredResource]:
+        """Those of the resources about these persons that we serve under these ids; only their text is read."""
+        wanted = pa.array(sorted(set(members)), pa.string())
+        rows = self._lake.read(resource_type, ["_seq"], version=self.version, members=wanted)
+        names = map(published_id, rows["_source"].to_pylist(), rows["id"].to_pylist())
+        rows = rows.filter(pa.array([name in served for name in names], pa.bool_()))
+        yield from self._rows(resource_type, self._lake.texts(resource_type, rows, self.version), wanted)
+
     def of_id(self, resource_type: str, served: str) -> StoredResource | None:
         """The resource with an id that we serve, which may be a deletion; None when there never was one."""
         return next(iter(self.versions_of(resource_type, served)), None)
@@ -126,11 +134,13 @@ class ClinicalRows:
         return []
 
     def _served(self, resource_type: str, members: pa.Array) -> Iterator[StoredResource]:
-        lake = self._lake
-        rows = lake.read(resource_type, ["_raw", "_seq"], version=self.version, members=members)
+        rows = self._lake.read(resource_type, ["_raw", "_seq"], version=self.version, members=members)
+        yield from self._rows(resource_type, rows, members)
+
+    def _rows(self, resource_type: str, rows: pa.Table, members: pa.Array) -> Iterator[StoredResource]:
         if not rows.num_rows:
             return
-        references = References(self._gateway, lake.read("Patient", version=self.version, members=members), {})
+        references = References(self._gateway, self._lake.read("Patient", version=self.version, members=members), {})
         committed = self._committed()
         for batch in rows.select(["_source", "id", "_raw", "_seq"]).to_batches(max_chunksize=1000):
             for row in batch.to_pylist():

@@ -16,8 +16,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fhir_gateway.db.resources import ResourceStore
+from fhir_gateway.db.search.clinical import CLINICAL
 from fhir_gateway.errors import InputError, NotFoundError
 from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs.clinical import ClinicalRows
 from fhir_gateway.jobs.publish import REPORTER
 from fhir_gateway.jobs.subjects import Subjects
 from fhir_gateway.risk import CodingGaps, CodingGapSource, RiskModel, coding_gap_report, report_bundle
@@ -122,9 +124,13 @@ def reports(
     patients = {one.id: one.json() for one in store.read_many(("Patient", person) for person in persons)}
     base = f"{gateway.settings.public_url.rstrip('/')}/fhir"
     made = _kept(gateway.resources, [one for person in patients for one in found.get(person, ())])
-    bundles = [
-        _bundle(base, store, patients[one], found.get(one, []), made, reads) for one in persons if one in patients
-    ]
+    evidence = _evidence(gateway, store, {who: found[who] for who in patients if who in found}, reads)
+    bundles = []
+    for who in persons:
+        if who in patients:
+            gaps_of = found.get(who, [])
+            named = [evidence[name] for name in sorted(_named(gaps_of)) if name in evidence]
+            bundles.append(report_bundle(base, patients[who], [made[report_id(one)] for one in gaps_of], named))
     parameters = [{"name": "return", "resource": one} for one in bundles]
     return {"resourceType": "Parameters"} | ({"parameter": parameters} if parameters else {}), sorted(patients)
 
@@ -144,23 +150,38 @@ def _kept(resources: ResourceStore, gaps: Sequence[CodingGaps]) -> dict[str, dic
     return {one.id: one.json() for one in resources.read_many(names)}
 
 
-def _bundle(
-    base: str,
+def _named(gaps: Sequence[CodingGaps]) -> set[str]:
+    """References to the evidence of gaps."""
+    return {reference for one in gaps for category in one.categories for reference in category.evidence}
+
+
+def _evidence(
+    gateway: Gateway,
     store: ResourceStore,
-    patient: Mapping[str, Any],
-    gaps: Sequence[CodingGaps],
-    made: Mapping[str, Mapping[str, Any]],
+    found: Mapping[str, Sequence[CodingGaps]],
     reads: Callable[[str], bool],
-) -> dict[str, Any]:
-    wanted = set()
-    for one in gaps:
-        for category in one.categories:
-            for reference in category.evidence:
-                kind, _, resource_id = reference.partition("/")
-                if reads(kind):
-                    wanted.add((kind, resource_id))
-    evidence = sorted(store.read_many(wanted), key=lambda one: (one.type, one.id))
-    return report_bundle(base, patient, [made[report_id(one)] for one in gaps], [one.json() for one in evidence])
+) -> dict[str, dict[str, Any]]:
+    """Evidence of the gaps of persons by reference, as far as the caller may read it.
+
+    Of a restricted scope (``Observation.r?category=laboratory``) only what meets it. What its source has taken back
+    since the gaps were computed is not there.
+    """
+    wanted: dict[str, set[str]] = {}
+    for gaps in found.values():
+        for reference in _named(gaps):
+            kind, _, resource_id = reference.partition("/")
+            if reads(kind):
+                wanted.setdefault(kind, set()).add(resource_id)
+    rows = ClinicalRows(gateway)
+    resources = {}
+    for kind, ids in wanted.items():
+        if kind in CLINICAL:
+            held = (one.json() for one in rows.of_names(kind, ids, list(found)))
+            resources.update({f"{kind}/{one['id']}": one for one in held if store.permits(one)})
+        else:
+            held = (one.json() for one in store.read_many((kind, one) for one in ids))
+            resources.update({f"{kind}/{one['id']}": one for one in held})
+    return resources
 
 
 def _models(
