@@ -167,22 +167,47 @@ def member_months(
     deaths: pa.Table | None = None,
     births: pa.Table | None = None,
     parts: Mapping[str, Sequence[str]] | None = None,
+    *,
+    without_parts: Sequence[str] = (),
+    by_month: bool = False,
 ) -> pa.Table:
     """Months counted per member (:data:`MONTH_SCHEMA`); months that do not count have no row.
 
     ``coverage`` is what the lake gives for :data:`COVERAGE_COLUMNS`; cancelled and erroneous Coverages are left out.
     ``deaths`` (member, died date32) end every span; the month of ``births`` (member, born date32) counts in full for
-    who is covered in it. Spans of excluded types do not count. Of ``parts`` (codes by part) a month counts that has
-    them all.
+    who is covered in it. Spans of excluded types do not count; ``by_month``, nor does any month they touch. Of
+    ``parts`` (codes by part) a month counts that has them all; Coverage ``without_parts`` has none.
     """
     with duckdb.connect() as connection:
-        prepare_spans(connection, coverage, period, include_types, exclude_types, deaths, parts)
+        prepare_spans(connection, coverage, period, include_types, exclude_types, deaths, parts, without_parts)
         register(connection, "births", births, BIRTH_SCHEMA)
-        _count(connection, "counted_months", period, rule, max(1, len(parts or ())))
+        _count(connection, "counted_months", period, rule, max(1, len(parts or ())), by_month=by_month)
         result = connection.sql(
             "SELECT member, month, months FROM counted_months WHERE NOT split ORDER BY member, month"
         ).to_arrow_table()
     return result.cast(MONTH_SCHEMA)
+
+
+def months_by(rule: Eligibility, coverage: pa.Table, period: tuple[date, date], people: pa.Table | None) -> pa.Table:
+    """Member months (:data:`MONTH_SCHEMA`) as attribution terms count them; ``people`` have birth_date and died."""
+    deaths = births = None
+    if people is not None:
+        deaths = people.filter(people["died"].is_valid()).select(["member", "died"])
+    if people is not None and rule.newborns == "birth_month":
+        born = people.filter(people["birth_date"].is_valid()).select(["member", "birth_date"])
+        births = born.rename_columns(["member", "born"]).cast(BIRTH_SCHEMA)
+    return member_months(
+        coverage,
+        period,
+        rule.month_rule,
+        rule.include_types,
+        rule.exclude_types,
+        deaths,
+        births,
+        rule.parts,
+        without_parts=rule.without_parts,
+        by_month=rule.excludes == "month",
+    )
 
 
 def covered_days(

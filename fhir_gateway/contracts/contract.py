@@ -20,15 +20,19 @@ from pydantic.json_schema import SkipJsonSchema
 from fhir_gateway.attribution import AttributionTerms, Participant, Roster
 from fhir_gateway.contracts import scoring
 from fhir_gateway.contracts.arrangements import ARRANGEMENTS, ArrangementTerms, Needs
+from fhir_gateway.contracts.benchmarks.person_years import ENROLMENT_SCHEMA
 from fhir_gateway.contracts.calendar import Calendar
 from fhir_gateway.contracts.distribution import Distribution
 from fhir_gateway.contracts.documents import read_document
+from fhir_gateway.contracts.episodes.multipliers import DIAGNOSES_SCHEMA
 from fhir_gateway.contracts.given import Given
 from fhir_gateway.contracts.settlement import Rounding
+from fhir_gateway.contracts.social_risk import SOCIAL_RISK_SCHEMA
 from fhir_gateway.contracts.terms import (
     AttributionReference,
     ClaimsTerms,
     Identifier,
+    LakeTable,
     MeasureTerms,
     Party,
     Period,
@@ -57,6 +61,12 @@ ATTRIBUTION_TABLES: dict[str, pa.Schema] = {
 }
 
 
+#: Columns of the tables that are made of the lake.
+LAKE_TABLES: dict[LakeTable, pa.Schema] = {
+    "diagnoses": DIAGNOSES_SCHEMA,
+    "social-risk": SOCIAL_RISK_SCHEMA,
+    "enrolment": ENROLMENT_SCHEMA,
+}
 #: What a column of risk scores is called in tables of arrangements.
 SCORE_NAMES = ("score", "multiplier")
 
@@ -197,11 +207,21 @@ class Contract(Terms):
         schemas = self.table_schemas()
         return {name: (one.risk, schemas[name]) for name, one in self.tables.items() if one.risk and name in schemas}
 
+    def lake_tables(self) -> dict[str, LakeTable]:
+        """Tables that are made of the lake."""
+        return {name: one.lake for name, one in self.tables.items() if one.lake}
+
     def _table_problems(self) -> list[str]:
         found = [
-            f"tables.{name}: needs one of path and risk"
+            f"tables.{name}: needs one of path, risk and lake"
             for name, one in self.tables.items()
-            if (one.path is None) == (one.risk is None)
+            if [one.path, one.risk, one.lake].count(None) != 2
+        ]
+        schemas = self.table_schemas()
+        found += [
+            f"tables.{name}.lake: the table is not of {one.lake}"
+            for name, one in self.tables.items()
+            if one.lake and name in schemas and schemas[name] != LAKE_TABLES[one.lake]
         ]
         return found + [
             f"tables.{name}.risk: the table is not of members and their scores"
@@ -216,6 +236,7 @@ class Contract(Terms):
             lines=tuple(sorted({column for one in each for column in one.lines})),
             tables=self.table_schemas(),
             people=any(one.people for one in each),
+            years=tuple(sorted({year for one in each for year in one.years})),
         )
 
     def _weights(self, terms: ArrangementTerms) -> list[str]:
@@ -258,6 +279,7 @@ class Contract(Terms):
             for name, one in sorted(self.tables.items())
             if one.risk
         )
+        text += "".join(f"{name} {one.lake}" for name, one in sorted(self.tables.items()) if one.lake)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property

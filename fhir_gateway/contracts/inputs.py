@@ -11,7 +11,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fhir_gateway.attribution import Attribution, member_months
+from fhir_gateway.attribution import Attribution
+from fhir_gateway.attribution.eligibility import months_by
 from fhir_gateway.contracts.arrangements import Exposure, Facts, SettlementInputs
 from fhir_gateway.contracts.arrangements.facts import AMOUNT, PEOPLE_SCHEMA
 from fhir_gateway.contracts.calendar import Cut
@@ -116,7 +117,8 @@ def collect(
     stamps: Mapping[str, str] | None = None,
     persons: pa.Table | None = None,
     cut: Cut | None = None,
-    scores: Mapping[str, pa.Table] | None = None,
+    tables: Mapping[str, pa.Table] | None = None,
+    sources: Mapping[str, str] | None = None,
 ) -> SettlementInputs:
     """Inputs of a settlement.
 
@@ -127,7 +129,8 @@ def collect(
     (``contract.needs()``), ``lines`` must have those it names and ``persons`` (``member``, ``birth_date``, ``gender``,
     ``died``) are who the members are. ContractError when attribution was made under other terms or another period than
     the contract's. With a ``cut``, services up to it and payments up to its paid-through date count; the roster is the
-    same. ``scores`` are the contract's tables of kept risk scores (``contract.risk_tables()``).
+    same. ``tables`` are those of the contract that are no files (``contract.risk_tables()``,
+    ``contract.lake_tables()``), ``sources`` what they were made of.
     """
     if attribution.period != contract.dates:
         raise ContractError("period: the attribution is of another period than the contract")
@@ -151,7 +154,7 @@ def collect(
         outcomes=_by_measure(contract, outcomes),
         baseline=baseline,
         stamps=given,
-        facts=_facts(contract, attribution, chosen, lines, coverage, persons, period, scores or {})
+        facts=_facts(contract, attribution, chosen, lines, coverage, persons, period, tables or {}, sources or {})
         if contract.needs()
         else None,
         cut=cut,
@@ -213,7 +216,8 @@ def _facts(
     coverage: pa.Table | None,
     persons: pa.Table | None,
     period: tuple[date, date],
-    scores: Mapping[str, pa.Table],
+    tables: Mapping[str, pa.Table],
+    sources: Mapping[str, str],
 ) -> Facts:
     needs = contract.needs()
     if coverage is None or persons is None:
@@ -228,8 +232,9 @@ def _facts(
         people=people.cast(PEOPLE_SCHEMA).combine_chunks(),
         months=_months(attribution, chosen["member"], coverage, period, persons),
         baseline_months=_months(attribution, chosen["member"], coverage, _before(period), persons),
-        tables={name: one.table for name, one in contract.given.items()} | dict(scores),
+        tables={name: one.table for name, one in contract.given.items()} | dict(tables),
         coverage=coverage,
+        sources=sources,
     )
 
 
@@ -241,9 +246,7 @@ def _months(
     persons: pa.Table | None = None,
 ) -> pa.Table:
     """Member months of the roster in a period, by the attribution terms' month rule."""
-    rule = attribution.terms.eligibility
-    deaths = None if persons is None else persons.filter(persons["died"].is_valid()).select(["member", "died"])
-    counted = member_months(coverage, period, rule.month_rule, rule.include_types, rule.exclude_types, deaths)
+    counted = months_by(attribution.terms.eligibility, coverage, period, persons)
     return counted.filter(pc.is_in(counted["member"], value_set=members)).sort_by(
         [("member", "ascending"), ("month", "ascending")]
     )

@@ -97,11 +97,19 @@ class RiskReference(Terms):
     previous: int | None = Field(default=None, description="Year of the scores before, for terms that look at change.")
 
 
+#: What may be made of the lake for a contract, of everybody: accepted diagnoses with their days; social risk on the
+#: period's last day; enrolment types of Medicare by month, of who is (or was, in base years) attributed.
+LakeTable = Literal["diagnoses", "social-risk", "enrolment"]
+
+
 class TableReference(Terms):
-    """A table of the contract: a CSV file with a header, its path relative to the contract; or kept risk scores."""
+    """A table of the contract: a CSV file with a header, its path relative to the contract; kept risk scores; or made
+    of the lake.
+    """
 
     path: str | None = None
     risk: RiskReference | None = None
+    lake: LakeTable | None = None
 
 
 class ClaimsTerms(Terms):

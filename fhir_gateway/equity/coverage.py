@@ -15,8 +15,9 @@ COVERAGE_COLUMNS = (
     *("extension.url", "extension.valueCoding.code", "extension.valueCode", "extension.valueString"),
 )
 
+#: SQL: who pays, by ``system``, ``code`` and ``words`` of a type.
 #: Source of Payment Typology (NAHDO): the first digit is the kind of payer. Others are codes and words in use.
-_PAYER = """
+PAYER = """
 CASE WHEN system LIKE '%nahdo.org/sopt%' OR system LIKE '%2.16.840.1.113883.3.221.5%' THEN
     CASE code[1] WHEN '1' THEN 'medicare' WHEN '2' THEN 'medicaid' WHEN '3' THEN 'other-government'
       WHEN '4' THEN 'other-government' WHEN '5' THEN 'commercial' WHEN '6' THEN 'commercial' WHEN '8' THEN 'self-pay'
@@ -41,7 +42,7 @@ WITH active AS (
     coalesce(c.code, '') || ' ' || coalesce(t, '') AS words
   FROM (SELECT _member, unnest(coalesce(type.coding, [NULL])) AS c, type.text AS t FROM active)
 ), payers AS (
-  SELECT member, {_PAYER} AS payer FROM typed
+  SELECT member, {PAYER} AS payer FROM typed
 ), payer AS (
   SELECT member, list_contains(found, 'medicare') AS medicare, list_contains(found, 'medicaid') AS medicaid,
     CASE WHEN medicare AND medicaid THEN 'dual' WHEN medicare THEN 'medicare' WHEN medicaid THEN 'medicaid'

@@ -88,11 +88,12 @@ def attribute(
     return replace(found, attribution=attribution, group=group, decisions=digest, evidence=key)
 
 
-def computed(gateway: Gateway, contract: Contract) -> AttributionReport:
-    """Attribution on the newest lake version, without anybody's decisions; nothing is written or served."""
+def computed(gateway: Gateway, contract: Contract, *, version: int | None = None) -> AttributionReport:
+    """Attribution on a lake version (default: the newest) without anybody's decisions; nothing is written or served."""
     if contract.attribution_terms is None:
         raise ContractError("attribution.terms: none were loaded")
-    lake, version = gateway.lake, gateway.lake.version
+    lake = gateway.lake
+    version = lake.version if version is None else version
     lines = kept_lines(gateway, contract, version, contract.claims.paid_through)
     coverage = lake.read("Coverage", COVERAGE_COLUMNS, version=version)
     people = persons_of(gateway, version)

@@ -48,9 +48,11 @@ def reference_tables(gateway: Gateway) -> ReferenceTables:
     return ReferenceTables(gateway.data_folder / "equity" / "tables")
 
 
-def member_dimensions(gateway: Gateway, on: date, members: Iterable[str] | None = None) -> MemberDimensions:
-    """Everybody, or these members, with every dimension as of a day, out of the newest lake version."""
-    version = gateway.lake.version
+def member_dimensions(
+    gateway: Gateway, on: date, members: Iterable[str] | None = None, version: int | None = None
+) -> MemberDimensions:
+    """Everybody, or these members, with every dimension as of a day, out of a lake version (default: the newest)."""
+    version = gateway.lake.version if version is None else version
 
     def read(kind: str, columns: Sequence[str], coded: dict[str, frozenset[str]] | None) -> pa.Table:
         return gateway.lake.read(kind, list(columns), version=version, coded=coded, ordered=False)
@@ -59,9 +61,11 @@ def member_dimensions(gateway: Gateway, on: date, members: Iterable[str] | None 
     return found if members is None else found.take(pa.array(sorted(set(members)), pa.string()))
 
 
-def social_risk_of(gateway: Gateway, on: date, members: Iterable[str] | None = None) -> pa.Table:
+def social_risk_of(
+    gateway: Gateway, on: date, members: Iterable[str] | None = None, version: int | None = None
+) -> pa.Table:
     """Inputs of equity-adjusted payment by member (:data:`fhir_gateway.equity.underserved.SOCIAL_RISK_SCHEMA`)."""
-    return social_risk(member_dimensions(gateway, on, members))
+    return social_risk(member_dimensions(gateway, on, members, version))
 
 
 def newest_runs(gateway: Gateway, period: Period) -> list[str]:

@@ -54,11 +54,11 @@ def payment_rows(gateway: Gateway, run_id: str, arrangement: str | None = None) 
     NotFoundError for a settlement that is not there or whose evidence is not kept any more, InputError when the
     contract has no such arrangement, or several and none is named.
     """
-    run, contract, _ = settled(gateway, run_id)
+    run, contract, was = settled(gateway, run_id)
     terms = _terms(contract, arrangement)
     attributed = kept_attribution(gateway, contract, run.evidence)
     cut = Cut(run.through, run.paid_through) if run.kind == "interim" else None
-    inputs = inputs_of(gateway, attributed, {}, cut)  # rows come before quality: no measure changes one
+    inputs = inputs_of(gateway, attributed, {}, cut, was=was.stamps)  # rows come before quality: no measure changes one
     return PaymentRows(run.id, contract.id, terms.id, terms.audit(inputs))
 
 

@@ -13,9 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fhir_gateway.attribution import member_months
 from fhir_gateway.attribution.differences import explained
-from fhir_gateway.attribution.eligibility import BIRTH_SCHEMA
+from fhir_gateway.attribution.eligibility import BIRTH_SCHEMA, months_by
 from fhir_gateway.attribution.evidence import line_evidence
 from fhir_gateway.attribution.ledger_store import MonthLedger
 from fhir_gateway.attribution.months import of_period, with_newborn_cell, with_provider_of_record
@@ -152,17 +151,7 @@ def post_months(gateway: Gateway, contract_name: str, cycle: date, window_months
     people = persons_of(gateway, report.lake_version)
     born = people.filter(people["birth_date"].is_valid()).select(["member", "birth_date"])
     births = born.rename_columns(["member", "born"]).cast(BIRTH_SCHEMA)
-    counted = member_months(
-        report.coverage,
-        (start, end),
-        rule.month_rule,
-        rule.include_types,
-        rule.exclude_types,
-        people.filter(people["died"].is_valid()).select(["member", "died"]),
-        births if rule.newborns == "birth_month" else None,
-        rule.parts,
-    )
-    counted = of_period(counted, (start, through))
+    counted = of_period(months_by(rule, report.coverage, (start, end), people), (start, through))
     if set(attribution.terms.methods) <= {"roster", "member_selected_pcp", "plan_assigned_pcp"}:
         selections, _, _ = selections_of(gateway, contract, report.lake_version)
         snapshot = {"snapshot_15th": "fifteenth", "snapshot_last": "last"}.get(rule.month_rule, "first")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import getpass
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -31,6 +32,8 @@ from fhir_gateway.jobs.clock import instant
 from fhir_gateway.jobs.contract_results import results_of
 from fhir_gateway.jobs.contract_versions import register
 from fhir_gateway.jobs.experience import experience_outcomes
+from fhir_gateway.jobs.frozen_inputs import FrozenInputs, freeze, thaw
+from fhir_gateway.jobs.lake_tables import lake_tables
 from fhir_gateway.jobs.people import persons_of
 from fhir_gateway.jobs.publish import REPORTER
 from fhir_gateway.jobs.risk_tables import score_tables
@@ -76,7 +79,7 @@ def settle(
     results = results_of(gateway, contract, attributed.lake_version, moment, progress)
     if progress:
         progress(PullProgress("settle", contract.title))
-    settlement = compute(gateway, attributed, results, cut)
+    settlement = compute(gateway, attributed, results, cut, keep=True)
     register(gateway, path, contract, moment)
     report = _serve(gateway, attributed, settlement, results, moment)
     run = _record(gateway, attributed, settlement, report, cut, moment, by or f"prompt:{getpass.getuser()}", reason)
@@ -84,16 +87,30 @@ def settle(
 
 
 def compute(
-    gateway: Gateway, attributed: AttributionReport, results: dict[str, MeasureResult], cut: Cut | None
+    gateway: Gateway,
+    attributed: AttributionReport,
+    results: dict[str, MeasureResult],
+    cut: Cut | None,
+    *,
+    was: Mapping[str, str] | None = None,
+    keep: bool = False,
 ) -> Settlement:
-    """The settlement of an attribution and measure results: nothing is written."""
-    return settle_contract(attributed.contract, inputs_of(gateway, attributed, results, cut))
+    """The settlement of an attribution and measure results (:func:`inputs_of`)."""
+    return settle_contract(attributed.contract, inputs_of(gateway, attributed, results, cut, was=was, keep=keep))
 
 
 def inputs_of(
-    gateway: Gateway, attributed: AttributionReport, results: dict[str, MeasureResult], cut: Cut | None = None
+    gateway: Gateway,
+    attributed: AttributionReport,
+    results: dict[str, MeasureResult],
+    cut: Cut | None = None,
+    *,
+    was: Mapping[str, str] | None = None,
+    keep: bool = False,
 ) -> SettlementInputs:
-    """What an attribution and measure results are settled from."""
+    """What an attribution and measure results are settled from, as of now; or as of then, by the stamps of a settlement
+    (``was``). ``keep``: so that it can be found again by the stamps.
+    """
     contract, members = attributed.contract, attributed.members
     terms = contract.claims
     paid_through = terms.paid_through if cut is None else cut.paid_through
@@ -107,23 +124,37 @@ def inputs_of(
         stamps[f"measure.{name}.package"] = result.package_hash
         stamps[f"measure.{name}.terminology"] = result.terminology_hash
         stamps[f"measure.{name}.evaluated_at"] = result.evaluated_at.isoformat()
-    scores, kept = score_tables(gateway, contract, attributed.lake_version)
-    stamps |= kept
     distinct = {id(result): result for result in results.values()}
-    found, made_of = metric_outcomes(gateway, attributed, cut)
-    stamps |= made_of
-    experienced, surveyed = experience_outcomes(gateway, attributed, cut)
-    stamps |= surveyed
+    other = thaw(gateway, was or {}) or _other_inputs(gateway, attributed, cut)
+    stamps |= {**other.stamps, **(freeze(gateway, other) if keep else {})}
     return collect(
         contract,
         attributed.attribution,
         _lines(gateway, attributed, cut),
-        measure_scores(distinct.values(), members) | found | experienced,
+        {**measure_scores(distinct.values(), members), **other.outcomes},
         attributed.coverage,
         stamps,
         persons_of(gateway, attributed.lake_version) if contract.needs() else None,
         cut,
-        scores,
+        other.tables,
+        other.sources,
+    )
+
+
+def _other_inputs(gateway: Gateway, attributed: AttributionReport, cut: Cut | None) -> FrozenInputs:
+    """Kept risk scores, tables made of the lake, outcomes of metrics and surveys, as they stand now."""
+    scores, kept = score_tables(gateway, attributed.contract, attributed.lake_version)
+    made = lake_tables(gateway, attributed)
+    found, made_of = metric_outcomes(gateway, attributed, cut)
+    experienced, surveyed = experience_outcomes(gateway, attributed, cut)
+    sources = {name: f"scores of {kept[f'risk.{name}']}" for name in scores} | {
+        n: one.source for n, one in made.items()
+    }
+    return FrozenInputs(
+        tables=scores | {name: one.table for name, one in made.items()},
+        sources=sources,
+        outcomes=found | experienced,
+        stamps=kept | {f"lake.{name}": one.source for name, one in made.items()} | made_of | surveyed,
     )
 
 

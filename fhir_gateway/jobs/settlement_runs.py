@@ -76,7 +76,7 @@ def recompute(gateway: Gateway, run_id: str) -> Recomputed:
     attributed = kept_attribution(gateway, contract, run.evidence)
     results = results_as_of(gateway, contract, run.lake_version, was.stamps)
     cut = Cut(run.through, run.paid_through) if run.kind == "interim" else None
-    now = compute(gateway, attributed, results, cut)
+    now = compute(gateway, attributed, results, cut, was=was.stamps)
     before = {line.id: line for line in was.lines}
     after = {line.id: line for line in now.lines}
     differing = tuple(sorted(name for name in {*before, *after} if before.get(name) != after.get(name)))

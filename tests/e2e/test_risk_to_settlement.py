@@ -10,9 +10,11 @@ import pytest
 from fhir_gateway.contracts import Contract
 from fhir_gateway.errors import ContractError
 from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs.payment_rows import payment_rows
 from fhir_gateway.jobs.risk import score_members
 from fhir_gateway.jobs.risk_imports import import_file
 from fhir_gateway.jobs.settle import settle
+from fhir_gateway.jobs.settlement_runs import recompute
 from tests.support.risk_lake import SYSTEM, lake_of, person
 
 CONTRACT = """
@@ -89,7 +91,21 @@ def test_imported_scores_of_another_model_pay_in_the_same_way(gateway: Gateway, 
     head = "member_id,member_system,model,version,period_start,period_end,normalised"
     (tmp_path / "acg.csv").write_text("\n".join([head, *rows]) + "\n")
     import_file(gateway, tmp_path / "acg.csv", "scores", by="tester")
-    assert settle(gateway, str(path)).settlement.total == (D(2) + D("0.5") + 3) * 100 * 12
+    settled = settle(gateway, str(path))
+    assert settled.settlement.total == (D(2) + D("0.5") + 3) * 100 * 12
+
+    # a later import pays from then on; what was settled is made again, and shown row by row, as of then
+    (tmp_path / "acg.csv").write_text("\n".join([head, f"{rows[0].removesuffix(',2')},4", rows[1]]) + "\n")
+    rows_then = payment_rows(gateway, settled.report).table
+    import_file(gateway, tmp_path / "acg.csv", "scores", by="tester")
+    made = recompute(gateway, settled.report)
+    assert made.same, made.differing
+    assert payment_rows(gateway, settled.report).table.equals(rows_then)
+    later = settle(gateway, str(path))
+    assert later.settlement.total == (D(4) + D("0.5") + 3) * 100 * 12
+    assert later.run.posted == 2 * 100 * 12
+    assert recompute(gateway, settled.report).same
+    assert recompute(gateway, later.report).same
 
 
 def test_a_target_is_adjusted_by_the_change_of_the_scores(gateway: Gateway, tmp_path: Path) -> None:
@@ -121,7 +137,7 @@ def test_a_contract_is_known_by_the_scores_it_names(gateway: Gateway, tmp_path: 
     assert Contract.load(path).digest != one.digest
     other = path.read_text().replace("{ risk = {", '{ path = "x.csv", risk = {')
     path.write_text(other)
-    with pytest.raises(ContractError, match=r"tables.risk_scores: needs one of path and risk"):
+    with pytest.raises(ContractError, match=r"tables.risk_scores: needs one of path, risk and lake"):
         Contract.load(path)
     path.write_text(CONTRACT.replace('{ path = "rates.csv" }', '{ risk = { model = "ACG", year = 2026 } }').replace(
         "RISK", '{ model = "ACG", year = 2026 }'))  # fmt: skip

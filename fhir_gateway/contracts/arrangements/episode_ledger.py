@@ -97,7 +97,7 @@ def add_population(ledger: Ledger, terms: EpisodeTerms, reckoned: Reckoned) -> N
             unit="{episodes}",
         )
     if terms.risk is not None:
-        _add_risk(ledger, terms.risk, table, f"{terms.where}.risk")
+        _add_risk(ledger, terms.risk, reckoned, f"{terms.where}.risk")
     return ledger.add(
         "episodes",
         Decimal(table.num_rows),
@@ -109,8 +109,9 @@ def add_population(ledger: Ledger, terms: EpisodeTerms, reckoned: Reckoned) -> N
     )
 
 
-def _add_risk(ledger: Ledger, risk: RiskFactors, table: pa.Table, where: str) -> None:
+def _add_risk(ledger: Ledger, risk: RiskFactors, reckoned: Reckoned, where: str) -> None:
     """How many HCCs and years members had, as far as they are known."""
+    table = reckoned.standing
     known = pc.count(table["hccs"]).as_py()
     counted = (
         f"CMS-HCC-{risk.model} by the tables of {risk.year}, over diagnoses of the {risk.lookback_days} days before"
@@ -119,7 +120,7 @@ def _add_risk(ledger: Ledger, risk: RiskFactors, table: pa.Table, where: str) ->
         ("hccs", "HCCs of members with an episode", counted),
         ("age", "Years of members with an episode", "on the anchor's first day"),
     ):
-        formula += f", mean of {known} of {table.num_rows} episodes"
+        formula += f", mean of {known} of {table.num_rows} episodes; {reckoned.risk_source}"
         value = Decimal(pc.sum(table[name]).as_py()) / known if known else None
         ledger.add(f"mean-{name}", value, label, formula, where, unit="1", evidence={"table": risk.table})
 

@@ -47,7 +47,8 @@ class Reckoned:
 
     ``table`` (:data:`~fhir_gateway.contracts.episodes.targets.PRICED_SCHEMA`) has all candidates of the period;
     ``discounts``, ``normalisations`` are the factors by family and by entity, ``multipliers`` the mean by entity;
-    ``baseline_counts`` the baseline episodes by entity and price group, as far as they are known.
+    ``baseline_counts`` the baseline episodes by entity and price group, as far as they are known; ``risk_source`` says
+    where diagnoses come from.
     """
 
     table: pa.Table
@@ -58,6 +59,7 @@ class Reckoned:
     trend: Decimal
     baseline_counts: Mapping[tuple[str | None, str], int]
     collaborators: pa.Table | None
+    risk_source: str
 
     @property
     def own(self) -> pa.Table:
@@ -175,6 +177,7 @@ def _priced(connection: duckdb.DuckDBPyConnection, terms: EpisodeTerms, facts: F
         trend,
         counts,
         None if terms.gainsharing is None else facts.table(terms.gainsharing.table),
+        "" if terms.risk is None else facts.source(terms.risk.table),
     )
 
 

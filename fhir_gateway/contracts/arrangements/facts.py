@@ -39,11 +39,13 @@ class Needs:
     ``lines``: columns of claim lines (:data:`fhir_gateway.lake.claims.LINE_SCHEMA`); ``_member`` always comes too.
     ``tables``: tables of the contract by name, with the columns that must be there; a field that is not nullable must
     have a value in each row, a nullable one may lack its whole column. ``people``: persons and months of the roster.
+    ``years``: calendar years that its tables by month speak of, where they are made of the lake.
     """
 
     lines: tuple[str, ...] = ()
     tables: Mapping[str, pa.Schema] = field(default_factory=dict)
     people: bool = False
+    years: tuple[int, ...] = ()
 
     @classmethod
     def of_people(cls, table: str, schema: pa.Schema) -> Self:
@@ -52,7 +54,8 @@ class Needs:
 
     def __or__(self, other: Needs) -> Needs:
         lines = tuple(dict.fromkeys((*self.lines, *other.lines)))
-        return Needs(lines, {**self.tables, **other.tables}, self.people or other.people)
+        years = tuple(sorted({*self.years, *other.years}))
+        return Needs(lines, {**self.tables, **other.tables}, self.people or other.people, years)
 
     def __bool__(self) -> bool:
         return bool(self.lines or self.tables or self.people)
@@ -64,7 +67,8 @@ class Facts:
     (newest versions, paid through the contract's last day, nobody's copies). ``people`` (:data:`PEOPLE_SCHEMA`) and
     ``months`` (member, month as its first day, months: the part that counts by the attribution terms' month rule) are
     of the roster; ``baseline_months`` are the same members' of the year before.
-    ``coverage`` is everybody's (:data:`fhir_gateway.attribution.eligibility.COVERAGE_COLUMNS`).
+    ``coverage`` is everybody's (:data:`fhir_gateway.attribution.eligibility.COVERAGE_COLUMNS`). ``sources`` say what
+    tables that are no files of the contract were made of.
     """
 
     period: tuple[date, date]
@@ -74,6 +78,11 @@ class Facts:
     baseline_months: pa.Table
     tables: Mapping[str, pa.Table]
     coverage: pa.Table | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    def source(self, name: str) -> str:
+        """Where a table comes from, in words for a line of the statement."""
+        return self.sources.get(name, f"as stated in the table {name}")
 
     def table(self, name: str) -> pa.Table:
         """A table of the contract; ContractError when it was not given."""

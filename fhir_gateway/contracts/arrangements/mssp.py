@@ -73,7 +73,7 @@ class SharedSavingsProgram(ArrangementTerms):
         """Claim lines and tables of what is built from them."""
         needs = self.expenditures.needs() if self.expenditures else Needs()
         if self.benchmark:
-            needs = self.benchmark.needs()
+            needs |= self.benchmark.needs()
         table = self.equity.table if self.equity else None
         return needs | Needs.of_people(table, SOCIAL_RISK_SCHEMA) if table else needs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
 from typing import Annotated, Any, Literal
@@ -23,6 +24,7 @@ from fhir_gateway.contracts.benchmarks.historical import Benchmark, TypeYear, to
 from fhir_gateway.contracts.benchmarks.person_years import ENROLMENT_SCHEMA, TYPES, TypeCost, type_costs
 from fhir_gateway.contracts.scoring import ONE, ZERO
 from fhir_gateway.contracts.settlement import Ledger, Number
+from fhir_gateway.contracts.social_risk import SOCIAL_RISK_SCHEMA, underserved
 from fhir_gateway.contracts.terms import Fraction, Terms
 from fhir_gateway.errors import ContractError
 
@@ -61,6 +63,7 @@ class HistoricalBenchmark(Terms):
     )
     prior_savings: PriorSavings | None = None
     dual_share: Fraction | None = Field(default=None, description="Dual eligible or low-income persons, from 2025.")
+    dual_table: str | None = Field(default=None, description="Or the table of social risk that it is counted in.")
     update_in_advance: dict[str, Decimal] = Field(default={}, description="Growth set in advance (ACPT) by type.")
     negative: Literal["keep", "zero"] = "keep"
     rules: BenchmarkRules | None = Field(default=None, description="In place of the shipped ones.")
@@ -74,6 +77,8 @@ class HistoricalBenchmark(Terms):
             found.append(f"{where}.update_in_advance: belongs to agreement periods from 2024")
         if self.update_in_advance and sorted(self.update_in_advance) != sorted(TYPES):
             found.append(f"{where}.update_in_advance: needs {', '.join(TYPES)}")
+        if self.dual_share is not None and self.dual_table is not None:
+            found.append(f"{where}.dual_share: is stated, and counted in dual_table")
         if self.prior_savings and self.agreement == "first":
             found.append(f"{where}.prior_savings: a first agreement has none")
         return found
@@ -81,7 +86,10 @@ class HistoricalBenchmark(Terms):
     def needs(self) -> Needs:
         """Claim lines of all years, enrolment by month, and what the program publishes."""
         lines = ("service_from", "paid", "denied")
-        return Needs(lines, {"enrolment": ENROLMENT_SCHEMA, "benchmark_types": TYPES_SCHEMA})
+        tables = {"enrolment": ENROLMENT_SCHEMA, "benchmark_types": TYPES_SCHEMA}
+        if self.dual_table is not None:
+            tables[self.dual_table] = SOCIAL_RISK_SCHEMA
+        return Needs(lines, tables, years=(*self.base_years, self.year))
 
     def build(
         self, inputs: SettlementInputs, where: str, ledger: Ledger
@@ -92,7 +100,8 @@ class HistoricalBenchmark(Terms):
         now = types[self.year]
         work = Benchmark([types[year] for year in self.base_years], now, self.national_weight, where, ledger)
         weights = rules.first_agreement if self.agreement == "first" else rules.later_agreement
-        historical = self._adjusted(work, work.historical(weights), rules)
+        self._add_person_years(costs, facts, where, ledger)
+        historical = self._adjusted(work, work.historical(weights), rules, facts)
         risk = work.risk(rules.risk_cap, in_aggregate=self.new_rules)
         update = work.update(self.update_in_advance or None, rules.two_way_share)
         years = sum((cost.person_years for cost in costs.values()), ZERO)
@@ -115,7 +124,32 @@ class HistoricalBenchmark(Terms):
         built = replace(inputs, exposure=exposure, part=ONE)  # person years are of the months so far
         return built, Target(kind="total", amount=target.value), guardrail
 
-    def _adjusted(self, work: Benchmark, historical: dict[str, Number], rules: BenchmarkRules) -> dict[str, Number]:
+    def _add_person_years(self, costs: Mapping[str, TypeCost], facts: Facts, where: str, ledger: Ledger) -> None:
+        """How many there are of each type, and who says so."""
+        source = facts.source("enrolment")
+        for kind, cost in costs.items():
+            formula = f"{cost.months.normalize():f} months / 12; {source}"
+            ledger.add(
+                f"{kind}.person-years", cost.person_years, f"{kind}: person years", formula, where, unit="a",
+                evidence={"table": "enrolment"},
+            )  # fmt: skip
+
+    def _dual(self, facts: Facts, where: str, ledger: Ledger) -> Number | None:
+        """The share of persons who are dual eligible or of low income, as stated or counted."""
+        share, formula, evidence = self.dual_share, "as stated", {}
+        if self.dual_table is not None:
+            found = underserved(facts.table(self.dual_table), facts.people["member"].combine_chunks(), 100)
+            share = Decimal(found.poor) / found.members if found.members else ZERO
+            formula = f"{found.poor} of {found.members} members; {facts.source(self.dual_table)}"
+            evidence = {"table": self.dual_table}
+        if share is None:
+            return None
+        label = "Dual eligible or of low income"
+        return ledger.add("dual-share", share, label, formula, where, unit="1", evidence=evidence)
+
+    def _adjusted(
+        self, work: Benchmark, historical: dict[str, Number], rules: BenchmarkRules, facts: Facts
+    ) -> dict[str, Number]:
         """Historical benchmark by type with the adjustment that counts."""
         ledger, where = work.ledger, work.where
         work.mix(historical, work.last, "historical-per-capita", "Historical benchmark per capita")
@@ -140,12 +174,11 @@ class HistoricalBenchmark(Terms):
             prior = ledger.add("prior-savings", value, "Prior savings adjustment per capita", formula, where)
         higher = max(regional.value if regional else ZERO, prior.value if prior else ZERO)
         population = None
-        if self.dual_share is not None:
-            value = population_adjustment(
-                self.dual_share, rules.population_minimum, rules.population_cap, national, higher
-            )
-            formula = f"({rules.population_cap} of national - the higher of the others) x {self.dual_share}"
-            population = ledger.add("population", value, "Population adjustment per capita", formula, where)
+        dual = self._dual(facts, where, ledger)
+        if dual is not None:
+            value = population_adjustment(dual.value, rules.population_minimum, rules.population_cap, national, higher)
+            formula = f"({rules.population_cap} of national - the higher of the others) x dual share"
+            population = ledger.add("population", value, "Population adjustment per capita", formula, where, (dual,))
         chosen = final_adjustment(
             regional.value if regional else None,
             prior.value if prior else None,

@@ -153,7 +153,11 @@ class Reconciliation:
         if share is None:
             facts = self.inputs.columns()
             found = underserved(facts.table(terms.table or ""), facts.people["member"].combine_chunks(), terms.adi)
-            share, formula = found.share, f"the higher of {found.deprived} and {found.poor} of {found.members} members"
+            source = facts.source(terms.table or "")
+            share = found.share
+            formula = (
+                f"the higher of {found.deprived} deprived and {found.poor} poor of {found.members} members; {source}"
+            )
             because.append(add("equity-underserved", share, "Underserved members", formula, where, unit="1"))
         formula = f"{points} points x {percent(share)} underserved / 100"
         return add("equity-bonus", terms.bonus(points, share), "Equity bonus", formula, where, because, unit="1")

@@ -75,7 +75,7 @@ class RiskFactors(Terms):
     table: str = "diagnoses"
     model: Literal["V24", "V28"] = "V28"
     year: int = Field(description="Payment year whose CMS-HCC tables hold.")
-    lookback_days: int = Field(default=180, ge=1, description="Days before the anchor whose diagnoses count.")
+    lookback_days: int = Field(default=180, ge=1, le=730, description="Days before the anchor whose diagnoses count.")
     ages: tuple[AgeStep, ...] = ()
     hccs: tuple[HccStep, ...] = ()
     form: Literal["product", "sum", "exponential"] = "product"

@@ -23,10 +23,10 @@ STATED_SCHEMA = pa.schema(
 )
 MONTHS_SCHEMA = pa.schema([("member", pa.string()), ("months", pa.float64())])
 
-# Of dual status that of January of the payment year counts, else of the month nearest to it: in the payment year the
-# first one that is known, in a year before it the last. Medicare status 11, 21 and 31 are those with ESRD.
-_QUERY = """
-WITH variables AS (
+#: SQL of two expressions of a WITH clause: ``dated`` has member, coverage, name, value and year (0: not said) of each
+#: variable of CMS in the table ``coverage``.
+VARIABLES = """
+variables AS (
   SELECT _member AS member, _source || '/' || id AS coverage,
     lower(regexp_extract(e.url, '[^/]+$')) AS name,
     coalesce(e.valueCoding.code, e.valueCodeableConcept.coding[1].code, e.valueCode, e.valueString, e.valueDate,
@@ -38,7 +38,13 @@ WITH variables AS (
   SELECT member, coverage, name, value, coalesce(
     try_cast(any_value(value) FILTER (name = 'rfrnc_yr') OVER (PARTITION BY coverage) AS INTEGER), 0) AS year
   FROM variables
-), valued AS (
+)
+"""
+
+# Of dual status that of January of the payment year counts, else of the month nearest to it: in the payment year the
+# first one that is known, in a year before it the last. Medicare status 11, 21 and 31 are those with ESRD.
+_QUERY = f"""
+WITH {VARIABLES}, valued AS (
   SELECT *, CASE WHEN name LIKE 'dual_%' AND year = $year THEN -try_cast(name[6:] AS INTEGER)
     WHEN name LIKE 'dual_%' THEN try_cast(name[6:] AS INTEGER) ELSE 0 END AS place
   FROM dated WHERE year <= $year AND value IS NOT NULL AND value NOT IN ('', 'NA', '99', '**')
@@ -46,7 +52,7 @@ WITH variables AS (
   SELECT member,
     arg_max(value, (year, place, coverage)) FILTER (name = 'orec') AS orec,
     arg_max(value, (year, place, coverage)) FILTER (name = 'crec') AS crec,
-    arg_max(value, (year, place, coverage)) FILTER (name SIMILAR TO 'dual_[0-9]{2}') AS dual,
+    arg_max(value, (year, place, coverage)) FILTER (name SIMILAR TO 'dual_[0-9]{{2}}') AS dual,
     bool_or(value IN ('11', '21', '31')) FILTER (name = 'ms_cd') AS ms_esrd,
     bool_or(upper(value) IN ('Y', '1')) FILTER (name IN ('esrd_ind', 'esrd_indicator')) AS esrd
   FROM valued GROUP BY member
@@ -60,7 +66,7 @@ FROM people p LEFT JOIN said s USING (member) LEFT JOIN months m USING (member)
 LEFT JOIN stated t ON t.member = p.member AND t.year = $year
 WHERE p.died IS NULL OR p.died >= make_date($year, 1, 1)
 ORDER BY p.member
-"""
+"""  # noqa: S608 the words spliced in are ours
 
 
 def risk_members(people: pa.Table, coverage: pa.Table, months: pa.Table, stated: pa.Table, year: int) -> pa.Table:
