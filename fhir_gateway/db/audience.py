@@ -186,6 +186,11 @@ class Audience:
         own = kind != "Patient" and any(one.get("code") in self._own_labels for one in security)
         return own or (kind == "Measure" and not security) or (listed and (kind == "Patient" or kind in ABOUT))
 
+    def lists(self, group: Mapping[str, Any]) -> bool:
+        """True of a list that shows this audience its members: one with a label of the registration."""
+        security = [one for one in group.get("meta", {}).get("security", ()) if one.get("system") == SYSTEM]
+        return self.labels is None or any(one.get("code") in self.labels for one in security)
+
     def _on_a_list(self, index: sa.Table, person: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
         entry = index.alias("entry")
         return sa.exists().where(entry.c.value == person, *self._listed(index, entry))

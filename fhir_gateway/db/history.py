@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import heapq
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +96,22 @@ def versions(
         place = page[-1][0]
     following = _encode(found[count - 1][0]) if len(found) > count else None
     return Versions(tuple(one for _, one in found[:count]), following)
+
+
+def in_force(
+    connection: Connection, resource_type: str, moment: int, ids: Sequence[str] | None = None
+) -> Iterator[StoredResource]:
+    """What the resources of a type were at a moment (microseconds), without those that were deleted then."""
+    present, former = table_of(ResourceRow), table_of(ResourceVersionRow)
+    of_former = sa.and_(present.c.type == former.c.type, present.c.id == former.c.id)
+    for rows, chosen in (
+        (present, sa.select(present)),
+        (former, sa.select(former).join(present, of_former).where(_ended(present, former) > moment)),
+    ):
+        chosen = chosen.where(rows.c.type == resource_type, rows.c.last_updated <= moment, rows.c.deleted.is_(False))
+        for some in [None] if ids is None else [ids[at : at + _AT_ONCE] for at in range(0, len(ids), _AT_ONCE)]:
+            wanted = chosen if some is None else chosen.where(rows.c.id.in_(some))
+            yield from map(stored, connection.execute(wanted.execution_options(yield_per=_AT_ONCE)))
 
 
 def _select(

@@ -7,9 +7,11 @@ keeps what was superseded and what was deleted: that is the resource's history.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import duckdb
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,8 +24,51 @@ from fhir_gateway.jobs.publish import References, published_id
 from fhir_gateway.lake.store import Lake
 from fhir_gateway.terminology.value_sets import ValueSets
 
+#: Source and id there.
+Key = tuple[str, str]
 _LONGEST_ID = 64
-_KEYS = ("_source", "id", "_seq", "_deleted")
+#: Of one version the row that is there counts: the other is in the bucket that the resource left.
+_GONE = """
+WITH last AS (
+  SELECT _source, id, _seq, _deleted, _member FROM written
+  QUALIFY 1 = row_number() OVER (PARTITION BY _source, id ORDER BY _seq DESC, _deleted)
+), former AS (
+  SELECT _source, id, _deleted, _member FROM written WHERE _seq <= $then
+  QUALIFY 1 = row_number() OVER (PARTITION BY _source, id ORDER BY _seq DESC, _deleted)
+), seen AS (
+  SELECT _source, id FROM former SEMI JOIN before ON member = _member WHERE NOT _deleted
+), taken AS (
+  SELECT DISTINCT _source, id FROM touched WHERE _deleted AND ($everybody OR _member IN (SELECT member FROM mine))
+)
+SELECT _source, id FROM last SEMI JOIN touched USING (_source, id) WHERE _seq IN (SELECT seq FROM inside) AND (
+  (_deleted AND (_source, id) IN (SELECT (_source, id) FROM taken UNION ALL SELECT (_source, id) FROM seen))
+  OR (
+    NOT _deleted AND NOT $everybody AND coalesce(_member NOT IN (SELECT member FROM mine), true)
+    AND (_source, id) IN (SELECT (_source, id) FROM seen)
+  )
+)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A row that a lake version wrote into a bucket; ``deleted``: that the resource is gone, or left the bucket."""
+
+    seq: int
+    bucket: int
+    id: str
+    source: str
+    deleted: bool
+
+    @property
+    def key(self) -> Key:
+        """The resource: its source, and its id there."""
+        return self.source, self.id
+
+    @property
+    def place(self) -> tuple[int, int, str, str]:
+        """Where it is among all rows of its type."""
+        return self.seq, self.bucket, self.id, self.source
 
 
 class ClinicalRows:
@@ -59,7 +104,7 @@ class ClinicalRows:
     def key_of(self, resource_type: str, served: str) -> tuple[str, str] | None:
         """Source and id there of the resource with an id that we serve; None when there is none."""
         found = _newest_first(self._written(resource_type, served, ()))
-        return (found[0]["_source"], found[0]["id"]) if found and not found[0]["_deleted"] else None
+        return (str(found[0]["_source"]), str(found[0]["id"])) if found and not found[0]["_deleted"] else None
 
     def versions_of(self, resource_type: str, served: str) -> list[StoredResource]:
         """All versions of the resource with an id that we serve, newest first; deletions have no body.
@@ -67,23 +112,78 @@ class ClinicalRows:
         A version is a lake version that brought other text, another person, or the resource's end. References lead to
         where they lead now.
         """
-        rows = _newest_first(self._written(resource_type, served, ("_raw",)))
-        if not rows:
-            return []
-        persons = pa.array(sorted({one["_member"] for one in rows if one["_member"] is not None}), pa.string())
-        references = References(self._gateway, self._lake.read("Patient", version=self.version, members=persons), {})
-        committed = self._committed()
-        return [
-            self._gone(resource_type, one, committed)
-            if one["_deleted"]
-            else self._rendered(resource_type, one, references, committed)
-            for one in rows
-        ]
+        return next(iter(self._versions(resource_type, self._written(resource_type, served, ("_raw",))).values()), [])
 
-    def gone(self, resource_type: str, since: int, until: int | None, members: Collection[str] | None) -> list[str]:
+    def versions_of_keys(self, resource_type: str, keys: Collection[Key]) -> dict[Key, list[StoredResource]]:
+        """The same of resources by their source and id there."""
+        ids = pa.array(sorted({name for _, name in keys}), pa.string())
+        rows = self._lake.history(resource_type, ids, ("_raw",), self.version).to_pylist()
+        return self._versions(resource_type, [one for one in rows if (one["_source"], one["id"]) in keys])
+
+    def written(
+        self,
+        resource_type: str,
+        after: Written | None,
+        since: int | None,
+        until: int | None,
+        members: Collection[str] | None,
+    ) -> Iterator[Written]:
+        """Everything that was ever written of a type, newest first, behind ``after``; file by file.
+
+        Only from ``since`` on and before ``until`` (microseconds), and only what may be about these ``members`` now or
+        was when it was written; None is everybody.
+        """
+        lake, committed = self._lake, self._committed()
+        mine = None if members is None else pa.array(sorted(members), pa.string())
+        patients = None if mine is None else _keys_of(lake.read("Patient", version=self.version, members=mine), "id")
+        for seq, bucket in lake.parts(resource_type, self.version):
+            when = committed.get(seq, 0)
+            behind = after is None or (seq, bucket) <= (after.seq, after.bucket)
+            if not behind or (since is not None and when < since) or (until is not None and when >= until):
+                continue
+            rows = lake.history(resource_type, None, ("_patient",), self.version, part=(seq, bucket))
+            if mine is not None:
+                about = pc.is_in(_keys_of(rows, "_patient"), value_set=patients)
+                rows = rows.filter(pc.or_(pc.is_in(rows["_member"], value_set=mine), about))
+            rows = rows.sort_by([("id", "descending"), ("_source", "descending")])
+            for batch in rows.select(["_source", "id", "_deleted"]).to_batches(max_chunksize=1000):
+                for row in batch.to_pylist():
+                    one = Written(seq, bucket, row["id"], row["_source"], row["_deleted"])
+                    if after is None or one.place < after.place:
+                        yield one
+
+    def _versions(self, resource_type: str, rows: Iterable[Mapping[str, Any]]) -> dict[Key, list[StoredResource]]:
+        """All versions of some resources, by source and id, each newest first, out of all their rows."""
+        found: dict[Key, list[Mapping[str, Any]]] = {}
+        for one in rows:
+            found.setdefault((one["_source"], one["id"]), []).append(one)
+        if not found:
+            return {}
+        members = {one["_member"] for some in found.values() for one in some if one["_member"] is not None}
+        persons = self._lake.read("Patient", version=self.version, members=pa.array(sorted(members), pa.string()))
+        references, committed = References(self._gateway, persons, {}), self._committed()
+        return {
+            key: [
+                self._gone(resource_type, one, committed)
+                if one["_deleted"]
+                else self._rendered(resource_type, one, references, committed)
+                for one in _newest_first(some)
+            ]
+            for key, some in found.items()
+        }
+
+    def gone(
+        self,
+        resource_type: str,
+        since: int,
+        until: int | None,
+        members: Collection[str] | None,
+        before: Collection[str] = (),
+    ) -> list[str]:
         """Served ids of what was deleted after ``since`` and before ``until`` (microseconds) and is not back.
 
-        Only of these ``members``, unless it is None. Sorted.
+        Only of these ``members``, unless it is None. With members, also what became somebody else's in that time, or
+        was then deleted, and at ``since`` was of somebody in ``before``. Sorted.
         """
         committed = self._committed()
         chosen = [
@@ -94,20 +194,26 @@ class ClinicalRows:
         if not chosen:
             return []
         written = self._lake.history(resource_type, version=self.version, since=min(chosen) - 1)
-        left = written.filter(pc.and_(written["_deleted"], pc.is_in(written["_seq"], pa.array(chosen, pa.int64()))))
-        if members is not None:
-            left = left.filter(pc.is_in(left["_member"], value_set=pa.array(sorted(members), pa.string())))
-        if not left.num_rows:
+        inside = pc.is_in(written["_seq"], value_set=pa.array(chosen, pa.int64()))
+        mine = _texts(members or ())
+        among = pc.is_in(written["_member"], value_set=mine)
+        theirs = written["_deleted"] if members is None else pc.or_(written["_deleted"], pc.invert(among))
+        touched = written.filter(pc.and_(inside, theirs))
+        if not touched.num_rows:
             return []
-        ids = pc.unique(left["id"].combine_chunks())
-        now = self._lake.history(resource_type, ids, version=self.version)
-        ends: dict[tuple[str, str], tuple[int, bool]] = {}
-        for source, name, seq, deleted in zip(*(now[one].to_pylist() for one in _KEYS), strict=True):
-            # of one version the row that is there counts: the other is in the bucket that the resource left
-            ends[source, name] = max(ends.get((source, name), (-1, False)), (seq, not deleted))
-        asked = set(zip(left["_source"].to_pylist(), left["id"].to_pylist(), strict=True))
-        inside = frozenset(chosen)
-        return sorted(published_id(*key) for key in asked if not ends[key][1] and ends[key][0] in inside)
+        rows = self._lake.history(resource_type, pc.unique(touched["id"].combine_chunks()), version=self.version)
+        with duckdb.connect() as connection:
+            for name, table in (
+                ("touched", touched),
+                ("written", rows),
+                ("inside", pa.table({"seq": pa.array(chosen, pa.int64())})),
+                ("mine", pa.table({"member": mine})),
+                ("before", pa.table({"member": _texts(before)})),
+            ):
+                connection.register(name, table)
+            number = max((one for one, when in committed.items() if when <= since), default=0)
+            found = connection.execute(_GONE, {"everybody": members is None, "then": number}).fetchall()
+        return sorted(published_id(source, name) for source, name in found)
 
     @property
     def _lake(self) -> Lake:
@@ -162,9 +268,18 @@ class ClinicalRows:
         return StoredResource(resource_type, published_id(row["_source"], row["id"]), row["_seq"], updated, True, b"")
 
 
-def _newest_first(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _texts(values: Collection[str]) -> pa.Array:
+    return pa.array(sorted(values), pa.string())
+
+
+def _keys_of(rows: pa.Table, name: str) -> pa.ChunkedArray:
+    """Source and id in one column; sources have no line feeds."""
+    return pc.binary_join_element_wise(rows["_source"], rows[name], "\n")
+
+
+def _newest_first(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """One row for each version: of one that moved the row where it is, not the one where it left."""
-    found: dict[int, dict[str, Any]] = {}
+    found: dict[int, Mapping[str, Any]] = {}
     for row in sorted(rows, key=lambda one: (one["_seq"], not one["_deleted"])):
         found[row["_seq"]] = row
     return [found[seq] for seq in sorted(found, reverse=True)]

@@ -287,12 +287,14 @@ class Lake:
         columns: Sequence[str] = (),
         version: int | None = None,
         since: int | None = None,
+        part: tuple[int, int] | None = None,
     ) -> pa.Table:
         """Every row of the type that was ever written, superseded ones and tombstones too, in no given order.
 
         Always there are ``_source``, ``id``, ``_member``, ``_bucket``, ``_last_updated``, ``_seq`` and ``_deleted``.
-        Only resources with one of ``ids`` and, with ``since``, only what lake versions after that one wrote. A row of
-        a resource that moved to another bucket says in the old one that it left, in the same version.
+        Only resources with one of ``ids`` and, with ``since``, only what lake versions after that one wrote; of
+        ``part`` only what one lake version wrote into one bucket. A row of a resource that moved to another bucket
+        says in the old one that it left, in the same version.
         """
         schema = layout(resource_type, tuple(dict.fromkeys([*KEY_COLUMNS, "_seq", "_deleted", *columns])))
         state = self._log.tables(self.version if version is None else version).get(resource_type)
@@ -300,12 +302,24 @@ class Lake:
             return schema.empty_table()
         table = self._tables.setdefault(resource_type, ResourceTable(self.root, resource_type))
         only = None if ids is None else Only("id", pc.unique(ids))
-        if since is None:
+        if since is None and part is None:
             parts = table.read(state.delta_version, schema, lambda _: True, only)
         else:
-            files = [file for file in table.files(state.delta_version) if file.seq > since]
+            files = [
+                file
+                for file in table.files(state.delta_version)
+                if (since is None or file.seq > since) and part in (None, (file.seq, file.bucket))
+            ]
             parts = [stored_rows(file.path, file.bucket, schema, only) for file in files]
         return pa.concat_tables([schema.empty_table(), *parts])
+
+    def parts(self, resource_type: str, version: int | None = None) -> list[tuple[int, int]]:
+        """What :meth:`history` can be asked for by ``part``: lake version and bucket, the newest first."""
+        state = self._log.tables(self.version if version is None else version).get(resource_type)
+        if state is None:
+            return []
+        table = self._tables.setdefault(resource_type, ResourceTable(self.root, resource_type))
+        return sorted({(file.seq, file.bucket) for file in table.files(state.delta_version)}, reverse=True)
 
     def texts(self, resource_type: str, rows: pa.Table, version: int | None = None) -> pa.Table:
         """Some rows that :meth:`read` gave, with ``_seq``, and their ``_raw``; only files that hold some are opened."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fhir_gateway import __name__ as package
-from fhir_gateway.db.search.clinical import ELSEWHERE
+from fhir_gateway.db.search.clinical import ONE_VERSION
 from fhir_gateway.db.search.parameters import search_parameters
 from fhir_gateway.server.operation_definitions import SUBSCRIPTIONS
 from fhir_gateway.server.patch_documents import JSON_PATCH
@@ -105,7 +105,7 @@ def _resource(served: ServedType) -> dict[str, Any]:
 def _interactions(served: ServedType) -> list[str]:
     """Codes in the order of R4's own list."""
     offered = {"read", "vread", "history-instance", "search-type", *served.writes, *served.own_writes}
-    if served.name not in ELSEWHERE:
+    if served.name not in ONE_VERSION:
         offered.add("history-type")
     order = ("read", "vread", "update", "patch", "delete", "history-instance", "history-type", "create", "search-type")
     return [code for code in order if code in offered]

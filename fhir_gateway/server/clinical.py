@@ -10,9 +10,12 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
+
+import orjson
 
 from fhir_gateway.db.audience import Audience
 from fhir_gateway.db.history import page_of_versions
@@ -24,7 +27,7 @@ from fhir_gateway.db.search.parameters import search_parameters
 from fhir_gateway.db.search.values import reference_parts
 from fhir_gateway.errors import AuthorizationError, DeletedError, InputError, Location
 from fhir_gateway.factory import Gateway
-from fhir_gateway.jobs.clinical import ClinicalRows, codes_of
+from fhir_gateway.jobs.clinical import ClinicalRows, Written, codes_of
 from fhir_gateway.server.catalog import Found
 from fhir_gateway.server.problems import TooCostly, UnknownResource
 from fhir_gateway.server.search import Query
@@ -84,18 +87,58 @@ class ClinicalCatalog:
         """One page of its versions: what the lake got from its source, and that it is gone. Raises UnknownResource."""
         return page_of_versions(self._versions(resource_type, resource_id), since, at, count, after)
 
+    def history_of_type(
+        self, resource_type: str, since: int | None, at: tuple[int, int] | None, count: int, after: str | None
+    ) -> Versions:
+        """One page of the versions of all resources of a type, newest first, by the rules of :meth:`history`.
+
+        One request looks at so many rows; a page may then have fewer versions than asked for, and yet a next one.
+        """
+        rows = ClinicalRows(self._gateway)
+        listed = None if self._store.audience.everybody else self._store.members()
+        written = rows.written(resource_type, _row(after), since, None if at is None else at[1], listed)
+        page: list[StoredResource] = []
+        ended = last = None
+        for some in _chunks(islice(written, MOST_SCANNED), count + 1):
+            found = rows.versions_of_keys(resource_type, {one.key for one in some})
+            shown = {key: self._in_force(self._seen(versions), since, at) for key, versions in found.items()}
+            for row in some:
+                version = shown[row.key].get(row.seq)
+                if version is not None and version.deleted == row.deleted:  # else the row where it left a bucket
+                    if len(page) == count:
+                        return Versions(tuple(page), _token(last))
+                    page.append(version)
+                    last = row
+                ended = row
+        more = next(written, None) is not None
+        return Versions(tuple(page), _token(ended) if more else None)
+
+    def _in_force(
+        self, versions: Sequence[StoredResource], since: int | None, at: tuple[int, int] | None
+    ) -> dict[int, StoredResource]:
+        """Those of one resource in the time asked for, by version."""
+        found = page_of_versions(versions, since, at, max(len(versions), 1), None)
+        return {one.version: one for one in found.resources}
+
     def _versions(self, resource_type: str, resource_id: str) -> list[StoredResource]:
-        """The versions that may be seen, newest first; raises UnknownResource when there are none.
+        """The versions that may be seen, newest first; raises UnknownResource when there are none."""
+        found, _ = self._written(resource_type, resource_id)
+        return self._seen(found)
+
+    def _seen(self, found: Sequence[StoredResource]) -> list[StoredResource]:
+        """Of all versions those that may be seen: none where the last one is hidden.
 
         Of what was about somebody else once, or did not meet a restriction, that is not seen.
         """
-        found, last = self._written(resource_type, resource_id)
+        last = _last(found)
+        if last is None or not self._shows(last):
+            return []
         return [one for one in found if one.deleted or one is last or self._shows(one)]
 
     def _written(self, resource_type: str, resource_id: str) -> tuple[list[StoredResource], StoredResource]:
         """All versions, newest first, and the last that is no deletion, which decides who sees that there are some."""
         found = ClinicalRows(self._gateway).versions_of(resource_type, resource_id)
-        last = next((one for one in found if not one.deleted), None)
+        last = _last(found)
         if last is None or not self._shows(last):
             raise UnknownResource(f"there is no such {resource_type}")
         return found, last
@@ -225,6 +268,31 @@ class ClinicalCatalog:
         person = self._store.audience.person(resource, self._base_url)
         seen = self._store.audience.everybody if person is None else bool(self._visible([person]))
         return seen and self._store.permits(resource)
+
+
+def _last(versions: Sequence[StoredResource]) -> StoredResource | None:
+    """The newest that is no deletion."""
+    return next((one for one in versions if not one.deleted), None)
+
+
+def _chunks(rows: Iterator[Written], size: int) -> Iterator[list[Written]]:
+    while some := list(islice(rows, size)):
+        yield some
+
+
+def _token(row: Written | None) -> str | None:
+    """Where the next page of a type's history goes on."""
+    return None if row is None else orjson.dumps(row.place).decode()
+
+
+def _row(after: str | None) -> Written | None:
+    if after is None:
+        return None
+    try:
+        seq, bucket, name, source = orjson.loads(after)
+    except (orjson.JSONDecodeError, TypeError, ValueError) as error:
+        raise InputError("the page token is damaged") from error
+    return Written(seq, bucket, name, source, False)
 
 
 def _offset(after: str | None) -> int:

@@ -1,7 +1,8 @@
 """The history interactions: of a resource, of a type, of everything (R4 http.html 3.1.0.14).
 
 Entries come newest first. Individual MeasureReports that are rendered on demand are no part of the history of the type
-or the system, where nothing is created when they appear; one of them has the history of its only version.
+or the system, where nothing is created when they appear; one of them has the history of its only version. Clinical
+types have a history out of the lake; the history of the system is that of what is stored.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from fhir_gateway.db.search.clinical import ELSEWHERE
 from fhir_gateway.db.search.dates import parse_range
 from fhir_gateway.errors import InputError, Location
 from fhir_gateway.server.access import admit
+from fhir_gateway.server.clinical import ClinicalCatalog
 from fhir_gateway.server.interactions import Interactions, begin
 from fhir_gateway.server.links import PAGE
 from fhir_gateway.server.negotiation import preferences, require_json
@@ -68,8 +70,12 @@ class History:
 
         def work() -> bytes:
             token = admit(self.rest.verifier, header, access, resource_type, "s", some=True)
-            store = self.rest.seen(token, "s")
-            page = store.versions([resource_type], None, asked.since, asked.at, asked.count, asked.after)
+            catalog = self.rest.catalog(resource_type, token, "s")
+            about = (asked.since, asked.at, asked.count, asked.after)
+            if isinstance(catalog, ClinicalCatalog):
+                page = catalog.history_of_type(resource_type, *about)
+            else:
+                page = self.rest.seen(token, "s").versions([resource_type], None, *about)
             return self._bundle(path, asked, page)
 
         return Response(await run_in_threadpool(work), media_type=FHIR_JSON)

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from fhir_gateway.db.search.clinical import ELSEWHERE
+from fhir_gateway.db.search.clinical import ONE_VERSION
 from fhir_gateway.server import documentation
 from fhir_gateway.server.bundles import Bundles
 from fhir_gateway.server.changing import Changing
@@ -143,7 +143,7 @@ def _add_type(routes: APIRouter, name: str, interactions: Interactions) -> None:
     async def search_form(request: Request) -> Response:
         return await searching.search(request, name)
 
-    if name not in ELSEWHERE:
+    if name not in ONE_VERSION:
 
         @routes.get(f"/{name}/_history", tags=tags, **documentation.history(f"all of {name}"))
         async def history_type(request: Request) -> Response:

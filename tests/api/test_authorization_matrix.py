@@ -25,7 +25,7 @@ from fhir_face import authorize, client_for, new_gateway
 from joserfc.jwk import ECKey
 
 from fhir_gateway.db.audience import label, labelled
-from fhir_gateway.db.search.clinical import CLINICAL, patient_parameters
+from fhir_gateway.db.search.clinical import CLINICAL, ONE_VERSION, patient_parameters
 from fhir_gateway.jobs.clinical import ClinicalRows
 from fhir_gateway.jobs.durable import Worker
 from fhir_gateway.measures.model import GroupResult, MeasureResult, PopulationResult
@@ -358,7 +358,7 @@ def _reading(world: World) -> Rows:
         add("GET", "/fhir/{type}", Ask("GET", newest, names=asked, found=whole and kind != "MeasureReport"))
         searched = Ask("POST", f"/fhir/{kind}/_search", None, "_count=50", asked, whole, form)
         add("POST", "/fhir/{type}/_search", searched)
-        earlier = whole and kind != "AuditEvent"  # of the others there is but one version
+        earlier = kind not in ONE_VERSION
         past = Ask("GET", f"/fhir/{kind}/_history?_count=7", names=asked, found=earlier)
         add("GET", "/fhir/{type}/_history", past)
     for kind in sorted(CLINICAL):

@@ -19,6 +19,8 @@ from fhir_gateway.config import Settings
 from fhir_gateway.db.audience import label, labelled
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.durable import Worker
+from fhir_gateway.jobs.persons import follow, stewardship
+from fhir_gateway.server import clinical
 from fhir_gateway.server.app import create_app
 
 pytestmark = pytest.mark.anyio
@@ -57,6 +59,12 @@ class Face:
         kind = "json-patch" if isinstance(body, list) else "fhir"
         sent = {**self.headers[client], **({"Content-Type": f"application/{kind}+json"} if body is not None else {})}
         return await self.http.request(method, f"/fhir/{path}", json=body, headers=sent | more)
+
+    def lists(self, gateway: Gateway, *persons: str) -> None:
+        """Let the practice's list have these members."""
+        listed: dict[str, Any] = {"resourceType": "Group", "id": "list", "type": "person", "actual": True}
+        listed["member"] = [{"entity": {"reference": f"Patient/{one}"}} for one in persons]
+        gateway.resources.put(labelled(listed, label("organization", "1")))
 
     async def create(self, body: Any) -> dict[str, Any]:
         answered = await self.send("POST", body["resourceType"], body)
@@ -103,10 +111,14 @@ async def face(gateway: Gateway) -> AsyncIterator[Face]:
         for family in ("Ash", "Birch"):
             made = await here.create({"resourceType": "Patient", "name": [{"family": family}]})
             here.persons.append(made["id"])
-        listed = {"resourceType": "Group", "id": "list", "type": "person", "actual": True}
-        listed["member"] = [{"entity": {"reference": f"Patient/{here.persons[1]}"}}]
-        gateway.resources.put(labelled(listed, label("organization", "1")))
+        here.lists(gateway, here.persons[1])
         yield here
+
+
+def decide(gateway: Gateway, act: str, *persons: str) -> None:
+    """Merge or part persons; the lake and what is served follow."""
+    getattr(stewardship(gateway), act)(*persons, "ann", "she said so")
+    follow(gateway)
 
 
 async def test_earlier_versions_are_read_and_listed(face: Face) -> None:
@@ -195,3 +207,159 @@ async def test_exports_list_what_was_deleted_since(face: Face) -> None:
     assert await face.deleted("Patient/$export?_type=Observation") == set()
     manifest = await face.manifest(f"$export?_type=Observation&_since={since}")
     assert [one["id"] for one in await face.rows(manifest["output"])] == [kept["id"]]
+
+
+async def pages(face: Face, path: str, client: str = "ehr") -> list[dict[str, Any]]:
+    """All entries of a history, page by page."""
+    found: list[dict[str, Any]] = []
+    url = f"{PUBLIC_URL}/fhir/{path}"
+    while url:
+        answered = await face.http.get(url, headers=face.headers[client])
+        assert answered.status_code == 200, answered.text
+        page = answered.json()
+        found += page.get("entry", [])
+        url = next((one["url"] for one in page["link"] if one["relation"] == "next"), "")
+    return found
+
+
+def told(entries: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Id and version of each entry of a history."""
+    return [(one["fullUrl"].rpartition("/")[2], one["response"]["etag"].strip('W/"')) for one in entries]
+
+
+async def test_a_whole_type_has_a_history_by_pages(face: Face) -> None:
+    ash, birch = face.persons
+    assert await pages(face, "Observation/_history") == []
+    first = await face.create(observation(ash))
+    second = await face.create(observation(birch, "8867-4"))
+    changed = (await face.send("PUT", f"Observation/{first['id']}", {**first, "status": "final"})).json()
+    moved = await face.send(
+        "PUT", f"Observation/{first['id']}", {**changed, "subject": {"reference": f"Patient/{birch}"}}
+    )
+    assert (await face.send("DELETE", f"Observation/{second['id']}")).status_code == 204
+    third = await face.create(observation(ash))
+
+    whole = await pages(face, "Observation/_history")
+    assert [one.get("resource") for one in whole] == [third, None, moved.json(), changed, second, first]
+    assert [one["request"]["method"] for one in whole][1] == "DELETE"
+    versions = [int(version) for _, version in told(whole)]
+    assert versions == sorted(versions, reverse=True)
+    for count in (1, 2, 5):
+        assert await pages(face, f"Observation/_history?_count={count}") == whole
+    single = (await face.send("GET", f"Observation/{first['id']}/_history")).json()["entry"]
+    assert [one for one in whole if one["fullUrl"].endswith(first["id"])] == single
+
+    since = quote(moved.json()["meta"]["lastUpdated"])
+    assert await pages(face, f"Observation/_history?_since={since}&_count=1") == whole[:3]
+    then = quote(changed["meta"]["lastUpdated"])
+    assert await pages(face, f"Observation/_history?_at={then}") == [whole[3], whole[4]], "in force then"
+    assert await pages(face, "Observation/_history?_at=2001") == []
+
+    mine = await pages(face, "Observation/_history", "practice")
+    assert mine == [whole[1], whole[2], whole[4]], "what is, and was, of its patient"
+    assert await pages(face, "Observation/_history?_count=1", "practice") == mine
+    assert await pages(face, "Observation/_history", "pulse") == [whole[1], whole[4]], "of the code of its scope"
+    assert (await face.send("GET", "Condition/_history", client="pulse")).status_code == 403
+    damaged = next(
+        one["url"]
+        for one in (await face.send("GET", "Observation/_history?_count=1")).json()["link"]
+        if one["relation"] == "next"
+    )
+    assert (await face.http.get(f"{damaged[:-9]}XXXXXXXXX", headers=face.headers["ehr"])).status_code == 400
+
+
+async def test_a_page_ends_where_a_request_has_looked_enough(face: Face, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that sees little goes on from page to page, some of which are empty."""
+    monkeypatch.setattr(clinical, "MOST_SCANNED", 2)
+    ash, birch = face.persons
+    made = [await face.create(observation(person)) for person in (birch, ash, ash, ash, birch, ash)]
+    seen = await pages(face, "Observation/_history")
+    assert [one["resource"] for one in seen] == made[::-1]
+    first = (await face.send("GET", "Observation/_history")).json()
+    assert len(first["entry"]) == 2
+    assert [one["resource"] for one in await pages(face, "Observation/_history", "practice")] == [made[4], made[0]]
+    assert await pages(face, "Observation/_history", "pulse") == []
+
+
+async def test_what_follows_a_merge_is_in_the_history_of_the_type(face: Face, gateway: Gateway) -> None:
+    """The client that sees the surviving person sees what was the other's, and one that does not sees nothing."""
+    ash, birch = face.persons
+    made = await face.create(observation(birch))
+    face.lists(gateway, ash)
+    assert await pages(face, "Observation/_history", "practice") == []
+    await asyncio.to_thread(decide, gateway, "merge", ash, birch)
+    moved = await pages(face, "Observation/_history", "practice")
+    assert len(moved) == 2, "as it was, and as it is: both lead to the person that there is now"
+    assert {one["resource"]["subject"]["reference"] for one in moved} == {f"Patient/{ash}"}
+    assert {one["resource"]["id"] for one in moved} == {made["id"]}
+    assert moved == (await face.send("GET", f"Observation/{made['id']}/_history", client="practice")).json()["entry"]
+
+
+def coverage(person: str) -> dict[str, Any]:
+    payor = {"display": "a plan"}
+    return {
+        "resourceType": "Coverage",
+        "status": "active",
+        "beneficiary": {"reference": f"Patient/{person}"},
+        "payor": [payor],
+    }
+
+
+async def moment(face: Face) -> str:
+    return quote((await face.manifest("$export?_type=Observation"))["transactionTime"])
+
+
+async def test_who_kept_a_copy_is_told_what_became_somebody_elses(face: Face) -> None:
+    ash, birch = face.persons
+    made = await face.create(observation(birch))
+    other = await face.create(observation(ash))
+    insured = await face.create(coverage(birch))
+    since = await moment(face)
+    for one in (made, insured):
+        about = "subject" if "subject" in one else "beneficiary"
+        changed = {**one, about: {"reference": f"Patient/{ash}"}}
+        assert (await face.send("PUT", f"{one['resourceType']}/{one['id']}", changed)).status_code == 200
+    new = await face.create(observation(birch))
+    assert (await face.send("PUT", f"Observation/{new['id']}", {**new, "subject": other["subject"]})).status_code == 200
+
+    left = {f"Observation/{made['id']}", f"Coverage/{insured['id']}"}
+    for path, client in (("Patient/$export", "practice"), ("$export", "practice"), ("Group/list/$export", "ehr")):
+        assert await face.deleted(f"{path}?_since={since}", client) == left, path
+    assert await face.deleted(f"Patient/$export?_since={since}&_type=Coverage", "practice") == left - {
+        f"Observation/{made['id']}"
+    }
+    assert await face.deleted(f"$export?_since={since}") == set(), "who sees everybody has them still"
+    assert await face.deleted(f"Patient/$export?_since={since}") == set()
+    manifest = await face.manifest(f"$export?_type=Observation,Coverage&_since={since}")
+    assert {one["id"] for one in await face.rows(manifest["output"])} >= {made["id"], insured["id"]}
+    assert await face.deleted(f"Patient/$export?_since={since}", "pulse") == set(), "it never saw that code"
+
+    later = await moment(face)
+    assert await face.deleted(f"Patient/$export?_since={later}", "practice") == set(), "told once"
+    assert (await face.send("DELETE", f"Observation/{made['id']}")).status_code == 204
+    assert await face.deleted(f"Patient/$export?_since={since}", "practice") == left, "left, and then deleted"
+    assert await face.deleted(f"Patient/$export?_since={later}", "practice") == set(), "not theirs any more"
+
+
+async def test_merged_and_parted_persons_are_told_to_who_saw_them(face: Face, gateway: Gateway) -> None:
+    ash, birch = face.persons
+    made = await face.create(observation(birch))
+    insured = await face.create(coverage(birch))
+    names = {f"Observation/{made['id']}", f"Coverage/{insured['id']}"}
+    before = await moment(face)
+    await asyncio.to_thread(decide, gateway, "merge", ash, birch)
+    # the list still names who is gone: its patient and all of theirs left what the practice sees
+    told = await face.deleted(f"Patient/$export?_since={before}", "practice")
+    assert told == names | {f"Patient/{birch}"}
+    face.lists(gateway, ash)  # the next roster names who there is now: what was there is changed, and still theirs
+    assert await face.deleted(f"Patient/$export?_since={before}", "practice") == {f"Patient/{birch}"}
+    manifest = await face.manifest(f"Patient/$export?_since={before}&_type=Observation,Coverage", "practice")
+    rows = await face.rows(manifest["output"], "practice")
+    assert {f"{one['resourceType']}/{one['id']}" for one in rows} == names
+
+    merged = await moment(face)
+    await asyncio.to_thread(decide, gateway, "unmerge", birch)
+    assert await face.deleted(f"Patient/$export?_since={merged}", "practice") == names
+    assert await face.deleted(f"Group/list/$export?_since={merged}") == names
+    assert await face.deleted(f"$export?_since={merged}") == set()
+    assert await face.deleted(f"Patient/$export?_since={merged}&_type=Observation", "pulse") == set()

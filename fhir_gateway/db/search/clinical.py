@@ -53,8 +53,10 @@ _SAID: Mapping[str, str] = {
 }
 #: Clinical and claims resources that are served out of the lake.
 CLINICAL = frozenset(_SAID)
-#: Types that are served and never in the index: no chain leads there, no history of the type is kept.
-ELSEWHERE = CLINICAL | {"AuditEvent"}
+#: Types whose resources have one version for ever.
+ONE_VERSION = frozenset({"AuditEvent"})
+#: Types that are served and never in the index: no chain leads there.
+ELSEWHERE = CLINICAL | ONE_VERSION
 _CLINICAL = (
     "AllergyIntolerance CarePlan CareTeam Condition DeviceRequest DiagnosticReport DocumentReference Encounter Goal "
     "Immunization MedicationAdministration MedicationDispense MedicationRequest MedicationStatement Observation "

@@ -329,7 +329,8 @@ _BY_TYPE: Mapping[str, tuple[SearchParameter, ...]] = {
 }
 
 
-def _active_entries(resource: Mapping[str, Any]) -> Iterator[Any]:
+def active_entries(resource: Mapping[str, Any]) -> Iterator[Any]:
+    """Whom the active entries of a list are about, as references."""
     for entry in resource["member"]:
         if not entry.get("inactive"):
             yield entry.get("entity")
@@ -337,7 +338,7 @@ def _active_entries(resource: Mapping[str, Any]) -> Iterator[Any]:
 
 #: Indexed for ``db.audience``, not for searches: a name that no query can have.
 _UNSEARCHED: Mapping[str, tuple[SearchParameter, ...]] = {
-    "Group": (SearchParameter("-active-member", "reference", Elements(frozenset({"member"}), _active_entries)),),
+    "Group": (SearchParameter("-active-member", "reference", Elements(frozenset({"member"}), active_entries)),),
 }
 
 

@@ -118,6 +118,8 @@ class Export:
     linked: Mapping[str, set[str]] | None = None
     #: Whose individual reports are wanted, sorted, once they were read from the folder.
     persons: Any = None
+    #: Whose resources it had in the moment it asks from (None: everybody's), once that was looked at.
+    before: tuple[frozenset[str] | None] | None = None
     #: The lake version of the moment, once it was looked at.
     lake_version: int | None = None
 

@@ -16,6 +16,7 @@ from fhir_gateway.db.resource_tables import ResourceRow
 from fhir_gateway.db.resources import ResourceStore
 from fhir_gateway.db.writing import slices
 from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs.exports.left import left
 from fhir_gateway.jobs.exports.models import Block, Export, Level, Source
 from fhir_gateway.jobs.exports.roster import linked
 
@@ -35,14 +36,19 @@ def stored(resource_type: str, levels: frozenset[Level] = EVERYWHERE) -> Source:
 
 
 def gone(export: Export, moment: Frozen, resource_type: str) -> Iterator[list[str]]:
-    """Ids of a type's resources that were deleted in the time asked for, so many at a time."""
+    """Ids of a type's resources that were deleted in the time asked for, or left the export, so many at a time."""
     wanted = export.wanted
     if wanted.since is None or (wanted.level != "system" and resource_type not in PERSONAL):
         return
+    conditions = list(_persons(export, resource_type))
     chosen = export.seen.selecting(resource_type, deleted=True).where(*changed(wanted.since, wanted.until))
-    for condition in _persons(export, resource_type):
+    for condition in conditions:
         for rows in moment.rows(chosen.where(condition), export.rows):
             yield [row.id for row in rows]
+    there, key = export.seen.selecting(resource_type), table_of(ResourceRow).c.key
+    told = [some.with_only_columns(key).where(sa.or_(*conditions)) for some in (there, chosen)]
+    personal = wanted.level != "system"
+    yield from left(export, moment, resource_type, told, personal)
 
 
 def _rows(resource_type: str, export: Export, moment: Frozen) -> Iterator[Block]:
