@@ -43,6 +43,46 @@ class Issuer(BaseModel):
     )
 
 
+#: What somebody at the console may be.
+ConsoleRole = Literal["admin", "it", "quality", "contracts", "viewer"]
+
+
+class OpenIdProvider(BaseModel):
+    """Who says who people of the console are (OpenID Connect), and what its claims mean here."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    issuer: str = Field(description="What `iss` says, exactly; `/.well-known/openid-configuration` lies below it.")
+    client_id: str = Field(description="What the provider calls the console.")
+    client_secret: SecretStr | None = Field(
+        default=None, description="Of a confidential client; a public one has none."
+    )
+    title: str = Field(default="your organization", description="How the sign-in page calls the provider.")
+    scopes: str = Field(default="openid profile email", description="Scopes that are asked for.")
+    name_claim: str = Field(default="preferred_username", description="Claim with the name shown and audited.")
+    roles_claim: str = Field(default="roles", description="Claim with a person's groups or roles; dots lead inwards.")
+    roles: dict[str, ConsoleRole] = Field(min_length=1, description="Value of that claim to a role here.")
+    practices_claim: str | None = Field(
+        default=None,
+        description="Claim with practices; who has none is refused. Without it people see everybody's data.",
+    )
+    practices: dict[str, str] = Field(
+        default_factory=dict,
+        description="Value of that claim to a practice's tax number, or `*` for everybody's data; empty: the values "
+        "are tax numbers.",
+    )
+    algorithms: tuple[Signature, ...] = Field(
+        default=("RS256", "ES256", "RS384", "ES384", "PS256"), min_length=1, description="Signatures of ID tokens."
+    )
+
+    @field_validator("scopes")
+    @classmethod
+    def _openid(cls, value: str) -> str:
+        if "openid" not in value.split():
+            raise ValueError("scopes need openid")
+        return value
+
+
 class Threshold(BaseModel):
     """A line of a contract's settlements, and the value on whose other side somebody is told."""
 
@@ -103,6 +143,9 @@ class Settings(BaseSettings):
     )
     issuers: tuple[Issuer, ...] = Field(
         default=(), description="Outside issuers whose access tokens are taken: a JSON list (see authorization.md)."
+    )
+    openid: OpenIdProvider | None = Field(
+        default=None, description="Provider that people of the console may sign in at: a JSON object (see console.md)."
     )
     registration: Literal["off", "invited", "open"] = Field(
         default="off",

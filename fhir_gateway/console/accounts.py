@@ -1,4 +1,5 @@
-"""Users of the console that we keep ourselves: a password and, for everybody who changes things, a one-time code.
+"""Users of the console: those that we keep ourselves, with a password and, for everybody who changes things, a one-time
+code; and those that an outside issuer vouches for, with what it said of them last.
 
 A wrong password, a wrong or missing code, an unknown or disabled user and a locked one are told apart in the log, never
 to whoever tries. After :data:`MOST_FAILURES` in a row nobody gets in for a while, even with the right password.
@@ -29,6 +30,7 @@ from fhir_gateway.errors import AuthenticationError, ConflictError, InputError, 
 
 log = logging.getLogger("fhir_gateway.console")
 
+LOCAL = "local"
 MOST_FAILURES = 10
 LOCKED_SECONDS = 15 * 60
 SHORTEST_PASSWORD = 12
@@ -82,15 +84,14 @@ class Accounts:
         found = read_roles(roles)
         if labels is not None:
             Audience.of(labels)
-        if not 1 <= len(name) <= 255 or not name.isprintable() or name != name.strip():
-            raise InputError("a user's name is up to 255 printable characters")
+        _check_name(name)
         changes = any(one.startswith("do-") for one in permissions(found, limited=labels is not None))
         if changes and not code:
             raise InputError("somebody who may change things needs one-time codes")
         secret = pyotp.random_base32() if code else None
         row = {
             "name": name,
-            "origin": "local",
+            "origin": LOCAL,
             "roles": " ".join(found),
             "labels": None if labels is None else json.dumps(sorted(labels)),
             "password_hash": self._hashed(password),
@@ -108,6 +109,36 @@ class Accounts:
             raise ConflictError("there is a user of this name already") from None
         return secret
 
+    def vouch(self, origin: str, subject: str, name: str, roles: Sequence[Role], labels: Sequence[str] | None) -> User:
+        """Somebody whom an issuer vouches for, as it says today. AuthenticationError when they may not come in here.
+
+        The issuer's ``subject`` is who it is; a name that another user has here is not theirs to take.
+        """
+        _check_name(name)
+        said = {
+            "name": name,
+            "roles": " ".join(roles),
+            "labels": None if labels is None else json.dumps(sorted(labels)),
+        }
+        mine = (_USERS.c.origin == origin) & (_USERS.c.subject == subject)
+        try:
+            with transaction(self._engine) as connection:
+                row = connection.execute(sa.select(_USERS).where(mine)).mappings().first()
+                if row is None:
+                    fresh = {"code_used": 0, "failures": 0, "locked_until": 0, "disabled": False}
+                    known = {"origin": origin, "subject": subject, "created_at": int(self._clock())}
+                    connection.execute(sa.insert(_USERS).values(said | fresh | known))
+                elif row["disabled"]:
+                    raise AuthenticationError("this user is disabled here")
+                else:
+                    connection.execute(sa.update(_USERS).where(mine).values(said))
+                    if row["name"] != name:
+                        connection.execute(sa.delete(_SESSIONS).where(_SESSIONS.c.user_name == row["name"]))
+        except IntegrityError:
+            log.warning("sign-in refused: the name is another user's")
+            raise AuthenticationError("this name is another user's here") from None
+        return User(name, origin, tuple(roles), None if labels is None else tuple(sorted(labels)))
+
     def all(self) -> list[User]:
         """All users by name."""
         with snapshot(self._engine) as connection:
@@ -118,11 +149,13 @@ class Accounts:
         self._change(name, {"disabled": disabled, "failures": 0, "locked_until": 0})
 
     def set_password(self, name: str, password: str) -> None:
-        """Another password; sessions end."""
+        """Another password; sessions end. ConflictError for whom an issuer vouches for."""
+        self._check_local(name)
         self._change(name, {"password_hash": self._hashed(password), "failures": 0, "locked_until": 0})
 
     def new_code(self, name: str) -> str:
         """Another secret of one-time codes, in the place of a lost one; sessions end."""
+        self._check_local(name)
         secret = pyotp.random_base32()
         self._change(name, {"code_secret": self._secrets.encrypt(secret.encode()).decode("ascii"), "code_used": 0})
         return secret
@@ -187,6 +220,12 @@ class Accounts:
                 raise NotFoundError("no such user")
             connection.execute(sa.delete(_SESSIONS).where(_SESSIONS.c.user_name == name))
 
+    def _check_local(self, name: str) -> None:
+        with snapshot(self._engine) as connection:
+            origin = connection.execute(sa.select(_USERS.c.origin).where(_USERS.c.name == name)).scalar()
+        if origin not in (None, LOCAL):
+            raise ConflictError("this user signs in at an outside provider, and has neither password nor code here")
+
     def _hashed(self, password: str) -> str:
         if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
             raise InputError(f"a password has {SHORTEST_PASSWORD} characters or more")
@@ -208,3 +247,8 @@ class Accounts:
             bool(row["disabled"]),
             row["locked_until"] > self._clock(),
         )
+
+
+def _check_name(name: str) -> None:
+    if not 1 <= len(name) <= 255 or not name.isprintable() or name != name.strip():
+        raise InputError("a user's name is up to 255 printable characters")

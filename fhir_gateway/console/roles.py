@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Literal, get_args
 
+from fhir_gateway.config import ConsoleRole
 from fhir_gateway.errors import InputError
 
 #: ``see-*`` are pages to look at, ``do-*`` what changes something.
@@ -22,10 +23,10 @@ Permission = Literal[
     "see-operations",
     "do-operations",
 ]
-Role = Literal["admin", "it", "quality", "contracts", "viewer"]
 
 _ALL: frozenset[Permission] = frozenset(get_args(Permission))
 _SEEN = frozenset(one for one in _ALL if one.startswith("see-"))
+Role = ConsoleRole
 
 ROLES: Mapping[Role, frozenset[Permission]] = {
     "admin": _ALL,

@@ -52,8 +52,8 @@ class Sessions:
         self._engine = engine
         self._clock = clock
 
-    def start(self, user: User) -> str:
-        """Begin a session; returns the id for the cookie."""
+    def start(self, user: User, id_token: str | None = None) -> str:
+        """Begin a session; returns the id for the cookie. ``id_token`` is kept as it is: encrypted, or none."""
         found, now = secrets.token_urlsafe(32), int(self._clock())
         row = {
             "id_hash": _digest(found),
@@ -61,6 +61,7 @@ class Sessions:
             "roles": " ".join(user.roles),
             "labels": None if user.labels is None else json.dumps(user.labels),
             "form_token": secrets.token_urlsafe(32),
+            "id_token": id_token,
             "started_at": now,
             "seen_at": now,
         }
@@ -94,10 +95,13 @@ class Sessions:
         labels = None if row["labels"] is None else tuple(json.loads(row["labels"]))
         return Session(row["user_name"], read_roles(row["roles"].split()), labels, row["form_token"])
 
-    def end(self, session_id: str) -> None:
-        """Sign out."""
+    def end(self, session_id: str) -> str | None:
+        """Sign out; returns the ID token that was kept, if there was one."""
+        mine = _SESSIONS.c.id_hash == _digest(session_id)
         with transaction(self._engine) as connection:
-            connection.execute(sa.delete(_SESSIONS).where(_SESSIONS.c.id_hash == _digest(session_id)))
+            kept: str | None = connection.execute(sa.select(_SESSIONS.c.id_token).where(mine)).scalar()
+            connection.execute(sa.delete(_SESSIONS).where(mine))
+        return kept
 
 
 def _digest(session_id: str) -> str:

@@ -18,6 +18,7 @@ class UserRow(SQLModel, table=True):
 
     name: str = Field(primary_key=True, max_length=255)
     origin: str = Field(max_length=255)  # "local", or the issuer that vouches
+    subject: str | None = Field(default=None, max_length=255)  # who that issuer says it is; names may change there
     roles: str = Field(sa_column=Column(Text, nullable=False))  # by blanks
     labels: str | None = Field(default=None, sa_column=Column(Text, nullable=True))  # JSON list; null: everybody's data
     password_hash: str | None = Field(default=None, max_length=255)
@@ -39,5 +40,6 @@ class SessionRow(SQLModel, table=True):
     roles: str = Field(sa_column=Column(Text, nullable=False))  # as of the sign-in: an issuer may say others each time
     labels: str | None = Field(default=None, sa_column=Column(Text, nullable=True))
     form_token: str = Field(max_length=64)
+    id_token: str | None = Field(default=None, sa_column=Column(Text, nullable=True))  # encrypted; to sign out there
     started_at: int = Field(sa_column=Column(BigInteger, nullable=False))
     seen_at: int = Field(sa_column=Column(BigInteger, nullable=False))
