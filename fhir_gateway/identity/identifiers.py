@@ -22,13 +22,16 @@ QUALIFY row_number() OVER (PARTITION BY id ORDER BY position DESC) = 1;
 
 CREATE TEMP TABLE incoming_key AS
 WITH one AS (
-    SELECT id, i.system AS system, i.value AS value, list_transform(i.type.coding, lambda c: c.code) AS codes
+    -- a number without a system is its assigner's, where the assigner has a name that holds beyond its source
+    SELECT id, coalesce(nullif(trim(i.system), ''), CASE WHEN regexp_matches(i.assigner.reference, '^https?://')
+            THEN regexp_replace(i.assigner.reference, '/_history/.*$', '') END) AS system,
+        i.value AS value, list_transform(i.type.coding, lambda c: c.code) AS codes
     FROM (SELECT id, unnest(identifier) AS i FROM incoming_row)
     WHERE i.value IS NOT NULL
 ), named AS (
     SELECT id,
         coalesce(n.name, CASE WHEN list_contains(codes, 'SS') THEN 'ssn' END) AS national,
-        CASE WHEN list_has_any(coalesce(codes, []), $type_codes) THEN nullif(trim(one.system), '') END AS own,
+        CASE WHEN list_has_any(coalesce(codes, []), $type_codes) THEN one.system END AS own,
         regexp_replace(upper(value), '[^A-Z0-9]', '', 'g') AS bare,
         trim(value) AS value
     FROM one LEFT JOIN national n ON n.system = one.system

@@ -33,9 +33,13 @@ def mbi(value: str) -> dict[str, Any]:
     return {"system": MBI, "value": value}
 
 
-def typed(code: str, system: str | None, value: str) -> dict[str, Any]:
+def typed(code: str, system: str | None, value: str, assigner: str | None = None) -> dict[str, Any]:
     coding = {"system": "http://terminology.hl7.org/CodeSystem/v2-0203", "code": code}
-    return {"system": system, "value": value, "type": {"coding": [coding]}}
+    number = {"system": system, "value": value, "type": {"coding": [coding]}}
+    return number | ({"assigner": {"reference": assigner}} if assigner else {})
+
+
+HOSPITAL = "https://hospital.example/fhir/Organization/1"
 
 
 def patient(
@@ -85,6 +89,7 @@ def lookup(crosswalk: PersonAssigner, source: str, *ids: str) -> list[str]:
         ({"system": SSN, "value": "987-65-4321"}, typed("SS", None, "987654321")),
         (typed("MR", "urn:hospital", "0042"), typed("MR", "urn:hospital", " 0042 ")),
         (typed("MB", "urn:payer", "W1"), typed("MB", "urn:payer", "W1")),
+        (typed("MR", None, "0042", HOSPITAL), typed("MR", "", "0042", f"{HOSPITAL}/_history/2")),
         (
             typed("DL", "urn:oid:2.16.840.1.113883.4.3.25", "S99"),
             typed("DL", "urn:oid:2.16.840.1.113883.4.3.25", "S99"),
@@ -102,6 +107,8 @@ def test_the_same_person_level_identifier_links(
     [
         (typed("MR", "urn:hospital", "0042"), typed("MR", "urn:clinic", "0042")),  # another system
         (typed("MR", None, "0042"), typed("MR", None, "0042")),  # a record number without its system
+        (typed("MR", None, "0042", HOSPITAL), typed("MR", None, "0042", f"{HOSPITAL}2")),  # another assigner
+        (typed("MR", None, "0042", "Organization/1"), typed("MR", None, "0042", "Organization/1")),  # of each source
         (typed("SN", "urn:payer", "F1"), typed("SN", "urn:payer", "F1")),  # a family shares a subscriber number
         ({"system": "urn:whatever", "value": "7A"}, {"system": "urn:whatever", "value": "7A"}),  # neither kind
         (mbi("0000-0000"), mbi("00000000")),
