@@ -83,9 +83,7 @@ def models(command: typer.Context) -> None:
             "lake_version": one.card["lake_version"],
             "learned": one.card["learned"],
             "learned_at": one.card["learned_at"],
-            "retired": ""
-            if one.retired is None
-            else f"{one.retired['at']} by {one.retired['by']}: {one.retired['why']}",
+            "retired": None if one.retired is None else "{at} by {by}: {why}".format_map(one.retired),
         }
         for one in job.model_store(here.gateway).models()
     ]

@@ -1,4 +1,4 @@
-"""A lake of members some of whom are much sicker: stays, emergency and office visits of three years as a payer sends them.
+"""A lake of members some of whom are much sicker: stays, emergency and office visits of three years, by a payer.
 
 Who is sick comes back to hospital more often; members of one race come back more often than their claims say.
 """
@@ -39,7 +39,12 @@ def _patient(name: str, race: str | None, born: int, male: bool) -> dict[str, An
 def _coverage(name: str, kind: str) -> dict[str, Any]:
     coding = {"system": "https://nahdo.org/sopt", "code": kind}
     about = {"beneficiary": {"reference": f"Patient/{name}"}, "payor": [{"display": "payer"}]}
-    return {"resourceType": "Coverage", "id": f"c{name}-{kind}", "status": "active", "type": {"coding": [coding]}} | about
+    return {
+        "resourceType": "Coverage",
+        "id": f"c{name}-{kind}",
+        "status": "active",
+        "type": {"coding": [coding]},
+    } | about
 
 
 def _claim(number: int, who: str, day: date, kind: str, amount: int, until: date | None = None) -> dict[str, Any]:
@@ -91,7 +96,8 @@ def resources(size: int, seed: int = 7) -> list[dict[str, Any]]:
         name, race = f"m{number}", _RACES[number % 4] if number % 40 else "1002-5"
         sick = number % 5 == 0
         made.append(_patient(name, race, int(generator.integers(1935, 1985)), bool(generator.integers(0, 2))))
-        made += [_coverage(name, kind) for kind in (("1", "2") if number % 7 == 0 else ("1",) if number % 2 else ("5",))]
+        payers = ("1", "2") if number % 7 == 0 else ("1",) if number % 2 else ("5",)
+        made += [_coverage(name, kind) for kind in payers]
         day = LAST - timedelta(3 * 365 - int(generator.integers(0, 60)))
         while day < LAST:
             claims += 1

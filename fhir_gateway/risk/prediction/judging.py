@@ -56,7 +56,7 @@ def judge(model: Model, table: pa.Table, groups: Groups | None = None) -> dict[s
     }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Ranked:
     """Rows with what is expected of them and what came, in the order of the expectation, the highest first."""
 

@@ -21,7 +21,7 @@ from fhir_gateway.risk.prediction.trees import Floats, Trees
 from fhir_gateway.risk.store import RiskRun, RiskStore
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StoredModel:
     """A version of a model: its card (plain values, with the ``id``), and its retirement when it was retired."""
 

@@ -26,7 +26,7 @@ SEED = 20_250_101
 LEAST_ROWS, LEAST_OUTCOMES = 1000, 100
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Calibration:
     """From what trees say to what is expected.
 
@@ -55,7 +55,7 @@ class Calibration:
         return cls(said["kind"], np.array(said["x"], dtype=np.float64), np.array(said["y"], dtype=np.float64))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
     """A model of one target: ``predict`` gives what is expected of rows of its :attr:`Target.features`."""
 

@@ -32,7 +32,7 @@ NODES = pa.schema(
 _ROWS = 20_000  # so many at a time stay in the processor's cache
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trees:
     """Trees whose values add up to ``base``."""
 
