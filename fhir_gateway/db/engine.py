@@ -8,6 +8,7 @@ at once (``BEGIN IMMEDIATE``, https://www.sqlite.org/lang_transaction.html) and 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, InvalidatePoolError
 from sqlalchemy.pool import QueuePool
 from sqlmodel import Session, SQLModel
 
@@ -31,6 +32,10 @@ _PRIVATE: dict[str, Any] = {"hide_parameters": True}
 
 #: Connections are kept, those used last first: opening one costs more than most statements, and threads come and go.
 _POOL: dict[str, Any] = {"pool_size": 15, "max_overflow": 0, "pool_use_lifo": True}
+
+#: A connection to PostgreSQL that rested longer is asked whether it is there still, which takes as long as a statement.
+IDLE_SECONDS = 1.0
+_USED = "fhir_gateway.used"
 
 
 def create_engine(url: str) -> Engine:
@@ -47,8 +52,29 @@ def create_engine(url: str) -> Engine:
     if backend == "sqlite":
         return _sqlite(parsed)
     if backend == "postgresql":
-        return sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, **_PRIVATE, **_POOL)
+        return _postgresql(parsed)
     raise ConfigurationError("database_url must begin with sqlite:// or postgresql://")
+
+
+def _postgresql(url: URL) -> Engine:
+    engine = sa.create_engine(url.set(drivername="postgresql+psycopg"), **_PRIVATE, **_POOL)
+    dialect: Any = engine.dialect
+
+    @event.listens_for(engine, "checkin")
+    def _used(_driver: Any, record: Any) -> None:
+        record.info[_USED] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def _still_there(driver: Any, record: Any, _proxy: Any) -> None:
+        used = record.info.get(_USED)  # a new connection was not used before
+        if used is None or time.monotonic() - used < IDLE_SECONDS:
+            return
+        try:
+            dialect.do_ping(driver)
+        except dialect.loaded_dbapi.Error as error:
+            raise InvalidatePoolError from error  # those beside it as well; the pool opens new ones
+
+    return engine
 
 
 def _sqlite(url: URL) -> Engine:
@@ -125,7 +151,9 @@ def single_statements(engine: Engine) -> Iterator[Any]:
             driver.autocommit = True
         yield driver
     finally:
-        if begins and not driver.closed:
+        if begins and driver.closed:  # the server is gone: the pool opens another one
+            opened.invalidate()
+        elif begins:
             driver.autocommit = False
         opened.close()
 

@@ -18,7 +18,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from fhir_gateway.db.audience import EVERYONE, Audience
-from fhir_gateway.db.engine import Lookup, snapshot, table_of, transaction
+from fhir_gateway.db.by_id import ById
+from fhir_gateway.db.engine import snapshot, table_of, transaction
 from fhir_gateway.db.freezing import Frozen, freeze
 from fhir_gateway.db.history import Versions, only_version, versions
 from fhir_gateway.db.pages import Page, page_of
@@ -35,11 +36,8 @@ from fhir_gateway.errors import AuthorizationError, DeletedError, NotFoundError
 __all__ = ["Page", "PutOutcome", "ResourceStore", "StoredResource", "Versions", "only_version"]
 
 _LOCK = "fhir_resource"
-#: Ids that one statement reads: it is made for a few numbers of them, and the last id is asked for again.
-_SIZES = (1, 4, 16, 64, 256)
-MOST_AT_ONCE = _SIZES[-1]
 _MOST_LOOKUPS = 1000
-Kept = TypeVar("Kept", Lookup, KeptSearch)
+Kept = TypeVar("Kept", ById, KeptSearch)
 
 
 class ResourceStore:
@@ -191,32 +189,26 @@ class ResourceStore:
     def current(self, resource_type: str, ids: Sequence[str]) -> list[StoredResource]:
         """The current versions, deletions among them, of those ids that are seen, in no given order.
 
-        At most :data:`MOST_AT_ONCE` ids, in one statement that is kept for the next time.
+        At most :data:`~fhir_gateway.db.by_id.MOST_AT_ONCE` ids, in one statement that is kept for the next time.
         """
         if self.audience.grants:  # what they say may depend on the time
             with snapshot(self._engine) as connection:
                 chosen = self._view.select(resource_type).where(self._resource.c.id.in_(ids))
                 return [stored(row) for row in connection.execute(chosen)]
-        size = next(one for one in _SIZES if one >= len(ids))
-        values = {f"id_{place}": ids[min(place, len(ids) - 1)] for place in range(size)}
-        rows = self._lookup(resource_type, size).all(values)
         return [
             StoredResource(resource_type, one, version, instant(updated), bool(deleted), bytes(body))
-            for one, version, updated, deleted, body in rows
+            for one, version, updated, deleted, body in self._by_id(resource_type).rows(ids)
         ]
 
-    def _lookup(self, resource_type: str, size: int) -> Lookup:
-        """The statement for so many ids of a type, as far as this audience sees."""
-        key = (resource_type, size, *self._view.statement_key)
-        found: Lookup | None = self._lookups.get(key)
+    def _by_id(self, resource_type: str) -> ById:
+        """The statement for some ids of a type, as far as this audience sees."""
+        key = (resource_type, *self._view.statement_key)
+        found: ById | None = self._lookups.get(key)
         if found is None:
             row = self._resource.c
-            chosen = sa.select(row.id, row.version, row.last_updated, row.deleted, row.body).where(
-                row.type == resource_type,
-                row.id.in_([sa.bindparam(f"id_{place}", "", row.id.type) for place in range(size)]),
-                *self._view.visible(resource_type),
-            )
-            found = self._keep(key, Lookup(self._engine, chosen))
+            chosen = sa.select(row.id, row.version, row.last_updated, row.deleted, row.body)
+            chosen = chosen.where(row.type == resource_type, *self._view.visible(resource_type))
+            found = self._keep(key, ById(self._engine, chosen, row.id))
         return found
 
     def _keep(self, key: tuple[Any, ...], made: Kept) -> Kept:

@@ -52,6 +52,8 @@ audit_events = Table(
 
 _COLUMNS = tuple(column.name for column in audit_events.columns if column.name != "id")  # recorded is the first
 _values = attrgetter(*_COLUMNS)
+#: PostgreSQL's names of their types.
+_BINARY: dict[type[Any], str] = {DateTime: "timestamptz", Integer: "int4", String: "varchar", Text: "text"}
 
 
 @dataclass(slots=True)
@@ -246,20 +248,24 @@ def _finish(done: list[tuple[Errand, BaseException | None]]) -> None:
 def _adder(engine: Engine) -> Callable[[list[tuple[Any, ...]]], None]:
     """What commits rows in as few statements of the driver as may be: each crosses into it, and is read there, once.
 
-    PostgreSQL takes one, with a list for each column; SQLite some for 64, 16, 4 and one row, in a transaction.
+    PostgreSQL takes one, the rows as a copy of them, which is a transaction of its own; SQLite some for 64, 16, 4 and
+    one row, in a transaction.
     """
-    into = f"INSERT INTO {audit_events.name} ({', '.join(_COLUMNS)}) "
+    table = f"{audit_events.name} ({', '.join(_COLUMNS)})"
     if engine.dialect.name == "postgresql":
-        kinds = (audit_events.c[name].type.compile(engine.dialect) for name in _COLUMNS)
-        lists = f"{into} SELECT * FROM unnest({', '.join(f'%s::{kind}[]' for kind in kinds)})"  # noqa: S608  # our own names
+        copying = f"COPY {table} FROM STDIN (FORMAT BINARY)"
+        kinds = [_BINARY[type(audit_events.c[name].type)] for name in _COLUMNS]
 
-        def add_columns(rows: list[tuple[Any, ...]]) -> None:
-            with single_statements(engine) as driver:
-                driver.execute(lists, tuple(map(list, zip(*rows, strict=True))))
+        def copy_rows(rows: list[tuple[Any, ...]]) -> None:
+            with single_statements(engine) as driver, driver.cursor() as cursor, cursor.copy(copying) as copy:
+                copy.set_types(kinds)
+                for row in rows:
+                    copy.write_row(row)
 
-        return add_columns
+        return copy_rows
     row = f"({', '.join('?' * len(_COLUMNS))})"
-    statements = [(size, f"{into} VALUES {', '.join([row] * size)}") for size in (64, 16, 4, 1)]
+    into = f"INSERT INTO {table} VALUES "  # noqa: S608  # our own names
+    statements = [(size, into + ", ".join([row] * size)) for size in (64, 16, 4, 1)]
 
     def add_rows(rows: list[tuple[Any, ...]]) -> None:
         start = 0

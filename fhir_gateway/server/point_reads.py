@@ -25,7 +25,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fhir_gateway.auth.models import AccessToken
 from fhir_gateway.auth.service import AuthorizationServer
-from fhir_gateway.db.resources import MOST_AT_ONCE, ResourceStore, StoredResource
+from fhir_gateway.db.by_id import MOST_AT_ONCE
+from fhir_gateway.db.resources import ResourceStore, StoredResource
 from fhir_gateway.db.writing import slices
 from fhir_gateway.errors import AuthenticationError
 from fhir_gateway.logs import request_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +16,7 @@ from joserfc.jwk import ECKey
 from sqlalchemy.exc import DBAPIError
 
 from fhir_gateway.db.audience import label, labelled
-from fhir_gateway.db.engine import transaction
+from fhir_gateway.db.engine import create_engine, transaction
 from fhir_gateway.factory import Gateway
 from fhir_gateway.r4 import models
 from fhir_gateway.server.app import create_app
@@ -265,6 +266,59 @@ async def test_entries_leave_when_the_setting_says_so(audited: sa.Engine) -> Non
         with transaction(audited) as connection:
             chosen = sa.select(audit_events.c.request_id).order_by(audit_events.c.id)
             assert list(connection.scalars(chosen)) == left
+
+
+ODD = "tab\t line\r\n back\\slash \\N {\"quoted\", 'single'} NULL \u2028 ü \U0001f600"
+
+
+def _rows(engine: sa.Engine) -> list[tuple[Any, ...]]:
+    with transaction(engine) as connection:
+        chosen = sa.select(*(column for column in audit_events.c if column.name != "id")).order_by(audit_events.c.id)
+        return [(row.recorded.replace(tzinfo=UTC), *row[1:]) for row in connection.execute(chosen)]
+
+
+async def test_entries_are_kept_as_they_are_however_many_end_together(audited: sa.Engine) -> None:
+    now = datetime(2026, 2, 3, 4, 5, 6, 123456, tzinfo=UTC)
+    full: dict[str, Any] = {
+        "client_id": ODD,
+        "resource_type": "Patient",
+        "resource_id": ODD,
+        "parameters": ODD,
+        "purpose": "HPAYMT",
+    }
+    full |= {"resource_version": 7, "persons": f",{'p' * 20_000},", "reason": ODD, "address": "::1"}
+    entries = [Access("nothing", now), Access("null", now, reason="NULL", parameters=""), Access("full", now, **full)]
+    entries += [Access(f"r{number}", now + timedelta(seconds=number), "c", status=200) for number in range(700)]
+    trail = AuditTrail(audited)
+    await asyncio.gather(*(trail.record(one) for one in entries))
+    trail.close()
+    assert _rows(audited) == [tuple(one.row().values()) for one in entries]
+
+
+def test_of_a_commit_that_fails_nothing_is_kept_and_the_next_is_another(audited: sa.Engine) -> None:
+    trail = AuditTrail(audited)
+    good, bad = Access("good"), Access("bad", resource_version=object())  # type: ignore[arg-type]
+    with pytest.raises(Exception, match=r"not supported|an integer"):
+        trail._commit([good, bad])
+    assert _rows(audited) == []
+    trail._commit([good])
+    assert [row[1] for row in _rows(audited)] == ["good"]
+
+
+async def test_a_lost_connection_fails_those_who_wait_and_nobody_later(tmp_path: Path) -> None:
+    with control_plane("postgresql", tmp_path) as engine:
+        trail = AuditTrail(engine)
+        await trail.record(Access("before"))
+        other = create_engine(engine.url.render_as_string(hide_password=False))
+        with transaction(other) as connection:
+            ends = "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
+            connection.execute(sa.text(ends + "AND datname = current_database()"))
+        other.dispose()
+        outcomes = [await asyncio.gather(trail.record(Access(name)), return_exceptions=True) for name in ("one", "two")]
+        trail.close()
+        kept = [row[1] for row in _rows(engine)]
+    assert outcomes[1][0] is None
+    assert kept == ["before", *(name for name, [ended] in zip(("one", "two"), outcomes, strict=True) if ended is None)]
 
 
 def _noted(body: bytes, whole: bool = True, kind: bytes = b"application/fhir+json") -> str | None:

@@ -29,7 +29,7 @@ def microseconds(moment: datetime) -> int:
 
 def instant(value: int) -> str:
     """Render microseconds since 1970 as a FHIR instant with milliseconds in UTC."""
-    return (_EPOCH + timedelta(microseconds=value)).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+    return (_EPOCH + timedelta(microseconds=value)).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 def parse_range(text: str) -> Range:

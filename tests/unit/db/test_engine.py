@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import stat
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from cryptography.fernet import Fernet
+from psycopg import OperationalError
 from pydantic import SecretStr
 
 from fhir_gateway.config import Settings
-from fhir_gateway.db.engine import create_engine, session, snapshot, transaction
+from fhir_gateway.db.engine import Lookup, create_engine, session, snapshot, transaction
 from fhir_gateway.db.secrets import KEY_FILE, SecretBox, open_secret_box
 from fhir_gateway.errors import ConfigurationError
+from tests.support.databases import control_plane
 
 
 def mode(path: Path) -> int:
@@ -151,3 +154,52 @@ def test_a_wrong_or_malformed_key_is_an_error_that_does_not_show_it() -> None:
     with pytest.raises(ConfigurationError) as caught:
         SecretBox("hunter2")
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.fixture
+def postgresql(tmp_path: Path) -> Iterator[sa.Engine]:
+    with control_plane("postgresql", tmp_path) as engine:
+        yield engine
+
+
+def _connection_number(engine: sa.Engine) -> int:
+    with snapshot(engine) as connection:
+        return int(connection.scalar(sa.text("SELECT pg_backend_pid()")))
+
+
+def _end_connections_of(engine: sa.Engine) -> None:
+    """As a server that starts again, or a firewall, does it."""
+    other = create_engine(engine.url.render_as_string(hide_password=False))
+    with transaction(other) as connection:
+        number = "SELECT count(pg_terminate_backend(pid, 60000)) FROM pg_stat_activity "
+        ended = connection.scalar(sa.text(number + "WHERE datname = current_database() AND pid <> pg_backend_pid()"))
+    other.dispose()
+    assert ended
+
+
+def test_a_connection_that_rested_is_asked_whether_it_is_there(
+    postgresql: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fhir_gateway.db.engine.IDLE_SECONDS", 0.0)
+    before = _connection_number(postgresql)
+    assert _connection_number(postgresql) == before
+    _end_connections_of(postgresql)
+    assert _connection_number(postgresql) != before
+
+
+def test_a_lost_connection_costs_one_statement_when_it_was_used_just_now(
+    postgresql: sa.Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("fhir_gateway.db.engine.IDLE_SECONDS", 1e9)
+    lookup = Lookup(postgresql, sa.select(sa.literal_column("1")))
+    assert lookup.first() == (1,)
+    _end_connections_of(postgresql)
+    with pytest.raises(OperationalError):
+        lookup.first()
+    assert lookup.first() == (1,)
+    before = _connection_number(postgresql)
+    _end_connections_of(postgresql)
+    with pytest.raises(sa.exc.OperationalError):
+        _connection_number(postgresql)
+    assert _connection_number(postgresql) != before
+    assert not caplog.records  # no trace of what the pool tried on a connection that is gone
