@@ -15,7 +15,7 @@ import gzip
 import json
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -139,6 +139,7 @@ class MisbehavingSource:
         self.kickoffs = 0
         self.manifests = 0
         self._polls = 0
+        self._met: Counter[str] = Counter()
         self._uses: dict[str, int] = {}
         self._signature = 0
 
@@ -163,7 +164,8 @@ class MisbehavingSource:
         self.seen.append(seen)
         self._clients.add(tuple(scope["client"]))  # those that were open at any time
         self.connections = len(self._clients)
-        due = len(self.requests(kind)) % self.fault_every.get(kind, 1) == 0 if kind in self.fault_every else True
+        self._met[kind] += 1
+        due = self._met[kind] % self.fault_every.get(kind, 1) == 0
         fault = self.faults[kind].pop(0) if self.faults[kind] and due else None
         if fault is not None and not (fault.truncate or fault.stall or fault.endless):
             await _answer(send, fault.status, fault.headers, fault.body)
