@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 SYSTEM = "https://fhir-gateway.example/fhir/CodeSystem/alert"
 Medium = Literal["webhook", "mail"]
-#: Kinds of alerts with what people read. Those of an endpoint are the operator's business and no FHIR resource.
+#: Kinds of alerts with what people read. One of an endpoint is of no person and no contract: who is limited to some
+#: does not see it.
 KINDS: Mapping[str, str] = MappingProxyType(
     {
         "admission": "Admitted to hospital",
@@ -25,7 +26,6 @@ KINDS: Mapping[str, str] = MappingProxyType(
 )
 ENCOUNTER_KINDS = ("admission", "discharge", "emergency-visit")
 GAP_KINDS = ("gap-opened", "gap-closed")
-SERVED_KINDS = (*ENCOUNTER_KINDS, *GAP_KINDS, "threshold")
 
 
 @dataclass(frozen=True, slots=True)

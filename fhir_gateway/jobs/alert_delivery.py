@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 import orjson
 
-from fhir_gateway.alerts.models import SERVED_KINDS, Alert, AlertChannel, resource_id
+from fhir_gateway.alerts.models import Alert, AlertChannel, resource_id
 from fhir_gateway.config import Settings
 from fhir_gateway.errors import ConfigurationError, ConflictError, InputError, NotFoundError
 from fhir_gateway.factory import Gateway
@@ -96,7 +96,7 @@ def webhook_body(alerts: Sequence[Alert], public_url: str) -> bytes:
             "patient": None if one.member is None else f"Patient/{one.member}",
             "about": one.about,
             "contract": one.contract,
-            "resource": f"{base}/fhir/CommunicationRequest/{resource_id(one.id)}" if one.kind in SERVED_KINDS else None,
+            "resource": f"{base}/fhir/CommunicationRequest/{resource_id(one.id)}",
         }
         for one in alerts
     ]

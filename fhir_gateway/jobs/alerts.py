@@ -19,7 +19,6 @@ import pyarrow.compute as pc
 from fhir_gateway.alerts.encounters import happened, to_tell
 from fhir_gateway.alerts.models import (
     KINDS,
-    SERVED_KINDS,
     Alert,
     communication_request,
     resource_id,
@@ -65,16 +64,15 @@ def find(gateway: Gateway, now: datetime | None = None) -> list[Alert]:
 
 def _serve(gateway: Gateway, alerts: Sequence[Alert]) -> None:
     """Serve what is not served yet; a second version would be a second event for subscribers."""
-    served = {("CommunicationRequest", resource_id(one.id)) for one in alerts if one.kind in SERVED_KINDS}
+    served = {("CommunicationRequest", resource_id(one.id)) for one in alerts}
     present = {one.id for one in gateway.resources.read_many(served)}
     gateway.resources.put_many(_resources([one for one in alerts if resource_id(one.id) not in present]))
 
 
 def _resources(alerts: Sequence[Alert]) -> Iterator[dict[str, Any]]:
     for one in alerts:
-        if one.kind in SERVED_KINDS:
-            resource = communication_request(one)
-            yield resource if one.contract is None else labelled(resource, label("contract", one.contract))
+        resource = communication_request(one)
+        yield resource if one.contract is None else labelled(resource, label("contract", one.contract))
 
 
 def _persons(gateway: Gateway, contract: str) -> frozenset[str]:

@@ -48,5 +48,17 @@ _TOPICS = (
         "A gap in care opened or closed between two runs of a measure.",
         _of_kinds("gap-opened", "gap-closed"),
     ),
+    Topic(
+        "https://fhir-gateway.example/fhir/SubscriptionTopic/contract-alert",
+        "CommunicationRequest",
+        "A metric of a contract crossed a threshold.",
+        _of_kinds("threshold"),
+    ),
+    Topic(
+        "https://fhir-gateway.example/fhir/SubscriptionTopic/endpoint-alert",
+        "CommunicationRequest",
+        "A source could not be pulled; for those who see everything.",
+        _of_kinds("endpoint-failed"),
+    ),
 )
 TOPICS: Mapping[str, Topic] = MappingProxyType({one.url: one for one in _TOPICS})

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
-import socketserver
+import ssl
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
+from email import message_from_bytes
 from email.message import EmailMessage
+from email.policy import default
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from aiosmtpd.controller import UnthreadedController
+from aiosmtpd.smtp import AuthResult
 from pydantic import SecretStr
 
 from fhir_gateway.alerts.models import Alert, communication_request
@@ -30,6 +36,7 @@ from fhir_gateway.jobs.pull import pull_files
 from fhir_gateway.jobs.rest_hook import DeliveryError, RestHook
 from fhir_gateway.measures.model import GroupResult, MeasureResult, PopulationResult
 from fhir_gateway.subscriptions.topics import TOPICS
+from tests.support.certificates import certificate
 
 NOW = datetime(2025, 6, 30, 12, tzinfo=UTC)
 MBI = "http://hl7.org/fhir/sid/us-mbi"
@@ -60,9 +67,9 @@ def encounter(name: str, kind: str, start: str, end: str | None = None, status: 
 class Lake:
     """A gateway that is sent more and more."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **settings: Any) -> None:
         self.folder, self.sent = folder, 0
-        self.gateway = Gateway(Settings(data_dir=folder / "data", lake_buckets=1))
+        self.gateway = Gateway(Settings(data_dir=folder / "data", lake_buckets=1, **settings))
 
     def send(self, *resources: dict[str, Any], source: str = "ehr") -> list[str]:
         """Take resources in and look; the kinds of the alerts that it gave."""
@@ -228,42 +235,106 @@ def test_a_mail_counts_and_names_nobody(lake: Lake) -> None:
     assert "2025-06-28" not in text
 
 
-class _Mailbox(socketserver.StreamRequestHandler):
-    """As much of SMTP as a client needs to leave a message."""
+class Mailbox:
+    """Keeps what is left, and what was said before; refuses ``refusals`` messages first."""
 
-    def handle(self) -> None:
-        taken: list[str] = self.server.taken  # type: ignore[attr-defined]
-        self.wfile.write(b"220 here\r\n")
-        inside = False
-        for line in self.rfile:
-            text = line.decode().rstrip("\r\n")
-            taken.append(text)
-            if inside:
-                inside = text != "."
-                if not inside:
-                    self.wfile.write(b"250 taken\r\n")
-            elif text.upper() == "DATA":
-                inside = True
-                self.wfile.write(b"354 go on\r\n")
-            elif text.upper() == "QUIT":
-                self.wfile.write(b"221 bye\r\n")
-                return
-            else:
-                self.wfile.write(b"250 ok\r\n")
+    def __init__(self, refusals: int = 0) -> None:
+        self.refusals, self.taken = refusals, list[EmailMessage]()
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+        if self.refusals:
+            self.refusals -= 1
+            return "451 later"
+        self.taken.append(message_from_bytes(envelope.content, _class=EmailMessage, policy=default))
+        return "250 taken"
+
+
+@contextmanager
+def mail_server(mailbox: Mailbox, trust: ssl.SSLContext | None = None) -> Iterator[int]:
+    """A mail server on loopback, its port; with ``trust`` only who begins TLS and says user and password is heard."""
+
+    def known(server: Any, session: Any, envelope: Any, mechanism: str, data: Any) -> AuthResult:
+        return AuthResult(success=(data.login, data.password) == (b"user", b"pass word"))
+
+    given: dict[str, Any] = {"tls_context": trust, "require_starttls": trust is not None}
+    if trust is not None:
+        given |= {"authenticator": known, "auth_required": True}
+    controller = UnthreadedController(mailbox, hostname="127.0.0.1", port=0, loop=asyncio.new_event_loop(), **given)
+    controller.begin()
+    assert controller.server is not None
+    thread = threading.Thread(target=controller.loop.run_forever)
+    thread.start()
+    try:
+        yield controller.server.sockets[0].getsockname()[1]
+    finally:
+        controller.loop.call_soon_threadsafe(controller.loop.stop)
+        thread.join()
+        controller.end()
+        controller.loop.close()
+
+
+def mail_settings(port: int, kind: str = "smtp", user: str = "") -> Settings:
+    return Settings(smtp_url=SecretStr(f"{kind}://{user}localhost:{port}"), smtp_from="gateway@example.org")
 
 
 def test_a_mail_is_left_at_the_server() -> None:
-    with socketserver.TCPServer(("127.0.0.1", 0), _Mailbox) as server:
-        server.taken = []  # type: ignore[attr-defined]
-        thread = threading.Thread(target=server.handle_request)
-        thread.start()
-        mail = EmailMessage()
-        mail["From"], mail["To"], mail["Subject"] = "a@example.org", "b@example.org", "1 alerts"
-        mail.set_content("admission: 1\n")
-        send_mail(Settings(smtp_url=SecretStr(f"smtp://127.0.0.1:{server.server_address[1]}")), mail)
-        thread.join()
-        taken: list[str] = server.taken  # type: ignore[attr-defined]
-    assert "admission: 1" in taken
+    mailbox = Mailbox()
+    with mail_server(mailbox) as port:
+        settings = mail_settings(port)
+        send_mail(settings, message([alert(1), alert(2)], "care@example.org", settings))
+    [mail] = mailbox.taken
+    assert (mail["From"], mail["To"], mail["Subject"]) == ("gateway@example.org", "care@example.org", "2 alerts")
+    assert "admission: 2" in mail.get_content()
+
+
+@pytest.fixture
+def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
+    """What a server on localhost shows, and what this process then trusts."""
+    file = certificate(tmp_path, "localhost")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    return context
+
+
+def test_a_mail_goes_under_tls_with_user_and_password(shown: ssl.SSLContext) -> None:
+    mailbox = Mailbox()
+    with mail_server(mailbox, shown) as port:
+        for kind, user in (("smtp", ""), ("smtp+starttls", ""), ("smtp+starttls", "user:wrong@")):
+            settings = mail_settings(port, kind, user)
+            with pytest.raises(DeliveryError) as refused:
+                send_mail(settings, message([alert(1)], "care@example.org", settings))
+            assert "wrong" not in str(refused.value)
+            assert "care@" not in str(refused.value)
+        settings = mail_settings(port, "smtp+starttls", "user:pass%20word@")
+        send_mail(settings, message([alert(1)], "care@example.org", settings))
+    assert len(mailbox.taken) == 1
+
+
+def test_a_server_that_nobody_vouches_for_gets_no_mail(shown: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE")
+    mailbox = Mailbox()
+    with mail_server(mailbox, shown) as port:
+        settings = mail_settings(port, "smtp+starttls", "user:pass%20word@")
+        with pytest.raises(DeliveryError, match="SSLCertVerificationError"):
+            send_mail(settings, message([alert(1)], "care@example.org", settings))
+    assert mailbox.taken == []
+
+
+def test_a_mail_that_is_refused_is_sent_later(tmp_path: Path) -> None:
+    mailbox = Mailbox(refusals=2)
+    with mail_server(mailbox) as port:
+        lake = Lake(tmp_path, smtp_url=SecretStr(f"smtp://localhost:{port}"))
+        name, _ = channel(lake, medium="mail", target="care@example.org", kinds=["admission"])
+        lake.send()
+        lake.send(encounter("a", "IMP", "2025-06-28", status="in-progress"), encounter("b", "EMER", "2025-06-28"))
+        hook, patience = Taken(), Patience(first=0.0, longest=0.0)
+        assert [deliver(lake.gateway, hook, patience) for _ in range(4)] == [0, 0, 1, 0]
+        assert lake.gateway.alerts.channel(name).failures == 0
+    [mail] = mailbox.taken
+    assert mail["Subject"] == "1 alerts"
+    assert hook.sent == []
+    lake.gateway.engine.dispose()
 
 
 def test_without_a_mail_server_nothing_is_lost(lake: Lake) -> None:
@@ -314,7 +385,12 @@ def test_gaps_that_opened_and_closed_between_two_runs(lake: Lake) -> None:
 
 def test_topics_are_about_their_kinds_alone(lake: Lake) -> None:
     base = "https://fhir-gateway.example/fhir/SubscriptionTopic/"
-    for kind, topic in (("admission", "encounter-alert"), ("gap-opened", "gap-alert")):
+    for kind, topic in (
+        ("admission", "encounter-alert"),
+        ("gap-opened", "gap-alert"),
+        ("threshold", "contract-alert"),
+        ("endpoint-failed", "endpoint-alert"),
+    ):
         resource = communication_request(alert(1, kind))
         found = [
             one.url

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import ssl
 import threading
 from collections.abc import Iterator
@@ -11,38 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from fhir_gateway.jobs.rest_hook import DeliveryError, RestHook
+from tests.support.certificates import certificate
 
 NAME = "receiver.example"
-
-
-def certificate(folder: Path) -> Path:
-    """A self-signed certificate of :data:`NAME` with its key, in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(NAME)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    plain = serialization.NoEncryption()
-    file = folder / "receiver.pem"
-    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
-    file.write_bytes(private + made.public_bytes(serialization.Encoding.PEM))
-    return file
 
 
 class Receiver(ThreadingHTTPServer):
@@ -68,7 +40,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def receiver(tmp_path: Path) -> Iterator[tuple[Receiver, ssl.SSLContext]]:
-    file = certificate(tmp_path)
+    file = certificate(tmp_path, NAME)
     server = Receiver(("127.0.0.1", 0), Handler)
     server.hosts, server.names = [], []
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
