@@ -51,7 +51,7 @@ test-browser: install ## Three people's stories at the console, in Chromium (Deb
 
 test-third-party: install .third-party/.installed ## Servers and clients that are not ours (needs node and npm)
 	@$(BIN)/python -m pytest tests/e2e/test_third_party.py tests/e2e/test_third_party_clients.py \
-	    tests/e2e/test_object_storage.py $(ARGS)
+	    tests/e2e/test_object_storage.py tests/e2e/test_console_openid.py $(ARGS)
 
 # Risk scores by a package that is not ours; it declares a newer Python than it needs, and depends on nothing.
 .risk-package/.installed:

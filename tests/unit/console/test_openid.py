@@ -6,6 +6,8 @@ import base64
 import hashlib
 import json
 import logging
+import re
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
@@ -15,7 +17,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey
 
 from fhir_gateway.auth.jwks import JwksCache
-from fhir_gateway.config import OpenIdProvider
+from fhir_gateway.config import OpenIdProvider, Settings
 from fhir_gateway.console import openid
 from fhir_gateway.console.accounts import Accounts
 from fhir_gateway.console.openid import ATTEMPT_SECONDS, Provider, SignInRefused, Vouched
@@ -283,3 +285,10 @@ def test_who_is_vouched_for_is_told_by_subject_and_never_takes_anothers_name() -
     accounts.vouch(ISSUER, "s-1", "ann.b", ("viewer",), None)
     assert sessions.end(sessions.start(renamed, "kept")) == "kept"
     engine.dispose()
+
+
+def test_the_documented_settings_are_good_and_each_is_told() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "use" / "console.md").read_text()
+    (example,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    assert Settings(openid=json.loads(example)).openid is not None
+    assert [name for name in OpenIdProvider.model_fields if f"`{name}`" not in page] == []
