@@ -162,11 +162,21 @@ def audit(
     ] = None,
     member: Annotated[str | None, typer.Option(help="Only the rows of this person.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the rows: .csv, else a JSON object per line.")] = None,
+    posted: Annotated[
+        bool, typer.Option(help="Write all rows posted by now: a capitation's table for its next cycle.")
+    ] = False,
 ) -> None:
     """Show the rows that payments by member month are the sums of, as of a settlement: by rule and status, or all."""
     from fhir_gateway.jobs import payment_rows as job
 
     here = context(command)
+    if posted:
+        if out is None or out.suffix != ".csv" or member is not None:
+            raise ConfigurationError("--posted writes a whole table: give --out FILE.csv, and no member")
+        rows = job.posted_rows(here.gateway, run, arrangement)
+        out.write_bytes(job.as_csv(rows))
+        here.output.say(f"{out}: {rows.num_rows:,} rows")
+        return
     found = job.payment_rows(here.gateway, run, arrangement)
     table = found.of(member)
     if out is not None:

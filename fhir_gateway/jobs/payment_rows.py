@@ -11,11 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as csv
 
+from fhir_gateway.contracts.arrangements import SettlementInputs
 from fhir_gateway.contracts.arrangements.audited import AuditedTerms
+from fhir_gateway.contracts.arrangements.capitation import Capitation
 from fhir_gateway.contracts.audit import totals
 from fhir_gateway.contracts.calendar import Cut
 from fhir_gateway.contracts.contract import Contract
-from fhir_gateway.errors import InputError, NotFoundError
+from fhir_gateway.errors import ContractError, InputError, NotFoundError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.attribute import kept_attribution
 from fhir_gateway.jobs.settle import inputs_of
@@ -54,12 +56,29 @@ def payment_rows(gateway: Gateway, run_id: str, arrangement: str | None = None) 
     NotFoundError for a settlement that is not there or whose evidence is not kept any more, InputError when the
     contract has no such arrangement, or several and none is named.
     """
+    contract, terms, inputs = _as_of(gateway, run_id, arrangement)
+    return PaymentRows(run_id, contract.id, terms.id, terms.audit(inputs))
+
+
+def posted_rows(gateway: Gateway, run_id: str, arrangement: str | None = None) -> pa.Table:
+    """All rows that a capitation with retroactive changes has posted, those of this settlement's cycle included.
+
+    It is the contract's table of posted rows for the next cycle. ContractError of an arrangement that posts no cycles.
+    """
+    _, terms, inputs = _as_of(gateway, run_id, arrangement)
+    if not isinstance(terms, Capitation):
+        raise ContractError(f"{terms.where} ({terms.kind}): posts no cycles")
+    return terms.posted(inputs)
+
+
+def _as_of(gateway: Gateway, run_id: str, arrangement: str | None) -> tuple[Contract, AuditedTerms, SettlementInputs]:
+    """The contract of a settlement, its arrangement with rows, and what it was settled from."""
     run, contract, was = settled(gateway, run_id)
     terms = _terms(contract, arrangement)
     attributed = kept_attribution(gateway, contract, run.evidence)
     cut = Cut(run.through, run.paid_through) if run.kind == "interim" else None
-    inputs = inputs_of(gateway, attributed, {}, cut, was=was.stamps)  # rows come before quality: no measure changes one
-    return PaymentRows(run.id, contract.id, terms.id, terms.audit(inputs))
+    # rows come before quality: no measure changes one
+    return contract, terms, inputs_of(gateway, attributed, {}, cut, was=was.stamps)
 
 
 def _terms(contract: Contract, arrangement: str | None) -> AuditedTerms:

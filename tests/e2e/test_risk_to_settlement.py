@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from decimal import Decimal as D
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from fhir_gateway.cli.app import app
 from fhir_gateway.contracts import Contract
 from fhir_gateway.errors import ContractError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.payment_rows import payment_rows
 from fhir_gateway.jobs.risk import score_members
 from fhir_gateway.jobs.risk_imports import import_file
-from fhir_gateway.jobs.settle import settle
+from fhir_gateway.jobs.settle import SettlementReport, settle
 from fhir_gateway.jobs.settlement_runs import recompute
 from tests.support.risk_lake import SYSTEM, lake_of, person
 
@@ -106,6 +110,35 @@ def test_imported_scores_of_another_model_pay_in_the_same_way(gateway: Gateway, 
     assert later.run.posted == 2 * 100 * 12
     assert recompute(gateway, settled.report).same
     assert recompute(gateway, later.report).same
+
+
+def test_what_is_posted_is_the_table_of_the_next_cycle(gateway: Gateway, tmp_path: Path) -> None:
+    stated = (
+        contract(tmp_path, '{ model = "CMS-HCC", year = 2026 }')
+        .read_text()
+        .replace("tables = {", 'tables = { capitation_posted = { path = "posted.csv" },')
+    )
+
+    def cycle(day: str, name: str) -> SettlementReport:
+        path = tmp_path / f"{name}.toml"
+        path.write_text(stated.replace("cap-2026", name) + f"retro = {{ cycle = {day}, window_months = 12 }}\n")
+        report = settle(gateway, str(path))
+        out = ["contract", "audit", report.report, "--posted", "--out", str(tmp_path / "posted.csv")]
+        assert CliRunner().invoke(app, ["--data-dir", str(gateway.settings.data_dir), *out]).exit_code == 0
+        return report
+
+    (tmp_path / "posted.csv").write_text("member,month,rule,cell,quantity,rate,factor,cycle\n")
+    first = cycle("2026-12-01", "cap-2026-12")
+    assert first.settlement.total > 0
+    posted = list(csv.DictReader(io.StringIO((tmp_path / "posted.csv").read_text())))
+    assert sum(D(row["quantity"]) * D(row["rate"]) * D(row["factor"]) for row in posted) == first.settlement.total
+    assert cycle("2027-01-01", "cap-2027-01").settlement.total == 0
+    (tmp_path / "rates.csv").write_text("cell,rate\nall,110\n")
+    assert cycle("2027-02-01", "cap-2027-02").settlement.total > 0
+    again = list(csv.DictReader(io.StringIO((tmp_path / "posted.csv").read_text())))
+    assert again[: len(posted)] == posted  # never edited
+    assert {row["cycle"] for row in again} == {"2026-12-01", "2027-02-01"}
+    assert recompute(gateway, first.report).same
 
 
 def test_a_target_is_adjusted_by_the_change_of_the_scores(gateway: Gateway, tmp_path: Path) -> None:

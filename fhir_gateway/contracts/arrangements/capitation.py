@@ -11,7 +11,13 @@ from pydantic import Field
 
 from fhir_gateway.contracts.arrangements.audited import AuditedTerms
 from fhir_gateway.contracts.arrangements.base import Carried, SettlementInputs, arrangement
-from fhir_gateway.contracts.arrangements.capitation_rows import Risk, kick_rows, post_differences, price
+from fhir_gateway.contracts.arrangements.capitation_rows import (
+    Risk,
+    kick_rows,
+    post_differences,
+    posted_with,
+    price,
+)
 from fhir_gateway.contracts.arrangements.capitation_services import FEES_SCHEMA, SERVICE_COLUMNS, Services, services
 from fhir_gateway.contracts.arrangements.capitation_terms import (
     AREA_SCHEMA,
@@ -32,6 +38,7 @@ from fhir_gateway.contracts.settlement import Ledger, Number
 from fhir_gateway.contracts.statements import add_exposure, add_measures, percent
 from fhir_gateway.contracts.terms import MeasureTerms, Money
 from fhir_gateway.contracts.withhold import PEERS_SCHEMA, WithholdTerms, shared_pool_part
+from fhir_gateway.errors import ContractError
 
 
 @arrangement("capitation")
@@ -141,6 +148,12 @@ class Capitation(AuditedTerms):
     def rows(self, inputs: SettlementInputs) -> pa.Table:
         """Rates (rule ``base``), ``add-on.<id>``, ``kick.<id>``, what is taken out (``leakage.<whose>.<category>``)."""
         return self._rows(inputs)[0]
+
+    def posted(self, inputs: SettlementInputs) -> pa.Table:
+        """The table of posted rows for the next cycle; ContractError without ``retro``."""
+        if self.retro is None:
+            raise ContractError(f"{self.where}.retro: is missing, nothing is posted by cycles")
+        return posted_with(inputs.columns().table(self.retro.table), self.audit(inputs), self.retro.cycle)
 
     def _rows(self, inputs: SettlementInputs) -> tuple[pa.Table, Risk | None, list[Services]]:
         facts = inputs.columns()

@@ -13,7 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fhir_gateway.attribution import ledger
-from fhir_gateway.contracts.arrangements.capitation_terms import AddOn, GeoTerms, KickPayment, RetroTerms, RiskTerms
+from fhir_gateway.contracts.arrangements.capitation_terms import (
+    POSTED_SCHEMA,
+    AddOn,
+    GeoTerms,
+    KickPayment,
+    RetroTerms,
+    RiskTerms,
+)
 from fhir_gateway.contracts.audit import AMOUNT, AUDIT_SCHEMA, connect, newest, places, text
 from fhir_gateway.contracts.cells import CellTerms, find_cells
 from fhir_gateway.contracts.events import spaced_events
@@ -194,7 +201,8 @@ def kick_rows(
 def post_differences(rows: pa.Table, posted: pa.Table, retro: RetroTerms) -> pa.Table:
     """Audit rows of this cycle: what differs from what was posted, at the rate of its month (the member-month ledger).
 
-    A rate, cell or factor that changed is taken back and posted anew.
+    A rate, cell or factor that changed is taken back and posted anew. What was flagged as too late before is not
+    flagged again.
     """
     cells = ["cell", "rate", "factor"]
     keys = ["member", "month", *cells]
@@ -202,11 +210,8 @@ def post_differences(rows: pa.Table, posted: pa.Table, retro: RetroTerms) -> pa.
     rows = rows.filter(pc.equal(rows["status"], "paid"))
     rules = sorted({*rows["rule"].unique().to_pylist(), *posted["rule"].unique().to_pylist()})
     for rule in rules:
-        now, before = (_of_rule(table, rule, keys) for table in (rows, posted))
-        size = before.num_rows
-        history = before.append_column("outside", pa.repeat(ZERO, size).cast(AMOUNT))
-        history = history.append_column("cycle", posted.filter(pc.equal(posted["rule"], rule))["cycle"])
-        history = history.append_column("kind", pa.repeat("original", size))
+        now = _of_rule(rows, rule, keys)
+        history = _history(posted.filter(pc.equal(posted["rule"], rule)), keys)
         new = ledger.post(history, now, retro.cycle, retro.window_months)
         found.append(new.append_column("rule", pa.array([rule] * new.num_rows, pa.string())))
     if not found:
@@ -226,6 +231,26 @@ def post_differences(rows: pa.Table, posted: pa.Table, retro: RetroTerms) -> pa.
             .to_arrow_table()
             .cast(AUDIT_SCHEMA)
         )
+
+
+def posted_with(posted: pa.Table, rows: pa.Table, cycle: date) -> pa.Table:
+    """What is posted after a cycle (:data:`POSTED_SCHEMA`): all rows of before, and those of the cycle that count."""
+    new = rows.filter(pc.not_equal(rows["status"], "unpaid"))
+    new = new.append_column("cycle", pa.repeat(pa.scalar(cycle, pa.date32()), new.num_rows))
+    schema = pa.schema([field.with_nullable(True) for field in POSTED_SCHEMA])
+    return pa.concat_tables([posted.select(schema.names).cast(schema), new.select(schema.names).cast(schema)])
+
+
+def _history(posted: pa.Table, keys: Sequence[str]) -> pa.Table:
+    """Rows of earlier cycles as the member-month ledger has them."""
+    late = pc.fill_null(pc.equal(posted["status"], "outside_window"), False)
+    nothing = pa.repeat(ZERO, posted.num_rows).cast(AMOUNT)
+    columns = {name: posted[name] for name in keys}
+    columns["months"] = pc.if_else(late, nothing, posted["quantity"])
+    columns["outside"] = pc.if_else(late, posted["quantity"], nothing)
+    columns["cycle"] = posted["cycle"]
+    columns["kind"] = pc.if_else(late, pa.scalar("outside_window"), pa.scalar("original"))
+    return pa.table(columns)
 
 
 def _of_rule(table: pa.Table, rule: str, keys: Sequence[str]) -> pa.Table:

@@ -24,6 +24,7 @@ SCORES_SCHEMA = pa.schema(
         pa.field("previous", AMOUNT),
     ]
 )
+#: Rows of earlier cycles. What was too late (``status`` outside_window) was not posted, only flagged.
 POSTED_SCHEMA = pa.schema(
     [
         pa.field("member", pa.string(), nullable=False),
@@ -34,6 +35,7 @@ POSTED_SCHEMA = pa.schema(
         pa.field("rate", AMOUNT, nullable=False),
         pa.field("factor", FACTOR, nullable=False),
         pa.field("cycle", pa.date32(), nullable=False),
+        pa.field("status", pa.string()),
     ]
 )
 AREA_SCHEMA = pa.schema([pa.field("area", pa.string(), nullable=False), pa.field("factor", AMOUNT, nullable=False)])

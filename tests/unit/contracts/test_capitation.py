@@ -349,6 +349,31 @@ def test_a_retroactive_change_and_its_reversal_leave_zero(make: Make) -> None:
     assert sum(row["amount"] for row in change) == -300 == -sum(row["amount"] for row in back)
 
 
+def test_cycles_follow_each_other_and_flag_what_is_too_late_once(make: Make) -> None:
+    """Each cycle's table of posted rows is the next one's input; a late end flagged, and taken back, leaves nothing."""
+    posted_rows: list[dict[str, Any]] = []
+
+    def cycle(day: date, standing: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+        nonlocal posted_rows
+        contract = make(retro={"cycle": day, "window_months": 2})
+        terms = contract.arrangements[0]
+        assert isinstance(terms, Capitation)
+        inputs = inputs_of(contract, standing, tables=RATES | {"capitation_posted": posted_rows})
+        new = terms.rows(inputs).to_pylist()
+        whole = terms.posted(inputs).to_pylist()
+        assert whole[: len(posted_rows)] == posted_rows
+        posted_rows = whole
+        return [(row["month"].month, row["quantity"], row["amount"], row["status"]) for row in new]
+
+    january, nothing = months_of({"a": (1,)}), months_of({})
+    assert cycle(date(2024, 1, 1), january) == [(1, 1, 100, "paid")]
+    assert cycle(date(2024, 5, 1), nothing) == [(1, -1, 0, "outside_window")]
+    assert cycle(date(2024, 6, 1), nothing) == []
+    assert cycle(date(2024, 7, 1), january) == [(1, 1, 0, "outside_window")]
+    assert cycle(date(2024, 8, 1), january) == []
+    assert sum(row["quantity"] for row in posted_rows if row["status"] != "outside_window") == 1
+
+
 def test_a_score_that_changes_after_payment(make: Make) -> None:
     contract = make(retro=RETRO, risk={"normalise": "none"})
     months = months_of({"a": (5, 6)})
