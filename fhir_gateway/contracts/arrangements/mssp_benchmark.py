@@ -20,6 +20,7 @@ from fhir_gateway.contracts.benchmarks.adjustment import (
     population_adjustment,
     prior_savings_adjustment,
 )
+from fhir_gateway.contracts.benchmarks.blend import weighted
 from fhir_gateway.contracts.benchmarks.historical import Benchmark, TypeYear, total
 from fhir_gateway.contracts.benchmarks.person_years import ENROLMENT_SCHEMA, TYPES, TypeCost, type_costs
 from fhir_gateway.contracts.scoring import ONE, ZERO
@@ -64,6 +65,9 @@ class HistoricalBenchmark(Terms):
     prior_savings: PriorSavings | None = None
     dual_share: Fraction | None = Field(default=None, description="Dual eligible or low-income persons, from 2025.")
     dual_table: str | None = Field(default=None, description="Or the table of social risk that it is counted in.")
+    negative_offset: Literal["none", "dual_and_risk"] = Field(
+        default="none", description="What negative regional adjustments are lessened by, in agreements from 2024."
+    )
     update_in_advance: dict[str, Decimal] = Field(default={}, description="Growth set in advance (ACPT) by type.")
     negative: Literal["keep", "zero"] = "keep"
     rules: BenchmarkRules | None = Field(default=None, description="In place of the shipped ones.")
@@ -79,6 +83,11 @@ class HistoricalBenchmark(Terms):
             found.append(f"{where}.update_in_advance: needs {', '.join(TYPES)}")
         if self.dual_share is not None and self.dual_table is not None:
             found.append(f"{where}.dual_share: is stated, and counted in dual_table")
+        if self.negative_offset == "dual_and_risk":
+            if not self.new_rules:
+                found.append(f"{where}.negative_offset: belongs to agreement periods from 2024")
+            if self.dual_share is None and self.dual_table is None:
+                found.append(f"{where}.negative_offset: needs dual_share or dual_table")
         if self.prior_savings and self.agreement == "first":
             found.append(f"{where}.prior_savings: a first agreement has none")
         return found
@@ -147,6 +156,17 @@ class HistoricalBenchmark(Terms):
         label = "Dual eligible or of low income"
         return ledger.add("dual-share", share, label, formula, where, unit="1", evidence=evidence)
 
+    def _offset(self, work: Benchmark, dual: Number | None) -> Number | None:
+        """The part of negative regional adjustments that is left out: dual share and mean risk beyond 1."""
+        if self.negative_offset == "none" or dual is None:
+            return None
+        years = [work.last[kind].person_years for kind in work.types]
+        risk = weighted([work.last[kind].risk for kind in work.types], years)
+        value = min(ONE, max(ZERO, dual.value + risk - 1))
+        formula = f"dual share + mean risk {risk:.6f} - 1, between 0 and 1"
+        label = "Offset of negative regional adjustments"
+        return work.ledger.add("negative-offset", value, label, formula, work.where, (dual,), unit="1")
+
     def _adjusted(
         self, work: Benchmark, historical: dict[str, Number], rules: BenchmarkRules, facts: Facts
     ) -> dict[str, Number]:
@@ -157,10 +177,13 @@ class HistoricalBenchmark(Terms):
         national /= sum((work.last[kind].person_years for kind in work.types), ZERO)
         per_type: dict[str, Number] = {}
         regional = None
+        dual = self._dual(facts, where, ledger)
         if self.regional_time is not None:
             negative = rules.negative_regional_cap_from_2024 if self.new_rules else rules.negative_regional_cap
             weight = rules.regional_weight(self.regional_time)
-            per_type = work.regional(historical, (weight.below, weight.above), (rules.regional_cap, negative))
+            per_type = work.regional(
+                historical, (weight.below, weight.above), (rules.regional_cap, negative), self._offset(work, dual)
+            )
             regional = work.mix(per_type, work.last, "regional-per-capita", "Regional adjustment per capita")
         prior = None
         if self.prior_savings:
@@ -174,7 +197,6 @@ class HistoricalBenchmark(Terms):
             prior = ledger.add("prior-savings", value, "Prior savings adjustment per capita", formula, where)
         higher = max(regional.value if regional else ZERO, prior.value if prior else ZERO)
         population = None
-        dual = self._dual(facts, where, ledger)
         if dual is not None:
             value = population_adjustment(dual.value, rules.population_minimum, rules.population_cap, national, higher)
             formula = f"({rules.population_cap} of national - the higher of the others) x dual share"

@@ -37,10 +37,20 @@ def final_adjustment(
 
 
 def regional_adjustment(
-    regional: Decimal, own: Decimal, weight: Decimal, national: Decimal, cap: Decimal, negative_cap: Decimal
+    regional: Decimal,
+    own: Decimal,
+    weight: Decimal,
+    national: Decimal,
+    cap: Decimal,
+    negative_cap: Decimal,
+    offset: Decimal = ZERO,
 ) -> Decimal:
-    """``weight`` x (risk-adjusted region - own), between the caps, which are shares of ``national``; all per capita."""
-    return min(cap * national, max(-negative_cap * national, weight * (regional - own)))
+    """``weight`` x (risk-adjusted region - own), between the caps, which are shares of ``national``; all per capita.
+
+    A negative one is lessened by ``offset``, a part of it.
+    """
+    value = min(cap * national, max(-negative_cap * national, weight * (regional - own)))
+    return value if value >= 0 else value * (1 - offset)
 
 
 def prior_savings_adjustment(

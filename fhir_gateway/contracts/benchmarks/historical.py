@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from fhir_gateway.contracts.benchmarks.adjustment import regional_adjustment
-from fhir_gateway.contracts.benchmarks.blend import blended, weighted
+from fhir_gateway.contracts.benchmarks.blend import ZERO, blended, weighted
 from fhir_gateway.contracts.benchmarks.risk import capped_in_aggregate, capped_ratio
 from fhir_gateway.contracts.settlement import Ledger, Number
 from fhir_gateway.errors import ContractError
@@ -101,9 +101,16 @@ class Benchmark:
         return self.ledger.add(name, value, label, "mean over types by person years", self.where, because)
 
     def regional(
-        self, historical: Mapping[str, Number], weights: tuple[Decimal, Decimal], caps: tuple[Decimal, Decimal]
+        self,
+        historical: Mapping[str, Number],
+        weights: tuple[Decimal, Decimal],
+        caps: tuple[Decimal, Decimal],
+        offset: Number | None = None,
     ) -> dict[str, Number]:
-        """Regional adjustment per type; ``weights`` below and above the region, decided once for all types."""
+        """Regional adjustment per type; ``weights`` below and above the region, decided once for all types.
+
+        ``offset``: the part of negative ones that is left out.
+        """
         gaps = {kind: self.last[kind].regional * self.last[kind].risk - historical[kind].value for kind in self.types}
         shares = [self.last[kind].person_years for kind in self.types]
         below = sum(gap * share for gap, share in zip(gaps.values(), shares, strict=True)) >= 0
@@ -112,10 +119,15 @@ class Benchmark:
         for kind, gap in gaps.items():
             national = self.last[kind].national
             region = gap + historical[kind].value
-            value = regional_adjustment(region, historical[kind].value, weight, national, cap, negative)
+            less = offset.value if offset is not None else ZERO
+            value = regional_adjustment(region, historical[kind].value, weight, national, cap, negative, less)
             formula = f"{weight} x (region {region:.2f} - own), within +{cap} and -{negative} of national"
+            because = [historical[kind]]
+            if offset is not None and value < 0:
+                formula += ", less the offset"
+                because.append(offset)
             label = f"{kind}: regional adjustment"
-            found[kind] = self.ledger.add(f"{kind}.regional", value, label, formula, self.where, (historical[kind],))
+            found[kind] = self.ledger.add(f"{kind}.regional", value, label, formula, self.where, because)
         return found
 
     def risk(self, cap: Decimal, *, in_aggregate: bool) -> dict[str, Number]:

@@ -136,6 +136,23 @@ def test_regional_adjustment_is_decided_once_and_capped() -> None:
     assert capped["AGND.regional"] == 500
 
 
+def test_dual_share_and_risk_lessen_negative_adjustments_from_2024() -> None:
+    table = published(
+        regional=dict.fromkeys(YEARS, 9_000), risk=dict.fromkeys(YEARS, "1.1"), demographic={2023: 1, 2024: 1}
+    )
+    terms = {"new_rules": True, "regional_time": 1, "dual_share": D("0.3")}
+    gap = 9_000 * D("1.1") - 9_500  # the region at the ACO's risk spends more
+    assert settled(table, COSTS, **terms, negative_offset="dual_and_risk")["AGND.regional"] == D("0.35") * gap
+    lower = published(
+        regional=dict.fromkeys(YEARS, 8_000), risk=dict.fromkeys(YEARS, "1.1"), demographic={2023: 1, 2024: 1}
+    )
+    full = settled(lower, COSTS, **terms)["AGND.regional"]
+    assert full == D("0.15") * (8_000 * D("1.1") - 9_500)
+    lessened = settled(lower, COSTS, **terms, negative_offset="dual_and_risk")
+    assert lessened["negative-offset"] == D("0.4")  # 0.3 + 1.1 - 1
+    assert lessened["AGND.regional"] == full * D("0.6")
+
+
 def test_prior_savings_take_the_place_of_a_lower_regional_adjustment() -> None:
     table = published(regional=dict.fromkeys(YEARS, 9_100), demographic={2023: 1, 2024: 1})
     terms = {"agreement": "later", "new_rules": True, "regional_time": 1, "prior_savings": {"net_per_capita": 300}}
