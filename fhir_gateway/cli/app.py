@@ -13,6 +13,7 @@ import typer
 from fhir_gateway.cli import (
     alerts,
     audit,
+    backup,
     claims,
     client,
     contract,
@@ -79,6 +80,8 @@ app.command("attribute")(value.attribute)
 app.command("settle")(value.settle)
 app.command("serve")(serve.serve)
 app.command("worker")(jobs.worker)
+app.command("backup")(backup.backup)
+app.command("restore")(backup.restore)
 
 
 def _version(wanted: bool) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ from fhir_gateway.lake.persons import PersonAssigner
 from fhir_gateway.lake.quarantine import QuarantinedLine, read_quarantine
 from fhir_gateway.lake.reading import Only, stored_rows
 from fhir_gateway.lake.tables import ResourceTable
-from fhir_gateway.lake.versions import LakeVersion, TableState, VersionLog, replace_file
+from fhir_gateway.lake.versions import LOG_FOLDER, LakeVersion, TableState, VersionLog, replace_file
 from fhir_gateway.r4 import spec
 from fhir_gateway.sources.models import Ledger, StagedPull
 
@@ -59,7 +60,7 @@ class Lake:
     def __init__(self, root: Path, buckets: int) -> None:
         self.root = root
         self.buckets = buckets
-        self._log = VersionLog(root / "_lake")
+        self._log = VersionLog(root / LOG_FOLDER)
         self._tables: dict[str, ResourceTable] = {}
         self._kept = KeptTables()
 
@@ -71,7 +72,7 @@ class Lake:
         ConfigurationError when it exists with another number of buckets than asked for, or rests where it cannot.
         """
         root = _folder(url)
-        about = root / "_lake" / "lake.json"
+        about = root / LOG_FOLDER / "lake.json"
         try:
             stated = json.loads(about.read_bytes())
         except FileNotFoundError:
@@ -84,6 +85,12 @@ class Lake:
         if buckets not in (None, stated["buckets"]):
             raise ConfigurationError(f"the lake was made with {stated['buckets']} buckets, not {buckets}")
         return cls(root, stated["buckets"])
+
+    @contextmanager
+    def standing_still(self) -> Iterator[int]:
+        """The version that stays the newest for as long as this is held: commits wait."""
+        with self._log.writing():
+            yield self.version
 
     @property
     def version(self) -> int:

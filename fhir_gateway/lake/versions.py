@@ -23,6 +23,7 @@ try:
 except ImportError:  # pragma: no cover - only where there is no POSIX
     fcntl = None  # type: ignore[assignment]
 
+LOG_FOLDER = "_lake"
 _NAME = re.compile(r"v([0-9]{8,})\.json")
 
 
@@ -71,6 +72,12 @@ def replace_file(path: Path, content: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def manifest_number(path: Path) -> int | None:
+    """The version whose manifest a file of the lake is, by its path below the lake's root; None of other files."""
+    named = _NAME.fullmatch(path.name) if path.parent == Path(LOG_FOLDER) else None
+    return int(named[1]) if named else None
 
 
 class VersionLog:
