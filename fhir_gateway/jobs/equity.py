@@ -26,6 +26,7 @@ from fhir_gateway.equity.tables import ReferenceTables
 from fhir_gateway.equity.underserved import social_risk
 from fhir_gateway.errors import InputError, Location, NotFoundError
 from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs.equity_answers import noted
 from fhir_gateway.jobs.utilization import compute
 from fhir_gateway.risk.utilization.metrics import metrics as utilization_definitions
 
@@ -89,7 +90,8 @@ def stratified(gateway: Gateway, period: Period, question: Question, tables: Seq
     wanted = chosen(question.dimensions)
     metrics: list[Metric] = [one for one in tables if _is_asked(one, question.measures)]
     notes: list[str] = []
-    for run in newest_runs(gateway, period):
+    runs = newest_runs(gateway, period)
+    for run in runs:
         of_run, said = metrics_of(gateway.results.load(run))
         metrics += of_run
         notes += said
@@ -100,11 +102,13 @@ def stratified(gateway: Gateway, period: Period, question: Question, tables: Seq
         raise NotFoundError("there are no results of this period; evaluate measures first")
     dimensions = member_dimensions(gateway, question.on or period[1], question.members)
     strata = stratify(metrics, dimensions, tuple(DIMENSIONS), question.threshold, notes)
+    warned = noted(gateway, period, dimensions.members, runs, question.threshold)
     names, ids = {one.id for one in told}, {one.id for one in wanted}
     return replace(
         strata,
         breakdowns=tuple(o for o in strata.breakdowns if o.metric.id in names and o.dimension.id in ids),
         population=tuple(one for one in strata.population if one.dimension.id in ids),
+        notes=(*strata.notes, *warned),
     )
 
 
