@@ -114,6 +114,11 @@ class Frame:
         request.state.session = session
         return session
 
+    def still_signed_in(self, request: Request) -> bool:
+        """Whether the session of a request that goes on is not over; this is no use of it."""
+        found = request.cookies.get(self.cookie)
+        return found is not None and self.sessions.find(found, used=False) is not None
+
     def _admit(self, request: Request, permission: Permission, interaction: str) -> Session:
         session = self.signed_in(request)
         access = access_of(request)

@@ -71,8 +71,11 @@ class Sessions:
             connection.execute(sa.insert(_SESSIONS).values(row))
         return found
 
-    def find(self, session_id: str) -> Session | None:
-        """The session of a cookie; None when there is none, it is over, or its user was disabled."""
+    def find(self, session_id: str, *, used: bool = True) -> Session | None:
+        """The session of a cookie; None when there is none, it is over, or its user was disabled.
+
+        Without use for a while a session is over; who only looks whether it is there says ``used=False``.
+        """
         now = int(self._clock())
         chosen = (
             sa.select(_SESSIONS)
@@ -88,7 +91,7 @@ class Sessions:
             row: Any = connection.execute(chosen).mappings().first()
         if row is None:
             return None
-        if row["seen_at"] < now - _RENEW_SECONDS:
+        if used and row["seen_at"] < now - _RENEW_SECONDS:
             with transaction(self._engine) as connection:
                 mine = _SESSIONS.c.id_hash == row["id_hash"]
                 connection.execute(sa.update(_SESSIONS).where(mine).values(seen_at=now))

@@ -28,6 +28,7 @@ VERSION = "1"
 """Jobs of another version are not gone on with. Raise it when the steps of a job change their order or meaning."""
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
+ENDED: frozenset[State] = frozenset({"done", "failed", "cancelled"})
 
 _STATES: Mapping[str, State] = {
     "DELAYED": "waiting",

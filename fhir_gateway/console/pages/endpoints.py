@@ -1,10 +1,11 @@
-"""Endpoints we pull from: register one, prove ourselves, check it, pull it, rotate our keys."""
+"""Endpoints we pull from: find one, register ourselves there, check it, pull it, rotate our keys."""
 
 # no deferred annotations here: FastAPI reads those of routes, which name what is local to `router`
 
 import asyncio
 from contextlib import closing
 from typing import Annotated, Any, cast
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends
 from starlette.requests import Request
@@ -15,7 +16,8 @@ from fhir_gateway.console.sessions import Session
 from fhir_gateway.jobs.book import JobBook
 from fhir_gateway.jobs.pull import begin_endpoint
 from fhir_gateway.sources.check import check_endpoint
-from fhir_gateway.sources.endpoint import JWKS_PATH, Algorithm, Endpoint
+from fhir_gateway.sources.endpoint import JWKS_PATH, LOOPBACK, Algorithm, Endpoint
+from fhir_gateway.sources.look import look
 from fhir_gateway.sources.vendors import PROFILES, Mode, vendor_profile
 
 _PULLS_SHOWN = 20
@@ -32,11 +34,11 @@ def router(frame: Frame) -> APIRouter:
     def jwks_url() -> str:
         return f"{gateway.settings.public_url.rstrip('/')}{JWKS_PATH}"
 
-    def detail(request: Request, name: str, **more: Any) -> Response:
+    def detail(request: Request, name: str, template: str = "endpoint.html", **more: Any) -> Response:
         endpoint = gateway.endpoints.get(name)
         return frame.page(
             request,
-            "endpoint.html",
+            template,
             endpoint=endpoint,
             keys=gateway.endpoints.keys(name),
             jwks_url=jwks_url(),
@@ -63,6 +65,14 @@ def router(frame: Frame) -> APIRouter:
         vendors = [(one.name, one.summary) for one in PROFILES.values()]
         return frame.page(request, "endpoint_new.html", vendors=vendors)
 
+    @routes.post("/endpoints/new")
+    def found(request: Request, form: Do) -> Response:
+        """What is there, and the form that registers it."""
+        vendor = vendor_profile(form.fields.get("vendor", "generic"))
+        return frame.page(
+            request, "endpoint_found.html", found=asyncio.run(look(form.need("url"), vendor)), vendor=vendor
+        )
+
     @routes.post("/endpoints")
     def add(form: Do) -> Response:
         vendor = vendor_profile(form.fields.get("vendor", "generic"))
@@ -78,11 +88,26 @@ def router(frame: Frame) -> APIRouter:
         )
         algorithm = cast("Algorithm", form.fields.get("algorithm", "ES384"))
         added = gateway.endpoints.add(endpoint, algorithm, client_secret=secret)
-        return _to(added.name)
+        return RedirectResponse(f"{PATH}/endpoints/{added.name}/setup", 303)
 
     @routes.get("/endpoints/{name}")
     def one(request: Request, name: str, _: See) -> Response:
         return detail(request, name)
+
+    @routes.get("/endpoints/{name}/setup")
+    def setup(request: Request, name: str, session: See) -> Response:
+        """What is left to do before the first pull: register us there, check, pull."""
+        return detail(request, name, "endpoint_setup.html", **registration(name), lines=None)
+
+    def registration(name: str) -> dict[str, Any]:
+        """What the endpoint wants to know of us; whether it can read it at our address."""
+        own = urlsplit(jwks_url()).hostname in LOOPBACK
+        return {"jwks": gateway.endpoints.public_jwks(name), "unseen": own}
+
+    @routes.post("/endpoints/{name}/setup")
+    def registered(name: str, form: Do) -> Response:
+        gateway.endpoints.update(name, client_id=form.need("client_id"))
+        return RedirectResponse(f"{PATH}/endpoints/{name}/setup", 303)
 
     @routes.post("/endpoints/{name}")
     def change(name: str, form: Do) -> Response:
@@ -94,6 +119,8 @@ def router(frame: Frame) -> APIRouter:
     def check(request: Request, name: str, _: Do) -> Response:
         endpoint, credential = gateway.endpoints.get(name), gateway.endpoints.credential(name)
         lines = asyncio.run(check_endpoint(endpoint, credential, gateway.settings.public_url))
+        if not request.headers.get("hx-request"):
+            return detail(request, name, "endpoint_setup.html", **registration(name), lines=lines)
         return frame.page(request, "endpoint_check.html", lines=lines)
 
     @routes.post("/endpoints/{name}/keys")

@@ -3,7 +3,8 @@
 # no deferred annotations here: FastAPI reads those of routes, which name what is local to `router`
 
 from contextlib import closing
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 from starlette.requests import Request
@@ -11,10 +12,11 @@ from starlette.responses import RedirectResponse, Response
 
 from fhir_gateway.console.accounts import code_uri
 from fhir_gateway.console.frame import PATH, Form, Frame
+from fhir_gateway.console.progress import following
 from fhir_gateway.console.roles import ROLES
 from fhir_gateway.console.sessions import Session
 from fhir_gateway.errors import AuthorizationError
-from fhir_gateway.jobs.book import QUEUE, JobBook
+from fhir_gateway.jobs.book import ENDED, QUEUE, JobBook
 from fhir_gateway.server.audit_events import entries
 
 _JOBS_SHOWN = 50
@@ -29,12 +31,35 @@ def router(frame: Frame) -> APIRouter:
     See = Annotated[Session, Depends(frame.see("see-operations"))]
     Do = Annotated[Form, Depends(frame.do("do-operations"))]
 
-    @routes.get("/operations")
-    def jobs(request: Request, _: See) -> Response:
+    def listed() -> dict[str, Any]:
         with closing(JobBook(gateway)) as book:
             found = book.jobs(limit=_JOBS_SHOWN)
+        return {"jobs": found, "over": all(one.state in ENDED for one in found)}
+
+    def state(job_id: str) -> dict[str, Any]:
+        with closing(JobBook(gateway)) as book:
+            found = book.job(job_id)
+            return {"job": found, "steps": book.steps(job_id), "over": found.state in ENDED}
+
+    @routes.get("/operations")
+    def jobs(request: Request, _: See) -> Response:
         stored = [{"name": name, "state": state} for name, state in sorted(_stored(frame).items())]
-        return frame.page(request, "operations.html", jobs=found, stored=stored)
+        return frame.page(request, "operations.html", **listed(), stored=stored)
+
+    @routes.get("/operations/jobs/events")
+    def events(request: Request, _: See) -> Response:
+        """The list of jobs as server-sent events, as long as one of them runs or waits."""
+        return following(request, frame, "jobs.html", listed)
+
+    @routes.get("/operations/jobs/{job_id}")
+    def job(request: Request, job_id: str, _: See) -> Response:
+        return frame.page(request, "job.html", **state(job_id))
+
+    @routes.get("/operations/jobs/{job_id}/events")
+    def progress(request: Request, job_id: str, _: See) -> Response:
+        """How far a job is as server-sent events."""
+        state(job_id)
+        return following(request, frame, "job_progress.html", partial(state, job_id))
 
     @routes.post("/operations/jobs/{job_id}/retry")
     def retry(job_id: str, _: Do) -> Response:

@@ -2,18 +2,17 @@
 
 # no deferred annotations here: FastAPI reads those of routes, which name what is local to `router`
 
-import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
 from contextlib import closing
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette.responses import RedirectResponse, Response
 
 from fhir_gateway.console.frame import PATH, Form, Frame
+from fhir_gateway.console.progress import following
 from fhir_gateway.console.sessions import Session
 from fhir_gateway.errors import NotFoundError
 from fhir_gateway.jobs.book import JobBook
@@ -21,7 +20,6 @@ from fhir_gateway.jobs.cancel import cancel
 from fhir_gateway.jobs.replay import replay
 
 _REFUSED_SHOWN = 200
-_SECONDS_BETWEEN = 1.0
 _ENDED = ("committed", "failed", "cancelled")
 
 
@@ -49,21 +47,7 @@ def router(frame: Frame) -> APIRouter:
     def events(request: Request, pull_id: str, _: See) -> Response:
         """Its progress as server-sent events; ``end`` when it is over."""
         state(pull_id)
-
-        async def told() -> AsyncIterator[str]:
-            before = None
-            while not await request.is_disconnected():
-                now = await run_in_threadpool(state, pull_id)
-                text = bytes((await run_in_threadpool(frame.page, request, "pull_progress.html", **now)).body).decode()
-                if text != before:
-                    yield "".join(f"data: {line}\n" for line in text.splitlines()) + "\n"
-                    before = text
-                if now["over"]:
-                    yield "event: end\ndata: over\n\n"
-                    return
-                await asyncio.sleep(_SECONDS_BETWEEN)
-
-        return StreamingResponse(told(), media_type="text/event-stream")
+        return following(request, frame, "pull_progress.html", partial(state, pull_id))
 
     @routes.post("/pulls/{pull_id}/cancel")
     def stop(pull_id: str, _: Do) -> Response:
