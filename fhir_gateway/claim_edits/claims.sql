@@ -1,25 +1,13 @@
 -- Claims as tables, in the order they run. Sections are split at "-- section:". Input: claim_rows (rid, key, id, member,
--- current, the columns of columns.py), directory, patients, coverages, attributed, submission (day or null).
+-- current, the columns of columns.py), directory, patients, coverages, attributed, denied, submission (day or
+-- null); macros of lake/macros.sql.
 
 -- section: macros
-CREATE MACRO npi_system() AS 'http://hl7.org/fhir/sid/us-npi';
-CREATE MACRO tin_system() AS 'urn:oid:2.16.840.1.113883.4.4';
 CREATE MACRO is_procedure(s) AS s IN (
   'http://www.ama-assn.org/go/cpt', 'urn:oid:2.16.840.1.113883.6.12', 'urn:oid:2.16.840.1.113883.6.285',
   'http://www.cms.gov/Medicare/Coding/HCPCSReleaseCodeSets', 'https://www.cms.gov/Medicare/Coding/HCPCSReleaseCodeSets');
 CREATE MACRO is_icd10cm(s) AS s IN ('http://hl7.org/fhir/sid/icd-10-cm', 'urn:oid:2.16.840.1.113883.6.90');
 CREATE MACRO is_ndc(s) AS s IN ('http://hl7.org/fhir/sid/ndc', 'urn:oid:2.16.840.1.113883.6.69');
-CREATE MACRO typed_reference(r) AS
-  nullif(regexp_extract(r, '([A-Z][A-Za-z]+/[A-Za-z0-9.\-]{1,64})(?:/_history/[^/]+)?$', 1), '');
--- the day as written; a partial date opens on its first and closes on its last day
-CREATE MACRO first_day(t) AS
-  try_cast(CASE length(t) WHEN 4 THEN t || '-01-01' WHEN 7 THEN t || '-01' ELSE t[1:10] END AS DATE);
-CREATE MACRO final_day(t) AS
-  CASE length(t)
-    WHEN 4 THEN try_cast(t || '-12-31' AS DATE)
-    WHEN 7 THEN last_day(try_cast(t || '-01' AS DATE))
-    ELSE try_cast(t[1:10] AS DATE)
-  END;
 CREATE MACRO plain(c) AS nullif(upper(replace(replace(c, '.', ''), ' ', '')), '');
 CREATE MACRO digit(n, i) AS CAST(substr(n, i, 1) AS INTEGER);
 CREATE MACRO doubled(d) AS CASE WHEN d > 4 THEN 2 * d - 9 ELSE 2 * d END;
@@ -144,11 +132,14 @@ UNION
 SELECT DISTINCT b.rid, n.rid FROM before b JOIN numbers n
   ON n.member = b.member AND n.rid <> b.rid AND n.number = b.number;
 
--- what was billed, of claims that stand: no drafts, no estimates, nothing void or replaced
+-- what was billed, of claims that stand: no drafts, no estimates, nothing void or replaced; what the payer denied is
+-- nothing that another claim may collide with, or rest on
 CREATE TABLE billed AS
 SELECT l.rid, l.position, l.current, l.member, l.kind, l.code, l.modifiers, l.service_from, l.service_to, l.units, l.place,
   l.revenue, coalesce(r.npi, c.npi) AS npi, c.npi AS biller, c.created, c.key, c.is_inpatient,
-  array_to_string(list_sort(l.modifiers), ' ') AS modifier_text
+  array_to_string(list_sort(l.modifiers), ' ') AS modifier_text,
+  coalesce(c.id IN (SELECT claim FROM denied WHERE line IS NULL)
+    OR (c.id, l.sequence) IN (SELECT (claim, line) FROM denied WHERE line IS NOT NULL), FALSE) AS denied
 FROM line l JOIN claim c USING (rid) LEFT JOIN rendered r ON r.rid = l.rid AND r.position = l.position
 WHERE coalesce(c.use, 'claim') = 'claim' AND coalesce(c.frequency, '1') <> '8'
   AND (coalesce(c.status, 'active') = 'active' OR c.status = 'draft' AND c.current)

@@ -7,7 +7,7 @@ whether it went through at once, the last what was paid in the end. Amounts are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
@@ -16,7 +16,8 @@ from typing import Any, Literal
 import duckdb
 import pyarrow as pa
 
-from fhir_gateway.lake.claims import EOB_COLUMNS, LINE_SCHEMA
+from fhir_gateway.claim_edits.models import DENIED_SCHEMA
+from fhir_gateway.lake.claims import LINE_SCHEMA, macros
 
 By = Literal["reason", "payer", "provider", "code", "month"]
 BY: tuple[By, ...] = ("reason", "payer", "provider", "code", "month")
@@ -81,8 +82,9 @@ class Denials:
         self._connection = duckdb.connect(config={"threads": 1})
         for name, table in (("lines", lines.select(LINE_SCHEMA.names)), ("eobs", eobs), ("submitted", sent)):
             self._connection.register(name, table)
-        self._connection.execute(_sections()["tables"])
-        self._connection.execute(_sections()["by"])
+        self._connection.execute(macros())
+        for name in ("macros", "tables", "by"):
+            self._connection.execute(_sections()[name])
         pairs = [(reason, ", ".join(names)) for reason, names in AVOIDABLE.items()]
         self._connection.register(
             "avoidable", pa.table({"reason": [one for one, _ in pairs], "edits": [names for _, names in pairs]})
@@ -142,6 +144,28 @@ class Denials:
         return found
 
 
+#: What :func:`denied_lines` reads of answers: ExplanationOfBenefit, and ClaimResponse.
+_SAID = tuple(f"{where}adjudication.{what}.coding.code" for where in ("", "item.") for what in ("category", "reason"))
+EOB_ANSWER = ("status", "use", "created", "outcome", "claim.reference", "item.sequence", *_SAID)
+RESPONSE_ANSWER = ("status", "use", "created", "outcome", "request.reference", "item.itemSequence", *_SAID)
+
+
+def denied_lines(eobs: pa.Table, responses: pa.Table, called: Callable[[str, str], str]) -> pa.Table:
+    """Lines of Claims that the newest answer of their source denies (:data:`DENIED_SCHEMA`).
+
+    ``eobs`` and ``responses`` are rows of a lake with :data:`EOB_ANSWER` and :data:`RESPONSE_ANSWER`; ``called`` makes
+    the id that a Claim is known by here of source and id there.
+    """
+    with duckdb.connect(config={"threads": 1}) as connection:
+        connection.execute(macros())
+        connection.execute(_sections()["macros"])
+        connection.register("eobs", eobs)
+        connection.register("responses", responses)
+        found = connection.sql(_sections()["denied lines"]).to_arrow_table()
+    named = [called(*pair) for pair in zip(found["source"].to_pylist(), found["claim"].to_pylist(), strict=True)]
+    return pa.table([pa.array(named, pa.string()), found["line"]], schema=DENIED_SCHEMA)
+
+
 def answers_as_eobs(responses: pa.Table, claims: pa.Table) -> pa.Table:
     """ClaimResponses with their Claims in the columns of ExplanationOfBenefit (``EOB_COLUMNS``), joined by source.
 
@@ -150,14 +174,13 @@ def answers_as_eobs(responses: pa.Table, claims: pa.Table) -> pa.Table:
     with duckdb.connect(config={"threads": 1}) as connection:
         connection.register("responses", responses)
         connection.register("claims", claims)
+        connection.execute(macros())
         connection.execute(_AS_EOB)
         return connection.sql("SELECT * FROM found").to_arrow_table()
 
 
 #: Identifier of the Claim and what it replaces make the chain of versions; the answer's own date orders it.
 _AS_EOB = """
-CREATE MACRO typed_reference(r) AS
-  nullif(regexp_extract(r, '([A-Z][A-Za-z]+/[A-Za-z0-9.\\-]{1,64})(?:/_history/[^/]+)?$', 1), '');
 CREATE TABLE found AS
 SELECT r._member, r._source, r.id, r._last_updated, c.identifier, r.status, r.use, c.type, c.subType, r.created,
   c.billablePeriod, r.insurer, c.provider, r.outcome, c.related,
@@ -168,4 +191,7 @@ SELECT r._member, r._source, r.id, r._last_updated, c.identifier, r.status, r.us
 FROM responses r JOIN claims c ON c._source = r._source AND typed_reference(r.request.reference) = 'Claim/' || c.id
 """
 
-__all__ = ["AVOIDABLE", "BY", "EOB_COLUMNS", "SENT_SCHEMA", "By", "Denials", "answers_as_eobs"]
+__all__ = [
+    *("AVOIDABLE", "BY", "EOB_ANSWER", "EOB_COLUMNS", "RESPONSE_ANSWER", "SENT_SCHEMA", "By", "Denials"),
+    *("answers_as_eobs", "denied_lines"),
+]

@@ -1,16 +1,12 @@
 -- What payers denied. Input: lines (claims.LINE_SCHEMA of all versions), eobs (ExplanationOfBenefit columns), submitted
 -- (source, claim, created of Claims). Sections are split at "-- section:".
 
--- section: tables
-CREATE MACRO codes_of(c) AS list_transform(coalesce(c.coding, []), lambda x: regexp_extract(x.code, '[^/]+$'));
-CREATE MACRO first_day(t) AS
-  try_cast(CASE length(t) WHEN 4 THEN t || '-01-01' WHEN 7 THEN t || '-01' ELSE t[1:10] END AS DATE);
-CREATE MACRO typed_reference(r) AS
-  nullif(regexp_extract(r, '([A-Z][A-Za-z]+/[A-Za-z0-9.\-]{1,64})(?:/_history/[^/]+)?$', 1), '');
+-- section: macros
 -- adjudications that say why nothing is paid (CARIN BB: category denialreason), and reasons that are called denied
 CREATE MACRO denying(adjudications) AS list_filter(coalesce(adjudications, []),
   lambda x: list_contains(codes_of(x.category), 'denialreason') OR list_contains(codes_of(x.reason), 'denied'));
 
+-- section: tables
 CREATE TABLE head AS
 SELECT _source AS source, id AS eob, typed_reference(claim.reference) AS claim, first_day(created) AS answered,
   denying(adjudication) AS denials, coalesce(outcome, 'complete') = 'error' AS refused
@@ -58,3 +54,22 @@ CREATE TABLE denied_line AS
 SELECT * EXCLUDE (reasons), unnest(CASE WHEN len(reasons) > 0 THEN reasons ELSE ['none given'] END) AS reason,
   strftime(answered, '%Y-%m') AS month
 FROM answered WHERE denied
+
+-- section: denied lines
+WITH answer AS (
+  SELECT _source AS source, id, typed_reference(claim.reference) AS claim, first_day(created) AS day, _last_updated,
+    outcome, adjudication,
+    list_transform(coalesce(item, []), lambda i: {'line': i.sequence, 'said': i.adjudication}) AS items
+  FROM eobs WHERE coalesce(status, 'active') = 'active' AND coalesce(use, 'claim') = 'claim'
+  UNION ALL
+  SELECT _source, id, typed_reference(request.reference), first_day(created), _last_updated, outcome, adjudication,
+    list_transform(coalesce(item, []), lambda i: {'line': i.itemSequence, 'said': i.adjudication})
+  FROM responses WHERE coalesce(status, 'active') = 'active' AND coalesce(use, 'claim') = 'claim'
+), newest AS (
+  SELECT * FROM answer WHERE claim LIKE 'Claim/%' AND coalesce(outcome, 'complete') <> 'queued'
+  QUALIFY row_number() OVER (PARTITION BY source, claim ORDER BY day DESC NULLS LAST, _last_updated DESC NULLS LAST, id) = 1
+)
+SELECT source, claim[7:] AS claim, NULL::BIGINT AS line FROM newest WHERE outcome = 'error' OR len(denying(adjudication)) > 0
+UNION ALL
+SELECT source, claim[7:], i.line::BIGINT FROM (SELECT source, claim, unnest(items) AS i FROM newest)
+WHERE len(denying(i.said)) > 0

@@ -20,6 +20,7 @@ from fhir_gateway.claim_edits.models import (
     ATTRIBUTED_SCHEMA,
     CHECKED_SCHEMA,
     COVERAGE_SCHEMA,
+    DENIED_SCHEMA,
     FINDING_SCHEMA,
     PATIENT_SCHEMA,
     UNCHECKED_SCHEMA,
@@ -30,7 +31,7 @@ from fhir_gateway.claim_edits.models import (
 )
 from fhir_gateway.claim_edits.registry import chosen
 from fhir_gateway.claim_edits.tables import TableStore
-from fhir_gateway.lake.claims import DIRECTORY_SCHEMA
+from fhir_gateway.lake.claims import DIRECTORY_SCHEMA, macros
 
 
 @cache
@@ -81,6 +82,7 @@ def _prepare(
         ("patients", context.patients, PATIENT_SCHEMA),
         ("coverages", context.coverages, COVERAGE_SCHEMA),
         ("attributed", context.attributed, ATTRIBUTED_SCHEMA),
+        ("denied", context.denied, DENIED_SCHEMA),
     ):
         connection.register(name, schema.empty_table() if table is None else table)
     connection.execute(
@@ -89,6 +91,7 @@ def _prepare(
     connection.execute("CREATE TABLE submission AS SELECT ?::DATE AS day", [context.submitted])
     for name, known in (("attribution", context.attributed), ("history", context.history)):
         connection.execute(f"SET VARIABLE {name} = {known is not None}")
+    connection.execute(macros())
     connection.execute(_sections()["macros"])
     used = (tables or TableStore(None)).attach(connection)
     connection.execute(_sections()["claims"])

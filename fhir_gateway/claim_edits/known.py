@@ -8,19 +8,11 @@ import duckdb
 import pyarrow as pa
 
 from fhir_gateway.claim_edits.models import COVERAGE_SCHEMA, PATIENT_SCHEMA
+from fhir_gateway.lake.claims import macros
 
 #: What is read of Patient and Coverage.
 PATIENT_COLUMNS = ("birthDate", "gender", "identifier")
 COVERAGE_COLUMNS = ("status", "period", "order", "payor")
-#: A partial date opens on its first and closes on its last day, as in ``claims.sql``.
-_DAYS = """
-CREATE MACRO first_day(t) AS
-  try_cast(CASE length(t) WHEN 4 THEN t || '-01-01' WHEN 7 THEN t || '-01' ELSE t[1:10] END AS DATE);
-CREATE MACRO final_day(t) AS CASE length(t)
-  WHEN 4 THEN try_cast(t || '-12-31' AS DATE)
-  WHEN 7 THEN last_day(try_cast(t || '-01' AS DATE))
-  ELSE try_cast(t[1:10] AS DATE) END
-"""
 
 
 def patients(rows: pa.Table) -> pa.Table:
@@ -57,6 +49,6 @@ def coverages(rows: pa.Table, called: Callable[[str, str], str]) -> pa.Table:
 
 def _fetch(rows: pa.Table, query: str, schema: pa.Schema) -> pa.Table:
     with duckdb.connect(config={"threads": 1}) as connection:
-        connection.execute(_DAYS)
+        connection.execute(macros())
         connection.register("given", rows)
         return connection.sql(query).to_arrow_table().cast(schema)

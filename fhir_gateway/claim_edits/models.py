@@ -65,6 +65,8 @@ COVERAGE_SCHEMA = pa.schema(
         ("payers", pa.list_(pa.string())),
     ]
 )
+#: Lines of claims (by their ``sequence``; null: all of them) that the payer denied. A claim is named by its id.
+DENIED_SCHEMA = pa.schema([("claim", pa.string()), ("line", pa.int64())])
 #: Who is attributed when, and to whom.
 ATTRIBUTED_SCHEMA = pa.schema(
     [
@@ -81,15 +83,16 @@ ATTRIBUTED_SCHEMA = pa.schema(
 class Context:
     """What is known besides the claims; None is not known, which is not the same as empty.
 
-    ``history`` are other claims of the same members, in the columns of the claims; ``directory`` is what
-    :func:`fhir_gateway.lake.claims.directory` gives. ``submitted`` is the day of submission, by default the day on
-    which each claim says that it was created.
+    ``history`` are other claims of the same members, in the columns of the claims; ``denied`` are lines that count for
+    no other claim; ``directory`` is what :func:`fhir_gateway.lake.claims.directory` gives. ``submitted`` is the day of
+    submission, by default the day on which each claim says that it was created.
     """
 
     patients: pa.Table | None = None
     coverages: pa.Table | None = None
     attributed: pa.Table | None = None
     history: pa.Table | None = None
+    denied: pa.Table | None = None
     directory: pa.Table | None = None
     submitted: date | None = None
 

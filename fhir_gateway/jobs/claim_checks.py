@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from fhir_gateway.attribution.entries import PROVIDER, active, extension
 from fhir_gateway.claim_edits import CLAIM_PATHS, Checked, Context, TableStore, check, claim_rows, lake_rows
+from fhir_gateway.claim_edits.denials import EOB_ANSWER, RESPONSE_ANSWER, denied_lines
 from fhir_gateway.claim_edits.known import COVERAGE_COLUMNS, PATIENT_COLUMNS, coverages, patients
 from fhir_gateway.claim_edits.models import ATTRIBUTED_SCHEMA, together
 from fhir_gateway.db.resources import ResourceStore
@@ -62,7 +63,10 @@ def check_lake(gateway: Gateway, names: Iterable[str] | None = None, source: str
             claims = lake_rows(mine, _keys(mine))
             known = _known(gateway, name, providers, lists, bucket=bucket)
             # the batch is the history: every claim of these patients is in it
-            parts.append(check(claims, replace(known, history=claims.slice(0, 0)), tables, chosen))
+            known = replace(
+                known, history=claims.slice(0, 0), denied=_denied(gateway, _own_id, source=name, bucket=bucket)
+            )
+            parts.append(check(claims, known, tables, chosen))
     return together(parts)
 
 
@@ -95,7 +99,9 @@ def check_files(
             past = gateway.lake.read("Claim", CLAIM_PATHS, members=members)
             past = past.filter(pc.equal(past["_source"], source))
             known = replace(
-                _known(gateway, source, providers, lists, members=members), history=lake_rows(past, past["id"])
+                _known(gateway, source, providers, lists, members=members),
+                history=lake_rows(past, past["id"]),
+                denied=_before(batch, _denied(gateway, _own_id, source=source, members=members)),
             )
         parts.append(check(batch, replace(known, submitted=submitted), tables, chosen))
     return _woven(parts, places)
@@ -123,7 +129,9 @@ def check_sent(
     told = np.array([one in found for one in rows["member"].to_pylist()], dtype=bool)
     base = Context(directory=_providers(store, reads, claims), submitted=submitted)
     tables = claim_tables(gateway)
-    seen = check(rows.filter(pa.array(told)), _of_persons(gateway, base, reads, sorted(found)), tables, chosen)
+    theirs = rows.filter(pa.array(told))
+    known = _of_persons(gateway, base, reads, sorted(found))
+    seen = check(theirs, replace(known, denied=_before(theirs, known.denied)), tables, chosen)
     unseen = check(rows.filter(pa.array(~told)), base, tables, chosen)
     return _woven([seen, unseen], [np.flatnonzero(told), np.flatnonzero(~told)]), sorted(found)
 
@@ -159,8 +167,37 @@ def _of_persons(gateway: Gateway, base: Context, reads: Callable[[str], bool], p
         )
     if reads("Claim"):
         past = [one.body for one in ClinicalRows(gateway).of_members("Claim", persons)] if persons else []
-        known = replace(known, history=claim_rows(past))
+        denied = _denied(gateway, published_id, reads, members=members)
+        known = replace(known, history=claim_rows(past), denied=denied)
     return known
+
+
+def _denied(
+    gateway: Gateway,
+    called: Callable[[str, str], str],
+    reads: Callable[[str], bool] = lambda _: True,
+    source: str | None = None,
+    bucket: int | None = None,
+    members: pa.Array | None = None,
+) -> pa.Table:
+    """What payers denied, as far as the answers may be read: of one source, or of all."""
+    answers = []
+    for kind, columns in (("ExplanationOfBenefit", EOB_ANSWER), ("ClaimResponse", RESPONSE_ANSWER)):
+        rows = gateway.lake.read(kind, columns, bucket=bucket, members=members)
+        mine = pc.equal(rows["_source"], source) if source is not None else pa.array([True] * rows.num_rows, pa.bool_())
+        answers.append(rows.filter(mine) if reads(kind) else rows.slice(0, 0))
+    return denied_lines(answers[0], answers[1], called)
+
+
+def _before(claims: pa.Table, denied: pa.Table | None) -> pa.Table | None:
+    """Denials of other claims than these: what is sent anew was not answered yet."""
+    if denied is None:
+        return None
+    return denied.filter(pc.invert(pc.is_in(denied["claim"], value_set=claims["id"].combine_chunks())))
+
+
+def _own_id(_: str, identity: str) -> str:
+    return identity
 
 
 def _providers(store: ResourceStore, reads: Callable[[str], bool], claims: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -236,7 +273,7 @@ def _known(
     covered = covered.filter(pc.equal(covered["_source"], source))
     return Context(
         patients=patients(lake.read("Patient", PATIENT_COLUMNS, bucket=bucket, members=members)),
-        coverages=coverages(covered, lambda _, identity: identity),
+        coverages=coverages(covered, _own_id),
         attributed=lists,
         directory=providers.filter(pc.equal(providers["source"], source)),
     )

@@ -88,7 +88,7 @@ def _path(gateway: Gateway, version: int, paid_through: date | None, precedence:
 def _derivation() -> str:
     """Changes with the program that derives: lines kept by another one are not read."""
     program = files("fhir_gateway")
-    names = ("lake/claims.py", "lake/claims.sql", "jobs/claim_lines.py")
+    names = ("lake/claims.py", "lake/claims.sql", "lake/macros.sql", "jobs/claim_lines.py")
     parts = [program.joinpath(name).read_bytes() for name in names]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
 

@@ -143,6 +143,12 @@ def _sections() -> Mapping[str, str]:
     return {name.strip(): body for name, body in (part.split("\n", 1) for part in text.split("-- section:")[1:])}
 
 
+@cache
+def macros() -> str:
+    """Macros of ``macros.sql``, which queries over FHIR columns share."""
+    return files(__package__).joinpath("macros.sql").read_text(encoding="utf-8")
+
+
 class ClaimSource(Protocol):
     """What :func:`claims` needs of a lake."""
 
@@ -189,6 +195,7 @@ def directory(lake: ClaimSource, version: int | None = None) -> pa.Table:
 
 def _connect(**tables: pa.Table) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect()
+    connection.execute(macros())
     connection.execute(_sections()["macros"])
     for name, table in tables.items():
         connection.register(name, table)

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from fhir_gateway.claim_edits import Context, TableStore, claim_rows
-from fhir_gateway.claim_edits.models import ATTRIBUTED_SCHEMA, COVERAGE_SCHEMA, PATIENT_SCHEMA
+from fhir_gateway.claim_edits.models import ATTRIBUTED_SCHEMA, COVERAGE_SCHEMA, DENIED_SCHEMA, PATIENT_SCHEMA
 from fhir_gateway.lake.claims import DIRECTORY_SCHEMA
 
 Claim = dict[str, Any]
@@ -137,6 +137,7 @@ def context(*history: Claim, **changes: Any) -> Context:
         "attributed": [
             {"member": "p1", "npi": None, "tin": "123456789", "attributed_from": None, "attributed_to": None}
         ],
+        "denied": [],
         "directory": [{"source": "s", "reference": "Organization/org", "npi": GOOD_NPI, "tin": "123456789"}],
     }
     rows |= changes
@@ -144,6 +145,7 @@ def context(*history: Claim, **changes: Any) -> Context:
         "patients": PATIENT_SCHEMA,
         "coverages": COVERAGE_SCHEMA,
         "attributed": ATTRIBUTED_SCHEMA,
+        "denied": DENIED_SCHEMA,
         "directory": DIRECTORY_SCHEMA,
     }
     tables = {

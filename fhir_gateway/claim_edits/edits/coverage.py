@@ -42,6 +42,7 @@ def _too_soon(limits: str) -> str:
           CASE WHEN o.rid = b.rid THEN at_item(o.position, 'serviced') END AS other
         FROM b JOIN limits t ON t.code = b.code AND coalesce(t.rid = b.rid, TRUE)
         JOIN billed o ON o.member = b.member AND o.code = t.prior_code AND o.service_from < b.service_from
+          AND (o.rid = b.rid OR NOT o.denied)
         WHERE t.full_months IS NULL OR full_months(o.service_from, b.service_from) < t.full_months"""  # noqa: S608  # our own
 
 

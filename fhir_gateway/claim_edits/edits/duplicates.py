@@ -37,7 +37,7 @@ EDITS = (
         query="""
             SELECT DISTINCT b.rid, at_item(b.position, 'productOrService') AS path, NULL AS other
             FROM b JOIN billed o ON o.member = b.member AND o.code = b.code AND o.service_from = b.service_from
-              AND o.npi = b.npi AND o.modifier_text = b.modifier_text AND o.rid <> b.rid
+              AND o.npi = b.npi AND o.modifier_text = b.modifier_text AND o.rid <> b.rid AND NOT o.denied
             WHERE NOT o.current OR (o.created, o.key) < (b.created, b.key)""",
     ),
     _edit(

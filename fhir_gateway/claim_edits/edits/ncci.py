@@ -26,7 +26,7 @@ _PAIRS = """
         two.modifiers AS modifiers2, one.modifiers AS modifiers1,
         CASE WHEN one.rid = two.rid THEN at_item(one.position, 'productOrService') END AS other
       FROM day two JOIN day one USING (member, npi, service_from)
-      WHERE two.current AND one.code <> two.code
+      WHERE two.current AND one.code <> two.code AND (one.rid = two.rid OR NOT one.denied)
     ), wanted AS (
       SELECT DISTINCT code1, code2 FROM pairs
     ), known AS (
@@ -54,7 +54,7 @@ def _units(mai: str, by: str) -> str:
 
 #: Units of a day of the same member, provider and code, whatever the claim.
 _BY_DAY = """(SELECT sum(coalesce(o.units, 1)) FROM billed o WHERE o.member = b.member AND o.npi = b.npi
-            AND o.code = b.code AND o.service_from = b.service_from)"""
+            AND o.code = b.code AND o.service_from = b.service_from AND (o.rid = b.rid OR NOT o.denied))"""
 
 
 def _after_surgery(later: str, days: str, modifiers: str) -> str:
@@ -66,7 +66,7 @@ def _after_surgery(later: str, days: str, modifiers: str) -> str:
         )
         SELECT b.rid, at_item(b.position, 'modifier') AS path,
           CASE WHEN s.rid = b.rid THEN at_item(s.position, 'productOrService') END AS other
-        FROM b JOIN surgery s ON s.member = b.member AND s.npi = b.npi
+        FROM b JOIN surgery s ON s.member = b.member AND s.npi = b.npi AND (s.rid = b.rid OR NOT s.denied)
         WHERE {later} AND {days} AND NOT list_has_any(b.modifiers, {modifiers})"""  # noqa: S608  # our own
 
 
@@ -137,7 +137,7 @@ EDITS = (
             )
             SELECT a.rid, at_item(a.position, 'productOrService') AS path, NULL AS other
             FROM adding a LEFT JOIN billed o ON o.member = a.member AND o.npi = a.npi
-              AND o.service_from = a.service_from AND o.code = a.primary_code
+              AND o.service_from = a.service_from AND o.code = a.primary_code AND (o.rid = a.rid OR NOT o.denied)
             GROUP BY a.rid, a.position HAVING count(o.rid) = 0""",
     ),
     _edit(

@@ -94,11 +94,11 @@ EDITS = (
         query="""
             WITH stay AS (
               SELECT rid, member, min(service_from) AS first, max(coalesce(service_to, service_from)) AS last,
-                bool_or(current) AS current
+                bool_or(current) AS current, bool_and(denied) AS denied
               FROM billed WHERE is_inpatient GROUP BY ALL
             )
             SELECT DISTINCT s.rid, 'Claim.billablePeriod' AS path, NULL AS other
-            FROM stay s JOIN stay o ON o.member = s.member AND o.rid <> s.rid
+            FROM stay s JOIN stay o ON o.member = s.member AND o.rid <> s.rid AND NOT o.denied
             WHERE s.current AND s.first < o.last AND o.first < s.last""",
     ),
     _edit(
@@ -111,7 +111,7 @@ EDITS = (
         needs=("history",),
         query="""
             WITH stay AS (
-              SELECT member, biller, min(service_from) AS first FROM billed WHERE is_inpatient
+              SELECT member, biller, min(service_from) AS first FROM billed WHERE is_inpatient AND NOT denied
               GROUP BY rid, member, biller
             )
             SELECT DISTINCT b.rid, at_item(b.position, 'serviced') AS path, NULL AS other
@@ -130,7 +130,7 @@ EDITS = (
         query=f"""
             SELECT b.rid, at_item(b.position, 'serviced') AS path,
               any_value(CASE WHEN o.rid = b.rid THEN at_item(o.position, 'serviced') END) AS other
-            FROM b JOIN billed o ON o.member = b.member AND o.code = b.code
+            FROM b JOIN billed o ON o.member = b.member AND o.code = b.code AND (o.rid = b.rid OR NOT o.denied)
               AND datetrunc('month', o.service_from) = datetrunc('month', b.service_from)
               AND (o.service_from, o.created, o.key, o.position) < (b.service_from, b.created, b.key, b.position)
             WHERE b.code IN ({_MONTHLY}) GROUP BY b.rid, b.position""",  # noqa: S608  # our own
@@ -147,7 +147,7 @@ EDITS = (
             SELECT b.rid, at_item(b.position, 'serviced') AS path,
               any_value(CASE WHEN o.rid = b.rid THEN at_item(o.position, 'serviced') END) AS other
             FROM b JOIN billed o ON o.member = b.member AND o.code IN ({_TRANSITION})
-              AND b.service_from - o.service_from BETWEEN 0 AND 29
+              AND (o.rid = b.rid OR NOT o.denied) AND b.service_from - o.service_from BETWEEN 0 AND 29
               AND (o.service_from, o.created, o.key, o.position) < (b.service_from, b.created, b.key, b.position)
             WHERE b.code IN ({_TRANSITION}) GROUP BY b.rid, b.position""",  # noqa: S608  # our own
     ),

@@ -26,7 +26,7 @@ EDITS = (
         query=f"""
             SELECT b.rid, at_item(b.position, 'productOrService') AS path,
               any_value(CASE WHEN o.rid = b.rid THEN at_item(o.position, 'productOrService') END) AS other
-            FROM b JOIN billed o ON o.member = b.member AND o.npi = b.npi
+            FROM b JOIN billed o ON o.member = b.member AND o.npi = b.npi AND (o.rid = b.rid OR NOT o.denied)
               AND datetrunc('month', o.service_from) = datetrunc('month', b.service_from)
             WHERE b.code IN ({_INCLUDED}) AND o.code IN ({_APCM}) OR b.code IN ({_APCM}) AND o.code IN ({_APCM})
               AND o.code <> b.code
@@ -44,7 +44,7 @@ EDITS = (
         query="""
             SELECT b.rid, at_item(b.position, 'productOrService') AS path, NULL AS other
             FROM b LEFT JOIN billed o ON o.member = b.member AND o.biller = b.biller AND o.service_from = b.service_from
-              AND o.code <> 'T1040'
+              AND o.code <> 'T1040' AND (o.rid = b.rid OR NOT o.denied)
             WHERE b.code = 'T1040' GROUP BY b.rid, b.position HAVING count(o.rid) = 0""",
     ),
     _edit(

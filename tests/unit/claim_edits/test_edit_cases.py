@@ -12,7 +12,7 @@ from cases import CASES, GOOD, Case
 from fhir_gateway.claim_edits import Checked, TableStore, check, edits
 from fhir_gateway.claim_edits.grounds import GROUNDS
 from fhir_gateway.claim_edits.outcome import NOT_CHECKED
-from tests.support.claims import Claim, context, institutional, rows_of, write_tables
+from tests.support.claims import Claim, context, institutional, line, professional, rows_of, write_tables
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,37 @@ def test_the_passing_claim_is_checked_and_passes(case: Case, tables: TableStore)
     checked = judged(case.passes, tables, *history, names=[case.edit], **known)
     assert case.edit not in unchecked(checked)
     assert case.edit not in {edit for edit, _ in found(checked)}
+
+
+NAMES_CLAIMS = {"replacement-names-original", "original-unknown"}  # a denied claim can be replaced
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.history], ids=lambda case: case.edit)
+def test_what_was_denied_counts_for_no_other_claim(case: Case, tables: TableStore) -> None:
+    passing = case.history if case.history_passing is None else case.history_passing
+    for claim, history in ((case.fails, case.history), (case.passes, passing)):
+        lines = [{"claim": one["id"], "line": item["sequence"]} for one in history for item in one["item"]]
+        whole = [{"claim": one["id"], "line": None} for one in history]
+        bare, *denied = (
+            found(judged(claim, tables, *past, names=[case.edit], **(case.known | {"denied": answers})))
+            for past, answers in (((), []), (history, lines), (history, whole))
+        )
+        if case.edit not in NAMES_CLAIMS:
+            assert denied == [bare, bare]
+
+
+def test_one_denied_line_leaves_the_others_of_its_claim(tables: TableStore) -> None:
+    earlier = professional(line(1, "93000"), line(2, "99213"), identifier="earlier", created="2025-03-15")
+    claim = professional(line(1, "93000"), line(2, "99213"), created="2025-03-20")
+    denied = [{"claim": "earlier", "line": 1}]
+    checked = judged(claim, tables, earlier, names=["duplicate-service"], denied=denied)
+    assert found(checked) == [("duplicate-service", "Claim.item[1].productOrService")]
+
+
+def test_lines_of_one_claim_count_for_each_other_though_denied(tables: TableStore) -> None:
+    claim = professional(line(1, "11042"), line(2, "11045"))
+    denied = [{"claim": "claim-1", "line": None}]
+    assert found(judged(claim, tables, names=["add-on-alone"], denied=denied)) == []
 
 
 def test_every_edit_has_a_case() -> None:

@@ -16,6 +16,7 @@ import pytest
 from pydantic import SecretStr
 
 from fhir_gateway.claim_edits import Checked
+from fhir_gateway.claim_edits.denials import EOB_ANSWER, RESPONSE_ANSWER, denied_lines
 from fhir_gateway.cli import main
 from fhir_gateway.config import Settings
 from fhir_gateway.errors import ResourceError
@@ -25,6 +26,8 @@ from fhir_gateway.jobs.denials import denials
 from fhir_gateway.jobs.pull import pull_files
 from tests.support.claim_story import story
 from tests.support.claims import GOOD_NPI, TABLES, line, professional
+
+ANSWERS = {"ExplanationOfBenefit": EOB_ANSWER, "ClaimResponse": RESPONSE_ANSWER}
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +76,22 @@ def test_files_are_judged_beside_the_lake(gateway: Gateway, tmp_path: Path) -> N
     assert "coverage" in alone.unchecked["ground"].to_pylist()
     future = check_files(gateway, [file], submitted=date(2025, 4, 30))
     assert ("new", "service-in-future") in named(future)
+
+
+def test_what_the_payer_denied_may_be_billed_again(gateway: Gateway, tmp_path: Path) -> None:
+    """Of c1 the first line was denied and the second paid; c4 was denied by a ClaimResponse, c3 paid for the same."""
+    file = tmp_path / "again.ndjson"
+    codes = {"denied-before": "99213", "paid-before": "11042"}
+    file.write_text("\n".join(json.dumps(professional(line(1, code), identifier=name)) for name, code in codes.items()))
+    assert named(check_files(gateway, [file], "ehr")) == {("paid-before", "duplicate-service")}
+
+    def denied(*kinds: str) -> list[tuple[str, int | None]]:
+        rows = {kind: gateway.lake.read(kind, columns) for kind, columns in ANSWERS.items()}
+        told = [rows[kind].slice(0, rows[kind].num_rows if kind in kinds else 0) for kind in ANSWERS]
+        return [(one["claim"], one["line"]) for one in denied_lines(*told, lambda source, name: name).to_pylist()]
+
+    assert denied("ExplanationOfBenefit") == [("c1", 1)]
+    assert denied("ClaimResponse") == [("c4", 1)]
 
 
 def test_batches_of_files_keep_members_together(
