@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from fhir_gateway.contracts.arrangements.base import arrangement
-from fhir_gateway.contracts.arrangements.episode_reconciled import ReconciledTerms
+from fhir_gateway.contracts.arrangements.episode_programme import ProgrammeTerms
 from fhir_gateway.contracts.episodes.caps import Cap
 from fhir_gateway.contracts.episodes.codes import shipped
 from fhir_gateway.contracts.episodes.definition import Definition
@@ -20,7 +20,7 @@ from fhir_gateway.contracts.episodes.reconciliation import Limits, QualityAdjust
 
 
 @arrangement("bpci_advanced")
-class BpciAdvanced(ReconciledTerms):
+class BpciAdvanced(ProgrammeTerms):
     """Terms of a participant in a model year."""
 
     kind: Literal["bpci_advanced"]
@@ -35,7 +35,7 @@ class BpciAdvanced(ReconciledTerms):
         chosen = tuple(one for one in stated.triggers if not self.families or one.family in self.families)
         return stated.model_copy(update={"triggers": chosen})
 
-    def discount(self, family: str) -> Decimal:
+    def shipped_discount(self, family: str) -> Decimal:
         """By model year, medical and surgical families apart."""
         model = shipped("bpci_advanced")
         kind = "medical" if family in model["families"]["medical"] else "surgical"
@@ -46,11 +46,11 @@ class BpciAdvanced(ReconciledTerms):
         """The programme's percentiles unless the contract states bounds."""
         return self.cap or Cap.model_validate(shipped("bpci_advanced")["cap"])
 
-    def adjustment(self) -> QualityAdjustment:
+    def shipped_adjustment(self) -> QualityAdjustment:
         """The same for all."""
         return QualityAdjustment.model_validate(shipped("bpci_advanced")["quality"])
 
-    def limits(self) -> Limits:
+    def shipped_limits(self) -> Limits:
         """The same for all."""
         return Limits.model_validate(shipped("bpci_advanced")["limits"])
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from fhir_gateway.contracts.arrangements.base import SettlementInputs, arrangement
-from fhir_gateway.contracts.arrangements.episode_reconciled import ReconciledTerms
+from fhir_gateway.contracts.arrangements.episode_programme import ProgrammeTerms
 from fhir_gateway.contracts.episodes.caps import Cap
 from fhir_gateway.contracts.episodes.codes import shipped
 from fhir_gateway.contracts.episodes.definition import Definition, shipped_definition
@@ -77,7 +77,7 @@ def discount_of(composite: Decimal, year: int) -> tuple[Decimal, str]:
 
 
 @arrangement("cjr")
-class Cjr(ReconciledTerms):
+class Cjr(ProgrammeTerms):
     """Terms of a participant hospital in a performance year."""
 
     kind: Literal["cjr"]
@@ -97,7 +97,7 @@ class Cjr(ReconciledTerms):
         inpatient = tuple(one for one in stated.triggers if "inpatient" in one.match.claim_type)
         return stated.model_copy(update={"triggers": inpatient})
 
-    def discount(self, family: str) -> Decimal:
+    def shipped_discount(self, family: str) -> Decimal:
         """By quality."""
         del family
         return discount_of(self.composite.composite(), self.performance_year)[0]
@@ -110,14 +110,14 @@ class Cjr(ReconciledTerms):
         """The programme's unless the contract states another."""
         return self.post_episode or PostEpisode.model_validate(shipped("cjr")["post_episode"])
 
-    def adjustment(self) -> None:
+    def shipped_adjustment(self) -> None:
         """Quality changes the discount."""
 
     def uses_quality(self) -> bool:
         """The composite is stated as percentiles."""
         return False
 
-    def limits(self) -> Limits:
+    def shipped_limits(self) -> Limits:
         """By year."""
         rule = of_year("limits", self.performance_year)
         return Limits(gain=rule["gain"], loss=rule["protected_loss" if self.protected else "loss"])
@@ -127,6 +127,8 @@ class Cjr(ReconciledTerms):
         found = super().problems()
         if self.quality_score is not None:
             found.append(f"{self.where}.quality_score: quality is stated by composite")
+        if self.quality is not None:
+            found.append(f"{self.where}.quality: quality changes the discount, not the difference")
         blend, rule = of_year("blend", self.performance_year), shipped("cjr")["blend_rule"]
         stated = (self.price.own * blend["region"], self.price.min_episodes)
         if self.price.kind == "baseline" and stated != (self.price.region * blend["own"], rule["min_episodes"]):
@@ -144,12 +146,13 @@ class Cjr(ReconciledTerms):
             for name, points in self.composite.points().items()
         ]
         value = self.composite.composite()
-        discount, category = discount_of(value, self.performance_year)
+        _, category = discount_of(value, self.performance_year)
+        discounts = ", ".join(sorted({percent(self.discount(family)) for family in self.definition().families}))
         ledger.add(
             "quality",
             value,
             "Composite quality score",
-            f"sum of points: {category}, discount {percent(discount)}",
+            f"sum of points: {category}, discount {discounts}",
             term,
             parts,
             unit="{points}",

@@ -12,14 +12,14 @@ from typing import Any, Literal
 from pydantic import Field
 
 from fhir_gateway.contracts.arrangements.base import arrangement
-from fhir_gateway.contracts.arrangements.episode_reconciled import ReconciledTerms
+from fhir_gateway.contracts.arrangements.episode_programme import ProgrammeTerms
 from fhir_gateway.contracts.episodes.caps import Cap
 from fhir_gateway.contracts.episodes.codes import shipped
 from fhir_gateway.contracts.episodes.reconciliation import Limits, PostEpisode, QualityAdjustment
 
 
 @arrangement("team")
-class Team(ReconciledTerms):
+class Team(ProgrammeTerms):
     """Terms of a participant hospital in a performance year."""
 
     kind: Literal["team"]
@@ -31,7 +31,7 @@ class Team(ReconciledTerms):
     def _track(self) -> dict[str, Any]:
         return next(dict(one) for one in shipped("team")["tracks"] if one["track"] == self.track)
 
-    def discount(self, family: str) -> Decimal:
+    def shipped_discount(self, family: str) -> Decimal:
         """By family; a family of the contract's own has none."""
         return Decimal(shipped("team")["discounts"].get(family, 0))
 
@@ -43,12 +43,12 @@ class Team(ReconciledTerms):
         """The programme's unless the contract states another."""
         return self.post_episode or PostEpisode.model_validate(shipped("team")["post_episode"])
 
-    def adjustment(self) -> QualityAdjustment:
+    def shipped_adjustment(self) -> QualityAdjustment:
         """By track."""
         track = self._track()
         return QualityAdjustment(positive=track["positive"], negative=track["negative"])
 
-    def limits(self) -> Limits:
+    def shipped_limits(self) -> Limits:
         """By track."""
         track = self._track()
         return Limits(gain=track["gain"], loss=track["loss"])

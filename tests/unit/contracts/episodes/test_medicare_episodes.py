@@ -409,3 +409,23 @@ def test_team_spending_afterwards_above_the_region() -> None:
     lines = settle(made, inputs(made, [*others, *mine]))
     assert lines["after-limit"].value == 310
     assert lines["payable"].amount == 3000 - 700
+
+
+@pytest.mark.parametrize("actual", [1_020_000, 1_400_000])
+def test_what_a_contract_states_goes_before_the_programme(actual: int) -> None:
+    """Track 2 limits of 10 % (as was proposed), no discount, quality of 20 %: all terms, none of them shipped."""
+    price = {"kind": "given", "table": "prices"}
+    made = team(2, price=price, discounts={"LEJR": 0}, quality={"positive": D("0.2"), "negative": D("0.2")},
+                limit={"gain": D("0.1"), "loss": D("0.1")})  # fmt: skip
+    found = settle(made, inputs(made, joints(actual)))
+    assert found["LEJR.470.target"].value == 1_120_000
+    assert found["payable"].amount == (D(92_000) if actual < 1_120_000 else D(-112_000))
+    with pytest.raises(ContractError, match=r"discounts\.knee: there is no such family"):
+        team(2, price=price, discounts={"knee": 0})
+    with pytest.raises(ContractError, match="the prices contain the discount already"):
+        team(2, discounts={"LEJR": 0})
+
+
+def test_quality_of_cjr_is_not_stated_twice() -> None:
+    with pytest.raises(ContractError, match="quality changes the discount"):
+        terms("cjr", performance_year=5, composite={}, quality={"positive": D("0.1")})
