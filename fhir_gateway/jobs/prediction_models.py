@@ -206,7 +206,8 @@ def member_rows(gateway: Gateway, version: int, days: Sequence[date]) -> list[pa
 def readmission_rows(bucket: Bucket, span: tuple[date, date], tables: Tables) -> pa.Table:
     """Rows of stays of a bucket that ended between two days."""
     stays = bucket.inputs.stays
-    since = pc.cast(pc.subtract(stays["discharged"].cast(pa.int32()), pa.scalar(LOOKBACK_DAYS, pa.int32())), pa.date32())
+    days = pc.subtract(stays["discharged"].cast(pa.int32()), pa.scalar(LOOKBACK_DAYS, pa.int32()))
+    since = days.cast(pa.date32())
     anchors = pa.table([stays["stay"], stays["member"], since, stays["discharged"]], schema=ANCHORS)
     diagnoses, planned = bucket.inputs.diagnoses, planned_stays(bucket.lines, tables)
     first, second = charlson(diagnoses, anchors), elixhauser(diagnoses, anchors)
