@@ -7,6 +7,7 @@ looked at are written to ``build/screenshots``.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,7 +42,8 @@ _FOCUS = """() => {
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """The browser; root may start it without its sandbox only."""
+    """The browser; root may start it without its sandbox only. Pictures of an earlier run are deleted."""
+    shutil.rmtree(PICTURES, ignore_errors=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=PROGRAM, args=["--no-sandbox"], timeout=HANG * 1000)
         yield browser
