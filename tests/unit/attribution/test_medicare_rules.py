@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from fhir_gateway.attribution import SELECTION_SCHEMA, AttributionTerms, Facts, Participant, attribute
-from fhir_gateway.attribution.eligibility import PROGRAMME_SCHEMA, RESIDENCE_SCHEMA
+from fhir_gateway.attribution.eligibility import PROGRAMME_SCHEMA, RESIDENCE_SCHEMA, months_by
 from fhir_gateway.attribution.services import PROVIDER_SCHEMA
 
 PERIOD = (date(2025, 1, 1), date(2025, 12, 31))
@@ -318,6 +318,35 @@ def test_months_are_eligible_one_by_one(one: Any) -> None:
     spans = [("p1", "2022-01-01", None, "AB", "active"), ("p1", "2025-02-10", "2025-04-30", "MA", "active")]
     found = one([line("100000001", "100", RECENT)], terms, *spans)
     assert (found["entity"], found["months"]) == ("aco", 9)
+
+
+@pytest.mark.parametrize("name", ["mssp-primary-care-2025", "aco-reach-2025", "commercial-primary-care"])
+def test_whoever_asks_later_counts_the_same_months(name: str, make_lines: Any, make_coverage: Any) -> None:
+    """Settlements and the ledger count months as attribution did: parts, excluded months, deaths."""
+    terms = AttributionTerms.load(name)
+    spans = make_coverage(
+        ("both", "2022-01-01", None, "AB", "active"),
+        ("a-only", "2022-01-01", None, "A", "active"), ("a-only", "2025-03-01", None, "B", "active"),
+        ("plan", "2022-01-01", None, "AB", "active"), ("plan", "2025-02-10", "2025-04-30", "MA", "active"),
+        ("drugs", "2022-01-01", "2025-06-30", "AB", "active"), ("drugs", "2022-01-01", None, "D", "active"),
+        ("died", "2022-01-01", None, "AB", "active"),
+    )  # fmt: skip
+    people = pa.table(
+        {
+            "member": ["both", "a-only", "plan", "drugs", "died"],
+            "birth_date": pa.array([date(1950, 1, 1)] * 5),
+            "died": pa.array([None, None, None, None, date(2025, 8, 3)], pa.date32()),
+        }
+    )
+    deaths = people.filter(people["died"].is_valid()).select(["member", "died"])
+    found = attribute(make_lines([line("100000001", "10")]), spans, terms, PERIOD, [ACO], deaths=deaths)
+    counted = months_by(terms.eligibility, spans, PERIOD, people).group_by("member").aggregate([("months", "sum")])
+    sums = dict(zip(counted["member"].to_pylist(), counted["months_sum"].to_pylist(), strict=True))
+    rows = [row for row in found.table.to_pylist() if row["member"] != "p1"]
+    assert len(rows) == 5
+    for row in rows:
+        assert row["months"] == sums.get(row["member"], 0), row["member"]
+    assert sums["died"] == 8
 
 
 def test_months_count_in_the_service_area(one: Any) -> None:
