@@ -48,8 +48,11 @@ def listed(
 
     here = context(command)
     rows = job.listed(here.gateway, job.of_contract(contract))[:limit]
-    shown = [one | {"reasons": [reason["text"] for reason in one["reasons"]]} for one in rows]
-    here.output.table("Outreach", ("member", "priority", "rank", "phone", "language", "reasons"), shown)
+    shown = [
+        one | {"reasons": [why["text"] for why in one["reasons"]], "items": [why["item"] for why in one["reasons"]]}
+        for one in rows
+    ]
+    here.output.table("Outreach", ("member", "priority", "rank", "phone", "language", "reasons", "items"), shown)
 
 
 @app.command()
