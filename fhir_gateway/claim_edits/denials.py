@@ -17,7 +17,7 @@ import duckdb
 import pyarrow as pa
 
 from fhir_gateway.claim_edits.models import DENIED_SCHEMA
-from fhir_gateway.lake.claims import LINE_SCHEMA, macros
+from fhir_gateway.lake.claims import macros
 
 By = Literal["reason", "payer", "provider", "code", "month"]
 BY: tuple[By, ...] = ("reason", "payer", "provider", "code", "month")
@@ -64,7 +64,16 @@ AVOIDABLE: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "236": ("ncci-ptp-modifier", "ncci-ptp-never"),
     }
 )
-#: Columns of what :class:`Denials` reads of Claims.
+#: What is read of answers: ExplanationOfBenefit, and ClaimResponse.
+_SAID = tuple(f"{where}adjudication.{what}.coding.code" for where in ("", "item.") for what in ("category", "reason"))
+EOB_ANSWER = ("status", "use", "created", "outcome", "claim.reference", "item.sequence", *_SAID)
+RESPONSE_ANSWER = ("status", "use", "created", "outcome", "request.reference", "item.itemSequence", *_SAID)
+#: What :class:`Denials` reads of claim lines, of all versions.
+LINE_COLUMNS = (
+    *("_member", "source", "eob", "claim_group", "version", "version_status", "line", "insurer", "npi", "procedure"),
+    *("revenue_code", "payment_date", "service_from", "submitted", "paid", "denied"),
+)
+#: Columns of what it reads of Claims.
 SENT_SCHEMA = pa.schema([("source", pa.string()), ("claim", pa.string()), ("created", pa.date32())])
 
 
@@ -78,9 +87,9 @@ class Denials:
     """Denials of some members, to be asked in several ways; for one thread. A context manager."""
 
     def __init__(self, lines: pa.Table, eobs: pa.Table, sent: pa.Table) -> None:
-        """``lines``: :func:`fhir_gateway.lake.claims.claim_lines` of ``eobs``; ``sent``: :data:`SENT_SCHEMA`."""
+        """``lines`` (:data:`LINE_COLUMNS`) are of ``eobs`` (:data:`EOB_ANSWER`); ``sent`` is in :data:`SENT_SCHEMA`."""
         self._connection = duckdb.connect(config={"threads": 1})
-        for name, table in (("lines", lines.select(LINE_SCHEMA.names)), ("eobs", eobs), ("submitted", sent)):
+        for name, table in (("lines", lines.select(list(LINE_COLUMNS))), ("eobs", eobs), ("submitted", sent)):
             self._connection.register(name, table)
         self._connection.execute(macros())
         for name in ("macros", "tables", "by"):
@@ -144,12 +153,6 @@ class Denials:
         return found
 
 
-#: What :func:`denied_lines` reads of answers: ExplanationOfBenefit, and ClaimResponse.
-_SAID = tuple(f"{where}adjudication.{what}.coding.code" for where in ("", "item.") for what in ("category", "reason"))
-EOB_ANSWER = ("status", "use", "created", "outcome", "claim.reference", "item.sequence", *_SAID)
-RESPONSE_ANSWER = ("status", "use", "created", "outcome", "request.reference", "item.itemSequence", *_SAID)
-
-
 def denied_lines(eobs: pa.Table, responses: pa.Table, called: Callable[[str, str], str]) -> pa.Table:
     """Lines of Claims that the newest answer of their source denies (:data:`DENIED_SCHEMA`).
 
@@ -190,8 +193,3 @@ SELECT r._member, r._source, r.id, r._last_updated, c.identifier, r.status, r.us
   r.adjudication, r.total, r.payment
 FROM responses r JOIN claims c ON c._source = r._source AND typed_reference(r.request.reference) = 'Claim/' || c.id
 """
-
-__all__ = [
-    *("AVOIDABLE", "BY", "EOB_ANSWER", "EOB_COLUMNS", "RESPONSE_ANSWER", "SENT_SCHEMA", "By", "Denials"),
-    *("answers_as_eobs", "denied_lines"),
-]

@@ -92,9 +92,9 @@ class Context:
     coverages: pa.Table | None = None
     attributed: pa.Table | None = None
     history: pa.Table | None = None
-    denied: pa.Table | None = None
     directory: pa.Table | None = None
     submitted: date | None = None
+    denied: pa.Table | None = None
 
 
 #: A finding: claim (row of the batch), edit, path of the element, and path of the other element it is about.

@@ -31,9 +31,14 @@ _ROW_GROUPS = b"buckets"
 
 
 def kept_claim_lines(
-    gateway: Gateway, version: int, paid_through: date | None, columns: Sequence[str], precedence: Sequence[str] = ()
+    gateway: Gateway,
+    version: int,
+    paid_through: date | None,
+    columns: Sequence[str],
+    precedence: Sequence[str] = (),
+    members: pa.Array | None = None,
 ) -> pa.Table:
-    """Columns of the claim lines of members (:data:`LINE_SCHEMA`) at a lake version, as of a payment date.
+    """Columns of the claim lines of (these) members (:data:`LINE_SCHEMA`) at a lake version, as of a payment date.
 
     Of a claim that several sources sent the first of ``precedence`` is believed. Lines are grouped by bucket and sorted
     within. Those of nobody known are left out. What an earlier version of the lake or of this program derived is
@@ -41,14 +46,15 @@ def kept_claim_lines(
     """
     path = _path(gateway, version, paid_through, precedence)
     folder = path.parent
+    only = None if members is None else pc.field("_member").isin(members)
     try:
-        return pq.read_table(path, columns=list(columns), memory_map=True)
+        return pq.read_table(path, columns=list(columns), filters=only, memory_map=True)
     except FileNotFoundError:
         _derive(gateway, version, paid_through, precedence, path)
     for other in folder.parent.iterdir():
         if other != folder:
             shutil.rmtree(other, ignore_errors=True)  # somebody may be deleting it too
-    return pq.read_table(path, columns=list(columns), memory_map=True)
+    return pq.read_table(path, columns=list(columns), filters=only, memory_map=True)
 
 
 def kept_claim_line_buckets(

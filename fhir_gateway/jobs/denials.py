@@ -8,9 +8,10 @@ from datetime import date
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fhir_gateway.claim_edits.denials import SENT_SCHEMA, Denials, answers_as_eobs
+from fhir_gateway.claim_edits.denials import EOB_ANSWER, LINE_COLUMNS, SENT_SCHEMA, Denials, answers_as_eobs
 from fhir_gateway.factory import Gateway
-from fhir_gateway.lake.claims import EOB_COLUMNS, LINE_SCHEMA, claim_lines, directory
+from fhir_gateway.jobs.claim_lines import kept_claim_lines
+from fhir_gateway.lake.claims import claim_lines, directory
 
 _ANSWER = ("status", "use", "created", "insurer", "request", "outcome", "item", "adjudication", "total", "payment")
 _CLAIM = (
@@ -22,18 +23,21 @@ _CLAIM = (
 def denials(
     gateway: Gateway, members: Sequence[str] | None = None, first: date | None = None, last: date | None = None
 ) -> Denials:
-    """Denials of some persons (None: everybody), of claims that were first answered in a span of days."""
-    lake = gateway.lake
+    """Denials of some persons (None: everybody known), of claims that were first answered in a span of days.
+
+    Lines of ExplanationOfBenefits are those that are kept for every use; of answers only what says a denial is read.
+    """
+    lake, version = gateway.lake, gateway.lake.version
     chosen = None if members is None else pa.array(sorted(set(members)), pa.string())
-    providers = directory(lake)
-    eobs = lake.read("ExplanationOfBenefit", EOB_COLUMNS, members=chosen)
-    claims = lake.read("Claim", _CLAIM, members=chosen)
-    lines = [claim_lines(eobs, providers, claims)]
-    answers = answers_as_eobs(lake.read("ClaimResponse", _ANSWER, members=chosen), claims)
+    told = [lake.read("ExplanationOfBenefit", EOB_ANSWER, version=version, members=chosen, ordered=False)]
+    lines = [kept_claim_lines(gateway, version, None, LINE_COLUMNS, members=chosen)]
+    answers = _untold(lake.read("ClaimResponse", _ANSWER, version=version, members=chosen), told[0])
     if answers.num_rows:
-        told = pc.fill_null(pc.is_in(_claim(answers), value_set=_claim(eobs)), False)
-        answers = answers.filter(pc.invert(told))
-        lines.append(claim_lines(answers, providers, claims))
+        claims = lake.read("Claim", _CLAIM, version=version, members=pc.unique(answers["_member"].drop_null()))
+        eobs = answers_as_eobs(answers, claims)
+        told.append(eobs)
+        lines.append(claim_lines(eobs, directory(lake, version), claims).select(list(LINE_COLUMNS)))
+    claims = lake.read("Claim", ("created",), version=version, members=chosen, ordered=False)
     created = pc.utf8_slice_codeunits(claims["created"], 0, 10)
     sent = pa.table(
         {
@@ -42,14 +46,19 @@ def denials(
             "created": pc.strptime(created, "%Y-%m-%d", "s", error_is_null=True),
         }
     ).cast(SENT_SCHEMA)
-    whole = pa.concat_tables(lines).select(LINE_SCHEMA.names)
-    told_by = [_answers(eobs), *([_answers(answers)] if answers.num_rows else [])]
-    return Denials(_between(whole, first, last), pa.concat_tables(told_by, promote_options="permissive"), sent)
+    said = pa.concat_tables([_answers(one) for one in told], promote_options="permissive")
+    return Denials(_between(pa.concat_tables(lines), first, last), said, sent)
 
 
-def _claim(rows: pa.Table) -> pa.ChunkedArray:
-    """Source and Claim that answers are about."""
-    reference = pc.struct_field(rows["claim"], "reference")
+def _untold(responses: pa.Table, eobs: pa.Table) -> pa.Table:
+    """ClaimResponses to Claims that no ExplanationOfBenefit is about."""
+    told = pc.is_in(_claim(responses, "request"), value_set=_claim(eobs, "claim").drop_null())
+    return responses.filter(pc.invert(told))
+
+
+def _claim(rows: pa.Table, column: str) -> pa.ChunkedArray:
+    """Source and Claim that answers are about; null where none is named."""
+    reference = pc.struct_field(rows[column], "reference")
     named = pc.struct_field(pc.extract_regex(reference, r"(?P<claim>Claim/[A-Za-z0-9.\-]{1,64})"), "claim")
     return pc.binary_join_element_wise(rows["_source"], named, "|")
 
