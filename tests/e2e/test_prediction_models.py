@@ -16,6 +16,7 @@ from fhir_gateway.cli.app import app
 from fhir_gateway.db.audience import Audience
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs import prediction_models as job
+from fhir_gateway.jobs.outreach import listed, refresh
 from fhir_gateway.jobs.pull import pull_files
 from fhir_gateway.jobs.work_lists import newest_readmission_list, readmission_list, work_list
 from tests.support.sick_population import sick_lake
@@ -114,6 +115,19 @@ def test_a_work_list_ranks_by_expected_avoidable_cost_with_reasons(gateway: Gate
     assert found.models["next_acute_cost"].id in note["text"]
     assert f"{rows[0]['expected_avoidable']:.0f}." in note["text"]
     assert gateway.resources.seen_by(Audience.of(["contract:other"])).ids("RiskAssessment") == []
+
+
+@pytest.mark.usefixtures("untaught")
+def test_the_first_of_the_work_list_are_called(gateway: Gateway) -> None:
+    top = {one["member"] for one in work_list(gateway, DAY, now=NOW).table.to_pylist() if one["tier"] == "top-5"}
+    assert refresh(gateway, DAY, now=NOW).reasons["rising-risk"] == len(top) == 55
+    listed_for_it = {
+        row["member"]
+        for row in listed(gateway, now=NOW)
+        for reason in row["reasons"]
+        if reason["reason"] == "rising-risk" and "avoidable cost" in reason["text"]
+    }
+    assert listed_for_it == top
 
 
 @pytest.mark.usefixtures("untaught")
