@@ -25,6 +25,7 @@ from fhir_gateway.jobs.locks import hold
 from fhir_gateway.jobs.served import compare, read_former, write_present
 from fhir_gateway.lake.store import Lake
 from fhir_gateway.r4 import spec
+from fhir_gateway.r4.exact import parsed
 from fhir_gateway.sources.outcome import Progress, PullProgress
 
 PUBLISHED = ("Organization", "Practitioner", "PractitionerRole", "Location", "Coverage", "RelatedPerson")
@@ -181,7 +182,7 @@ class References:
         )
 
     def rewrite(self, source: str, raw: str) -> Any:
-        """A resource of ``source``, parsed, its references led to our ids.
+        """A resource of ``source``, parsed to be written again (:mod:`r4.exact`), its references led to our ids.
 
         References are rewritten in the text, which is several times faster than walking the parsed resource. Inside a
         string quotes are escaped, so only members named ``reference`` are met.
@@ -190,7 +191,7 @@ class References:
         def lead(found: re.Match[str]) -> str:
             return found[1] + orjson.dumps(self._target(source, orjson.loads(found[2]))).decode()
 
-        return orjson.loads(_REFERENCE.sub(lead, raw))
+        return parsed(_REFERENCE.sub(lead, raw))
 
     def _target(self, source: str, reference: str) -> str:
         if reference.startswith("urn:uuid:"):

@@ -15,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fhir_gateway.r4.exact import parsed
 from fhir_gateway.server.problems import FHIR_JSON
 
 #: Smaller answers fit into one packet anyway.
@@ -89,7 +90,7 @@ def _pretty(query: bytes) -> bool:
 
 
 def _indented(body: bytes) -> bytes:
-    return orjson.dumps(orjson.loads(body), option=orjson.OPT_INDENT_2)
+    return orjson.dumps(parsed(body.decode()), option=orjson.OPT_INDENT_2)
 
 
 def gzipped(body: bytes) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from fhir_gateway.errors import InputError, Location
+from fhir_gateway.r4.exact import parsed
 from fhir_gateway.r4.models import summary_elements
 from fhir_gateway.r4.spec import type_definition
 
@@ -78,7 +79,7 @@ class Subset:
         """The wanted part of a stored resource; the very same bytes when that is the whole."""
         if self.whole:
             return content
-        resource: dict[str, Any] = orjson.loads(content)
+        resource: dict[str, Any] = parsed(content.decode())
         kept = {name: value for name, value in resource.items() if self._keeps(resource["resourceType"], name)}
         meta = dict(kept.get("meta", {}))
         meta["tag"] = [*meta.get("tag", []), _SUBSETTED]

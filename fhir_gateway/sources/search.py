@@ -8,7 +8,6 @@ page, then by ``_lastUpdated``. A type that is finished is not searched again wh
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, timedelta
@@ -21,6 +20,7 @@ import httpx
 import orjson
 
 from fhir_gateway.errors import SourceError
+from fhir_gateway.r4.exact import parsed
 from fhir_gateway.sources.endpoint import without_query
 from fhir_gateway.sources.members import group_members
 from fhir_gateway.sources.models import StagedFile
@@ -280,7 +280,7 @@ def _matches(bundle: Mapping[str, Any], kind: str, found: _Found) -> Iterator[Ma
 def _parse(content: bytes, url: str) -> dict[str, Any]:
     """JSON whose decimals keep their digits: ``1.10`` must not become 1.1 on its way to the lake."""
     try:
-        body = json.loads(content, parse_float=lambda digits: orjson.Fragment(digits))
+        body = parsed(content.decode("utf-8-sig"))
     except ValueError:
         raise SourceError(f"{without_query(url)}: answered 200 with something that is not JSON") from None
     if not isinstance(body, dict):

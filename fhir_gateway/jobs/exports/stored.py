@@ -19,6 +19,7 @@ from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.exports.left import left
 from fhir_gateway.jobs.exports.models import Block, Export, Level, Source
 from fhir_gateway.jobs.exports.roster import linked
+from fhir_gateway.r4.exact import parsed
 
 EVERYWHERE: frozenset[Level] = frozenset({"system", "patient", "group"})
 SYSTEM: frozenset[Level] = frozenset({"system"})
@@ -110,7 +111,7 @@ def _shape(export: Export, resource_type: str) -> Any:
 
 def shaped(elements: frozenset[str] | None, only: frozenset[str] | None, body: bytes) -> bytes:
     """A body with some root elements, and of a list only the entries of some patients; tagged as a part."""
-    resource: Mapping[str, Any] = orjson.loads(body)
+    resource: Mapping[str, Any] = parsed(body.decode())
     if only is not None and "member" in resource:
         entries = [one for one in resource["member"] if one["entity"].get("reference") in only]
         resource = {name: value for name, value in resource.items() if name != "member"}
