@@ -31,7 +31,7 @@ DIGESTS = pa.schema(
 )
 """A row per served resource; `source` is empty for persons, who may have several."""
 
-RENDERING = 1
+RENDERING = 2
 """Raise it when what is served of a row changes: then everything is served anew."""
 
 _LINK = "patient"  # kind of the rows that say which person a source's patient was
