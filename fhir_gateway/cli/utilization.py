@@ -146,13 +146,14 @@ def import_table(
 ) -> None:
     """Import value sets (planned readmissions, PQI) or the probabilities of ED diagnoses (NYU, Johnston)."""
     from fhir_gateway.jobs import utilization as job
+    from fhir_gateway.risk.utilization.tables import IMPORTED
 
     here = context(command)
     found = job.import_table(here.gateway, path, form)
     imported = [
         {"value_set": one.id, "codes": len(one.codes), "version": one.version}
         for one in found.value_sets.values()
-        if one.trust == "imported"
+        if one.trust == IMPORTED
     ]
     if found.ed_probabilities is not None:
         imported.append({"value_set": form, "codes": found.ed_probabilities.num_rows, "version": str(found.ed_version)})

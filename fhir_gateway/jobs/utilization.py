@@ -36,6 +36,7 @@ from fhir_gateway.risk.utilization import (
     utilization_of,
 )
 from fhir_gateway.risk.utilization.reports import canonical, measure, report, vbpr_groups
+from fhir_gateway.risk.utilization.service import value_sets_looked_at
 from fhir_gateway.risk.utilization.tables import Tables, load_imported, read_form
 
 _MONTHS_OF_COMPLETION = 24
@@ -190,6 +191,8 @@ def import_table(gateway: Gateway, path: Path, form: str) -> Tables:
         raise InputError(f"{path.name}: cannot be read") from error
     kind = read_form(form)
     found = Tables.shipped().with_imported(kind, content, path.name)
+    if unknown := sorted(set(found.value_sets) - value_sets_looked_at()):
+        raise InputError(f"{path.name}: {', '.join(unknown)}: no metric looks at such a value set")
     folder = tables_folder(gateway)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     stem = "".join(c if c.isalnum() or c == "-" else "-" for c in path.stem)

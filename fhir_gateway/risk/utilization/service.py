@@ -24,7 +24,7 @@ from fhir_gateway.risk.utilization.readmissions import (
 from fhir_gateway.risk.utilization.rules import Rules
 from fhir_gateway.risk.utilization.stays import find_stays
 from fhir_gateway.risk.utilization.sums import Sums
-from fhir_gateway.risk.utilization.tables import Tables
+from fhir_gateway.risk.utilization.tables import IMPORTED, Tables
 from fhir_gateway.risk.utilization.tallies import tally
 from fhir_gateway.risk.utilization.visits import find_visits
 
@@ -189,6 +189,14 @@ def utilization_of(
     return Utilization(period, last, table, refused, notes(options, aged=aged), versions(options), members)
 
 
+#: Value sets that are not shipped, and what readmissions are without them.
+_OF_CUSTOMERS = {
+    "readmission-planned-procedures": "no readmission is judged planned by potentially planned procedures",
+    "readmission-acute-diagnoses": "no diagnosis makes a potentially planned procedure unplanned",
+    "readmission-surgical-procedures": "cancer stays are left out though there may have been surgery",
+}
+
+
 def refusals(tables: Tables, population: Population) -> dict[str, str]:
     """Why metrics cannot be computed from these tables."""
     found: dict[str, str] = {}
@@ -204,11 +212,7 @@ def refusals(tables: Tables, population: Population) -> dict[str, str]:
 def notes(options: Options, *, aged: bool = True) -> tuple[str, ...]:
     """What to know of results: what of a definition could not be looked at; ``aged``: dates of birth are known."""
     found = []
-    for name, what in (
-        ("readmission-planned-procedures", "no readmission is judged planned by potentially planned procedures"),
-        ("readmission-acute-diagnoses", "no diagnosis makes a potentially planned procedure unplanned"),
-        ("readmission-surgical-procedures", "cancer stays are left out though there may have been surgery"),
-    ):
+    for name, what in _OF_CUSTOMERS.items():
         if options.tables.missing([name]):
             found.append(f"readmissions: value set {name} was not imported: {what}")
     if options.readmissions.enrolment == "ignored":
@@ -219,11 +223,19 @@ def notes(options: Options, *, aged: bool = True) -> tuple[str, ...]:
 
 
 def versions(options: Options) -> dict[str, str]:
-    """Versions of rules and tables that results are made of."""
-    sets = {one.version for one in options.tables.value_sets.values()}
+    """Versions of rules and tables that results are made of; an imported value set is named by itself."""
+    sets = options.tables.value_sets.values()
+    shipped = {one.version for one in sets if one.trust != IMPORTED}
     found = {"rules": options.rules.version, "metrics": next(iter(metrics().values())).version}
-    found |= {"value-sets": ", ".join(sorted(sets)), "pqi": indicators().version}
+    found |= {"value-sets": ", ".join(sorted(shipped)), "pqi": indicators().version}
+    found |= {f"value-set.{one.id}": one.version for one in sets if one.trust == IMPORTED}
     return found | ({"ed-probabilities": options.tables.ed_version} if options.tables.ed_version else {})
+
+
+def value_sets_looked_at() -> frozenset[str]:
+    """Names of the value sets that any metric looks at, shipped or not."""
+    of_indicators = (name for one in indicators().single for name in one.value_sets)
+    return frozenset((*Tables.shipped().value_sets, *_OF_CUSTOMERS, *of_indicators))
 
 
 def _needing(what: str, why: str) -> dict[str, str]:

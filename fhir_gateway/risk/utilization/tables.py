@@ -31,6 +31,8 @@ ED_CLASSES = (
     *("injury", "mental_health", "alcohol", "drug"),
 )
 AVOIDABLE = ED_CLASSES[:3]
+#: Trust mark of what somebody imported: it rests on them.
+IMPORTED = "imported"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,7 @@ def _value_sets(table: pa.Table, name: str, digest: str) -> dict[str, ValueSet]:
         rows.setdefault(row["value_set"].strip(), []).append(code)
         about.setdefault(row["value_set"].strip(), (row.get("version") or "", row.get("source") or ""))
     return {
-        one: ValueSet(one, about[one][0] or f"sha256:{digest}", about[one][1] or name, "imported", tuple(codes))
+        one: ValueSet(one, about[one][0] or f"sha256:{digest}", about[one][1] or name, IMPORTED, tuple(codes))
         for one, codes in rows.items()
     }
 
