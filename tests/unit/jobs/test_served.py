@@ -14,6 +14,7 @@ from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs import publish as publishing
 from fhir_gateway.jobs.publish import published_id
 from fhir_gateway.jobs.pull import pull_files
+from fhir_gateway.jobs.served import RENDERING
 
 Resource = dict[str, Any]
 
@@ -174,6 +175,6 @@ def test_another_rendering_serves_everything_anew(
     rendered.clear()
     publishing.publish(gateway)
     assert rendered == []
-    monkeypatch.setattr("fhir_gateway.jobs.served.RENDERING", 2)
+    monkeypatch.setattr("fhir_gateway.jobs.served.RENDERING", RENDERING + 1)
     publishing.publish(gateway)
     assert rendered == ["a"]
