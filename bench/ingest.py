@@ -31,7 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -119,8 +119,8 @@ def into_columns(pull: StagedPull) -> None:
 
         def make(name: str) -> None:
             rows = pa.Table.from_batches(waiting.pop(name))
-            for _ in typed_rows(connection, scanner.grammar, name, texts, rows, scanner.shape(name)):
-                pass
+            pieces = typed_rows(connection, scanner.grammar, name, texts, rows, scanner.shape(name))
+            deque(pieces, maxlen=0)  # keeps none of them
 
         for found in scanned(pull, scanner, texts):
             for name, batch in found.rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from sys import getrefcount
 from threading import local
 from typing import Any, NamedTuple
 
@@ -20,6 +21,8 @@ _KINDS = {"VARCHAR": kernel.STRING, "BOOLEAN": kernel.TRUTH, "BIGINT": kernel.WH
 #: Bytes after each part of an arena: what a string is copied with may write beyond its end, and parts begin at a line
 #: of the processor's cache.
 _LINE = 64
+#: How often memory is referred to that nobody else has: by its attribute and by who counts.
+_OURS = 2
 
 _Numbers = npt.NDArray[np.int64]
 
@@ -178,6 +181,7 @@ class _Arena:
         kinds = plan.kinds & (kernel.REPEATED - 1)
         counts, most = columns[plan.columns, kernel.COUNT], columns[plan.columns, kernel.SIZE]
         rows = np.where(plan.above < 0, resources, columns[plan.above, kernel.COUNT])
+        every = counts == rows  # has a value: no bits are needed
         bits = (rows + 7) >> 3
         wide = (kinds == kernel.WHOLE) | (kinds == kernel.NUMBER)
         texts = kinds == kernel.STRING
@@ -185,17 +189,17 @@ class _Arena:
         fixed = np.select(of_kinds, [bits, 8 * rows, 16 * rows])
         self._bounded = texts | (kinds == kernel.LIST)
         bounds = np.where(self._bounded, 4 * rows + 4, 0)
-        sizes = np.concatenate([bits, fixed, bounds, np.where(texts, most + _LINE, 0)])
+        sizes = np.concatenate([np.where(every, 0, bits), fixed, bounds, np.where(texts, most + _LINE, 0)])
         begins = np.cumsum((sizes + (_LINE - 1)) & -_LINE)
         begins = np.concatenate([[0], begins])
-        self.memory = np.empty(int(begins[-1]), np.uint8)
+        self.memory = SCRATCH.arena(int(begins[-1]))
         self.memory[: begins[2 * len(kinds)]] = 0  # bits that are not set, values that are not there
         bits_at, fixed_at, bounds_at, texts_at = np.split(begins[:-1], 4)
         values_at = np.where(texts, texts_at, fixed_at)
         for field, values in (
             (kernel.KIND, plan.kinds),
             (kernel.LEVEL, plan.levels),
-            (kernel.BITS, bits_at),
+            (kernel.BITS, np.where(every, -1, bits_at)),
             (kernel.OFFSETS, bounds_at >> 2),
             (kernel.VALUES, np.where(wide, values_at >> 3, values_at)),
             (kernel.SIZE, 0),
@@ -239,6 +243,7 @@ class Scratch(local):
     def __init__(self) -> None:
         self._events = np.empty(0, np.int64)
         self._text = np.empty(0, np.uint8)
+        self._arena = np.empty(0, np.uint8)
 
     def text(self, most: int) -> npt.NDArray[np.uint8]:
         """Room for text, the same as the time before."""
@@ -251,6 +256,12 @@ class Scratch(local):
         if len(self._events) < count:
             self._events = np.empty(2 * count, np.int64)
         return self._events[:count]
+
+    def arena(self, size: int) -> npt.NDArray[np.uint8]:
+        """Memory for columns: that of the time before, when nobody has any of these columns any more."""
+        if len(self._arena) < size or getrefcount(self._arena) > _OURS:
+            self._arena = np.empty(size + (size >> 2), np.uint8)
+        return self._arena[:size]
 
 
 SCRATCH = Scratch()

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from fhir_gateway.errors import LedgerError, Location
 from fhir_gateway.lake.deleting import doomed_rows
 from fhir_gateway.lake.links import Links, read_links, update_links
+from fhir_gateway.lake.memory import give_back
 from fhir_gateway.lake.ordering import seats
 from fhir_gateway.lake.persons import PersonAssigner
 from fhir_gateway.lake.placing import STORED_COLUMNS, Placement, clear, place
@@ -89,6 +90,7 @@ class Commit:
         before = self.log.get(self.base) if self.base else None
         known = read_links(self.log.folder / before.links if before and before.links else None)
         links = self._links(lines, placements, known, before.persons if before else None)
+        give_back()
         tables = self._write_all(lines, placements, doomed, links)
         return LakeVersion(
             version=self.version,

@@ -144,7 +144,8 @@ class Grammar:
         """Learn a code of a required binding."""
         if text not in self._bound[transition]:
             return False
-        self._tables.enter(int(self._tables.now.keys[transition, tables.TARGET]), text.encode(), 0)
+        space = int(self._tables.now.keys[transition, tables.TARGET])
+        self._tables.enter(space, text.encode(), self._tables.words)  # a code means where its text is
         return True
 
     def _key(self, number: int, key: str) -> bool:
@@ -310,8 +311,7 @@ class Grammar:
         row[tables.LOW], row[tables.HIGH] = INTEGER_BOUNDS.get(element.type, (0, 0)) if element else (0, 0)
         row[tables.NEXT] = row[tables.COLUMN] = row[tables.LIST_COLUMN] = -1
         if place is not None:
-            row[tables.COLUMN], row[tables.LEVEL] = place.column, place.level
-            row[tables.LIST_COLUMN], row[tables.OUTER] = place.list_column, place.outer
+            row[tables.COLUMN], row[tables.LIST_COLUMN] = place.column, place.list_column
         if element is not None and element.choice:
             for other_key, other in keys.items():
                 variant = node.definition.elements.get(other_key.removeprefix("_"))

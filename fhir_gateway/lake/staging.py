@@ -6,7 +6,7 @@ pull and beyond that on disk too, so memory does not grow with the pull.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,12 +25,14 @@ from fhir_gateway.sources.models import LedgerEntry, StagedPull
 Progress = Callable[[str, int], None]
 
 #: Bytes of rows that a pull may hold in memory.
-_HELD_BYTES = 1 << 26
+_HELD_BYTES = 1 << 24
 #: Batches of fewer rows than these are put together, this many at a time: each costs as much as a hundred rows.
 _SMALL_ROWS = 64
 _SMALL_BATCHES = 512
-#: Rows of a type that are put in order in memory.
-_FEW_ROWS = 1 << 19
+#: Rows that are worth a call that prepares a thousand times as much as it does for one.
+_GATHERED_ROWS = 1 << 15
+#: Rows of a type that are put in order by what is known of them in memory, some 40 bytes each.
+_FEW_ROWS = 1 << 20
 
 
 class StagedRows:
@@ -42,15 +44,16 @@ class StagedRows:
         self._writer: pa.ipc.RecordBatchFileWriter | None = None
         self._held: list[pa.RecordBatch] = []
         self._seen = 0  # batches held that were looked at already
+        self.held = 0  # bytes
         self.count = 0
 
-    def add(self, batch: pa.RecordBatch) -> int:
-        """Take rows that follow those before; returns the memory they take."""
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Take rows that follow those before."""
         self._held.append(batch)
+        self.held += batch.nbytes
         if len(self._held) - self._seen >= _SMALL_BATCHES:
             self._put_together()
         self.count += batch.num_rows
-        return int(batch.nbytes)
 
     def _put_together(self) -> None:
         """Make one of the last batches where they are small: an export may have thousands of files of one line."""
@@ -67,7 +70,7 @@ class StagedRows:
             self._writer = pa.ipc.new_file(str(self._path), CHECKED)
         for batch in self._held:
             self._writer.write_batch(batch)
-        self._held, self._seen = [], 0
+        self._held, self._seen, self.held = [], 0, 0
 
     def close(self) -> None:
         """No more rows will come."""
@@ -86,13 +89,17 @@ class StagedRows:
 
     def patients(self) -> pa.Array:
         """The patient ids in the rows, each once."""
-        return pa.chunked_array([batch["_patient"] for batch in self.batches()], pa.string()).unique().drop_null()
+        found = pa.array([], pa.string())
+        for rows in gathered(self.batches()):
+            found = pa.chunked_array([found, *rows["_patient"].chunks]).unique()
+        return found.drop_null()
 
     def few_and_different(self) -> bool:
         """Whether the rows are few enough to be put in order in memory, and no id occurs twice."""
         if self.count > _FEW_ROWS:
             return False
-        hashed = np.sort(np.concatenate([id_words(batch["id"])[2] for batch in self.batches()]))
+        hashed = np.concatenate([id_words(batch["id"])[2] for batch in self.batches()])
+        hashed.sort()
         return not (hashed[1:] == hashed[:-1]).any()
 
     def batches(self) -> Iterator[pa.RecordBatch]:
@@ -104,6 +111,20 @@ class StagedRows:
                 for number in range(spilled.num_record_batches):
                     yield spilled.get_batch(number)
         yield from self._held
+
+
+def gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Batches put together until they are worth a call."""
+    waiting: list[pa.RecordBatch] = []
+    count = 0
+    for batch in batches:
+        waiting.append(batch)
+        count += batch.num_rows
+        if count >= _GATHERED_ROWS:
+            yield pa.Table.from_batches(waiting)
+            waiting, count = [], 0
+    if waiting:
+        yield pa.Table.from_batches(waiting)
 
 
 def id_words(ids: pa.StringArray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -138,11 +159,19 @@ class StagedLines:
         """Take checked rows of a type."""
         if resource_type not in self.rows:
             self.rows[resource_type] = StagedRows(resource_type, self.folder)
-        self._held += self.rows[resource_type].add(batch)
+        before = self.rows[resource_type].held
+        self.rows[resource_type].add(batch)
+        self._held += self.rows[resource_type].held - before
         if self._held > _HELD_BYTES:
-            for rows in self.rows.values():
-                rows.spill()
-            self._held = 0
+            self._spill()
+
+    def _spill(self) -> None:
+        """Move the types with the most rows to the disk, half of all; few rows of a type are worth more in memory."""
+        for rows in sorted(self.rows.values(), key=lambda rows: rows.held, reverse=True):
+            self._held -= rows.held
+            rows.spill()
+            if 2 * self._held <= _HELD_BYTES:
+                break
 
     def scan(self, block: LineBlock, promised: str | None, file: str, order: int) -> Scanned:
         """Lay a block's text down and check its lines; what they gave is still to be taken."""

@@ -299,7 +299,7 @@ class BucketWriter:
             compression_level={"_raw": 1},
             use_dictionary=[name for name in schema.names if name not in _UNIQUE],
             write_statistics=["_member"],  # whoever reads one member skips the row groups of others
-            write_batch_size=1 << 14,
+            write_batch_size=1 << 10,  # how long a page is, is only asked after so many: of texts of 5 kB each 5 MB
         )
         self.files.append(StoredFile(path, bucket))
         return self._writer

@@ -53,12 +53,26 @@ def typed_rows(
         size = int(ends[to - 1] - reached)
         text = SCRATCH.text(max(size, PIECE_BYTES) + tables.PADDING)
         text[size : size + tables.PADDING] = 0
-        part = found.part(at, to)
-        offsets, usual = assembly.read(texts, part, text)
-        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(text[:size])]
-        raw = pa.Array.from_buffers(pa.string(), to - at, buffers)
-        yield Piece(at, to, raw, _with_odd(connection, usual, raw, part.odd, shape))
+        raw, columns = _made(connection, assembly, texts, found.part(at, to), text, size, shape)
+        yield Piece(at, to, raw, columns)
+        del raw, columns  # memory that nobody has any more is the next piece's
         at = to
+
+
+def _made(
+    connection: duckdb.DuckDBPyConnection,
+    assembly: Assembly,
+    texts: Texts,
+    rows: Rows,
+    text: np.ndarray,
+    size: int,
+    shape: Mapping[str, Any],
+) -> tuple[pa.StringArray, pa.StructArray]:
+    """The text of rows, ``size`` bytes in all, and their columns."""
+    offsets, usual = assembly.read(texts, rows, text)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(text[:size])]
+    raw = pa.Array.from_buffers(pa.string(), len(rows.starts), buffers)
+    return raw, _with_odd(connection, usual, raw, rows.odd, shape)
 
 
 def _with_odd(

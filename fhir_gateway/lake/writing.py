@@ -14,17 +14,14 @@ from fhir_gateway.lake.assemble import TEXT_COLUMNS
 from fhir_gateway.lake.columns import OWN_COLUMNS, belongs_to_patients
 from fhir_gateway.lake.links import Links
 from fhir_gateway.lake.moving import MOVED, moved_rows
-from fhir_gateway.lake.ordering import Seats, first_rows
+from fhir_gateway.lake.ordering import Seats, first_rows, parted
 from fhir_gateway.lake.scan import CHECKED, Scanner
-from fhir_gateway.lake.staging import StagedRows
+from fhir_gateway.lake.staging import StagedRows, gathered
 from fhir_gateway.lake.tables import NO_BUCKET, BucketWriter, ResourceTable, StoredFile
 from fhir_gateway.lake.texts import Texts
 from fhir_gateway.lake.typed import Piece, typed_rows
 from fhir_gateway.lake.versions import TableState
 from fhir_gateway.sources.models import StagedPull
-
-#: Rows that are sorted in memory; more are first parted on the disk.
-_PART_ROWS = 1 << 18
 
 #: Columns of rows in their order that are stored as they are.
 _KEPT = ["_source", "id", "_member", "_patient", "_last_updated", "_version", "_hash"]
@@ -53,7 +50,7 @@ class Writing:
 
     def first(self, staged: StagedRows) -> TableState:
         """Write all ``staged`` rows, each the only one of its id, into a table that is not there yet."""
-        return TableState(self.table.append(self._typed_files(first_rows(staged, self.seated))), False)
+        return TableState(self.table.append(self._typed_files(first_rows(staged, self.seated, self.scratch))), False)
 
     def run(self, staged: StagedRows | None, accepted: str | None, doomed: pa.Table | None) -> TableState | None:
         """Write the ``accepted`` of the ``staged`` rows and whoever moved, and tombstones over the ``doomed``.
@@ -130,6 +127,7 @@ class Writing:
                 shape,
             ):
                 writer.add(self._stored(rows.slice(piece.start, len(piece.raw)), piece))
+                del piece  # its memory is the next one's
         return writer.close()
 
     def _stored(self, rows: pa.Table, piece: Piece) -> pa.Table:
@@ -150,39 +148,16 @@ class Writing:
         """The rows to write in their order, a part after the other, with ``_source``, ``_member`` and ``_bucket``."""
         orders = self.connection.sql("select _order from ranked order by rank").fetchnumpy()["_order"]
         ranks = np.argsort(orders)
-        batches = _ranked(_chained(staged, moved), orders[ranks], ranks)
-        if count <= _PART_ROWS:
-            found: Iterable[pa.Table] = [pa.Table.from_batches(list(batches))]
-        else:
-            found = self._parted(batches)
         first = 0
-        for rows in found:
+        for ordered in parted(_ranked(_chained(staged, moved), orders[ranks], ranks), count, self.scratch):
             places = self.connection.sql(
                 "select _source, _member, _bucket from ranked where rank >= ? and rank < ? order by rank",
-                params=[first, first + rows.num_rows],
+                params=[first, first + ordered.num_rows],
             ).to_arrow_table()
-            first += rows.num_rows
-            ordered = rows.take(pa.array(np.argsort(rows["rank"].to_numpy())))
+            first += ordered.num_rows
             for name in places.column_names:
                 ordered = ordered.append_column(name, places[name])
             yield ordered
-
-    def _parted(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
-        """Rows sorted into parts on the disk, then one part after the other in memory."""
-        self.scratch.mkdir()
-        writers: dict[int, pa.ipc.RecordBatchFileWriter] = {}
-        for batch in batches:
-            parts = batch["rank"].to_numpy() // _PART_ROWS
-            for part in np.unique(parts).tolist():
-                if part not in writers:
-                    writers[part] = pa.ipc.new_file(str(self.scratch / f"{part}.arrow"), batch.schema)
-                writers[part].write_batch(batch.filter(pa.array(parts == part)))
-        for part, writer in sorted(writers.items()):
-            writer.close()
-            path = self.scratch / f"{part}.arrow"
-            with pa.OSFile(str(path)) as file:
-                yield pa.ipc.open_file(file).read_all()
-            path.unlink()
 
     def _tombstone_files(self, doomed: pa.Table | None) -> list[StoredFile]:
         """In the buckets that rows leave, and where the doomed lie, a row that says so."""
@@ -213,14 +188,14 @@ def _chained(staged: StagedRows | None, moved: list[pa.RecordBatch]) -> Iterator
     yield from moved
 
 
-def _ranked(batches: Iterator[pa.RecordBatch], orders: np.ndarray, ranks: np.ndarray) -> Iterator[pa.RecordBatch]:
+def _ranked(batches: Iterator[pa.RecordBatch], orders: np.ndarray, ranks: np.ndarray) -> Iterator[pa.Table]:
     """The rows whose ``_order`` is in ``orders`` (sorted), with their ``rank``."""
-    for batch in batches:
-        wanted = batch["_order"].to_numpy()
+    for rows in gathered(batches):
+        wanted = rows["_order"].to_numpy()
         at = np.minimum(np.searchsorted(orders, wanted), len(orders) - 1)
         there = orders[at] == wanted
         if not there.all():
-            batch = batch.filter(pa.array(there))
+            rows = rows.filter(pa.array(there))
             at = at[there]
-        if batch.num_rows:
-            yield batch.append_column("rank", pa.array(ranks[at]))
+        if rows.num_rows:
+            yield rows.append_column("rank", pa.array(ranks[at].astype(np.int32)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fhir_gateway.lake.kernel.machine import compiled, copy_wide, pread, preadv
+from fhir_gateway.lake.kernel.machine import byte, compiled, copy_wide, item, pread, preadv, put
 from fhir_gateway.lake.kernel.tables import (
     COLUMN_BITS,
     ESCAPED,
@@ -24,7 +24,8 @@ from fhir_gateway.lake.kernel.texts import BACKSLASH, MINUS, NINE, POINT, ZERO, 
 # list, each of which is a row of its own
 SKIPPED, STRUCT, LIST, STRING, TRUTH, WHOLE, NUMBER, SKIPPED_LIST, REPEATED = 0, 1, 2, 3, 4, 5, 6, 7, 8
 # fields of a column: what it is; the level its rows are counted in; where its bits, offsets and values begin in the
-# arena (each counted in its own size); the next row to get an offset; bytes or items so far; events
+# arena (each counted in its own size; -1 for bits where every row has a value); the next row to get an offset; bytes or
+# items so far; events
 KIND, LEVEL, BITS, OFFSETS, VALUES, ROW, SIZE, COUNT = 0, 1, 2, 3, 4, 5, 6, 7
 COLUMN_FIELDS = 8
 
@@ -63,10 +64,10 @@ def count(events: np.ndarray, columns: np.ndarray) -> None:
     """How many events each column has, and how many bytes at most its strings."""
     for i in range(len(events)):
         event = events[i]
-        column = event & _COLUMN
-        if column != FAR:
-            columns[column, COUNT] += 1
-            columns[column, SIZE] += event >> LENGTH_AT
+        if not event & FAR:
+            c = COLUMN_FIELDS * (event & _COLUMN)
+            put(columns, c + COUNT, item(columns, c + COUNT) + 1)
+            put(columns, c + SIZE, item(columns, c + SIZE) + (event >> LENGTH_AT))
 
 
 @compiled
@@ -107,51 +108,59 @@ def gather(
                 return i
         offsets[i] = at
         if not odd[i]:
-            levels[root] += 1
+            put(levels, root, item(levels, root) + 1)
             place = at
             end = e + told[i]
             while e < end:
-                event = events[e]
+                event = item(events, e)
                 e += 1
-                c = event & _COLUMN
-                if c == FAR:
+                c = COLUMN_FIELDS * (event & _COLUMN)
+                if event & FAR:
                     place += event >> COLUMN_BITS
                     continue
                 place += (event >> GAP_AT) & _GAP
-                kind = columns[c, KIND]
+                kind = item(columns, c + KIND)
                 size = event >> LENGTH_AT
                 if kind == SKIPPED:
                     place += size
                     continue
                 if kind == SKIPPED_LIST:  # what it says is how many, not how long
                     continue
-                level = columns[c, LEVEL]
+                level = item(columns, c + LEVEL)
+                row = item(levels, level)
                 if kind >= REPEATED:
-                    levels[level] += 1
+                    put(levels, level, row + 1)
                     kind -= REPEATED
-                row = levels[level] - 1
-                arena[columns[c, BITS] + (row >> 3)] |= 1 << (row & 7)
+                else:
+                    row -= 1
+                bits = item(columns, c + BITS)
+                if bits >= 0:
+                    bits += row >> 3
+                    put(arena, bits, byte(arena, bits) | 1 << (row & 7))
                 if kind == STRING:
-                    had = columns[c, SIZE]
-                    _offset(columns, c, row, had, halves)
+                    had = item(columns, c + SIZE)
+                    _offset(columns, c, row, had, bits, halves)
+                    target = item(columns, c + VALUES) + had
                     if event & ESCAPED:
-                        target = columns[c, VALUES]
-                        columns[c, SIZE] = _unescape(text, place, place + size, arena, target + had) - target
+                        size_now = _unescape(text, place, place + size, arena, target) - target
+                        put(columns, c + SIZE, had + size_now)
                     else:
-                        copy_wide(text, place, arena, columns[c, VALUES] + had, size)
-                        columns[c, SIZE] = had + size
+                        copy_wide(text, place, arena, target, size)
+                        put(columns, c + SIZE, had + size)
                     place += size
                 elif kind == LIST:
-                    had = columns[c, SIZE]
-                    _offset(columns, c, row, had, halves)
-                    columns[c, SIZE] = had + size
+                    had = item(columns, c + SIZE)
+                    _offset(columns, c, row, had, bits, halves)
+                    put(columns, c + SIZE, had + size)
                 elif kind != STRUCT:
+                    values = item(columns, c + VALUES)
                     if kind == WHOLE:
-                        words[columns[c, VALUES] + row] = whole(text, place, place + size)
+                        put(words, values + row, whole(text, place, place + size))
                     elif kind == NUMBER:
-                        _number(text, place, place + size, words, columns[c, VALUES] + 2 * row)
-                    elif text[place] == 116:
-                        arena[columns[c, VALUES] + (row >> 3)] |= 1 << (row & 7)
+                        _number(text, place, place + size, words, values + 2 * row)
+                    elif byte(text, place) == 116:
+                        values += row >> 3
+                        put(arena, values, byte(arena, values) | 1 << (row & 7))
                     place += size
         at += lengths[i]
     offsets[len(starts)] = at
@@ -192,22 +201,24 @@ def _read_run(
 
 
 @compiled
-def _offset(columns: np.ndarray, c: int, row: int, value: int, halves: np.ndarray) -> None:
-    """Say where a row begins; those that were left out before it are empty."""
-    first = columns[c, OFFSETS]
-    at = columns[c, ROW]
-    while at <= row:
-        halves[first + at] = value
-        at += 1
-    columns[c, ROW] = at
+def _offset(columns: np.ndarray, c: int, row: int, value: int, bits: int, halves: np.ndarray) -> None:
+    """Say where a row begins; those that were left out before it are empty (none where there are no ``bits``)."""
+    first = item(columns, c + OFFSETS)
+    if bits >= 0:
+        at = item(columns, c + ROW)
+        while at < row:
+            put(halves, first + at, value)
+            at += 1
+        put(columns, c + ROW, row + 1)
+    put(halves, first + row, value)
 
 
 @compiled
 def finish(numbers: np.ndarray, rows: np.ndarray, columns: np.ndarray, halves: np.ndarray) -> None:
     """The offsets after the last row that some columns have; ``rows`` is how many rows there are."""
     for i in range(len(numbers)):
-        c = numbers[i]
-        _offset(columns, c, rows[i], columns[c, SIZE], halves)
+        c = COLUMN_FIELDS * numbers[i]
+        _offset(columns, c, rows[i], item(columns, c + SIZE), item(columns, c + BITS), halves)
 
 
 @compiled
@@ -215,18 +226,18 @@ def _unescape(text: np.ndarray, start: int, end: int, target: np.ndarray, at: in
     """Write a string without its escapes; answers where the next may begin. Never longer than the text."""
     i = start
     while i < end:
-        c = text[i]
+        c = byte(text, i)
         i += 1
         if c != BACKSLASH:
             target[at] = c
             at += 1
             continue
-        c = text[i]
+        c = byte(text, i)
         i += 1
         if c == 117:
             code = 0
             for _ in range(4):
-                c = text[i]
+                c = byte(text, i)
                 code = code * 16 + (c - ZERO if c <= NINE else (c | 32) - 87)
                 i += 1
             if code < 0x80:
@@ -257,14 +268,14 @@ def _unescape(text: np.ndarray, start: int, end: int, target: np.ndarray, at: in
 @compiled
 def _number(text: np.ndarray, at: int, end: int, out: np.ndarray, to: int) -> None:
     """A decimal times 10^8, as a pair of 64 bits; what is beyond 8 decimals is rounded half up."""
-    negative = text[at] == MINUS
+    negative = byte(text, at) == MINUS
     if negative:
         at += 1
     low, high = np.uint64(0), np.uint64(0)
     places = -1  # digits after the point so far, -1 before it
     up = False
     while at < end:
-        c = text[at]
+        c = byte(text, at)
         at += 1
         if c == POINT:
             places = 0

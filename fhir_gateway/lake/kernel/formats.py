@@ -4,12 +4,40 @@ from __future__ import annotations
 
 import numpy as np
 
-from fhir_gateway.lake.kernel.machine import compiled
+from fhir_gateway.lake.kernel.machine import byte, compiled, load, not_of_ids
 from fhir_gateway.lake.kernel.tables import BASE64, CODE, DATE, DATETIME, ID, INSTANT, OID, TIME, URI, UUID
 from fhir_gateway.lake.kernel.texts import BLANK, COLON, MINUS, NINE, PLUS, POINT, ZERO, begins, digits_value
 
 _UUID_PREFIX = np.frombuffer(b"urn:uuid:", np.uint8)
 _OID_PREFIX = np.frombuffer(b"urn:oid:", np.uint8)
+
+
+def _spread(kinds: bytes, digit: int, other: int) -> np.uint64:
+    """Eight bytes as a number, one for each letter: ``digit`` for each 0, ``other`` for all else."""
+    return np.uint64(int.from_bytes(bytes(digit if kind == ZERO else other for kind in kinds), "little"))
+
+
+# eight characters at once: without their layout digits are 0 to 9 and all else is 0, and what is more reaches the
+# highest bit of its byte when this is added
+_YEAR_MONTH = np.uint64(int.from_bytes(b"0000-00-", "little"))
+_YEAR_MONTH_ROOM = _spread(b"0000-00-", 0x76, 0x7F)
+_DAY_CLOCK = np.uint64(int.from_bytes(b"00T00:00", "little"))
+_DAY_CLOCK_ROOM = _spread(b"00T00:00", 0x76, 0x7F)
+_HIGHEST = np.uint64(0x8080808080808080)
+_DAY_ONLY = np.uint64(0xFFFF)
+
+
+@compiled
+def _exceeds(found: int, room: int) -> bool:
+    """Whether any of eight characters, less their layout, is more than it may be."""
+    exceeding: bool = ((found + room) | found) & _HIGHEST != 0
+    return exceeding
+
+
+@compiled
+def _two(found: int, at: int) -> int:
+    """The number of two digits, the first in the byte ``at``."""
+    return ((np.int64(found) >> 8 * at) & 15) * 10 + ((np.int64(found) >> 8 * (at + 1)) & 15)
 
 
 @compiled
@@ -20,38 +48,54 @@ def _month_length(year: int, month: int) -> int:
 
 
 @compiled
+def _day(text: np.ndarray, start: int, later: int) -> bool:
+    """Whether a whole date begins at ``start``; ``later`` is what is from its day on, less its layout."""
+    found = load(text, start) ^ _YEAR_MONTH
+    if _exceeds(found, _YEAR_MONTH_ROOM) or np.int64(found) & 0xFFFFFFFF == 0:
+        return False
+    month, day = _two(found, 5), _two(later, 0)
+    if month < 1 or month > 12 or day < 1:
+        return False
+    return day <= 28 or day <= _month_length(100 * _two(found, 0) + _two(found, 2), month)
+
+
+@compiled
 def _date(text: np.ndarray, start: int, end: int) -> bool:
     length = end - start
-    if length != 4 and length != 7 and length != 10:
+    if length == 10:
+        later = (load(text, start + 8) ^ _DAY_CLOCK) & _DAY_ONLY
+        return not _exceeds(later, _DAY_CLOCK_ROOM & _DAY_ONLY) and _day(text, start, later)
+    if length != 4 and length != 7:
         return False
-    year = digits_value(text, start, start + 4)
-    if year < 1:
+    if digits_value(text, start, start + 4) < 1:
         return False
     if length == 4:
         return True
     month = digits_value(text, start + 5, start + 7)
-    if text[start + 4] != MINUS or month < 1 or month > 12:
-        return False
-    if length == 7:
-        return True
-    day = digits_value(text, start + 8, end)
-    return text[start + 7] == MINUS and 1 <= day <= _month_length(year, month)
+    return byte(text, start + 4) == MINUS and 1 <= month <= 12
 
 
 @compiled
 def clock_end(text: np.ndarray, start: int, end: int) -> int:
     """End of the time that begins at ``start``; -1 when it is none."""
-    if end - start < 8 or text[start + 2] != COLON or text[start + 5] != COLON:
+    if end - start < 8 or byte(text, start + 2) != COLON or byte(text, start + 5) != COLON:
         return -1
     hour, minute = digits_value(text, start, start + 2), digits_value(text, start + 3, start + 5)
-    second = digits_value(text, start + 6, start + 8)
-    if hour < 0 or hour > 23 or minute < 0 or minute > 59 or second < 0 or second > 60:
+    if hour < 0 or hour > 23 or minute < 0 or minute > 59:
         return -1
-    at = start + 8
-    if at < end and text[at] == POINT:
+    return _seconds_end(text, start + 6, end)
+
+
+@compiled
+def _seconds_end(text: np.ndarray, start: int, end: int) -> int:
+    """End of the seconds that begin at ``start``, with their fraction; -1 when there are none."""
+    if not 0 <= digits_value(text, start, start + 2) <= 60:
+        return -1
+    at = start + 2
+    if at < end and byte(text, at) == POINT:
         at += 1
         first = at
-        while at < end and ZERO <= text[at] <= NINE:
+        while at < end and ZERO <= byte(text, at) <= NINE:
             at += 1
         if at == first:
             return -1
@@ -60,17 +104,32 @@ def clock_end(text: np.ndarray, start: int, end: int) -> int:
 
 @compiled
 def _instant(text: np.ndarray, start: int, end: int) -> bool:
-    if end - start < 20 or text[start + 10] != 84 or not _date(text, start, start + 10):
+    later = load(text, start + 8) ^ _DAY_CLOCK
+    if end - start < 20 or _exceeds(later, _DAY_CLOCK_ROOM) or not _day(text, start, later):
         return False
-    at = clock_end(text, start + 11, end)
+    if _two(later, 3) > 23 or _two(later, 6) > 59 or byte(text, start + 16) != COLON:
+        return False
+    at = _seconds_end(text, start + 17, end)
     if at < 0 or at >= end:
         return False
-    if text[at] == 90:
+    if byte(text, at) == 90:
         return at + 1 == end
-    if end - at != 6 or (text[at] != PLUS and text[at] != MINUS) or text[at + 3] != COLON:
+    if end - at != 6 or (byte(text, at) != PLUS and byte(text, at) != MINUS) or byte(text, at + 3) != COLON:
         return False
     hour, minute = digits_value(text, at + 1, at + 3), digits_value(text, at + 4, end)
     return (0 <= hour <= 13 and 0 <= minute <= 59) or (hour == 14 and minute == 0)
+
+
+@compiled
+def is_id(text: np.ndarray, start: int, end: int) -> bool:
+    """Whether a piece of a text is an id; reads up to 64 bytes."""
+    length = end - start
+    if length < 1 or length > 64:
+        return False
+    if length <= 32:
+        return not_of_ids(text, start) & ((1 << length) - 1) == 0
+    ahead = not_of_ids(text, start) | not_of_ids(text, start + 32) & ((1 << (length - 32)) - 1)
+    return ahead == 0
 
 
 @compiled
@@ -82,19 +141,13 @@ def fits(text: np.ndarray, start: int, end: int, format: int, blank: bool) -> bo
     if not blank and (format == URI or format == CODE):
         return True
     if format == ID:
-        if end - start > 64:
-            return False
-        for i in range(start, end):
-            c = text[i]
-            if not (97 <= c <= 122 or ZERO <= c <= NINE or 65 <= c <= 90 or c == MINUS or c == POINT):
-                return False
-        return True
+        return is_id(text, start, end)
     if format == URI:
         return False
     if format == CODE:
         after_blank = True
         for i in range(start, end):
-            if text[i] == BLANK:
+            if byte(text, i) == BLANK:
                 if after_blank:
                     return False
                 after_blank = True
@@ -111,7 +164,7 @@ def fits(text: np.ndarray, start: int, end: int, format: int, blank: bool) -> bo
         return clock_end(text, start, end) == end
     if format == BASE64:
         for i in range(start, end):
-            c = text[i]
+            c = byte(text, i)
             if not (97 <= c <= 122 or ZERO <= c <= NINE or 65 <= c <= 90 or c == PLUS or c == 47 or c == 61):
                 return False
         return (end - start) % 4 == 0
@@ -119,7 +172,7 @@ def fits(text: np.ndarray, start: int, end: int, format: int, blank: bool) -> bo
         if end - start != 45 or not begins(text, start, _UUID_PREFIX):
             return False
         for i in range(36):
-            c = text[start + 9 + i]
+            c = byte(text, start + 9 + i)
             if i == 8 or i == 13 or i == 18 or i == 23:
                 if c != MINUS:
                     return False
@@ -127,15 +180,15 @@ def fits(text: np.ndarray, start: int, end: int, format: int, blank: bool) -> bo
                 return False
         return True
     if format == OID:
-        if end - start < 11 or not begins(text, start, _OID_PREFIX) or not 48 <= text[start + 8] <= 50:
+        if end - start < 11 or not begins(text, start, _OID_PREFIX) or not 48 <= byte(text, start + 8) <= 50:
             return False
         at = start + 9
         while at < end:
             first = at + 1
             at = first
-            while at < end and ZERO <= text[at] <= NINE:
+            while at < end and ZERO <= byte(text, at) <= NINE:
                 at += 1
-            if text[first - 1] != POINT or at == first or (at - first > 1 and text[first] == ZERO):
+            if byte(text, first - 1) != POINT or at == first or (at - first > 1 and byte(text, first) == ZERO):
                 return False
         return True
     return False

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fhir_gateway.lake.kernel.machine import compiled, copy, load
+from fhir_gateway.lake.kernel.formats import is_id
+from fhir_gateway.lake.kernel.machine import byte, compiled, copy, load
 from fhir_gateway.lake.kernel.texts import MINUS, NINE, POINT, ZERO, begins, digits_value, whole
 
 _PATIENT = np.frombuffer(b"Patient", np.uint8)
@@ -23,20 +24,9 @@ def take(text: np.ndarray, starts: np.ndarray, lengths: np.ndarray, target: np.n
         full = length & ~7
         copy(text, start, target, at, full)
         for j in range(full, length):
-            target[at + j] = text[start + j]
+            target[at + j] = byte(text, start + j)
         at += length
     offsets[len(starts)] = at
-
-
-@compiled
-def _is_id(text: np.ndarray, start: int, end: int) -> bool:
-    if not 0 < end - start <= 64:
-        return False
-    for i in range(start, end):
-        c = text[i]
-        if not (97 <= c <= 122 or ZERO <= c <= NINE or 65 <= c <= 90 or c == MINUS or c == POINT):
-            return False
-    return True
 
 
 @compiled
@@ -48,10 +38,10 @@ def patients(text: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> bool:
     for i in range(len(starts)):
         start, end = starts[i], starts[i] + lengths[i]
         last = end - 1
-        while last >= start and text[last] != _SLASH:
+        while last >= start and byte(text, last) != _SLASH:
             last -= 1
         before = last - 1
-        while before >= start and text[before] != _SLASH:
+        while before >= start and byte(text, before) != _SLASH:
             before -= 1
         if last < start:
             first = start + len(_UUID)
@@ -62,7 +52,7 @@ def patients(text: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> bool:
                 return False
             named = last - before - 1 == len(_PATIENT) and begins(text, before + 1, _PATIENT)
         starts[i] = first
-        lengths[i] = end - first if named and _is_id(text, first, end) else 0
+        lengths[i] = end - first if named and is_id(text, first, end) else 0
     return True
 
 
@@ -74,7 +64,7 @@ def words(text: np.ndarray, offsets: np.ndarray, first: np.ndarray, second: np.n
         one = two = np.uint64(0)
         value = np.uint64(0xCBF29CE484222325)
         for j in range(length):
-            c = np.uint64(text[start + j])
+            c = np.uint64(byte(text, start + j))
             value = (value ^ c) * np.uint64(0x100000001B3)
             if j < 8:
                 one |= c << np.uint64(56 - 8 * j)
@@ -151,16 +141,16 @@ def instants(text: np.ndarray, starts: np.ndarray, lengths: np.ndarray, out: np.
         ) * 60 + second
         moment = (days * 86400 + moment) * 1000000
         at = start + 19
-        if text[at] == POINT:
+        if byte(text, at) == POINT:
             at += 1
             part = 100000
-            while ZERO <= text[at] <= NINE:
-                moment += (np.int64(text[at]) - ZERO) * part
+            while ZERO <= byte(text, at) <= NINE:
+                moment += (np.int64(byte(text, at)) - ZERO) * part
                 part //= 10
                 at += 1
-        if text[at] != 90:
+        if byte(text, at) != 90:
             offset = digits_value(text, at + 1, at + 3) * 60 + digits_value(text, at + 4, at + 6)
-            moment += (60000000 if text[at] == MINUS else -60000000) * offset
+            moment += (60000000 if byte(text, at) == MINUS else -60000000) * offset
         out[i] = moment
 
 

@@ -88,6 +88,44 @@ def store(typing: Any, text: Any, at: Any, value: Any) -> Any:
 
 
 @intrinsic
+def byte(typing: Any, text: Any, at: Any) -> Any:
+    """A byte of a text; unlike ``text[at]``, no step is spent on places that count from the end."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = make_array(signature.args[0])(context, builder, arguments[0])
+        return builder.zext(builder.load(builder.gep(array.data, [arguments[1]])), ir.IntType(64))
+
+    return types.int64(text, types.int64), code
+
+
+@intrinsic
+def item(typing: Any, array: Any, at: Any) -> Any:
+    """The same of an array of numbers, whose rows lie one after another."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        found = make_array(signature.args[0])(context, builder, arguments[0])
+        number = builder.load(builder.gep(found.data, [arguments[1]]))
+        return number if number.type.width == 64 else builder.sext(number, ir.IntType(64))
+
+    return types.int64(array, types.int64), code
+
+
+@intrinsic
+def put(typing: Any, array: Any, at: Any, value: Any) -> Any:
+    """Write a number, or a byte, into an array."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        found = make_array(signature.args[0])(context, builder, arguments[0])
+        place = builder.gep(found.data, [arguments[1]])
+        wanted = place.type.pointee
+        value = arguments[2] if wanted.width == 64 else builder.trunc(arguments[2], wanted)
+        builder.store(value, place)
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.int64), code
+
+
+@intrinsic
 def marks(typing: Any, text: Any, at: Any) -> Any:
     """Of 32 bytes of a text from ``at`` on, the lowest bit for the first of them, three sets as bits of a number.
 
@@ -116,6 +154,31 @@ def marks(typing: Any, text: Any, at: Any) -> Any:
 
     number = types.int64
     return tuple_of((number, number, number))(text, number), code
+
+
+@intrinsic
+def not_of_ids(typing: Any, text: Any, at: Any) -> Any:
+    """Of 32 bytes of a text from ``at`` on, as bits of a number: those that no id has (letters, digits, - and .)."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = make_array(signature.args[0])(context, builder, arguments[0])
+        wide = ir.VectorType(ir.IntType(8), _WIDE)
+        place = builder.bitcast(builder.gep(array.data, [arguments[1]]), wide.as_pointer())
+        found = builder.load(place, align=1)
+
+        def all_of(byte: int) -> Any:
+            return ir.Constant(wide, [byte] * _WIDE)
+
+        def beyond(lanes: Any, first: int, last: int) -> Any:
+            return builder.icmp_unsigned(">", builder.sub(lanes, all_of(first)), all_of(last - first))
+
+        letters = beyond(builder.or_(found, all_of(32)), 97, 122)
+        digits = beyond(found, 48, 57)
+        marks = beyond(found, 45, 46)
+        other = builder.and_(letters, builder.and_(digits, marks))
+        return builder.zext(builder.bitcast(other, ir.IntType(_WIDE)), ir.IntType(64))
+
+    return types.int64(text, types.int64), code
 
 
 @intrinsic

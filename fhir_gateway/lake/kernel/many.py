@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fhir_gateway.lake.kernel.machine import compiled
+from fhir_gateway.lake.kernel.machine import byte, compiled
 from fhir_gateway.lake.kernel.tables import DONE, EVENTS, NEED_KEY, POSITION, UNSURE, Tables
 from fhir_gateway.lake.kernel.texts import FEED, skip
 from fhir_gateway.lake.kernel.walk import walk
@@ -45,7 +45,7 @@ def walk_lines(
         at = skip(text, at)
         if at >= end:
             break
-        if text[at] == FEED:
+        if byte(text, at) == FEED:
             at += 1
             number += 1
             continue
@@ -62,10 +62,10 @@ def walk_lines(
         stop = state[POSITION]
         if passed:
             following = skip(text, stop)
-            passed = text[following] == FEED
+            passed = byte(text, following) == FEED
         if not passed:
             state[EVENTS] = line_event[row]
-            while text[stop] != FEED:
+            while byte(text, stop) != FEED:
                 stop += 1
         line_start[row], line_end[row], line_number[row], line_passed[row] = at, stop, number, passed
         row += 1

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fhir_gateway.lake.kernel.machine import compiled, same
+from fhir_gateway.lake.kernel.machine import compiled, item, load, same
 
 PADDING = 256
 MAX_DEPTH = 60
@@ -41,14 +41,18 @@ class Tables(NamedTuple):
 
 # fields of Tables.hashed; a free entry has space -1
 SPACE, START, LENGTH, VALUE = 0, 1, 2, 3
+HASHED_FIELDS = 4
 # fields of Tables.keys: the key's text; what its value is; the node of the object or the space of the codes; its bit in
 # the keys seen, and the bits of other types of its choice; bounds of integers; column (leaf or object, -1 for none) and
-# column of a list's lengths; levels of the value and of the list it is in; which key followed last time
+# column of a list's lengths; the code it had last time; which key followed last time
 KEY_START, KEY_LENGTH, KIND, FORMAT, REPEATS, TARGET, BIT, EXCLUDED = 0, 1, 2, 3, 4, 5, 6, 7
-LOW, HIGH, SLOT, COLUMN, LIST_COLUMN, LEVEL, OUTER, NEXT = 8, 9, 10, 11, 12, 13, 14, 15
+LOW, HIGH, SLOT, COLUMN, LIST_COLUMN, LAST_CODE, NEXT = 8, 9, 10, 11, 12, 13, 14
 KEY_FIELDS = 16
+# LAST_CODE: where its text begins in the words, times 2**LAST_AT, and its length
+LAST_AT = 32
 # fields of Tables.nodes: the key that came first last time; where its groups begin and end; its level
 FIRST, GROUPS, GROUPS_END, NODE_LEVEL = 0, 1, 2, 3
+NODE_FIELDS = 4
 
 
 # An event is a number that says what comes next in a resource: a value of a column, an object or the end of a list.
@@ -63,11 +67,27 @@ FAR = 1 << (COLUMN_BITS - 1)
 
 
 @compiled
+def of_key(t: Tables, k: int, field: int) -> int:
+    """What a transition says."""
+    return item(t.keys, KEY_FIELDS * k + field)
+
+
+@compiled
+def of_node(t: Tables, node: int, field: int) -> int:
+    """What a node says."""
+    return item(t.nodes, NODE_FIELDS * node + field)
+
+
+@compiled
 def word_hash(text: np.ndarray, start: int, end: int, space: int) -> int:
-    """Hash of a word in a space."""
+    """Hash of a word in a space; reads up to 7 bytes beyond its end."""
     value = np.uint64(space + 1000003) * np.uint64(0x9E3779B97F4A7C15)
-    for i in range(start, end):
-        value = (value ^ np.uint64(text[i])) * np.uint64(0x100000001B3)
+    while end - start >= 8:
+        value = (value ^ load(text, start)) * np.uint64(0xA0761D6478BD642F)
+        value ^= value >> np.uint64(32)
+        start += 8
+    rest = (np.uint64(1) << np.uint64(8 * (end - start))) - np.uint64(1)
+    value = (value ^ (load(text, start) & rest)) * np.uint64(0xA0761D6478BD642F)
     return np.int64((value ^ (value >> np.uint64(29))) & np.uint64(0x7FFFFFFFFFFF))
 
 
@@ -77,9 +97,12 @@ def find(t: Tables, space: int, text: np.ndarray, start: int, end: int) -> int:
     mask = len(t.hashed) - 1
     at = word_hash(text, start, end, space) & mask
     length = end - start
-    while t.hashed[at, SPACE] != -1:
-        if t.hashed[at, SPACE] == space and t.hashed[at, LENGTH] == length:
-            if same(t.words, t.hashed[at, START], text, start, length):
-                return np.int64(t.hashed[at, VALUE])
+    while True:
+        entry = HASHED_FIELDS * at
+        found = item(t.hashed, entry + SPACE)
+        if found == -1:
+            return -1
+        if found == space and item(t.hashed, entry + LENGTH) == length:
+            if same(t.words, item(t.hashed, entry + START), text, start, length):
+                return item(t.hashed, entry + VALUE)
         at = (at + 1) & mask
-    return -1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fhir_gateway.lake.kernel.machine import compiled, lowest, marks
+from fhir_gateway.lake.kernel.machine import byte, compiled, lowest, marks
 
 # characters
 QUOTE, BACKSLASH, COMMA, COLON, OPEN, CLOSE, BEGIN, END = 34, 92, 44, 58, 123, 125, 91, 93
@@ -16,7 +16,7 @@ _RESOURCE_TYPE = np.frombuffer(b'"resourceType"', np.uint8)
 @compiled
 def skip(text: np.ndarray, at: int) -> int:
     """The next byte from ``at`` on that is no blank; line feeds are none."""
-    while text[at] <= BLANK and (text[at] == BLANK or text[at] == TAB or text[at] == RETURN):
+    while byte(text, at) <= BLANK and (byte(text, at) == BLANK or byte(text, at) == TAB or byte(text, at) == RETURN):
         at += 1
     return at
 
@@ -25,7 +25,7 @@ def skip(text: np.ndarray, at: int) -> int:
 def begins(text: np.ndarray, at: int, word: np.ndarray) -> bool:
     """Whether a word stands at ``at``."""
     for i in range(len(word)):
-        if text[at + i] != word[i]:
+        if byte(text, at + i) != word[i]:
             return False
     return True
 
@@ -51,18 +51,18 @@ def string_end(text: np.ndarray, at: int) -> tuple[int, bool, bool, bool]:
         high |= beyond & before
         blank |= empty & before
         at += ahead
-        c = text[at]
+        c = byte(text, at)
         if c == QUOTE:
             return at, escaped, high != 0, blank != 0
         if c == BACKSLASH:
             escaped = True
             at += 1
-            c = text[at]
+            c = byte(text, at)
             if c == 117:  # \uXXXX, but neither NUL nor surrogates
                 code = 0
                 for _ in range(4):
                     at += 1
-                    c = text[at]
+                    c = byte(text, at)
                     if ZERO <= c <= NINE:
                         code = code * 16 + c - ZERO
                     elif 97 <= c <= 102:
@@ -91,10 +91,10 @@ def type_name(text: np.ndarray, at: int) -> tuple[int, int]:
         if at < 0:
             return -1, -1
     at = skip(text, at + len(_RESOURCE_TYPE))
-    if text[at] != COLON:
+    if byte(text, at) != COLON:
         return -1, -1
     at = skip(text, at + 1)
-    if text[at] != QUOTE:
+    if byte(text, at) != QUOTE:
         return -1, -1
     end, escaped, _, _ = string_end(text, at)
     return (-1, -1) if escaped else (at + 1, end)
@@ -106,7 +106,7 @@ def _far_type(text: np.ndarray, at: int) -> int:
     depth = 1
     key = True
     while True:
-        c = text[at]
+        c = byte(text, at)
         if c == QUOTE:
             if depth == 1 and key and begins(text, at, _RESOURCE_TYPE):
                 return at
@@ -130,23 +130,23 @@ def _far_type(text: np.ndarray, at: int) -> int:
 @compiled
 def number_end(text: np.ndarray, at: int) -> tuple[int, int, bool]:
     """End of the number at ``at`` (-1: none, or with an exponent), its whole digits, whether it has a fraction."""
-    if text[at] == MINUS:
+    if byte(text, at) == MINUS:
         at += 1
     start = at
-    while ZERO <= text[at] <= NINE:
+    while ZERO <= byte(text, at) <= NINE:
         at += 1
     digits = at - start
-    if digits == 0 or (digits > 1 and text[start] == ZERO):
+    if digits == 0 or (digits > 1 and byte(text, start) == ZERO):
         return -1, 0, False
-    fraction = text[at] == POINT
+    fraction = byte(text, at) == POINT
     if fraction:
         at += 1
         start = at
-        while ZERO <= text[at] <= NINE:
+        while ZERO <= byte(text, at) <= NINE:
             at += 1
         if at == start:
             return -1, 0, False
-    if text[at] == 101 or text[at] == 69:
+    if byte(text, at) == 101 or byte(text, at) == 69:
         return -1, 0, False
     return at, digits, fraction
 
@@ -154,10 +154,10 @@ def number_end(text: np.ndarray, at: int) -> tuple[int, int, bool]:
 @compiled
 def whole(text: np.ndarray, start: int, end: int) -> int:
     """The integer written in ``text[start:end]``."""
-    negative = text[start] == MINUS
+    negative = byte(text, start) == MINUS
     value = 0
     for i in range(start + 1 if negative else start, end):
-        value = value * 10 + (np.int64(text[i]) - ZERO)
+        value = value * 10 + (np.int64(byte(text, i)) - ZERO)
     return -value if negative else value
 
 
@@ -166,7 +166,7 @@ def digits_value(text: np.ndarray, start: int, end: int) -> int:
     """Value of digits; -1 when there is anything else."""
     value = 0
     for i in range(start, end):
-        c = text[i]
+        c = byte(text, i)
         if c < ZERO or c > NINE:
             return -1
         value = value * 10 + (np.int64(c) - ZERO)

@@ -8,7 +8,11 @@ from fhir_gateway.lake.kernel.formats import (
     fits,
 )
 from fhir_gateway.lake.kernel.machine import (
+    byte,
     compiled,
+    item,
+    load,
+    put,
     same,
 )
 from fhir_gateway.lake.kernel.tables import (
@@ -37,9 +41,12 @@ from fhir_gateway.lake.kernel.tables import (
     HIGH,
     ID_SLOT,
     INTEGER,
+    KEY_FIELDS,
     KEY_LENGTH,
     KEY_START,
     KIND,
+    LAST_AT,
+    LAST_CODE,
     LENGTH_AT,
     LENGTH_BITS,
     LIST_COLUMN,
@@ -67,6 +74,8 @@ from fhir_gateway.lake.kernel.tables import (
     UNSURE,
     Tables,
     find,
+    of_key,
+    of_node,
 )
 from fhir_gateway.lake.kernel.texts import (
     BACKSLASH,
@@ -85,29 +94,37 @@ from fhir_gateway.lake.kernel.texts import (
     whole,
 )
 
+_LENGTH = (1 << LAST_AT) - 1
+_FOUR, _FIVE = np.uint64(0xFFFFFFFF), np.uint64(0xFFFFFFFFFF)
+_TRUE, _FALSE = np.uint64(int.from_bytes(b"true", "little")), np.uint64(int.from_bytes(b"false", "little"))
 _PATIENT = np.frombuffer(b"Patient/", np.uint8)
 
 
 @compiled
 def _leaf(t: Tables, text: np.ndarray, at: int, k: int, state: np.ndarray) -> tuple[int, bool]:
     """End of the primitive value at ``at`` (-1: unsure, -2: its code is not known); whether it has escapes."""
-    kind = t.keys[k, KIND]
+    kind = of_key(t, k, KIND)
     if kind == STRING:
-        if text[at] != QUOTE:
+        if byte(text, at) != QUOTE:
             return -1, False
         end, escaped, high, blank = string_end(text, at)
         if end <= at + 1:
             return -1, False
         if high:
             state[BEYOND_ASCII] = 1
-        format = t.keys[k, FORMAT]
+        format = of_key(t, k, FORMAT)
         if format != TEXT:
             if escaped or (high and format != BOUND):
                 return -1, False
             if format == BOUND:
-                if find(t, t.keys[k, TARGET], text, at + 1, end) < 0:
-                    state[ASKED], state[ASKED_START], state[ASKED_END] = k, at + 1, end
-                    return -2, False
+                last = of_key(t, k, LAST_CODE)  # where its text is, and how long, in one number: others write it too
+                length = end - at - 1
+                if last & _LENGTH != length or not same(t.words, last >> LAST_AT, text, at + 1, length):
+                    found = find(t, of_key(t, k, TARGET), text, at + 1, end)
+                    if found < 0:
+                        state[ASKED], state[ASKED_START], state[ASKED_END] = k, at + 1, end
+                        return -2, False
+                    put(t.keys, KEY_FIELDS * k + LAST_CODE, found << LAST_AT | length)
             elif not fits(text, at + 1, end, format, blank):
                 return -1, False
         return end + 1, escaped
@@ -116,15 +133,14 @@ def _leaf(t: Tables, text: np.ndarray, at: int, k: int, state: np.ndarray) -> tu
         return (end, False) if digits <= 20 else (-1, False)
     if kind == INTEGER:
         end, digits, fraction = number_end(text, at)
-        if end < 0 or fraction or digits > 10 or not t.keys[k, LOW] <= whole(text, at, end) <= t.keys[k, HIGH]:
+        if end < 0 or fraction or digits > 10 or not of_key(t, k, LOW) <= whole(text, at, end) <= of_key(t, k, HIGH):
             return -1, False
         return end, False
     if kind == BOOLEAN:
-        if text[at] == 116 and text[at + 1] == 114 and text[at + 2] == 117 and text[at + 3] == 101:
+        word = load(text, at)
+        if word & _FOUR == _TRUE:
             return at + 4, False
-        if text[at] == 102 and text[at + 1] == 97 and text[at + 2] == 108 and text[at + 3] == 115:
-            return (at + 5, False) if text[at + 4] == 101 else (-1, False)
-        return -1, False
+        return (at + 5, False) if word & _FIVE == _FALSE else (-1, False)
     # NAME: the resourceType, looked at before
     end, _, _, _ = string_end(text, at)
     return end + 1, False
@@ -155,7 +171,7 @@ def walk(
     n = state[EVENTS]
     told = at  # up to where events have said what there is
     state[POSITION] = at
-    if text[at] != OPEN:
+    if byte(text, at) != OPEN:
         return UNSURE
     start, end = type_name(text, at)
     if end < 0:
@@ -176,21 +192,21 @@ def walk(
     while True:
         if step == 1:
             at = skip(text, at)
-            if text[at] != QUOTE:
+            if byte(text, at) != QUOTE:
                 state[POSITION] = at
                 return UNSURE
             step = 0
         if step == 0:
-            k = t.nodes[node, FIRST] if last < 0 else t.keys[last, NEXT]
+            k = of_node(t, node, FIRST) if last < 0 else of_key(t, last, NEXT)
             if k >= 0:
-                length = t.keys[k, KEY_LENGTH]
+                length = of_key(t, k, KEY_LENGTH)
                 end = at + 1 + length
-                if text[end] != QUOTE or not same(text, at + 1, t.words, t.keys[k, KEY_START], length):
+                if byte(text, end) != QUOTE or not same(text, at + 1, t.words, of_key(t, k, KEY_START), length):
                     k = -1
             if k < 0:
                 end = at + 1
-                while text[end] != QUOTE:
-                    if text[end] == BACKSLASH or text[end] < 32:
+                while byte(text, end) != QUOTE:
+                    if byte(text, end) == BACKSLASH or byte(text, end) < 32:
                         state[POSITION] = end
                         return UNSURE
                     end += 1
@@ -203,23 +219,23 @@ def walk(
                     t.nodes[node, FIRST] = k
                 else:
                     t.keys[last, NEXT] = k
-            if seen & (t.keys[k, BIT] | t.keys[k, EXCLUDED]):
+            if seen & (of_key(t, k, BIT) | of_key(t, k, EXCLUDED)):
                 state[POSITION] = at
                 return UNSURE
-            seen |= t.keys[k, BIT]
+            seen |= of_key(t, k, BIT)
             last = k
             at = skip(text, end + 1)
-            if text[at] != COLON:
+            if byte(text, at) != COLON:
                 state[POSITION] = at
                 return UNSURE
             at = skip(text, at + 1)
-            is_list = t.keys[k, REPEATS]
+            is_list = of_key(t, k, REPEATS)
             if is_list:
-                if text[at] != BEGIN:
+                if byte(text, at) != BEGIN:
                     state[POSITION] = at
                     return UNSURE
                 at = skip(text, at + 1)
-            if t.keys[k, KIND] >= OBJECT:
+            if of_key(t, k, KIND) >= OBJECT:
                 f_node[depth], f_seen[depth], f_last[depth] = node, seen, last
                 depth += 1
                 if depth == MAX_DEPTH:
@@ -228,7 +244,7 @@ def walk(
                 f_key[depth], f_count[depth] = k, 0
                 step = 3
             else:
-                column = t.keys[k, COLUMN]
+                column = of_key(t, k, COLUMN)
                 count = 0
                 while True:
                     end, escaped = _leaf(t, text, at, k, state)
@@ -236,22 +252,22 @@ def walk(
                         state[POSITION] = at
                         return NEED_CODE if end == -2 else UNSURE
                     if column >= 0:
-                        used[column] = 1
+                        put(used, column, 1)
                         if emit:
-                            quoted = 1 if text[at] == QUOTE else 0
+                            quoted = 1 if byte(text, at) == QUOTE else 0
                             gap = at + quoted - told
                             if gap >> GAP_BITS:
-                                events[n] = FAR | gap << COLUMN_BITS
+                                put(events, n, FAR | gap << COLUMN_BITS)
                                 n += 1
                                 gap = 0
                             size = end - at - 2 * quoted
                             if size >> LENGTH_BITS:
                                 state[POSITION] = at
                                 return UNSURE
-                            events[n] = column | (ESCAPED if escaped else 0) | gap << GAP_AT | size << LENGTH_AT
+                            put(events, n, column | (ESCAPED if escaped else 0) | gap << GAP_AT | size << LENGTH_AT)
                             n += 1
                             told = end - quoted
-                    slot = t.keys[k, SLOT]
+                    slot = of_key(t, k, SLOT)
                     if slot != NO_SLOT:
                         if escaped:
                             state[POSITION] = at
@@ -269,32 +285,32 @@ def walk(
                         break
                     count += 1
                     at = skip(text, at)
-                    if text[at] == COMMA:
+                    if byte(text, at) == COMMA:
                         at = skip(text, at + 1)
-                    elif text[at] == END:
+                    elif byte(text, at) == END:
                         at += 1
                         break
                     else:
                         state[POSITION] = at
                         return UNSURE
                 if emit and is_list and column >= 0:
-                    events[n] = t.keys[k, LIST_COLUMN] | count << LENGTH_AT
+                    put(events, n, of_key(t, k, LIST_COLUMN) | count << LENGTH_AT)
                     n += 1
                 step = 2
         if step == 3:
             k = f_key[depth]
-            kind = t.keys[k, KIND]
-            if kind == SIBLING and t.keys[k, REPEATS] and text[at] == 110:
-                if text[at + 1] != 117 or text[at + 2] != 108 or text[at + 3] != 108:
+            kind = of_key(t, k, KIND)
+            if kind == SIBLING and of_key(t, k, REPEATS) and byte(text, at) == 110:
+                if byte(text, at + 1) != 117 or byte(text, at + 2) != 108 or byte(text, at + 3) != 108:
                     state[POSITION] = at
                     return UNSURE
                 at += 4
                 step = 4
             else:
-                if text[at] != OPEN:
+                if byte(text, at) != OPEN:
                     state[POSITION] = at
                     return UNSURE
-                node = t.keys[k, TARGET]
+                node = of_key(t, k, TARGET)
                 if kind == RESOURCE:
                     start, end = type_name(text, at)
                     if end < 0:
@@ -305,9 +321,9 @@ def walk(
                         state[ASKED_START], state[ASKED_END] = start, end
                         state[POSITION] = at
                         return NEED_NESTED
-                column = t.keys[k, COLUMN]
+                column = of_key(t, k, COLUMN)
                 if emit and column >= 0:
-                    events[n] = column
+                    put(events, n, column)
                     n += 1
                 seen = 0
                 last = -1
@@ -315,13 +331,13 @@ def walk(
                 step = 1
         elif step == 2:
             at = skip(text, at)
-            if text[at] == COMMA:
+            if byte(text, at) == COMMA:
                 at += 1
                 step = 1
-            elif text[at] == CLOSE:
+            elif byte(text, at) == CLOSE:
                 at += 1
-                for g in range(t.nodes[node, GROUPS], t.nodes[node, GROUPS_END]):
-                    if not seen & t.groups[g]:
+                for g in range(of_node(t, node, GROUPS), of_node(t, node, GROUPS_END)):
+                    if not seen & item(t.groups, g):
                         state[POSITION] = at
                         return UNSURE
                 if depth == 0:
@@ -333,19 +349,19 @@ def walk(
         if step == 4:
             k = f_key[depth]
             step = 2
-            if t.keys[k, REPEATS]:
+            if of_key(t, k, REPEATS):
                 f_count[depth] += 1
                 at = skip(text, at)
-                if text[at] == COMMA:
+                if byte(text, at) == COMMA:
                     at = skip(text, at + 1)
                     step = 3
                     continue
-                if text[at] != END:
+                if byte(text, at) != END:
                     state[POSITION] = at
                     return UNSURE
                 at += 1
-                if emit and t.keys[k, LIST_COLUMN] >= 0:
-                    events[n] = t.keys[k, LIST_COLUMN] | f_count[depth] << LENGTH_AT
+                if emit and of_key(t, k, LIST_COLUMN) >= 0:
+                    put(events, n, of_key(t, k, LIST_COLUMN) | f_count[depth] << LENGTH_AT)
                     n += 1
             depth -= 1
             node, seen, last = f_node[depth], f_seen[depth], f_last[depth]

@@ -272,14 +272,14 @@ def test_a_lake_keeps_its_buckets(lake: Lake) -> None:
 def test_rows_parted_before_sorting_are_the_same_rows(
     people: People, make_pull: MakePull, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Few rows are put in order in memory, many by DuckDB, and if they are too many for that they are parted first."""
+    """Few rows are put in order by us, many by DuckDB, and go through the disk if there are too many for a part."""
     organizations = [{"resourceType": "Organization", "id": str(i), "name": "x"} for i in range(9)]
     observations = [observation(f"o{i}", f"Patient/{i * 7 % 30}", valueString=str(i)) for i in range(200)]
     pull = make_pull("p1", {"Observation": observations, "Organization": organizations})
     tables = []
-    for few, size in ((1 << 20, 1 << 20), (0, 1 << 20), (0, 100), (0, 1)):
+    for few, size in ((1 << 20, 1 << 20), (1 << 20, 100), (1 << 20, 1), (0, 1 << 20), (0, 100), (0, 1)):
         monkeypatch.setattr("fhir_gateway.lake.staging._FEW_ROWS", few)
-        monkeypatch.setattr("fhir_gateway.lake.writing._PART_ROWS", size)
+        monkeypatch.setattr("fhir_gateway.lake.ordering._PART_ROWS", size)
         monkeypatch.setattr("fhir_gateway.lake.staging._HELD_BYTES", size)
         lake = Lake.open(tmp_path / f"lake-{few}-{size}", buckets=4)
         assert lake.commit(pull, people).balanced
