@@ -87,6 +87,49 @@ def enter(served: Served, browser: Browser) -> Iterator[Enter]:
         window.close()
 
 
+PAGE = "<!doctype html><html lang=en><title>Made up</title><main><h1>Made up</h1>{}</main>"
+
+
+@pytest.mark.parametrize(
+    ("body", "complaint"),
+    [
+        ("<p>Nothing is wrong.</p>", None),
+        ("<script>console.log('a word')</script>", "log on the console of .*/made-up: a word"),
+        ("<script>throw new Error('broken')</script>", "script of .*/made-up: .*broken"),
+        ("<img alt=nothing src=/console/nowhere>", "/console/nowhere: 404"),
+        ("<p style='color: #999; background: #aaa'>Hardly to be read.</p>", "serious color-contrast"),
+        ("<input name=unnamed>", "critical label"),
+        (
+            "<pre style='width: 500px'>Wider than a phone.</pre>",
+            "5.. pixels wide on a phone",
+        ),
+        ("<a href=/ class=skip>Skip</a><button tabindex=-1>Never reached</button>", "button Never reached"),
+        (
+            "<a href=/ class=skip>Skip</a><a href=/ style='outline: none'>Where?</a>",
+            "no focus is to be seen on: a",
+        ),
+    ],
+)
+def test_what_no_page_may_do_is_noticed(served: Served, browser: Browser, body: str, complaint: str | None) -> None:
+    """The window itself: of a page made up for it."""
+    window = Window(browser, served.base, "made-up")
+    window.page.route("**/made-up", lambda route: route.fulfill(body=PAGE.format(body), content_type="text/html"))
+    window.page.goto("/made-up")
+
+    def seen() -> None:
+        window.look("made-up")
+        if "class=skip" in body:
+            window.walk()
+
+    if complaint is None:
+        seen()
+        window.close()
+    else:
+        with pytest.raises(AssertionError, match=complaint):
+            seen()
+        window.page.context.close()
+
+
 def test_nobody_signed_in_sees_a_form_that_works_without_a_mouse(served: Served, browser: Browser) -> None:
     window = Window(browser, served.base, "stranger")
     window.page.goto("/console/contracts")
@@ -172,6 +215,8 @@ def test_the_quality_manager_finds_a_gap_and_its_reason(served: Served, enter: E
     expect(page.get_by_role("heading", level=1)).to_contain_text(members[0])
     expect(page.locator(".clause-true").first).to_be_visible()
     expect(page.locator(".clause-false").first).to_be_visible()
+    expect(page.get_by_role("heading", name="What decided")).to_be_visible()
+    expect(page.locator(".value", has_text="Condition/").first).to_be_visible()  # the evidence, by reference
     window.look("why")
     window.walk()
 
