@@ -43,6 +43,7 @@ from fhir_gateway.server import (
     payment_rows,
     rest,
     roster_reconciliation,
+    submit_remarks,
     subscriptions,
     validate,
 )
@@ -134,6 +135,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     app.include_router(payment_rows.router(gateway), prefix=FHIR_PATH)
     app.include_router(subscriptions.router(gateway), prefix=FHIR_PATH)
     app.include_router(coding_gaps.router(gateway), prefix=FHIR_PATH)
+    app.include_router(submit_remarks.router(gateway, writes, remarking), prefix=FHIR_PATH)
     app.include_router(claims.router(gateway), prefix=FHIR_PATH)
     app.include_router(imports.router(gateway), prefix=FHIR_PATH)
     app.include_router(validate.router(gateway, catalogs), prefix=FHIR_PATH)
@@ -141,7 +143,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     app.include_router(export.router(gateway, respond_async), prefix=FHIR_PATH)
     app.include_router(davinci_export.router(gateway, respond_async), prefix=FHIR_PATH)
     app.include_router(everything.router(interactions), prefix=FHIR_PATH)
-    bundles = Bundles(writes, pushed, trail, FHIR_PATH)
+    bundles = Bundles(writes, pushed, remarking, trail, FHIR_PATH)
     app.include_router(rest.router(interactions, changing, patching, bundles), prefix=FHIR_PATH)
     app.include_router(endpoints.router(gateway))
     app.include_router(clients.router(gateway))

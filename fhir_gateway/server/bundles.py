@@ -12,9 +12,6 @@ import re
 from collections.abc import Mapping, MutableMapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from datetime import UTC
-from email.utils import parsedate_to_datetime
-from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -29,20 +26,25 @@ from fhir_gateway.db.writing import Writing
 from fhir_gateway.errors import GatewayError, InputError, Location
 from fhir_gateway.server.access import access_of, admit
 from fhir_gateway.server.audit import Access, AuditTrail
+from fhir_gateway.server.bundle_answers import entry_answer
 from fhir_gateway.server.changing import answer, conditions_of, read_resource
 from fhir_gateway.server.interactions import begin
 from fhir_gateway.server.negotiation import json_body, preferences, require_json
+from fhir_gateway.server.patch_documents import Patch, unwrapped
+from fhir_gateway.server.patching import ATTEMPTS, apply
 from fhir_gateway.server.problems import (
     FHIR_JSON,
     MethodNotAllowed,
     MissingToken,
     MultipleMatches,
+    PreconditionFailed,
     TooCostly,
     UnsupportedType,
     error_response,
 )
 from fhir_gateway.server.pushing import PUSHED, PushedWrites
 from fhir_gateway.server.registry import SERVED
+from fhir_gateway.server.remarking import Remarked, Remarking
 from fhir_gateway.server.writing import Change, Resolved, Writes, Written
 
 MAX_BUNDLE_BYTES = 16 * 1024 * 1024
@@ -50,7 +52,7 @@ MAX_ENTRIES = 500
 #: What the answers of the entries may hold together; the rest is refused entry by entry.
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
-_WRITES = {"POST": "create", "PUT": "update", "DELETE": "delete"}
+_WRITES = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 #: The order in which a transaction is carried out, whatever the order of its entries.
 _ORDER = {"delete": 0, "create": 1, "update": 2}
 _CONDITIONAL = re.compile(r"(?P<type>[A-Z][A-Za-z]+)\?(?P<query>.+)", re.DOTALL)
@@ -84,9 +86,12 @@ class Entry:
 class Bundles:
     """Handler of ``POST [base]``."""
 
-    def __init__(self, writes: Writes, pushed: PushedWrites, trail: AuditTrail, base_path: str) -> None:
+    def __init__(
+        self, writes: Writes, pushed: PushedWrites, remarking: Remarking, trail: AuditTrail, base_path: str
+    ) -> None:
         self._writes = writes
         self._pushed = pushed
+        self._remarking = remarking
         self._rest = writes.rest
         self._trail = trail
         self._base_path = base_path
@@ -159,7 +164,7 @@ class Bundles:
                 refused = error_response(
                     TooCostly(f"the answers have more than {MAX_ANSWER_BYTES} bytes: ask in parts")
                 )
-                answers[entry.number] = _answered(refused.status_code, {}, bytes(refused.body))
+                answers[entry.number] = entry_answer(refused.status_code, {}, bytes(refused.body))
             else:
                 answers[entry.number] = await self._ask(request, entry)
             size += len(answers[entry.number])
@@ -167,7 +172,13 @@ class Bundles:
 
     async def _ask(self, request: Request, entry: Entry) -> bytes:
         """Send one entry through the whole application, as a request with the caller's token."""
-        body = b"" if entry.resource is None else orjson.dumps(entry.resource)
+        body, media = b"", FHIR_JSON
+        if entry.resource is not None:
+            try:
+                body, media = unwrapped(entry.resource) if entry.method == "PATCH" else _plain(entry.resource)
+            except InputError as error:
+                refused = error_response(error)
+                return entry_answer(refused.status_code, {}, bytes(refused.body))
         carried = {name: value for name in ("authorization", "prefer") if (value := request.headers.get(name))}
         headers = {
             **carried,
@@ -177,7 +188,7 @@ class Bundles:
             "x-request-id": f"{access_of(request).request_id[:56]}.{entry.number}",
         }
         if body:
-            headers["content-type"] = FHIR_JSON
+            headers["content-type"] = media
         path = f"{self._base_path}/{entry.path}"
         scope: MutableMapping[str, Any] = {
             **{key: value for key, value in request.scope.items() if key in _OF_CONNECTION},
@@ -206,7 +217,7 @@ class Bundles:
                 chunks.append(message.get("body", b""))
 
         await request.app(scope, receive, send)
-        return _answered(status, answered, b"".join(chunks))
+        return entry_answer(status, answered, b"".join(chunks))
 
     async def _transaction(self, request: Request, entries: Sequence[Entry]) -> dict[int, bytes]:
         reads = [one for one in entries if one.method in ("GET", "HEAD") or _is_search(one)]
@@ -224,14 +235,16 @@ class Bundles:
                 tokens[entry.number] = admit(self._rest.verifier, header, mine, change.type, change.letters)
                 changes[entry.number] = change
             full_urls = {one.number: one.full_url for one in writes if one.full_url}
-            if changes and all(one.type in PUSHED for one in changes.values()):
-                return self._pushed.carry_out(changes, tokens, full_urls)
-            for number, change in changes.items():
-                if change.type in PUSHED:
-                    text = "resources that go into the lake (Patient, clinical, claims) need a transaction of their own"
-                    raise InputError(text, location=Location(path=change.place, rule="transaction"))
-                changes[number] = self._writes.prepare(change, tokens[number])
-            return self._write(changes, tokens, full_urls)
+            again = any(one.patch is not None and one.if_match is None for one in changes.values())
+            for _ in range(ATTEMPTS if again else 1):
+                try:
+                    return self._carry_out(changes, tokens, full_urls)
+                except PreconditionFailed as error:
+                    # a patch is applied to the version that is there: when somebody was faster, to that one
+                    if not again or isinstance(error, MultipleMatches):
+                        raise
+                    last = error
+            raise last
 
         try:
             written = await run_in_threadpool(work)
@@ -249,8 +262,36 @@ class Bundles:
                 mine.resource_id, mine.resource_version = one.stored.id, one.stored.version
             await self._trail.record(mine)
             shown = answer(self._rest.base_url, mine.interaction, one, returned)
-            answers[number] = _answered(shown.status_code, dict(shown.headers), bytes(shown.body))
+            answers[number] = entry_answer(shown.status_code, dict(shown.headers), bytes(shown.body))
         return answers | await self._each(request, reads)
+
+    def _carry_out(
+        self, asked: Mapping[int, Change], tokens: Mapping[int, AccessToken], full_urls: Mapping[int, str]
+    ) -> dict[int, Written]:
+        """What became of the writes of a transaction; all of them or none."""
+        changes: dict[int, Change] = {}
+        remarks: dict[int, Remarked] = {}
+        for number, change in asked.items():
+            token = tokens[number]
+            if change.patch is not None:
+                current, patched = apply(self._rest, change, token)
+                if self._remarking.concerns(current):
+                    patched = replace(patched, if_match=change.if_match)
+                    remarks[number] = self._remarking.prepare(patched, current, token)
+                    continue
+                change = patched
+            elif (remarked := self._remarking.of(change, token)) is not None:
+                remarks[number] = remarked
+                continue
+            changes[number] = change
+        if changes and not remarks and all(one.type in PUSHED for one in changes.values()):
+            return self._pushed.carry_out(changes, tokens, full_urls)
+        for number, change in changes.items():
+            if change.type in PUSHED:
+                text = "resources that go into the lake (Patient, clinical, claims) need a transaction of their own"
+                raise InputError(text, location=Location(path=change.place, rule="transaction"))
+            changes[number] = self._writes.prepare(change, tokens[number])
+        return self._write(changes, remarks, tokens, full_urls)
 
     def _change(self, entry: Entry) -> Change:
         """The write that an entry asks for; raises InputError for what cannot be part of a transaction."""
@@ -266,6 +307,12 @@ class Bundles:
         query = entry.conditions.get("if-none-exist") if interaction == "create" else entry.query or None
         criteria = None if query is None else conditions_of(kind, query, entry.place)
         resource = None
+        if interaction == "patch" and resource_id and criteria:
+            raise InputError("an id or criteria, not both", location=Location(path=f"{entry.place}.request.url"))
+        if interaction == "patch":
+            patch = Patch.of_entry(entry.resource, entry.place)
+            if_match = entry.conditions.get("if-match")
+            return Change("update", kind, resource_id or None, criteria, None, if_match, entry.place, patch)
         if interaction != "delete":
             where = f"{entry.place}.resource"
             try:
@@ -278,13 +325,18 @@ class Bundles:
         return Change(interaction, kind, given, criteria, resource, entry.conditions.get("if-match"), entry.place)
 
     def _write(
-        self, changes: Mapping[int, Change], tokens: Mapping[int, AccessToken], full_urls: Mapping[int, str]
+        self,
+        changes: Mapping[int, Change],
+        remarks: Mapping[int, Remarked],
+        tokens: Mapping[int, AccessToken],
+        full_urls: Mapping[int, str],
     ) -> dict[int, Written]:
         with self._rest.store.writing() as writing:
             resolved: dict[int, Resolved] = {}
             for number, change in changes.items():
                 resolved[number] = self._writes.resolve(writing, change, tokens[number])
             about = [(one.change.type, one.id) for one in resolved.values() if one.change.interaction != "create"]
+            about += [(one.current.type, one.current.id) for one in remarks.values()]
             if len(about) != len(set(about)):
                 raise InputError("two entries are about the same resource", location=Location(path="Bundle.entry"))
             names = {
@@ -298,7 +350,10 @@ class Bundles:
                     linked = self._linked(one.change.resource, names, writing, token, one.change.place)
                     one = replace(one, change=replace(one.change, resource=linked))
                 done[number] = self._writes.perform(writing, one, token)
-            return done
+            for number, remarked in remarks.items():
+                if remarked.new:
+                    self._remarking.write(writing, remarked, tokens[number])
+        return done | {number: self._remarking.written(one, tokens[number]) for number, one in remarks.items()}
 
     def _linked(self, node: Any, names: Mapping[str, str], writing: Writing, token: AccessToken, place: str) -> Any:
         """A resource whose references by ``fullUrl``, or by criteria, are references by type and id."""
@@ -330,6 +385,10 @@ class Bundles:
 _OF_CONNECTION = frozenset({"type", "asgi", "http_version", "scheme", "server", "client"})
 
 
+def _plain(resource: Any) -> tuple[bytes, str]:
+    return orjson.dumps(resource), FHIR_JSON
+
+
 def _is_search(entry: Entry) -> bool:
     return entry.method == "POST" and entry.path.endswith("/_search")
 
@@ -338,32 +397,7 @@ def _noted(access: Access, entry: Entry, change: Change) -> Access:
     """The audit entry of one write."""
     mine = copy(access)
     mine.request_id = f"{access.request_id[:56]}.{entry.number}"
-    mine.interaction, mine.resource_type, mine.resource_id = change.interaction, change.type, change.id
+    mine.interaction = change.interaction if change.patch is None else "patch"
+    mine.resource_type, mine.resource_id = change.type, change.id
     mine.named([name for name, _ in change.criteria or ()])
     return mine
-
-
-def _answered(status: int, headers: Mapping[str, str], body: bytes) -> bytes:
-    """One entry of the response; a refusal stands in ``response.outcome``."""
-    response: dict[str, Any] = {"status": f"{status} {_phrase(status)}"}
-    for name, key in (("location", "location"), ("etag", "etag")):
-        if name in headers:
-            response[key] = headers[name]
-    if "last-modified" in headers:
-        moment = parsedate_to_datetime(headers["last-modified"]).astimezone(UTC)
-        response["lastModified"] = moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-    text = b""
-    if body:
-        told = body.startswith(b'{"resourceType":"OperationOutcome"')
-        if status >= HTTPStatus.BAD_REQUEST or told:
-            response["outcome"] = orjson.loads(body)
-        elif headers.get("content-type", "").startswith(FHIR_JSON):
-            text = b'"resource":' + body + b","
-    return b"{" + text + b'"response":' + orjson.dumps(response) + b"}"
-
-
-def _phrase(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return "Unknown"

@@ -26,7 +26,7 @@ from fhir_gateway.server.writing import Change, Writes, Written
 
 #: Largest resource that is written.
 MAX_RESOURCE_BYTES = 4 * 1024 * 1024
-_DONE = {"create": "created", "update": "updated", "delete": "deleted"}
+_DONE = {"create": "created", "update": "updated", "patch": "updated", "delete": "deleted"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,12 +118,14 @@ def update(name: str, conditional: bool = False) -> dict[str, Any]:
     return found
 
 
-def patch(name: str) -> dict[str, Any]:
-    """``PATCH [type]/[id]``."""
+def patch(name: str, conditional: bool = False) -> dict[str, Any]:
+    """``PATCH [type]/[id]``, or ``PATCH [type]?...``."""
     operation = {"type": "object", "required": ["op", "path"]}
     content = {"application/json-patch+json": {"schema": {"type": "array", "items": operation}}}
     body = {"content": content | _content("Parameters"), "required": True}
-    return route(f"Patch {name}", name, (*_WRITTEN, 404, 409, 410), requestBody=body, security=_SECURITY)
+    more = {"parameters": _searched(name)} if conditional else {}
+    title = f"Patch the {name} that meets the criteria" if conditional else f"Patch {name}"
+    return route(title, name, (*_WRITTEN, 404, 409, 410), requestBody=body, security=_SECURITY, **more)
 
 
 def delete(name: str, conditional: bool = False) -> dict[str, Any]:

@@ -130,6 +130,14 @@ RA_EVALUATE_MEASURE = Operation(
     "The same for one model, as RA 2.1.0 calls it.",
     "Parameters",
 )
+SUBMIT_REMARK_DATA = Operation(
+    "submit-remark-data",
+    RA + "OperationDefinition/submit-remark-data",
+    (("bundle", "a Bundle of reports with remarks and what the remarks refer to; repeatable"),),
+    "Remarks on coding gap and care gap reports that refer to resources of the sender, with these (Da Vinci RA "
+    "3.0.0-ballot): the remarks are kept beside the reports, the rest goes into the lake.",
+    "OperationOutcome",
+)
 CHECK_CLAIMS = Operation(
     "check",
     "https://fhir-gateway.example/fhir/OperationDefinition/check",

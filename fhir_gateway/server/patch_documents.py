@@ -6,6 +6,8 @@ paths that lead down from the resource by elements, ``[n]`` and ``.where(element
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from jsonpointer import JsonPointerException
 
 from fhir_gateway.errors import InputError, Location
 from fhir_gateway.r4.spec import Element, TypeDefinition, type_definition
+from fhir_gateway.server.problems import FHIR_JSON, UnsupportedMediaType
 
 JSON_PATCH = "application/json-patch+json"
 MOST_OPERATIONS = 200
@@ -80,6 +83,20 @@ class Patch:
             operations.append(_parts(entry.get("part"), where))
         return cls(_few(operations), by_path=True)
 
+    @classmethod
+    def of_entry(cls, resource: Any, place: str) -> Patch:
+        """The patch that an entry of a Bundle holds: Parameters, or either kind in a Binary; raises InputError."""
+        try:
+            body, media = unwrapped(resource)
+            if media == JSON_PATCH:
+                return cls.of_json(body)
+            if media != FHIR_JSON:
+                raise UnsupportedMediaType(f"a patch is {JSON_PATCH}, or Parameters in {FHIR_JSON}")
+            return cls.of_parameters(body)
+        except InputError as error:
+            where = ": ".join(part for part in (f"{place}.resource", error.location.path) if part)
+            raise type(error)(error.message, location=Location(path=where, rule=error.location.rule)) from None
+
     def apply(self, resource: Mapping[str, Any]) -> Json:
         """The resource as the patch makes it; raises PatchFailed naming the operation."""
         patched: Any = orjson.loads(orjson.dumps(resource))
@@ -104,6 +121,17 @@ class Patch:
         if len(orjson.dumps(patched)) > _LARGEST:
             raise PatchFailed("the resource becomes too large")
         return patched
+
+
+def unwrapped(resource: Any) -> tuple[bytes, str]:
+    """The body that an entry of a Bundle stands for, and its media type: what a Binary holds, else the resource."""
+    if not isinstance(resource, dict) or resource.get("resourceType") != "Binary":
+        return orjson.dumps(resource), FHIR_JSON
+    media = str(resource.get("contentType", "")).partition(";")[0].strip().lower()
+    try:
+        return base64.b64decode(str(resource.get("data", "")), validate=True), media
+    except (binascii.Error, ValueError):
+        raise InputError("not base64", location=Location(path="Binary.data", rule="base64")) from None
 
 
 def _few(operations: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:

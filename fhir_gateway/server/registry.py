@@ -20,6 +20,7 @@ from fhir_gateway.server.operation_definitions import (
     RA_EVALUATE_MEASURE,
     RA_REPORT,
     STRATIFY,
+    SUBMIT_REMARK_DATA,
     SUBSCRIPTION_EVENTS,
     SUBSCRIPTION_STATUS,
     SUBSCRIPTIONS,
@@ -329,7 +330,7 @@ _TYPES = (
         "Measure",
         "Measures that can be evaluated, and contracts.",
         (VBPR + "vbp-measure",),
-        (*MEASURE_OPERATIONS, RA_EVALUATE_MEASURE, STRATIFY),
+        (*MEASURE_OPERATIONS, RA_EVALUATE_MEASURE, SUBMIT_REMARK_DATA, STRATIFY),
     ),
     ServedType(
         "MeasureReport",

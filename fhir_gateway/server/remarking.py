@@ -8,6 +8,7 @@ changes a gap's status.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fhir_gateway.auth.models import AccessToken
@@ -15,6 +16,7 @@ from fhir_gateway.db.audience import CLIENT, SYSTEM
 from fhir_gateway.db.remarks import Remarks
 from fhir_gateway.db.resources import StoredResource
 from fhir_gateway.db.search.dates import instant
+from fhir_gateway.db.writing import Writing
 from fhir_gateway.errors import DeletedError, Location, NotFoundError
 from fhir_gateway.server.problems import InvalidResource, PreconditionFailed, issue
 from fhir_gateway.server.reports import ReportCatalog
@@ -53,6 +55,16 @@ _OF_CODING_GAPS: Mapping[str, tuple[tuple[str, ...], bool]] = {
 _RULE = "a remark is added to a group, and nothing else of the report is changed"
 
 
+@dataclass(frozen=True, slots=True)
+class Remarked:
+    """Remarks to be written: path, group and extension of each. ``rendered``: the report, when no store holds it."""
+
+    change: Change
+    current: StoredResource
+    new: tuple[tuple[str, str, Json], ...]
+    rendered: StoredResource | None
+
+
 class Remarking:
     """Adds remarks to reports that no client wrote."""
 
@@ -67,13 +79,8 @@ class Remarking:
 
     def put(self, change: Change, token: AccessToken) -> Written | None:
         """A PUT of a whole report that has more remarks (RA); None when it is about no report of the gateway's."""
-        if change.type != TYPE or change.interaction != "update" or change.criteria is not None or change.id is None:
-            return None
-        try:
-            current = self._catalog.seen_by(token.audience.to("r")).read(TYPE, change.id)
-        except NotFoundError:
-            return None
-        return self.add(change, current, token) if self.concerns(current) else None
+        made = self.of(change, token)
+        return None if made is None else self._keep(made, token)
 
     def add(self, change: Change, current: StoredResource, token: AccessToken) -> Written:
         """Keep the remarks that ``change.resource`` has more than the current report, and nothing else.
@@ -81,34 +88,60 @@ class Remarking:
         Raises InvalidResource naming path and rule, AuthorizationError for reports that take no remarks, and
         PreconditionFailed for another version than that of ``If-Match``.
         """
+        return self._keep(self.prepare(change, current, token), token)
+
+    def _keep(self, made: Remarked, token: AccessToken) -> Written:
+        if made.new:
+            with self._writes.rest.store.writing() as changes:
+                self.write(changes, made, token)
+        return self.written(made, token)
+
+    def of(self, change: Change, token: AccessToken) -> Remarked | None:
+        """An update of a whole report of the gateway's own, as remarks; None when it is about none of those."""
+        if change.type != TYPE or change.interaction != "update" or change.criteria is not None or change.id is None:
+            return None
+        try:
+            current = self._catalog.seen_by(token.audience.to("r")).read(TYPE, change.id)
+        except NotFoundError:
+            return None
+        return self.prepare(change, current, token) if self.concerns(current) else None
+
+    def prepare(self, change: Change, current: StoredResource, token: AccessToken) -> Remarked:
+        """What :meth:`add` would write, checked; nothing is written."""
         before, after = current.json(), dict(change.resource or {})
         if before.get("type") != "individual":
             raise not_theirs()
-        new = list(_new_remarks(before, after))
+        new = tuple(_new_remarks(before, after))
         _same(change, current.version)
-        if not new:
-            return Written(200, current)
-        coding = _is_coding_gap(before)
-        for path, _, extension in new:
-            _check(extension, coding, path)
-        self._writes.judge(change, after)
-        self._writes.refuse_unseen(change, after, token)
-        rendered = self._rendered(current.id)
-        with self._writes.rest.store.writing() as changes:
-            kept = self._authored(new, token, changes.now)
-            if rendered is not None:
-                _same(change, rendered.version + self._remarks.acts(changes.connection, current.id))
-                run = current.id.rpartition("-")[0]
-            else:
-                stored = changes.current(TYPE, current.id)
-                if stored is None or stored.deleted:
-                    raise DeletedError("the report was deleted meanwhile")
-                _same(change, stored.version)
-                run = ""
-                changes.put(_with(stored.json(), kept))
-            self._remarks.add(changes.connection, current.id, run, kept, token.client_id, changes.now)
-        view = self._catalog.seen_by(token.audience.to("r"))
-        return Written(200, view.read(TYPE, current.id))
+        if new:
+            coding = _is_coding_gap(before)
+            for path, _, extension in new:
+                _check(extension, coding, path)
+            self._writes.judge(change, after)
+            self._writes.refuse_unseen(change, after, token)
+        return Remarked(change, current, new, self._rendered(current.id) if new else None)
+
+    def write(self, changes: Writing, made: Remarked, token: AccessToken) -> None:
+        """Keep prepared remarks, in the middle of these changes."""
+        report_id = made.current.id
+        kept = self._authored(made.new, token, changes.now)
+        if made.rendered is not None:
+            _same(made.change, made.rendered.version + self._remarks.acts(changes.connection, report_id))
+            run = report_id.rpartition("-")[0]
+        else:
+            stored = changes.current(TYPE, report_id)
+            if stored is None or stored.deleted:
+                raise DeletedError("the report was deleted meanwhile")
+            _same(made.change, stored.version)
+            run = ""
+            changes.put(_with(stored.json(), kept))
+        self._remarks.add(changes.connection, report_id, run, kept, token.client_id, changes.now)
+
+    def written(self, made: Remarked, token: AccessToken) -> Written:
+        """The report as it is after the remarks were written."""
+        if not made.new:
+            return Written(200, made.current)
+        return Written(200, self._catalog.seen_by(token.audience.to("r")).read(TYPE, made.current.id))
 
     def _rendered(self, resource_id: str) -> StoredResource | None:
         """The report as the columns of its run have it; None for a stored one."""
@@ -136,6 +169,11 @@ class Remarking:
                 extension = {**extension, "extension": inside}
             found.append((group, dict(extension)))
         return found
+
+
+def not_a_report() -> InvalidResource:
+    """The error for a report with remarks that is none of the gateway's, or not to be seen."""
+    return _refused(TYPE, "remarks are made on reports that the gateway gave you, under their ids")
 
 
 def _same(change: Change, version: int) -> None:

@@ -184,6 +184,10 @@ def _add_changes(routes: APIRouter, served: ServedType, changing: Changing, patc
 
     if "patch" in served.writes:
 
+        @routes.patch(f"/{name}", tags=tags, **documentation.patch(name, conditional=True))
+        async def patch_by_criteria(request: Request) -> Response:
+            return await patching.patch(request, name, None)
+
         @routes.patch(f"/{name}/{{id}}", tags=tags, **documentation.patch(name))
         async def patch(request: Request, id: str) -> Response:
             return await patching.patch(request, name, id)

@@ -22,6 +22,7 @@ from fhir_gateway.db.writing import Writing
 from fhir_gateway.errors import AuthorizationError, InputError, Location, NotFoundError
 from fhir_gateway.lake.explain import issues as broken_rules
 from fhir_gateway.server.interactions import Interactions
+from fhir_gateway.server.patch_documents import Patch
 from fhir_gateway.server.problems import (
     InvalidResource,
     MethodNotAllowed,
@@ -42,7 +43,8 @@ class Change:
     """One write as it was asked for; ``place`` is where in a Bundle.
 
     ``criteria`` make it conditional: of a create those that nothing may meet, else those that say which resource; its
-    ``id`` is then the one that the body names, if it does.
+    ``id`` is then the one that the body names, if it does. An update may be said by a ``patch`` of what is there, until
+    that is looked at.
     """
 
     interaction: str  # create, update, delete
@@ -52,6 +54,7 @@ class Change:
     resource: Mapping[str, Any] | None = None
     if_match: str | None = None
     place: str = ""
+    patch: Patch | None = None
 
     @property
     def letters(self) -> str:

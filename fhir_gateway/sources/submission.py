@@ -20,8 +20,9 @@ from fhir_gateway.sources.push import Push, read_push
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """One Bundle: its type, its number of entries, what it holds, and (type, id, method) of each line."""
+    """One Bundle: its parameter and type, its number of entries, what it holds, (type, id, method) of each line."""
 
+    name: str
     kind: str
     count: int
     push: Push
@@ -111,7 +112,7 @@ def _submitted(text: str, name: str) -> Submitted:
         )
         raise InputError(error.message, location=where) from None
     entries = tuple(_entry(bundle, place, line) for place, line in zip(push.places, push.lines, strict=True))
-    found = Submitted(kind, len(bundle.get("entry", ())), push, entries)
+    found = Submitted(name.partition("[")[0], kind, len(bundle.get("entry", ())), push, entries)
     if not found.reports:
         raise _wrong(name, "no MeasureReport in it")
     return found

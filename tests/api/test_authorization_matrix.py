@@ -428,6 +428,13 @@ def _writing(world: World) -> Rows:
                 for number, one in enumerate(world.persons)
             ),
         ],
+        ("PATCH", "/fhir/{type}"): [
+            Ask("PATCH", "/fhir/MeasureReport?_id=written", "operators", _SAME, (world.persons[3],), headers=_PATCH),
+            *(
+                Ask("PATCH", f"/fhir/MeasureReport?_id={world.run}-{one}", number, _SAME, (one,), headers=_PATCH)
+                for number, one in enumerate(world.persons)
+            ),
+        ],
         ("DELETE", "/fhir/{type}"): [],  # deleting nothing is no error: see the test below
     }
 
@@ -513,9 +520,15 @@ def _operations(world: World) -> Rows:
         Ask("POST", "/fhir/Group/other/$attribution-status", "other", asked, names),
         Ask("POST", "/fhir/Group/aco/$attribution-status", None, asked, names, found=False),
     ]
-    for template in ("/fhir/Measure/$submit-data", "/fhir/Measure/{id}/$submit-data"):
-        path = template.replace("{id}", DIABETES)
-        found["POST", template] = [Ask("POST", path, body=parameters, found=False)]
+    for code in ("submit-data", "submit-remark-data"):
+        for template in (f"/fhir/Measure/${code}", f"/fhir/Measure/{{id}}/${code}"):
+            path = template.replace("{id}", DIABETES)
+            found["POST", template] = [Ask("POST", path, body=parameters, found=False)]
+    remarked = {"resourceType": "MeasureReport", "id": f"{world.run}-{person}"}
+    bundle = {"resourceType": "Bundle", "type": "collection", "entry": [{"resource": remarked}]}
+    asked = {"resourceType": "Parameters", "parameter": [{"name": "bundle", "resource": bundle}]}
+    hidden = Ask("POST", "/fhir/Measure/$submit-remark-data", 2, asked, names, found=False)
+    found["POST", "/fhir/Measure/$submit-remark-data"] += [hidden]
     for method, template in (
         ("GET", "/fhir/{resource_type}/{id}/$validate"),
         ("POST", "/fhir/{resource_type}/{id}/$validate"),

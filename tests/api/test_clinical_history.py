@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,28 @@ async def test_earlier_versions_are_read_and_listed(face: Face) -> None:
     for unknown in (f"{path}/_history/999", f"{path}x/_history"):
         assert (await face.send("GET", unknown)).status_code == 404
     assert (await face.send("GET", f"{path}/_history", client="pulse")).status_code == 404
+
+
+async def test_clinical_resources_are_patched_by_criteria_and_in_transactions(face: Face) -> None:
+    made = await face.create(observation(face.persons[1], identifier=[{"system": "urn:o", "value": "1"}]))
+    other = await face.create(observation(face.persons[0]))
+    final = [{"op": "replace", "path": "/status", "value": "final"}]
+    patched = await face.send("PATCH", "Observation?identifier=urn:o|1&patient=" + face.persons[1], final)
+    assert (patched.status_code, patched.json()["status"]) == (200, "final"), patched.text
+    data = base64.b64encode(orjson.dumps([{"op": "add", "path": "/valueString", "value": "six"}])).decode()
+    binary = {"resourceType": "Binary", "contentType": "application/json-patch+json", "data": data}
+    entries = [
+        {"resource": binary, "request": {"method": "PATCH", "url": f"Observation/{one['id']}"}} for one in (made, other)
+    ]
+    sent = await face.send("POST", "", {"resourceType": "Bundle", "type": "transaction", "entry": entries})
+    assert sent.status_code == 200, sent.text
+    versions = set()
+    for one in (made, other):
+        now = (await face.send("GET", f"Observation/{one['id']}")).json()
+        assert now["valueString"] == "six"
+        versions.add(now["meta"]["versionId"])
+    assert len(versions) == 1, "one commit"
+    assert len((await face.send("GET", f"Observation/{made['id']}/_history")).json()["entry"]) == 3
 
 
 async def test_what_was_about_somebody_else_is_not_shown(face: Face) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -25,6 +26,7 @@ from fhir_gateway.db.audience import label, labelled
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.durable import Worker
 from fhir_gateway.jobs.exports.sources import NOT_EXPORTED, SOURCES
+from fhir_gateway.jobs.requests import RequestLog
 from fhir_gateway.measures.model import GroupResult, MeasureResult, PopulationResult
 from fhir_gateway.measures.reports import summary
 from fhir_gateway.server.app import create_app
@@ -518,7 +520,47 @@ async def test_scopes_say_which_types(face: Face) -> None:
     assert none.status_code == 401
 
 
-async def test_three_kick_offs_in_a_row_and_a_limit(face: Face) -> None:
+async def test_one_export_too_many_is_told_when_to_come_back_and_others_are_served(tmp_path: Path) -> None:
+    """Nobody works on these: as many are under way as were asked for."""
+    made = Gateway(
+        Settings(data_dir=tmp_path / "data", public_url=PUBLIC_URL, jobs_in_server=False, async_per_client=2)
+    )
+    fill(made)
+    async with client_for(create_app(made)) as http:
+        face = Face(made, http)
+        for name in ("operator", "payer"):
+            face.keys[name] = register(made, name, CLIENTS[name][0], grants=CLIENTS[name][1])
+            await face.authorize(name)
+        accepted = [await face.kick_off(path) for path in ("$export", "Patient/$export?_type=Patient")]
+        assert [one.status_code for one in accepted] == [202, 202]
+        for path in ("$export", "Patient/$export", "Group/aco/$export", "Group/aco/$davinci-data-export"):
+            refused = await face.kick_off(path)
+            assert (refused.status_code, refused.json()["issue"][0]["code"]) == (429, "throttled"), path
+            assert int(refused.headers["retry-after"]) > 0
+        assert (await face.kick_off("$export", "payer")).status_code == 202, "a limit of each client's own"
+        gone = await http.delete(accepted[0].headers["content-location"], headers=face.headers["operator"])
+        assert gone.status_code == 202
+        assert (await face.kick_off("$export")).status_code == 202
+
+
+async def test_files_leave_the_disk_when_they_are_deleted_and_when_their_time_is_over(face: Face) -> None:
+    log = RequestLog(face.gateway)
+    manifests = [await face.manifest("$export?_type=Patient") for _ in range(2)]
+    names = [one["poll"].rpartition("/")[2] for one in manifests]
+    assert all(list(log.folder(name).glob("*.ndjson")) for name in names)
+    poll = await face.http.get(manifests[0]["poll"], headers=face.headers["operator"])
+    assert parsedate_to_datetime(poll.headers["expires"]) > datetime.now(UTC)
+    gone = await face.http.delete(manifests[0]["poll"], headers=face.headers["operator"])
+    assert gone.status_code == 202
+    log.change(names[1], only=("done",), expires=time.time() - 1)
+    for one in manifests:
+        for url in (one["poll"], *(file["url"] for file in one["output"])):
+            assert (await face.http.get(url, headers=face.headers["operator"])).status_code == 404
+    log.sweep()
+    assert not any(log.folder(name).exists() for name in names)
+
+
+async def test_three_kick_offs_in_a_row_are_each_ended(face: Face) -> None:
     for output in ("application/fhir%2Bndjson", "application/ndjson", "ndjson"):
         accepted = await face.kick_off(f"$export?_outputFormat={output}")
         assert accepted.status_code == 202

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -407,3 +408,224 @@ async def test_a_remark_names_no_person_whom_the_client_does_not_see(face: Face)
 async def test_a_summary_takes_no_remarks(face: Face) -> None:
     answered = await face.send("operator", "PATCH", f"MeasureReport/{face.run}", adding(remark(US), "g"))
     assert answered.status_code == 403, answered.text
+
+
+def in_binary(patch: Any, media: str = JSON_PATCH) -> dict[str, Any]:
+    """A patch as an entry of a Bundle holds one that is no FHIR resource."""
+    return {"resourceType": "Binary", "contentType": media, "data": base64.b64encode(orjson.dumps(patch)).decode()}
+
+
+def patching(url: str, patch: Any, **more: str) -> dict[str, Any]:
+    return {"resource": patch, "request": {"method": "PATCH", "url": url, **more}}
+
+
+async def bundle(face: Face, kind: str, *entries: Any, client: str = "practice") -> httpx.Response:
+    return await face.send(client, "POST", "", {"resourceType": "Bundle", "type": kind, "entry": list(entries)})
+
+
+def statuses(answer: httpx.Response) -> list[str]:
+    assert answer.status_code == 200, answer.text
+    return [one["response"]["status"][:3] for one in answer.json()["entry"]]
+
+
+async def own_report(face: Face, number: str, client: str = "practice") -> str:
+    person = "p2" if client == "rival" else "p1"
+    body = coding_gap(person, identifier=[{"system": "urn:reports", "value": number}])
+    del body["id"]
+    made = await face.send(client, "POST", "MeasureReport", body)
+    assert made.status_code == 201, made.text
+    return f"MeasureReport/{made.json()['id']}"
+
+
+PENDING = [{"op": "replace", "path": "/status", "value": "pending"}]
+#: The same as a FHIRPath Patch.
+PENDING_BY_PATH = {
+    "resourceType": "Parameters",
+    "parameter": [
+        {
+            "name": "operation",
+            "part": [
+                {"name": "type", "valueCode": "replace"},
+                {"name": "path", "valueString": "MeasureReport.status"},
+                {"name": "value", "valueCode": "pending"},
+            ],
+        }
+    ],
+}
+
+
+async def test_a_conditional_patch_is_of_the_one_that_meets_the_criteria(face: Face) -> None:
+    path = await own_report(face, "1")
+    by_criteria = "MeasureReport?identifier=urn:reports|1"
+    assert (await face.send("practice", "PATCH", by_criteria, PENDING, If_Match='W/"2"')).status_code == 412
+    patched = await face.send("practice", "PATCH", by_criteria, PENDING, If_Match='W/"1"')
+    assert patched.status_code == 200, patched.text
+    assert f"MeasureReport/{patched.json()['id']}" == path
+    assert (await face.get(path))["status"] == "pending"
+    by_path = await face.send("practice", "PATCH", by_criteria, PENDING_BY_PATH)
+    assert by_path.status_code == 200, by_path.text
+    nothing = await face.send("practice", "PATCH", "MeasureReport?identifier=urn:reports|2", PENDING)
+    assert nothing.status_code == 404
+    assert (await face.send("rival", "PATCH", by_criteria, PENDING)).status_code == 404, "not theirs to see"
+    assert (await face.send("reader", "PATCH", by_criteria, PENDING)).status_code == 403
+    await own_report(face, "1")
+    several = await face.send("practice", "PATCH", by_criteria, PENDING)
+    assert (several.status_code, several.json()["issue"][0]["code"]) == (412, "multiple-matches")
+    for wrong in ("MeasureReport", "MeasureReport?nonsense=1", "MeasureReport?_sort=date"):
+        assert (await face.send("practice", "PATCH", wrong, PENDING)).status_code == 400, wrong
+    remarked = await face.send("practice", "PATCH", "MeasureReport?_id=ra-p1", adding(remark()))
+    assert remarked.status_code == 200, remarked.text
+    assert len(remarks_of(await face.get("MeasureReport/ra-p1"))) == 1
+    with snapshot(face.gateway.engine) as connection:
+        asked = sa.select(audit_events.c.parameters, audit_events.c.resource_id)
+        rows = connection.execute(asked.where(audit_events.c.interaction == "patch")).all()
+    assert rows[1] == ("identifier", path.rpartition("/")[2]), "who was patched, by which parameters"
+
+
+async def test_patches_are_entries_of_a_batch(face: Face) -> None:
+    path = await own_report(face, "1")
+    other = await own_report(face, "2", "rival")
+    answer = await bundle(
+        face,
+        "batch",
+        patching(path, in_binary(PENDING), ifMatch='W/"1"'),
+        patching(path, PENDING_BY_PATH),
+        patching("MeasureReport?identifier=urn:reports|1", in_binary(PENDING_BY_PATH, "application/fhir+json")),
+        patching(path, in_binary(PENDING), ifMatch='W/"9"'),
+        patching(other, in_binary(PENDING)),
+        patching(path, {**in_binary(PENDING), "data": "no base64"}),
+        patching(path, in_binary(PENDING, "application/xml-patch+xml")),
+        patching(path, coding_gap()),
+        patching("MeasureReport/ra-p1", adding(remark())),
+    )
+    assert statuses(answer) == ["200", "200", "200", "412", "404", "400", "415", "400", "200"]
+    assert (await face.get(path))["status"] == "pending"
+    assert (await face.get(other, "rival"))["status"] == "complete"
+    assert len(remarks_of(await face.get("MeasureReport/ra-p1"))) == 1
+
+
+async def test_patches_are_part_of_a_transaction(face: Face) -> None:
+    path, other = await own_report(face, "1"), await own_report(face, "2")
+    whole = await face.get("MeasureReport/ra-p1")
+    whole["group"][1]["extension"].append(remark())
+    answer = await bundle(
+        face,
+        "transaction",
+        {"request": {"method": "GET", "url": path}},
+        patching(path, in_binary(PENDING), ifMatch='W/"1"'),
+        patching("MeasureReport?identifier=urn:reports|2", PENDING_BY_PATH),
+        patching(f"MeasureReport/{face.run}-p1", adding(remark(US), "g")),
+        {"resource": whole, "request": {"method": "PUT", "url": "MeasureReport/ra-p1"}},
+    )
+    assert statuses(answer) == ["200"] * 5
+    assert answer.json()["entry"][0]["resource"]["status"] == "pending", "what is read is read after the writes"
+    assert [(await face.get(one))["status"] for one in (path, other)] == ["pending", "pending"]
+    assert len(remarks_of(await face.get(f"MeasureReport/{face.run}-p1"))) == 1
+    assert len(remarks_of(await face.get("MeasureReport/ra-p1"), 1)) == 1
+    with snapshot(face.gateway.engine) as connection:
+        asked = sa.select(audit_events.c.interaction, audit_events.c.status).order_by(audit_events.c.id)
+        rows = [tuple(row) for row in connection.execute(asked.where(audit_events.c.status == 200))]
+    assert rows.count(("patch", 200)) == 3
+
+
+@pytest.mark.parametrize(
+    ("failing", "status"),
+    [
+        (patching("MeasureReport/ra-p1", adding(remark()), ifMatch='W/"7"'), 412),
+        (patching("MeasureReport?identifier=urn:reports|9", PENDING_BY_PATH), 404),
+        (patching("MeasureReport/ra-p2", PENDING_BY_PATH), 404),
+        (patching("MeasureReport/ra-p1", PENDING_BY_PATH), 422),
+        (patching("MeasureReport/ra-p1?status=final", PENDING_BY_PATH), 400),
+        (patching("MeasureReport", PENDING_BY_PATH), 400),
+        (patching("MeasureReport/ra-p1", {**in_binary(PENDING), "data": "?"}), 400),
+        (patching("MeasureReport/ra-p1", in_binary(PENDING, "text/plain")), 415),
+        (patching("MeasureReport/ra-p1", in_binary([{"op": "none"}])), 400),
+        (patching("Group/list-111", in_binary([{"op": "add", "path": "/name", "value": "mine"}])), 403),
+        (patching("Provenance/x", in_binary(PENDING)), 405),
+    ],
+)
+async def test_one_patch_that_fails_undoes_a_transaction(face: Face, failing: dict[str, Any], status: int) -> None:
+    path = await own_report(face, "1")
+    mine = patching(path, in_binary(PENDING))
+    also = patching(f"MeasureReport/{face.run}-p1", adding(remark(US), "g"))
+    answer = await bundle(face, "transaction", mine, also, failing)
+    assert answer.status_code == status, answer.text
+    assert (await face.get(path))["status"] == "complete"
+    assert remarks_of(await face.get(f"MeasureReport/{face.run}-p1")) == []
+    with snapshot(face.gateway.engine) as connection:
+        assert connection.execute(sa.select(RemarkRow)).all() == []
+
+
+async def test_a_report_is_patched_once_in_a_transaction(face: Face) -> None:
+    twice = patching("MeasureReport/ra-p1", adding(remark()))
+    answer = await bundle(face, "transaction", twice, twice)
+    assert (answer.status_code, "the same resource" in answer.text) == (400, True)
+
+
+def submission(*bundles: list[dict[str, Any]]) -> dict[str, Any]:
+    found = [
+        {
+            "resourceType": "Bundle",
+            "identifier": {"value": "1"},
+            "type": "collection",
+            "entry": [{"fullUrl": f"urn:uuid:{one['id']}", "resource": one} for one in entries],
+        }
+        for entries in bundles
+    ]
+    return {"resourceType": "Parameters", "parameter": [{"name": "bundle", "resource": one} for one in found]}
+
+
+async def test_remarks_are_submitted_with_what_they_refer_to(face: Face) -> None:
+    author = {
+        "resourceType": "Practitioner",
+        "id": "6f9619ff-8b86-4d01-b42d-00c04fc964ff",
+        "name": [{"family": "North"}],
+    }
+    whole, rendered = await face.get("MeasureReport/ra-p1"), await face.get(f"MeasureReport/{face.run}-p1")
+    before = orjson.loads(orjson.dumps(whole))
+    named = {"valueReference": {"reference": f"Practitioner/{author['id']}"}}
+    by_url = {"valueReference": {"reference": f"urn:uuid:{author['id']}"}}
+    software = {"valueString": "EHR 7"}
+    whole["group"][0]["extension"].append(remark(authorSoftware=software, relatedData=named))
+    rendered["group"][0]["extension"] = [
+        *rendered["group"][0].get("extension", ()),
+        remark(US, authorSoftware=software, relatedData=by_url),
+    ]
+    sent = submission([whole, author], [rendered, author])
+    for client, status in (("reader", 403), ("rival", 422)):
+        refused = await face.send(client, "POST", "Measure/$submit-remark-data", sent)
+        assert refused.status_code == status, refused.text
+    taken = await face.send("practice", "POST", "Measure/$submit-remark-data", sent)
+    assert taken.status_code == 200, taken.text
+    assert "2 remarks on 2 reports" in taken.json()["issue"][0]["diagnostics"]
+    face.gateway.resources.put({"resourceType": "Patient", "id": "p1"})  # served without a lake, which has now come
+    for path in ("MeasureReport/ra-p1", f"MeasureReport/{face.run}-p1"):
+        (kept,) = remarks_of(await face.get(path))
+        (target,) = [one["valueReference"]["reference"] for one in kept["extension"] if one["url"] == "relatedData"]
+        assert (await face.get(target))["name"] == author["name"], "the remark leads to what was sent with it"
+    after = await face.get("MeasureReport/ra-p1")
+    assert after["group"][1] == before["group"][1]
+
+    again = await face.send("practice", "POST", "Measure/$submit-remark-data", submission([before]))
+    assert again.status_code == 422, "what was remarked is not taken back"
+    changed = {**after, "status": "pending"}
+    wrong = await face.send("practice", "POST", "Measure/$submit-remark-data", submission([changed]))
+    assert problem(wrong)[:2] == (422, ["MeasureReport.status"])
+    for body in (submission(), submission([author]), {"resourceType": "Parameters"}, coding_gap()):
+        assert (await face.send("practice", "POST", "Measure/$submit-remark-data", body)).status_code == 400
+    twice = await face.send("practice", "POST", "Measure/$submit-remark-data", submission([after], [after]))
+    assert (twice.status_code, "occurs twice" in twice.text) == (400, True)
+    assert (await face.send("practice", "POST", "Measure/none/$submit-remark-data", sent)).status_code == 404
+    with snapshot(face.gateway.engine) as connection:
+        asked = sa.select(audit_events.c.client_id, audit_events.c.status)
+        rows = connection.execute(asked.where(audit_events.c.interaction == "$submit-remark-data")).all()
+    assert [tuple(row) for row in rows[:3]] == [("reader", 403), ("rival", 422), ("practice", 200)]
+
+
+async def test_a_submission_with_wrong_evidence_keeps_no_remark(face: Face) -> None:
+    whole = await face.get("MeasureReport/ra-p1")
+    whole["group"][0]["extension"].append(remark())
+    broken = {"resourceType": "Practitioner", "id": "a", "gender": "so-so"}
+    refused = await face.send("practice", "POST", "Measure/$submit-remark-data", submission([whole, broken]))
+    assert refused.status_code == 422, refused.text
+    assert remarks_of(await face.get("MeasureReport/ra-p1")) == []

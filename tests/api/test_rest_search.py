@@ -302,7 +302,9 @@ TEXT = st.one_of(st.text(max_size=20), st.lists(PIECES | st.sampled_from(NAMES),
 
 @settings(max_examples=150)
 @given(
-    kind=st.sampled_from([*sorted(SERVED), "", "_history", "Patient/_history", "Nonsense"]),
+    kind=st.sampled_from(
+        [*sorted(SERVED), "", "_history", "Patient/_history", "Observation/_history", "AuditEvent/_history", "Nonsense"]
+    ),
     pairs=st.lists(st.tuples(st.one_of(st.sampled_from(NAMES), TEXT), TEXT), min_size=1, max_size=4),
     form=st.booleans(),
 )

@@ -127,6 +127,12 @@ def submit_data(face: Face) -> Answers:
     yield face.post(f"Measure/{face.measure['id']}/$submit-data", body).json()
 
 
+@row("Measure.submit-remark-data")
+def submit_remark_data(face: Face) -> Answers:
+    for path in ("Measure/$submit-remark-data", f"Measure/{face.measure['id']}/$submit-remark-data"):
+        yield face.post(path, parameters(("bundle", submission(face, 11)))).json()  # refused: no report of ours
+
+
 @row("Measure.data-requirements")
 def data_requirements(face: Face) -> Answers:
     for one in face.measures:
