@@ -10,6 +10,7 @@ from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fhir_gateway.attribution import ledger
@@ -48,7 +49,8 @@ class MonthLedger:
         """
         files = self.postings()
         previous = self.rows(len(files))
-        if previous is not None and cycle < max(previous["cycle"].to_pylist(), default=cycle):
+        last = None if previous is None else pc.max(previous["cycle"]).as_py()
+        if last is not None and cycle < last:
             raise ContractError("cycle: a later one was posted before")
         new = ledger.post(previous, current, cycle, window_months, original_from=original_from, span=span)
         if new.num_rows:

@@ -149,5 +149,5 @@ def leakage(attribution: Attribution, lines: pa.Table, entity: str, groups: Sequ
             FROM services WHERE NOT ours GROUP BY competitor ORDER BY allowed DESC, competitor
             """
         ).to_arrow_table()
-    total = [sum(members[name].to_pylist(), Decimal(0)) for name in ("inside", "outside")]
-    return Leakage(total[0], total[1], members, providers)
+    inside, outside = (pc.sum(members[name]).as_py() or Decimal(0) for name in ("inside", "outside"))
+    return Leakage(inside, outside, members, providers)

@@ -176,7 +176,7 @@ def _until(
         raise ContractError("interim: Coverage is needed to count the member months up to the cut")
     if attribution.terms.eligibility.coverage == "ignored":  # then everybody is covered in every month
         whole = Decimal(_months_between(start, cut.through))
-        months = pa.array([min(m, whole) for m in chosen["months"].to_pylist()], AMOUNT)
+        months = pc.min_element_wise(chosen["months"].cast(AMOUNT), pa.scalar(whole, AMOUNT))
     else:
         counted = _months(attribution, chosen["member"], coverage, (start, cut.through), persons)
         sums = counted.group_by("member").aggregate([("months", "sum")])

@@ -99,4 +99,5 @@ def _months(facts: Facts, members: pa.Array) -> Decimal:
     if not len(members):
         raise ContractError("expenditures: no member is left")
     mine = facts.months.filter(pc.is_in(facts.months["member"], value_set=members))
-    return sum((value for value in mine["months"].to_pylist() if value is not None), Decimal(0))
+    total: Decimal | None = pc.sum(mine["months"]).as_py()
+    return Decimal(0) if total is None else total
