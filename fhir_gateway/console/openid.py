@@ -38,6 +38,7 @@ from fhir_gateway.errors import AuthenticationError, ConfigurationError, InputEr
 CALLBACK = f"{PATH}/sign-in/callback"
 #: How long somebody may take at the provider.
 ATTEMPT_SECONDS = 15 * 60
+_PURPOSE = "console-sign-in"
 _METADATA_SECONDS = 60 * 60
 _SKEW_SECONDS = 60
 _TIMEOUT = httpx.Timeout(10.0)
@@ -101,7 +102,7 @@ class Provider:
             code_challenge=create_s256_code_challenge(attempt["verifier"]),
             code_challenge_method="S256",
         )
-        kept = {**attempt, "wanted": local_path(wanted), "until": self._clock() + ATTEMPT_SECONDS}
+        kept = {**attempt, "purpose": _PURPOSE, "wanted": local_path(wanted), "until": self._clock() + ATTEMPT_SECONDS}
         return address, self._secrets.encrypt(json.dumps(kept).encode()).decode("ascii")
 
     def finish(self, answer: Mapping[str, str], cookie: str | None) -> Vouched:
@@ -109,7 +110,8 @@ class Provider:
         attempt = self._attempt(cookie)
         if not hmac.compare_digest(answer.get("state", "").encode(), attempt["state"].encode()):
             raise SignInRefused("state")
-        if answer.get("iss", self.settings.issuer) != self.settings.issuer:  # RFC 9207
+        named = self._discovered().get("authorization_response_iss_parameter_supported") is True  # RFC 9207
+        if answer.get("iss", None if named else self.settings.issuer) != self.settings.issuer:
             raise SignInRefused("iss of the answer")
         if "error" in answer:
             raise SignInRefused("the provider answered with an error")
@@ -132,10 +134,13 @@ class Provider:
         return f"{address}{'&' if '?' in address else '?'}{urlencode(asked)}"
 
     def _attempt(self, cookie: str | None) -> dict[str, Any]:
+        """What :meth:`begin` has kept: the same key encrypts other things too, which are no attempts."""
         try:
-            found: dict[str, Any] = json.loads(self._secrets.decrypt((cookie or "").encode()))
-        except (ConfigurationError, UnicodeEncodeError):
+            found = json.loads(self._secrets.decrypt((cookie or "").encode()))
+        except (ConfigurationError, ValueError):
             raise SignInRefused("no attempt of this browser") from None
+        if not isinstance(found, dict) or found.get("purpose") != _PURPOSE:
+            raise SignInRefused("no attempt of this browser")
         if found["until"] < self._clock():
             raise SignInRefused("the attempt is too old")
         return found

@@ -71,8 +71,8 @@ class Outside:
         self.metadata: dict[str, Any] = dict(METADATA)
         self.token_requests: list[tuple[dict[str, str], dict[str, str]]] = []
         monkeypatch.setattr(openid, "_asked", self._asked)
-        box = SecretBox(Fernet.generate_key())
-        self.provider = Provider(asked_for(**settings), PUBLIC, box, Keys(), lambda: self.now)
+        self.box = SecretBox(Fernet.generate_key())
+        self.provider = Provider(asked_for(**settings), PUBLIC, self.box, Keys(), lambda: self.now)
 
     def _asked(self, method: str, address: str, *, refused: str | None = None, **more: Any) -> dict[str, Any]:
         if address.endswith("/.well-known/openid-configuration"):
@@ -185,6 +185,8 @@ def test_answers_of_other_browsers_issuers_and_times_are_refused(monkeypatch: py
     refusals: list[tuple[dict[str, str], str | None]] = [
         (good, None),
         (good, cookie[:-4] + "AAAA"),
+        (good, "é"),
+        *((good, outside.box.encrypt(other).decode()) for other in (b"{}", b"[]", b"no JSON", b"\xff")),
         ({**good, "state": "made-up"}, cookie),
         ({"code": "c-1"}, cookie),
         ({"state": asked["state"]}, cookie),
@@ -194,6 +196,9 @@ def test_answers_of_other_browsers_issuers_and_times_are_refused(monkeypatch: py
     for answer, brought in refusals:
         with pytest.raises(SignInRefused):
             outside.provider.finish(answer, brought)
+    outside.metadata["authorization_response_iss_parameter_supported"] = True
+    with pytest.raises(SignInRefused):
+        outside.provider.finish(good, cookie)
     assert not outside.token_requests
     outside.now += ATTEMPT_SECONDS + 1
     with pytest.raises(SignInRefused, match="did not succeed"):
