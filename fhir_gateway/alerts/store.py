@@ -124,10 +124,7 @@ class AlertStore:
                 if channel.state != "off" and _concerns(channel, one, visible or {})
             ]
             _insert(connection, _DELIVERY, deliveries)
-            for row in told:
-                there = (_ENCOUNTER.c.encounter == row["encounter"], _ENCOUNTER.c.kind == row["kind"])
-                if connection.execute(sa.select(_ENCOUNTER.c.kind).where(*there)).first() is None:
-                    connection.execute(sa.insert(_ENCOUNTER).values(dict(row)))
+            _insert(connection, _ENCOUNTER, _untold(connection, told))
             for subject, value in seen.items():
                 if not connection.execute(
                     sa.update(_SEEN).where(_SEEN.c.subject == subject).values(value=value)
@@ -172,6 +169,17 @@ class AlertStore:
         kinds = tuple(row.kinds.split())
         rest = (row.contract, row.state, row.failures, row.failing_since, row.due, row.error)
         return AlertChannel(row.id, row.medium, target, kinds, *rest)
+
+
+def _untold(connection: Connection, told: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Rows of Encounters that are not written yet, each once."""
+    rows = {(row["encounter"], row["kind"]): dict(row) for row in told}
+    names = sorted({encounter for encounter, _ in rows})
+    for first in range(0, len(names), _MANY):
+        some = _ENCOUNTER.c.encounter.in_(names[first : first + _MANY])
+        for one in connection.execute(sa.select(_ENCOUNTER.c.encounter, _ENCOUNTER.c.kind).where(some)):
+            rows.pop((one.encounter, one.kind), None)
+    return list(rows.values())
 
 
 def _alert(row: Any) -> Alert:

@@ -40,7 +40,8 @@ def comorbidities(codes: CodeList, diagnoses: pa.Table, anchors: pa.Table) -> pa
             JOIN prefixes p ON starts_with(d.code, p.prefix)),
         found AS (
             SELECT DISTINCT a.key, m.category FROM anchors a
-            JOIN diagnoses d ON d.member = a.member AND (d.day IS NULL OR d.day BETWEEN a.since AND a.until)
+            JOIN diagnoses d ON d.member = a.member AND (d.day IS NULL OR d.day BETWEEN a.since AND a.until
+                OR (d.lasting AND d.day <= a.until))
             JOIN matched m USING (code)),
         present AS (SELECT a.key, any_value(a.member) AS member, any_value(a.until) AS until, {present}
             FROM anchors a LEFT JOIN found m USING (key) GROUP BY a.key)

@@ -22,7 +22,7 @@ from fhir_gateway.risk.utilization import stays, visits
 PATHS: dict[str, tuple[str, ...]] = {
     "Condition": (
         *("code.coding.system", "code.coding.code", "verificationStatus.coding.code", "recordedDate", "onsetDateTime"),
-        "onsetPeriod.start",
+        *("onsetPeriod.start", "clinicalStatus.coding.code", "abatementDateTime"),
     ),
     "Encounter": (
         *("status", "class.code", "period.start", "period.end", "serviceProvider.reference", "priority.coding.code"),

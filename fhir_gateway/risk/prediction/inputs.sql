@@ -15,7 +15,9 @@ WHERE counts AND NOT coalesce(denied, FALSE) AND _member IS NOT NULL;
 CREATE TEMP TABLE condition_codes AS
 SELECT c._member AS member, c._source || '/' || c.id AS condition,
     coalesce(day_of(c.onsetDateTime), day_of(c.onsetPeriod.start), day_of(c.recordedDate)) AS day,
-    plain(coding.code) AS code, coding.system LIKE '%/icd-10%' AS is_icd
+    plain(coding.code) AS code, coding.system LIKE '%/icd-10%' AS is_icd,
+    c.abatementDateTime IS NULL AND list_has_any(coalesce(list_transform(c.clinicalStatus.coding, lambda x: x.code), []),
+        ['active', 'recurrence', 'relapse']) AS lasting
 FROM conditions c, unnest(coalesce(c.code.coding, [])) AS codings(coding)
 WHERE c._member IS NOT NULL AND coding.code IS NOT NULL
     AND NOT list_has_any(coalesce(list_transform(c.verificationStatus.coding, lambda x: x.code), []),
@@ -23,13 +25,14 @@ WHERE c._member IS NOT NULL AND coding.code IS NOT NULL
 
 -- section: diagnoses
 CREATE TEMP TABLE said_diagnoses AS
-SELECT DISTINCT member, code, day FROM condition_codes WHERE is_icd
-UNION
-SELECT member, code, day FROM (
+SELECT member, code, day, bool_or(lasting) AS lasting FROM (
+SELECT member, code, day, lasting FROM condition_codes WHERE is_icd
+UNION ALL
+SELECT member, code, day, FALSE FROM (
     SELECT _member AS member, plain(unnest(list_append(coalesce(diagnoses, []), diagnosis))) AS code,
         coalesce(service_from, claim_from) AS day
     FROM counted)
-WHERE icd10(code);
+WHERE icd10(code)) GROUP BY ALL;
 
 -- section: uncoded
 CREATE TEMP TABLE said_uncoded AS

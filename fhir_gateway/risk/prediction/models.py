@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-#: Diagnoses by anybody: ``code`` is ICD-10 without dot; a day that nobody said is null and counts as always.
-DIAGNOSES = pa.schema([("member", pa.string()), ("code", pa.string()), ("day", pa.date32())])
+#: Diagnoses by anybody: ``code`` is ICD-10 without dot; a day that nobody said is null and counts as always. What is
+#: ``lasting`` (a Condition that is active, without an end) counts from its day on, however long ago that was.
+DIAGNOSES = pa.schema([("member", pa.string()), ("code", pa.string()), ("day", pa.date32()), ("lasting", pa.bool_())])
 #: For whom, and from when to when (both included) diagnoses count.
 ANCHORS = pa.schema([("key", pa.string()), ("member", pa.string()), ("since", pa.date32()), ("until", pa.date32())])
 #: Stays in hospital. ``emergent``: not planned; ``oncology``: discharged by oncology. Null is unknown.

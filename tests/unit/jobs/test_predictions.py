@@ -103,6 +103,25 @@ def test_the_worked_examples_out_of_a_lake(gateway: Gateway) -> None:
     assert (other["partial"], other["missing"]) == (True, ["icd10_codes"])
 
 
+def test_what_is_active_counts_however_long_ago_it_began(gateway: Gateway, tmp_path: Path) -> None:
+    def old(name: str, code: str, status: str, **more: Any) -> dict[str, Any]:
+        system = "http://terminology.hl7.org/CodeSystem/condition-clinical"
+        clinical = {"clinicalStatus": {"coding": [{"system": system, "code": status}]}}
+        return condition(name, code, "2012-01-01", "2") | clinical | more
+
+    more = [
+        old("active", "G20", "active"),  # no comorbidity of Charlson
+        old("dementia", "F03.90", "active"),
+        old("resolved", "I50.9", "resolved"),
+        old("ended", "J44.9", "active", abatementDateTime="2013-01-01"),
+        old("later", "B20", "active", onsetDateTime="2025-07-01"),
+    ]
+    pull_files(gateway, [staged(tmp_path / "more.ndjson", more)], "ehr")
+    score(gateway, DAY, now=NOW)
+    rows = [one for one in newest_scores(gateway).to_pylist() if one["score"] == "charlson" and one["partial"]]
+    assert [(one["value"], [part["name"] for part in one["components"]]) for one in rows] == [(2, ["dementia"])]
+
+
 def test_scores_are_served_and_go_when_they_hold_no_more(gateway: Gateway) -> None:
     score(gateway, DAY, now=NOW)
     page = gateway.resources.search("RiskAssessment", [("method", "lace")])

@@ -18,7 +18,9 @@ DAY = date(2025, 6, 30)
 
 
 def diagnoses(*rows: tuple[str, str, date | None]) -> pa.Table:
-    return pa.Table.from_pylist([dict(zip(DIAGNOSES.names, row, strict=True)) for row in rows], schema=DIAGNOSES)
+    """Of (member, code, day), said once: none of them lasts."""
+    named = [dict(zip(DIAGNOSES.names, (*row, False), strict=True)) for row in rows]
+    return pa.Table.from_pylist(named, schema=DIAGNOSES)
 
 
 def anchors(*members: str) -> pa.Table:
