@@ -1,10 +1,13 @@
-"""All edits by id. A family is a module of :mod:`fhir_gateway.claim_edits.edits`; an edit is one entry in it."""
+"""All edits by id: what they say of themselves (``edits.toml``), and their queries in the modules of ``edits/``."""
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterable, Mapping
 from functools import cache
+from importlib.resources import files
 from types import MappingProxyType
+from typing import Any
 
 from fhir_gateway.claim_edits.edits import (
     codes,
@@ -27,13 +30,20 @@ _FAMILIES = (identity, eligibility, codes, procedures, ncci, coverage, time, dup
 @cache
 def edits() -> Mapping[str, Edit]:
     """Every edit, in the order of families."""
-    found: dict[str, Edit] = {}
+    stated = tomllib.loads(files(__package__).joinpath("edits.toml").read_text(encoding="utf-8"))["edit"]
+    queries: dict[str, str] = {}
     for module in _FAMILIES:
-        for edit in module.EDITS:
-            if edit.id in found:
-                raise AssertionError(f"two edits are called {edit.id}")
-            found[edit.id] = edit
+        queries |= module.QUERIES
+    found = {one["id"]: _edit(one, queries[one["id"]]) for one in stated}
+    if len(found) != len(stated) or set(found) != set(queries):
+        raise AssertionError("claim_edits: an edit is stated twice, or a query belongs to none")
     return MappingProxyType(found)
+
+
+def _edit(stated: Mapping[str, Any], query: str) -> Edit:
+    words = {name: value for name, value in stated.items() if name not in ("needs", "effective_from", "effective_to")}
+    effective = stated.get("effective_from"), stated.get("effective_to")
+    return Edit(**words, query=query, needs=tuple(stated.get("needs", ())), effective=effective)
 
 
 def chosen(names: Iterable[str] | None) -> tuple[Edit, ...]:

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-from fhir_gateway.claim_edits.models import Edit
-
-_edit = partial(Edit, family="coverage")
-
 #: Limits of Medicare by HCPCS Level II codes, which are public: (procedure, earlier procedure, full months that lie
 #: between the months of the two; None: once in a lifetime). Sources: 42 CFR 410.15 (annual wellness visit), 410.16
 #: (initial preventive examination), 410.37 (colorectal screening), 410.56 (pelvic examination), 410.39 (prostate);
@@ -53,62 +47,26 @@ def _values() -> str:
     return f"SELECT {columns} FROM (VALUES {rows}) {names}"  # noqa: S608  # our own
 
 
-EDITS = (
-    _edit(
-        id="frequency-limit",
-        severity="deny-likely",
-        issue="business-rule",
-        message="the service is paid once, or again only after full months that have not passed since the last one",
-        fix="Take the code of the follow-up (annual wellness: G0439), or the first day on which it is paid again.",
-        source="42 CFR 410.15, 410.16, 410.37, 410.39, 410.56; Medicare Claims Processing Manual, chapter 18",
-        needs=("history",),
-        query=_too_soon(_values()),
-    ),
-    _edit(
-        id="payer-frequency-limit",
-        severity="deny-likely",
-        issue="business-rule",
-        message="the payer pays the service again only after full months that have not passed since the last one",
-        fix="Take the first day on which it is paid again, or ask the payer for an exception.",
-        source="the payer's table that was imported",
-        needs=("frequency-limits", "frequency-limits:payer", "history"),
-        query=_too_soon("""
-            SELECT t.code, t.prior_code, t.full_months, p.rid FROM frequency_limits t
-            LEFT JOIN payer p USING (payer) WHERE t.payer IS NULL OR p.rid IS NOT NULL"""),
-    ),
-    _edit(
-        id="prior-authorization-missing",
-        severity="deny-likely",
-        issue="required",
-        message="the payer wants to authorize the service, and the claim names no authorization",
-        fix="Give its number as Claim.insurance.preAuthRef.",
-        source="the payer's list that was imported",
-        needs=("prior-authorization", "prior-authorization:payer"),
-        query="""
-            SELECT l.rid, at_item(l.position, 'productOrService') AS path,
-              'Claim.insurance.where(focal).preAuthRef' AS other
-            FROM l JOIN c USING (rid) JOIN prior_authorization t ON t.code = l.code
-              AND l.service_from BETWEEN t.valid_from AND t.valid_to
-            LEFT JOIN payer p ON p.rid = l.rid AND p.payer = t.payer
-            WHERE (t.payer IS NULL OR p.rid IS NOT NULL) AND coalesce(len(c.focal.preAuthRef), 0) = 0""",
-    ),
-    _edit(
-        id="diagnosis-not-covered",
-        severity="deny-likely",
-        issue="business-rule",
-        message="the procedure is not covered for a diagnosis that the line points to",
-        fix="Point to the diagnosis that makes it necessary; else modifier GA with a signed notice, or GZ.",
-        source="LCD and NCD articles that were imported",
-        needs=("coverage-diagnoses",),
-        query="""
-            WITH limited AS (
-              SELECT l.rid, l.position, l.pointers, t.diagnosis FROM l JOIN coverage_diagnoses t ON t.code = l.code
-                AND l.service_from BETWEEN t.valid_from AND t.valid_to
-              WHERE NOT list_has_any(l.modifiers, ['GA', 'GZ', 'GY'])
-            )
-            SELECT m.rid, at_item(m.position, 'diagnosisSequence') AS path, NULL AS other
-            FROM limited m LEFT JOIN diagnosis d ON d.rid = m.rid AND starts_with(d.code, m.diagnosis)
-              AND (coalesce(len(m.pointers), 0) = 0 OR list_contains(m.pointers, d.sequence))
-            GROUP BY m.rid, m.position HAVING count(d.rid) = 0""",
-    ),
-)
+QUERIES = {
+    "frequency-limit": _too_soon(_values()),
+    "payer-frequency-limit": _too_soon("""
+        SELECT t.code, t.prior_code, t.full_months, p.rid FROM frequency_limits t
+        LEFT JOIN payer p USING (payer) WHERE t.payer IS NULL OR p.rid IS NOT NULL"""),
+    "prior-authorization-missing": """
+        SELECT l.rid, at_item(l.position, 'productOrService') AS path,
+          'Claim.insurance.where(focal).preAuthRef' AS other
+        FROM l JOIN c USING (rid) JOIN prior_authorization t ON t.code = l.code
+          AND l.service_from BETWEEN t.valid_from AND t.valid_to
+        LEFT JOIN payer p ON p.rid = l.rid AND p.payer = t.payer
+        WHERE (t.payer IS NULL OR p.rid IS NOT NULL) AND coalesce(len(c.focal.preAuthRef), 0) = 0""",
+    "diagnosis-not-covered": """
+        WITH limited AS (
+          SELECT l.rid, l.position, l.pointers, t.diagnosis FROM l JOIN coverage_diagnoses t ON t.code = l.code
+            AND l.service_from BETWEEN t.valid_from AND t.valid_to
+          WHERE NOT list_has_any(l.modifiers, ['GA', 'GZ', 'GY'])
+        )
+        SELECT m.rid, at_item(m.position, 'diagnosisSequence') AS path, NULL AS other
+        FROM limited m LEFT JOIN diagnosis d ON d.rid = m.rid AND starts_with(d.code, m.diagnosis)
+          AND (coalesce(len(m.pointers), 0) = 0 OR list_contains(m.pointers, d.sequence))
+        GROUP BY m.rid, m.position HAVING count(d.rid) = 0""",
+}

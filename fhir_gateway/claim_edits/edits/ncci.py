@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-from fhir_gateway.claim_edits.models import Edit
-
-_edit = partial(Edit, family="ncci")
-_POLICY = "NCCI Policy Manual for Medicare Services, CMS"
-_GLOBAL = "Medicare Claims Processing Manual, chapter 12, section 40"
 #: Modifiers that lift a pair whose indicator is 1 (NCCI Policy Manual, chapter I, section E).
 _LIFTING = (
     "E1 E2 E3 E4 FA F1 F2 F3 F4 F5 F6 F7 F8 F9 TA T1 T2 T3 T4 T5 T6 T7 T8 T9 LT RT LC LD RC LM RI 24 25 57 58 78 79 27 "
@@ -70,112 +63,31 @@ def _after_surgery(later: str, days: str, modifiers: str) -> str:
         WHERE {later} AND {days} AND NOT list_has_any(b.modifiers, {modifiers})"""  # noqa: S608  # our own
 
 
-EDITS = (
-    _edit(
-        id="ncci-ptp-never",
-        severity="deny-likely",
-        issue="business-rule",
-        message="the procedure is never paid beside the other one of that day",
-        fix="Bill the other procedure only.",
-        source=f"{_POLICY}, chapter I: modifier indicator 0",
-        needs=("ncci-ptp", "history"),
-        query=f"{_PAIRS} WHERE t.indicator = 0",
+QUERIES = {
+    "ncci-ptp-never": f"{_PAIRS} WHERE t.indicator = 0",
+    "ncci-ptp-modifier": f"""{_PAIRS} WHERE t.indicator = 1 AND NOT list_has_any(p.modifiers2, {_LIFTING!r})
+        AND NOT list_has_any(p.modifiers1, {_LIFTING!r})""",
+    "ncci-mue-line": _units("1", "coalesce(b.units, 1)"),
+    "ncci-mue-day": _units("2", _BY_DAY),
+    "ncci-mue-day-clinical": _units("3", _BY_DAY),
+    "add-on-alone": """
+        WITH adding AS (
+          SELECT b.rid, b.position, b.member, b.npi, b.service_from, t.primary_code FROM b JOIN add_on_codes t
+            ON t.code = b.code AND b.service_from BETWEEN t.valid_from AND t.valid_to
+        )
+        SELECT a.rid, at_item(a.position, 'productOrService') AS path, NULL AS other
+        FROM adding a LEFT JOIN billed o ON o.member = a.member AND o.npi = a.npi
+          AND o.service_from = a.service_from AND o.code = a.primary_code AND (o.rid = a.rid OR NOT o.denied)
+        GROUP BY a.rid, a.position HAVING count(o.rid) = 0""",
+    "global-same-day": _after_surgery("is_visit(b.code)", "b.service_from = s.service_from", "['25', '57', '24']"),
+    "global-follow-up": _after_surgery(
+        "is_visit(b.code)",
+        "b.service_from > s.service_from AND b.service_from <= s.service_from + s.days",
+        "['24']",
     ),
-    _edit(
-        id="ncci-ptp-modifier",
-        severity="deny-likely",
-        issue="business-rule",
-        message="the procedure is paid beside the other one of that day only with a modifier that says why",
-        fix="If it was another site, session or practitioner and the record says so: XE, XS, XP, XU, 59 or the site.",
-        source=f"{_POLICY}, chapter I: modifier indicator 1",
-        needs=("ncci-ptp", "history"),
-        query=f"""{_PAIRS} WHERE t.indicator = 1 AND NOT list_has_any(p.modifiers2, {_LIFTING!r})
-            AND NOT list_has_any(p.modifiers1, {_LIFTING!r})""",
+    "global-further-surgery": _after_surgery(
+        "b.code IN (SELECT code FROM global_periods)",
+        "b.service_from > s.service_from AND b.service_from <= s.service_from + s.days",
+        "['58', '78', '79']",
     ),
-    _edit(
-        id="ncci-mue-line",
-        severity="deny-likely",
-        issue="value",
-        message="the line has more units than are likely (adjudicated by line)",
-        fix="Check the units; where they are right, more lines with a modifier that says why.",
-        source=f"{_POLICY}, chapter I, section V: MUE adjudication indicator 1",
-        needs=("ncci-mue",),
-        query=_units("1", "coalesce(b.units, 1)"),
-    ),
-    _edit(
-        id="ncci-mue-day",
-        severity="deny-likely",
-        issue="value",
-        message="the day has more units than policy ever pays",
-        fix="Check units and code: no modifier and no appeal lifts this.",
-        source=f"{_POLICY}, chapter I, section V: MUE adjudication indicator 2",
-        needs=("ncci-mue", "history"),
-        query=_units("2", _BY_DAY),
-    ),
-    _edit(
-        id="ncci-mue-day-clinical",
-        severity="deny-likely",
-        issue="value",
-        message="the day has more units than are likely",
-        fix="Check the units; where they are right, have the record ready for the appeal.",
-        source=f"{_POLICY}, chapter I, section V: MUE adjudication indicator 3",
-        needs=("ncci-mue", "history"),
-        query=_units("3", _BY_DAY),
-    ),
-    _edit(
-        id="add-on-alone",
-        severity="deny-likely",
-        issue="business-rule",
-        message="an add-on procedure is billed without a procedure that it goes with",
-        fix="Bill the primary procedure of the same day and provider, too.",
-        source="NCCI add-on code edits, CMS",
-        needs=("add-on-codes", "history"),
-        query="""
-            WITH adding AS (
-              SELECT b.rid, b.position, b.member, b.npi, b.service_from, t.primary_code FROM b JOIN add_on_codes t
-                ON t.code = b.code AND b.service_from BETWEEN t.valid_from AND t.valid_to
-            )
-            SELECT a.rid, at_item(a.position, 'productOrService') AS path, NULL AS other
-            FROM adding a LEFT JOIN billed o ON o.member = a.member AND o.npi = a.npi
-              AND o.service_from = a.service_from AND o.code = a.primary_code AND (o.rid = a.rid OR NOT o.denied)
-            GROUP BY a.rid, a.position HAVING count(o.rid) = 0""",
-    ),
-    _edit(
-        id="global-same-day",
-        severity="deny-likely",
-        issue="business-rule",
-        message="a visit on the day of a procedure whose payment includes it",
-        fix="Modifier 25 if it was significant and separate; 57 if the operation was decided on then.",
-        source=_GLOBAL,
-        needs=("global-periods", "history"),
-        query=_after_surgery("is_visit(b.code)", "b.service_from = s.service_from", "['25', '57', '24']"),
-    ),
-    _edit(
-        id="global-follow-up",
-        severity="deny-likely",
-        issue="business-rule",
-        message="a visit within the days after an operation that its payment includes",
-        fix="Modifier 24 if it was for something else.",
-        source=_GLOBAL,
-        needs=("global-periods", "history"),
-        query=_after_surgery(
-            "is_visit(b.code)",
-            "b.service_from > s.service_from AND b.service_from <= s.service_from + s.days",
-            "['24']",
-        ),
-    ),
-    _edit(
-        id="global-further-surgery",
-        severity="deny-likely",
-        issue="business-rule",
-        message="another operation within the days after an operation that its payment includes",
-        fix="Modifier 58 if planned, 78 for a complication in the operating room, 79 if unrelated.",
-        source=_GLOBAL,
-        needs=("global-periods", "history"),
-        query=_after_surgery(
-            "b.code IN (SELECT code FROM global_periods)",
-            "b.service_from > s.service_from AND b.service_from <= s.service_from + s.days",
-            "['58', '78', '79']",
-        ),
-    ),
-)
+}
