@@ -6,7 +6,6 @@ shares one catalog.
 
 from __future__ import annotations
 
-import atexit
 import gc
 import threading
 from collections import OrderedDict
@@ -17,6 +16,7 @@ from typing import Any
 
 from fhir_gateway.cql.profiles import ProfilePolicy
 from fhir_gateway.errors import NotFoundError
+from fhir_gateway.garbage import spare_what_is_kept
 from fhir_gateway.measures.evaluate import Evaluator
 from fhir_gateway.measures.package import MeasurePackage
 from fhir_gateway.measures.supplement import supplemented
@@ -110,15 +110,9 @@ class MeasureCatalog:
 
 
 def keep_ready(evaluator: Evaluator) -> None:
-    """Do what the first subjects would wait for, and have the collector of garbage pass over what is compiled.
-
-    Looking through the expressions of some measures takes it a quarter of a second, in the midst of an answer.
-    """
+    """Do what the first subjects would wait for, and have the collector of garbage pass over what is compiled."""
     evaluator.warm()
-    gc.collect()
-    gc.freeze()
-    atexit.unregister(gc.unfreeze)
-    atexit.register(gc.unfreeze)  # libraries count what the process leaves behind, and say so
+    spare_what_is_kept()
 
 
 def _newest(packages: Iterable[MeasurePackage]) -> MeasurePackage:

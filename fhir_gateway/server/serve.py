@@ -17,6 +17,7 @@ from fastapi import FastAPI
 
 from fhir_gateway.errors import ConfigurationError, GatewayError
 from fhir_gateway.factory import Gateway
+from fhir_gateway.garbage import spare_what_is_kept
 from fhir_gateway.server.app import create_app
 from fhir_gateway.server.patience import HttpProtocol
 
@@ -37,8 +38,20 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+class _AloneServer(uvicorn.Server):
+    """Of a process that was started to serve: what is there once it does, stays."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and spare the collector of garbage what was built and loaded for that."""
+        await super().startup(sockets)
+        spare_what_is_kept()
+
+
 class GatewayServer:
-    """The FHIR face on a socket. The address clients use is the setting ``public_url``, not this one."""
+    """The FHIR face on a socket. The address clients use is the setting ``public_url``, not this one.
+
+    ``alone``: the process was started to serve.
+    """
 
     def __init__(
         self,
@@ -46,6 +59,8 @@ class GatewayServer:
         host: str = "127.0.0.1",
         port: int = 8000,
         application: Callable[[Gateway], FastAPI] = create_app,
+        *,
+        alone: bool = False,
     ) -> None:
         self._socket = listen(host, port)
         self.port: int = self._socket.getsockname()[1]
@@ -59,7 +74,7 @@ class GatewayServer:
             server_header=False,
             timeout_graceful_shutdown=5,
         )
-        self._server = uvicorn.Server(config)
+        self._server = _AloneServer(config) if alone else uvicorn.Server(config)
         self._thread = threading.Thread(target=self.run, name="fhir-face", daemon=True)
 
     def run(self) -> None:
@@ -99,7 +114,7 @@ def serve(
     application: Callable[[Gateway], FastAPI] = create_app,
 ) -> None:
     """Serve until interrupted; ``listening`` is told the port once the address is ours."""
-    server = GatewayServer(gateway, host, port, application)
+    server = GatewayServer(gateway, host, port, application, alone=True)
     if listening is not None:
         listening(server.port)
     server.run()

@@ -304,3 +304,17 @@ def test_over_a_socket_the_answer_is_one_whole(tmp_path: Path) -> None:
 def _any_key() -> dict[str, Any]:
     key = ECKey.generate_key("P-384", {"kid": "k", "use": "sig", "alg": "ES384"})
     return {"keys": [key.as_dict(private=False)]}
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_process_that_was_started_to_serve_spares_what_it_keeps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: bool
+) -> None:
+    spared: list[bool] = []
+    monkeypatch.setattr("fhir_gateway.server.serve.spare_what_is_kept", lambda: spared.append(True))
+    gateway = Gateway(new_gateway().settings.model_copy(update={"data_dir": tmp_path}))
+    with GatewayServer(gateway, port=0, alone=alone) as server:
+        answer = httpx.get(f"http://127.0.0.1:{server.port}/fhir/metadata", timeout=HANG)
+    gateway.engine.dispose()
+    assert answer.status_code == 200
+    assert spared == [True] * alone
