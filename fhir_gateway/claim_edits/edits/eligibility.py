@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 QUERIES = {
     "insurance-focal": """
         SELECT rid, 'Claim.insurance' AS path, NULL AS other FROM c
