@@ -32,14 +32,15 @@ class Folder:
         self, resource_type: str, columns: Any = None, bucket: int | None = None, version: int | None = None
     ) -> pa.Table:
         structure = column_structure(resource_type)
-        wanted: dict[str, Any] = {name: structure[name] for name in columns}
+        names = list(dict.fromkeys(name.partition(".")[0] for name in columns))  # a path is of its column
+        wanted: dict[str, Any] = {name: structure[name] for name in names}
         wanted |= {"id": "VARCHAR", "patient": {"reference": "VARCHAR"}, "beneficiary": {"reference": "VARCHAR"}}
         texts = [
             line
             for path in sorted(self.folder.glob(f"{resource_type}.*ndjson"))
             for line in path.read_text(encoding="utf-8").splitlines()
         ]
-        picked = ", ".join(f'x."{name}" AS "{name}"' for name in columns)
+        picked = ", ".join(f'x."{name}" AS "{name}"' for name in names)
         with duckdb.connect() as connection:
             connection.register("texts", pa.table({"raw": pa.array(texts, pa.string())}))
             return connection.sql(
