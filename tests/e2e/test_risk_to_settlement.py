@@ -17,6 +17,7 @@ from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.payment_rows import payment_rows
 from fhir_gateway.jobs.risk import score_members
 from fhir_gateway.jobs.risk_imports import import_file
+from fhir_gateway.jobs.risk_tables import score_tables
 from fhir_gateway.jobs.settle import SettlementReport, settle
 from fhir_gateway.jobs.settlement_runs import recompute
 from tests.support.risk_lake import SYSTEM, lake_of, person
@@ -176,3 +177,40 @@ def test_a_contract_is_known_by_the_scores_it_names(gateway: Gateway, tmp_path: 
         "RISK", '{ model = "ACG", year = 2026 }'))  # fmt: skip
     with pytest.raises(ContractError, match=r"tables.rates.risk: the table is not of members"):
         Contract.load(path)
+
+
+BUNDLE = """
+[[arrangements]]
+kind = "team"
+id = "team"
+pool = "surgical episodes"
+performance_year = 1
+track = 3
+quality_score = 60
+gmlos = "days"
+price = { kind = "given", table = "prices", discounted = true }
+multipliers = "risk_multipliers"
+"""
+
+
+def test_capitation_target_and_bundle_take_the_same_scores(gateway: Gateway, tmp_path: Path) -> None:
+    """One run of scores is the capitation's table, the benchmark's and the bundle's, under the names that each has."""
+    (tmp_path / "days.csv").write_text("drg,gmlos\n470,1.7\n")
+    (tmp_path / "prices.csv").write_text("price_group,price\n470,28000\n")
+    kept = '{ model = "CMS-HCC", year = 2026 }'
+    path = contract(tmp_path, kept)
+    more = f'risk_multipliers = {{ risk = {kept} }}, days = {{ path = "days.csv" }}, prices = {{ path = "prices.csv" }}'
+    path.write_text(
+        path.read_text().replace(f"{{ risk = {kept} }} }}", f"{{ risk = {kept} }}, {more} }}") + TARGET + BUNDLE
+    )
+    found, stamps = score_tables(gateway, Contract.load(str(path)), gateway.lake.version)
+    run = score_members(gateway, "CMS-HCC", 2026).run
+    scored = {row["member"]: row["score"] for row in run.table("scores").to_pylist() if row["score"] is not None}
+    assert {table: set(found[table].column_names) & {"score", "multiplier"} for table in found} == {
+        "risk_scores": {"score"},
+        "risk_multipliers": {"multiplier"},
+    }
+    for name, column in (("risk_scores", "score"), ("risk_multipliers", "multiplier")):
+        assert dict(zip(*(found[name][one].to_pylist() for one in ("member", column)), strict=True)) == scored
+    assert len(set(stamps.values())) == 1
+    assert run.id in stamps["risk.risk_multipliers"]
