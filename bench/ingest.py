@@ -40,11 +40,10 @@ from typing import Any
 import duckdb
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
-from fhir_gateway.lake.lines import read_blocks
+from fhir_gateway.lake.lines import BLOCK_BYTES, read_blocks
 from fhir_gateway.lake.scan import Scanned, Scanner
 from fhir_gateway.lake.store import Lake
 from fhir_gateway.lake.texts import Texts
@@ -125,8 +124,8 @@ def into_columns(pull: StagedPull) -> None:
         for found in scanned(pull, scanner, texts):
             for name, batch in found.rows:
                 waiting[name].append(batch)
-                size[name] += pc.sum(batch["_size"]).as_py()
-                if size[name] >= PIECE_BYTES:
+                size[name] += int(batch["_size"].to_numpy().sum())
+                if size[name] > PIECE_BYTES - BLOCK_BYTES:  # else a piece and a little one
                     make(name)
                     size[name] = 0
         for name in list(waiting):

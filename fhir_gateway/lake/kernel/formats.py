@@ -126,10 +126,11 @@ def is_id(text: np.ndarray, start: int, end: int) -> bool:
     length = end - start
     if length < 1 or length > 64:
         return False
+    other: int = not_of_ids(text, start)
     if length <= 32:
-        return not_of_ids(text, start) & ((1 << length) - 1) == 0
-    ahead = not_of_ids(text, start) | not_of_ids(text, start + 32) & ((1 << (length - 32)) - 1)
-    return ahead == 0
+        return other & ((1 << length) - 1) == 0
+    other |= not_of_ids(text, start + 32) & ((1 << (length - 32)) - 1)
+    return other == 0
 
 
 @compiled

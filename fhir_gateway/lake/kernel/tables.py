@@ -69,13 +69,15 @@ FAR = 1 << (COLUMN_BITS - 1)
 @compiled
 def of_key(t: Tables, k: int, field: int) -> int:
     """What a transition says."""
-    return item(t.keys, KEY_FIELDS * k + field)
+    found: int = item(t.keys, KEY_FIELDS * k + field)
+    return found
 
 
 @compiled
 def of_node(t: Tables, node: int, field: int) -> int:
     """What a node says."""
-    return item(t.nodes, NODE_FIELDS * node + field)
+    found: int = item(t.nodes, NODE_FIELDS * node + field)
+    return found
 
 
 @compiled
@@ -99,10 +101,11 @@ def find(t: Tables, space: int, text: np.ndarray, start: int, end: int) -> int:
     length = end - start
     while True:
         entry = HASHED_FIELDS * at
-        found = item(t.hashed, entry + SPACE)
+        found: int = item(t.hashed, entry + SPACE)
         if found == -1:
             return -1
         if found == space and item(t.hashed, entry + LENGTH) == length:
             if same(t.words, item(t.hashed, entry + START), text, start, length):
-                return item(t.hashed, entry + VALUE)
+                meaning: int = item(t.hashed, entry + VALUE)
+                return meaning
         at = (at + 1) & mask
