@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fhir_gateway.sources.vendors import Mode
 from tests.support.chaos import PULL, ChaoticSource, Field, chaos, check, field_of, quiet_content, resources
 from tests.support.moments import Moment
 
@@ -24,9 +25,9 @@ def field(tmp_path: Path) -> Any:
         yield field
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_faults_at_five_percent_and_three_kills(tmp_path: Path, seed: int) -> None:
-    chaos(tmp_path, seed)
+@pytest.mark.parametrize(("mode", "seed"), [("bulk", 1), ("bulk", 2), ("search", 3)])
+def test_faults_at_five_percent_and_three_kills(tmp_path: Path, mode: Mode, seed: int) -> None:
+    chaos(tmp_path, seed, mode=mode)
 
 
 def test_a_kill_at_any_request_goes_on_with_the_same_export(field: Field, expected: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ from fhir_gateway.config import Settings
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.pull import pull_endpoint
 from fhir_gateway.sources.endpoint import Endpoint
+from fhir_gateway.sources.vendors import Mode
 from tests.support.misbehaving import Fault, MisbehavingSource, running
 from tests.support.moments import Moment, die, stop_at, stop_at_step
 from tests.support.waiting import HANG
@@ -59,6 +60,7 @@ class ChaoticSource(MisbehavingSource):
 
     def __init__(self, seed: int = 0, rate: float = 0.0) -> None:
         super().__init__()
+        self.page_cap = 10
         self._random = random.Random(seed)  # noqa: S311 - a seed, no secret
         self._rate = rate
         self.count = self.struck = 0
@@ -214,12 +216,14 @@ def content(gateway: Gateway) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def quiet_content(folder: Path, files: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+def quiet_content(
+    folder: Path, files: dict[str, list[dict[str, Any]]], mode: Mode = "bulk"
+) -> dict[str, list[dict[str, Any]]]:
     """What a pull of those files brings when nothing goes wrong."""
     source = ChaoticSource()
     source.files = files
     with field_of(folder, source) as quiet:
-        pull_endpoint(quiet.gateway, "ehr", mode="bulk")
+        pull_endpoint(quiet.gateway, "ehr", mode=mode)
         return content(quiet.gateway)
 
 
@@ -229,7 +233,7 @@ def check(field: Field, expected: dict[str, list[dict[str, Any]]]) -> None:
     (version,) = field.gateway.lake.versions()
     row = field.gateway.pulls.get(version.pull_id)
     assert row.state == "committed"
-    assert row.complete
+    assert row.complete, row.issues
     assert version.ledger.balanced
     read = sum(entry.lines_read for entry in version.ledger.entries)
     assert read == sum(entry.manifest_count or 0 for entry in version.ledger.entries)
@@ -238,7 +242,7 @@ def check(field: Field, expected: dict[str, list[dict[str, Any]]]) -> None:
     assert not list(field.gateway.staging_folder.iterdir())
 
 
-def chaos(folder: Path, seed: int, rate: float = 0.05, kills: int = 3) -> Field:
+def chaos(folder: Path, seed: int, rate: float = 0.05, kills: int = 3, mode: Mode = "bulk") -> Field:
     """Faults at `rate`, that many kills at random points, then on to the end.
 
     A point is a request to the source or a step in the data folder. A round whose pull is over before all kills have
@@ -246,7 +250,10 @@ def chaos(folder: Path, seed: int, rate: float = 0.05, kills: int = 3) -> Field:
     """
     chance = random.Random(seed)  # noqa: S311 - a seed, no secret
     files = resources(pieces=20)
-    expected = quiet_content(folder / "quiet", files)
+    if mode == "search":
+        files.popitem()  # a search finds a resource once
+    expected = quiet_content(folder / "quiet", files, mode)
+    pull = ("pull", "ehr", "--mode", mode)
     for number in itertools.count():
         source = ChaoticSource(chance.randrange(2**32), rate)
         source.files = files
@@ -254,9 +261,9 @@ def chaos(folder: Path, seed: int, rate: float = 0.05, kills: int = 3) -> Field:
         with field_of(folder / f"chaos-{number}", source) as field:
             while struck < kills and not field.committed:
                 kill, most = chance.choice(((field.kill_at_request, 25), (field.kill_at_step, 150)))
-                struck += kill(chance.randint(1, most), *PULL)
+                struck += kill(chance.randint(1, most), *pull)
             if not field.committed:
-                field.finish(*PULL)
+                field.finish(*pull)
             check(field, expected)
         if struck == kills:
             return field
@@ -270,11 +277,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the first round")
     parser.add_argument("--rate", type=float, default=0.05, help="of each fault")
     parser.add_argument("--kills", type=int, default=3)
+    parser.add_argument("--mode", choices=("bulk", "search"), default="bulk")
     asked = parser.parse_args()
     for seed in range(asked.seed, asked.seed + asked.rounds):
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
-            field = chaos(Path(folder), seed, asked.rate, asked.kills)
+            field = chaos(Path(folder), seed, asked.rate, asked.kills, asked.mode)
         print(
             f"seed {seed}: {field.runs} runs, {field.source.count} requests, {field.source.struck} faults, "
             f"{field.source.kickoffs} exports, "
