@@ -28,6 +28,7 @@ from fhir_gateway.jobs.push import push
 from fhir_gateway.jobs.selection import Selection
 from fhir_gateway.server import documentation
 from fhir_gateway.server.access import access_of, admit
+from fhir_gateway.server.changing import read_resource
 from fhir_gateway.server.imports import MOST_BUNDLE_BYTES, authorize, draft, named, promises, refusals, source_name
 from fhir_gateway.server.negotiation import json_body, require_json
 from fhir_gateway.server.operation_definitions import SUBMIT_REMARK_DATA
@@ -118,7 +119,7 @@ class _Door:
         return 200, outcome(issue("information", "informational", told))
 
     def _remarks(self, text: str, names: Mapping[str, str], token: AccessToken) -> Remarked:
-        report = orjson.loads(text)
+        report = read_resource(text.encode(), TYPE)
         for group in report.get("group", ()) if isinstance(report.get("group"), list) else ():
             if isinstance(group, dict) and "extension" in group:
                 group["extension"] = _led(group["extension"], names)

@@ -629,3 +629,46 @@ async def test_a_submission_with_wrong_evidence_keeps_no_remark(face: Face) -> N
     refused = await face.send("practice", "POST", "Measure/$submit-remark-data", submission([whole, broken]))
     assert refused.status_code == 422, refused.text
     assert remarks_of(await face.get("MeasureReport/ra-p1")) == []
+
+
+def nested(depth: int) -> Any:
+    found: Any = "x"
+    for _ in range(depth):
+        found = {"extension": [found]}
+    return found
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"group": 7},
+        {"group": [7]},
+        {"group": [{"id": "group-001", "extension": 7}]},
+        {"group": [{"id": "group-001", "extension": [7, None, "x"]}]},
+        {"group": [{"id": "group-001", "extension": [nested(300)]}]},
+        {"group": [{"id": "group-001", "extension": [{"url": f"{RA}ra-ccRemark", "extension": [nested(200)]}]}]},
+        {"id": 7},
+        {"id": None},
+        {"id": "../x"},
+        {"resourceType": 7},
+        {"subject": None},
+        {"extension": "x"},
+    ],
+)
+async def test_no_submission_is_too_strange(face: Face, change: dict[str, Any]) -> None:
+    odd = {**coding_gap(), **change}
+    for body in (
+        {"resourceType": "Parameters", "parameter": [{"name": "bundle", "resource": bundle_of(odd)}]},
+        {"resourceType": "Parameters", "parameter": [{"name": "bundle", "resource": bundle_of(odd, None, 7)}]},
+    ):
+        answer = await face.send("practice", "POST", "Measure/$submit-remark-data", body)
+        assert 400 <= answer.status_code < 500, answer.text
+        assert answer.json()["resourceType"] == "OperationOutcome"
+    for entry in (patching("MeasureReport/ra-p1", odd), {"resource": odd, "request": {"method": "PUT", "url": "x"}}):
+        answer = await bundle(face, "transaction", entry)
+        assert 400 <= answer.status_code < 500, answer.text
+    assert (await face.get("MeasureReport/ra-p1"))["meta"]["versionId"] == "1"
+
+
+def bundle_of(*resources: Any) -> dict[str, Any]:
+    return {"resourceType": "Bundle", "type": "collection", "entry": [{"resource": one} for one in resources]}
