@@ -91,7 +91,9 @@ def test_at_the_prompt(data: Path, tmp_path: Path) -> None:
     assert "Metrics of utilization" in run(data, "metrics")
 
 
-def test_buckets_of_the_lake_add_up_to_the_whole(gateway: Gateway, population: Path, tmp_path: Path) -> None:
+def test_buckets_of_the_lake_add_up_to_the_whole(population: Path, tmp_path: Path) -> None:
+    """Gateways of their own: what another test imported would be in one of them only."""
+    gateway = pull_population(population, tmp_path / "several")
     whole = pull_population(population, tmp_path / "whole", lake_buckets=1)
     path = write_contract(tmp_path, contract_terms("visits-2025", tins_of(population), measures=[VISITS]))
     assert gateway.lake.buckets > 1
