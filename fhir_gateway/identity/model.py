@@ -20,6 +20,9 @@ from fhir_gateway.errors import ConfigurationError, Location
 
 #: Level of a comparison that one of the two records has no value for; it weighs nothing.
 UNKNOWN = "unknown"
+#: The least probability that is written down: expectation maximisation comes as near to 0 as it likes where a level has
+#: next to no pairs, and 0 would be a weight without end.
+LEAST = 1e-8
 SHIPPED = Path(__file__).with_name("linkage.toml")
 
 _SIDE = re.compile(r"\b([lr])\.(\w+)")
@@ -200,7 +203,9 @@ class LinkageModel:
             lines.append(f"{name} = [{listed}]")
         for name, weights in self.weights.items():
             lines += ["", f"[{name}]"]
-            lines += [f"{level} = {{ m = {m:.8f}, u = {u:.8f} }}" for level, (m, u) in weights.items()]
+            lines += [
+                f"{level} = {{ m = {max(m, LEAST):.8f}, u = {max(u, LEAST):.8f} }}" for level, (m, u) in weights.items()
+            ]
         return "\n".join(lines) + "\n"
 
 

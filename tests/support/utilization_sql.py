@@ -43,7 +43,8 @@ WITH one AS (
 SELECT eob, patient, claim, payment, stated_from, stated_to, clinician, n,
   left(coalesce(i->>'$.servicedDate', i->>'$.servicedPeriod.start'), 10)::DATE AS day,
   left(coalesce(i->>'$.servicedDate', i->>'$.servicedPeriod.end'), 10)::DATE AS until,
-  i->>'$.encounter[0].reference' AS encounter, i->>'$.locationCodeableConcept.coding[0].code' AS place, i->>'$.revenue.coding[0].code' AS revenue,
+  i->>'$.encounter[0].reference' AS encounter, i->>'$.locationCodeableConcept.coding[0].code' AS place,
+  i->>'$.revenue.coding[0].code' AS revenue,
   i->>'$.productOrService.coding[0].code' AS service,
   list_sum([(a->>'$.amount.value')::DECIMAL(18, 4) FOR a IN (i->'$.adjudication[*]')::JSON[]
     IF a->>'$.category.coding[0].code' LIKE '%line_prvdr_pmt_amt']) AS paid,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tomllib
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -190,6 +192,13 @@ def test_weights_can_be_estimated_and_written(empty_engine: Engine, tmp_path: An
     assert read.version == "mine"
     assert read.weights["birth_date"]["exact"] != LinkageModel.load().weights["birth_date"]["exact"]
     assert Linkage(empty_engine, read).run(patients).linked > 300
+
+
+def test_a_level_that_next_to_no_pair_has_can_be_written_and_read() -> None:
+    shipped = LinkageModel.load()
+    rare = {**shipped.weights, "given": {**shipped.weights["given"], "similar": (1e-12, 0.3)}}
+    read = LinkageModel.of(tomllib.loads(replace(shipped, weights=rare).to_toml()))
+    assert read.weights["given"]["similar"] == (1e-8, 0.3)
 
 
 @pytest.mark.parametrize(
