@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fhir_gateway.cli.context import context, read_settings
-from fhir_gateway.jobs import backup as backups
+
+if TYPE_CHECKING:
+    from fhir_gateway.jobs.backup import Backup
 
 _Folder = Annotated[Path, typer.Argument(help="Folder of the backup.")]
 
@@ -19,8 +21,9 @@ def backup(
     key: Annotated[bool, typer.Option(help="Include the key that secrets are encrypted with.")] = True,
 ) -> None:
     """Copy control plane, lake and results of one moment into a new folder, while everything goes on."""
-    here = context(command)
-    _tell(command, "backed up", backups.backup(here.gateway, folder, key=key))
+    from fhir_gateway.jobs import backup as job
+
+    _tell(command, "backed up", job.backup(context(command).gateway, folder, key=key))
 
 
 def restore(
@@ -29,13 +32,15 @@ def restore(
     check: Annotated[bool, typer.Option("--check", help="Only compare every file with what was written.")] = False,
 ) -> None:
     """Put a backup into the data folder, lake and database of the settings, which must be empty."""
+    from fhir_gateway.jobs import backup as job
+
     if check:
-        _tell(command, "whole", backups.verify(folder))
+        _tell(command, "whole", job.verify(folder))
     else:
-        _tell(command, "restored", backups.restore(folder, read_settings(context(command).data_dir)))
+        _tell(command, "restored", job.restore(folder, read_settings(context(command).data_dir)))
 
 
-def _tell(command: typer.Context, what: str, made: backups.Backup) -> None:
+def _tell(command: typer.Context, what: str, made: Backup) -> None:
     output = context(command).output
     count, size = len(made.files), sum(size for size, _ in made.files.values())
     if output.json:
