@@ -5,18 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from fhir_gateway.sources.check import CheckLine, check_endpoint
 from fhir_gateway.sources.endpoint import ClientSecret, Credential, Endpoint, SigningKey, generate_key
+from tests.support.certificates import certificate
 from tests.support.misbehaving import Fault, MisbehavingSource, running
 
 HERE = "http://127.0.0.1:8000"
@@ -61,7 +57,8 @@ def test_url_without_fhir(source: MisbehavingSource, endpoint: Endpoint, signing
 
 
 def test_tls(source: MisbehavingSource, endpoint: Endpoint, signing_key, check, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    with running(source, _certificate(tmp_path)) as root:
+    both = str(certificate(tmp_path, "127.0.0.1"))  # nobody signed it but itself
+    with running(source, (both, both)) as root:
         found = check(replace(endpoint, base_url=f"{root}/fhir"), signing_key)
     assert failed(found) == ["tls"]
     assert "self-signed certificate" in found["tls"].detail
@@ -150,25 +147,3 @@ def test_an_open_endpoint(source: MisbehavingSource, endpoint: Endpoint, check) 
     found = check(Endpoint("open", endpoint.base_url, auth="none"), None, group="g")
     assert found["token"].result == "skipped"
     assert failed(found) == []
-
-
-def _certificate(folder: Path) -> tuple[str, str]:
-    """A certificate that nobody signed but itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    (folder / "cert.pem").write_bytes(certificate.public_bytes(pem))
-    plain = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    (folder / "key.pem").write_bytes(plain)
-    return str(folder / "cert.pem"), str(folder / "key.pem")
