@@ -10,7 +10,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 ARGS ?=
 
-.PHONY: help install demo test test-browser test-postgresql test-third-party test-risk-packages lint type docs site pages openapi lock conformance bench-measures bench-ingest bench-incremental bench-server bench-settlement bench-attribution bench-claims bench-risk chaos fuzz tiny-files
+.PHONY: help install demo test test-browser newcomer test-postgresql test-third-party test-risk-packages lint type docs site pages openapi lock conformance bench-measures bench-ingest bench-incremental bench-server bench-settlement bench-attribution bench-claims bench-risk chaos fuzz tiny-files
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -38,6 +38,9 @@ test-postgresql: install ## Run the tests of the control plane on a throwaway Po
 
 test-browser: install ## Three people's stories at the console, in Chromium (Debian's, installed where it can be); pictures in build/screenshots
 	@tests/support/with_chromium.sh $(BIN)/python -m pytest tests/e2e/test_browser.py $(ARGS)
+
+newcomer: install ## A fresh clone, README only, to a settlement in the browser: prints how long it takes
+	@tests/support/with_chromium.sh $(BIN)/python -m tests.e2e.newcomer
 
 # Servers and clients that are not ours: sekmet-fhir, smart-fetch and fhirclient (PyPI, in environments of their own),
 # oidc-provider and fhir-kit-client (npm).
