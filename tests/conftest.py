@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,21 @@ _BUSY = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 settings.register_profile("same", deadline=None, derandomize=True, database=None, suppress_health_check=_BUSY)
 settings.register_profile("explore", deadline=None, suppress_health_check=_BUSY, print_blob=True)
 settings.load_profile("same")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of ours."""
+    parser.addoption("--unordered", type=int, metavar="SEED", help="shuffle what DuckDB is not told to sort")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unordered_rows(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With ``--unordered``, a test that passes only in one order of rows fails."""
+    from tests.support.unordered import shuffled
+
+    seed = request.config.getoption("--unordered")
+    with pytest.MonkeyPatch.context() as patch, shuffled(patch, seed) if seed is not None else nullcontext():
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

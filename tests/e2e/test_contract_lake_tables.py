@@ -20,6 +20,7 @@ from fhir_gateway.jobs.pull import pull_files
 from fhir_gateway.jobs.settle import settle
 from fhir_gateway.jobs.settlement_runs import recompute
 from tests.support.risk_lake import claim, coverage, lake_of, patient, person
+from tests.support.unordered import shuffled
 
 MONTHS = [f"{month:02}" for month in range(1, 13)]
 MEDICAID: dict[str, Any] = {
@@ -135,7 +136,9 @@ def mssp(folder: Path, **changes: Any) -> Path:
     return contract(folder, "mssp-2025", arrangement, tables | {"social_risk": {"lake": "social-risk"}})
 
 
-def test_enrolment_types_and_dual_share_come_from_coverage(gateway: Gateway, tmp_path: Path) -> None:
+def test_enrolment_types_and_dual_share_come_from_coverage(
+    gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = mssp(tmp_path)
     attributed = attribute(gateway, str(path))
     made = lake_tables(gateway, attributed)["enrolment"]
@@ -166,7 +169,11 @@ def test_enrolment_types_and_dual_share_come_from_coverage(gateway: Gateway, tmp
     assert share.value == 0  # on the period's last day nobody is dual any more
     assert "0 of 5 members; Patient, Coverage" in share.formula
     assert settlement.stamps["lake.enrolment"] == made.source
-    assert recompute(gateway, settle(gateway, str(path)).report).same
+    report = settle(gateway, str(path)).report
+    assert recompute(gateway, report).same
+    for seed in (1, 2):  # types of enrolment, grouped in any order
+        with shuffled(monkeypatch, seed):
+            assert recompute(gateway, report).same
 
 
 def test_what_the_contract_states_is_said_to_be_stated(gateway: Gateway, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from tests.contract.rederive.rows import row_findings
 from tests.contract.vbpr_rules import check_contract, check_performance_report, extensions
 from tests.support.sandbox_contracts import pull_population, tins_of
 from tests.support.twelve_contracts import ARRANGEMENTS, write_contracts
+from tests.support.unordered import shuffled
 
 NOW = datetime(2026, 4, 1, tzinfo=UTC)
 Document = dict[str, Any]
@@ -250,6 +251,21 @@ def test_rows_of_payments_by_member_month_are_derived_too(
         assert list(row_findings(contract, stated, other, contracts[kind].parent)), column
     fewer = [row for number, row in enumerate(rows) if number != paid]
     assert list(row_findings(contract, stated, fewer, contracts[kind].parent))
+
+
+@pytest.mark.parametrize("kind", ARRANGEMENTS)
+def test_the_order_of_rows_changes_no_byte(
+    kind: str,
+    gateway: Gateway,
+    settled: Callable[[str], SettlementReport],
+    contracts: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = statement(settled(kind).settlement)
+    for seed in (1, 2):
+        with shuffled(monkeypatch, seed):
+            again = settle(gateway, str(contracts[kind]), now=NOW)
+        assert statement(again.settlement) == expected
 
 
 def test_as_a_command(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import gzip
+import itertools
 import json
 import threading
 import time
@@ -141,6 +142,7 @@ class MisbehavingSource:
         self._polls = 0
         self._met: Counter[str] = Counter()
         self._uses: dict[str, int] = {}
+        self._tokens = itertools.count(1)
         self._signature = 0
 
     def requests(self, kind: str) -> list[Seen]:
@@ -221,6 +223,10 @@ class MisbehavingSource:
         self._uses[token] += 1
         return self.token_uses is None or self._uses[token] <= self.token_uses
 
+    def revoke_tokens(self) -> None:
+        """No token given so far is good any more."""
+        self._uses.clear()
+
     def _smart(self, seen: Seen, body: bytes) -> tuple[int, dict[str, str], bytes]:
         if not self.smart_document:
             return 404, {"Content-Type": "text/html"}, b"<html>no such page</html>"
@@ -261,7 +267,7 @@ class MisbehavingSource:
             return status, {"Content-Type": "application/json", **date}, content
         if self.known_scopes is not None and not set(form.get("scope", "").split()) <= self.known_scopes:
             return _json({"error": "invalid_scope"}, 400)
-        token = f"secret-token-{len(self._uses) + 1}"
+        token = f"secret-token-{next(self._tokens)}"
         self._uses[token] = 0
         answer = {"access_token": token, "token_type": self.token_type, "expires_in": self.expires_in}
         if self.granted_scope is not None:

@@ -97,7 +97,7 @@ WITH spent AS (
 )
 SELECT year, type, sum(months)::BIGINT, sum(least(yearly, coalesce(most, yearly)))::DECIMAL(38, 8),
   count(*) FILTER (yearly > most)
-FROM counted GROUP BY year, type
+FROM counted GROUP BY year, type ORDER BY year, type
 """
 
 
