@@ -1,4 +1,4 @@
-"""A newcomer: ``make newcomer`` clones the repository, does what README says first, and opens a settlement in a browser.
+"""A newcomer: ``make newcomer`` clones the repository, does what README says, and opens a settlement in a browser.
 
 Nothing is taken from this checkout but its commits and, for the browser, its driver: the clone makes an environment of
 its own. Prints how long each step took. What is asserted is that it works; the time is a measurement.

@@ -95,7 +95,7 @@ class MedicalLossRatio(ArrangementTerms):
         """Numerator, denominator, credibility, ratio, rebate, who gets it."""
         market = self.table
         rows = inputs.columns().table(self.experience_table).to_pylist()
-        years = sorted((_experience(row) for row in rows if row["year"] <= self.year), key=lambda one: one.year)
+        years = sorted((experience(row) for row in rows if row["year"] <= self.year), key=lambda one: one.year)
         if not years or years[-1].year != self.year:
             raise ContractError(f"tables.{self.experience_table}: there is no row of {self.year}")
         if any(one.denominator <= 0 for one in years):
@@ -202,7 +202,8 @@ class MedicalLossRatio(ArrangementTerms):
         )
 
 
-def _experience(row: dict[str, Any]) -> Experience:
+def experience(row: dict[str, Any]) -> Experience:
+    """A year of accounts out of a row of :data:`EXPERIENCE_SCHEMA`."""
     return Experience(
         year=row["year"],
         claims=row["claims"],
