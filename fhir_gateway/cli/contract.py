@@ -215,6 +215,25 @@ def dispute(
         here.output.say(f"dispute {filed.id}: to be answered until {filed.answer_by}")
 
 
+@app.command("answer")
+def answer(
+    command: typer.Context,
+    dispute_id: Annotated[str, typer.Argument(help="Id of the dispute.")],
+    text: Annotated[str, typer.Option(help="What the other side says.")],
+    by: Annotated[str | None, typer.Option(help="Who answers; default: the user at the prompt.")] = None,
+    now: _Now = None,
+) -> None:
+    """Answer a dispute: it stays open until it is decided."""
+    from fhir_gateway.jobs import settlement_runs
+
+    here = context(command)
+    said = settlement_runs.answer_dispute(here.gateway, dispute_id, text, _by(by), parse_instant(now))
+    if here.output.json:
+        here.output.value(asdict(said))
+    else:
+        here.output.say(f"answered; {here.gateway.settlements.dispute(dispute_id).answer_by} is the last day for it")
+
+
 @app.command("decide")
 def decide(
     command: typer.Context,

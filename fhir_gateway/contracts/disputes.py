@@ -47,6 +47,15 @@ class Dispute:
     delta: Decimal | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What somebody said to a dispute before it was decided."""
+
+    at: datetime
+    by: str
+    text: str
+
+
 def evidence(settlement: Settlement, line_id: str) -> dict[str, Any]:
     """The line, every line that it comes from, and what the settlement was computed from; NotFoundError."""
     by_id = {line.id: line for line in settlement.lines}

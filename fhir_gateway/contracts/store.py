@@ -1,7 +1,7 @@
 """Contract versions, settlement runs, their postings and disputes in the control plane.
 
-Versions, runs and postings are added, never changed; of a run only its state and notice move on, of a dispute only its
-decision is added.
+Versions, runs, postings and answers are added, never changed; of a run only its state and notice move on, of a dispute
+only its decision is added.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 from sqlmodel import JSON, Column, Field, SQLModel
 
-from fhir_gateway.contracts.disputes import Dispute
+from fhir_gateway.contracts.disputes import Answer, Dispute
 from fhir_gateway.contracts.runs import Posting, Run, post
 from fhir_gateway.db.engine import snapshot, table_of, transaction
 from fhir_gateway.errors import ConflictError, NotFoundError
@@ -102,8 +102,21 @@ class DisputeRow(SQLModel, table=True):
     delta: str | None = Field(default=None, max_length=64)
 
 
+class DisputeAnswerRow(SQLModel, table=True):
+    """What was said to a dispute while it was open."""
+
+    __tablename__ = "contract_dispute_answer"
+
+    number: int | None = Field(default=None, primary_key=True)
+    dispute: str = Field(index=True, max_length=64)
+    at: str = Field(max_length=40)
+    by: str = Field(max_length=255)
+    text: str = Field(max_length=4000)
+
+
 _VERSIONS, _RUNS = table_of(ContractVersionRow), table_of(SettlementRunRow)
 _POSTINGS, _DISPUTES = table_of(SettlementPostingRow), table_of(DisputeRow)
+_ANSWERS = table_of(DisputeAnswerRow)
 #: One writer at a time: postings are differences to all that were posted before.
 _LOCK = "settlement"
 
@@ -224,10 +237,27 @@ class SettlementStore:
             "amendment": dispute.amendment,
             "delta": None if dispute.delta is None else str(dispute.delta),
         }
-        with transaction(self._engine) as connection:
+        with transaction(self._engine, _LOCK) as connection:
             mine = (_DISPUTES.c.id == dispute.id) & (_DISPUTES.c.state == "open")
             if not connection.execute(sa.update(_DISPUTES).where(mine).values(values)).rowcount:
                 raise ConflictError("this dispute was decided before")
+
+    def answer(self, dispute_id: str, answer: Answer) -> None:
+        """Keep what was said to a dispute; NotFoundError, and ConflictError once it is decided."""
+        with transaction(self._engine, _LOCK) as connection:
+            state = connection.scalar(sa.select(_DISPUTES.c.state).where(_DISPUTES.c.id == dispute_id))
+            if state is None:
+                raise NotFoundError("no such dispute")
+            if state != "open":
+                raise ConflictError(f"this dispute is {state}")
+            row = {"dispute": dispute_id, "at": answer.at.isoformat(), "by": answer.by, "text": answer.text}
+            connection.execute(sa.insert(_ANSWERS).values(row))
+
+    def answers(self, dispute_id: str) -> list[Answer]:
+        """What was said to a dispute, the first first."""
+        query = sa.select(_ANSWERS).where(_ANSWERS.c.dispute == dispute_id).order_by(_ANSWERS.c.number)
+        with snapshot(self._engine) as connection:
+            return [Answer(datetime.fromisoformat(row.at), row.by, row.text) for row in connection.execute(query)]
 
     def dispute(self, dispute_id: str) -> Dispute:
         """One dispute; NotFoundError."""

@@ -12,7 +12,7 @@ import orjson
 
 from fhir_gateway.contracts import Contract, Settlement
 from fhir_gateway.contracts.calendar import Cut, Deadlines, deadlines
-from fhir_gateway.contracts.disputes import Dispute, Reason, State, check_decision, check_opening, evidence
+from fhir_gateway.contracts.disputes import Answer, Dispute, Reason, State, check_decision, check_opening, evidence
 from fhir_gateway.contracts.runs import Run
 from fhir_gateway.errors import ConflictError, ContractError, NotFoundError
 from fhir_gateway.factory import Gateway
@@ -21,6 +21,8 @@ from fhir_gateway.jobs.clock import instant
 from fhir_gateway.jobs.contract_results import results_as_of
 from fhir_gateway.jobs.contract_versions import registered
 from fhir_gateway.jobs.settle import compute, settle, statement, statements_folder
+
+_LONGEST_ANSWER = 4000
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,18 @@ def open_dispute(
     )
     gateway.settlements.file(dispute)
     return dispute
+
+
+def answer_dispute(gateway: Gateway, dispute_id: str, text: str, by: str, now: datetime | None = None) -> Answer:
+    """Say something to a dispute that is open: it stays open until it is decided.
+
+    ContractError for an empty or too long text, ConflictError once it is decided.
+    """
+    if not text.strip() or len(text) > _LONGEST_ANSWER or "\0" in text:
+        raise ContractError(f"text: an answer is a text of at most {_LONGEST_ANSWER} characters")
+    answer = Answer(instant(gateway, now), by, text)
+    gateway.settlements.answer(dispute_id, answer)
+    return answer
 
 
 def decide_dispute(
