@@ -18,7 +18,7 @@ ROWS = 50
 class Rows:
     """One page of rows: ``total`` are all that meet the filters, ``page`` counts from one."""
 
-    rows: list[dict[str, Any]]
+    rows: list[Any]
     total: int
     page: int
 
@@ -26,6 +26,12 @@ class Rows:
     def pages(self) -> int:
         """How many pages there are, at least one."""
         return max(1, -(-self.total // ROWS))
+
+
+def rows_of(found: Sequence[Any], page: int = 1) -> Rows:
+    """A page of what is at hand."""
+    at = min(max(1, page), max(1, -(-len(found) // ROWS)))
+    return Rows(list(found[(at - 1) * ROWS : at * ROWS]), len(found), at)
 
 
 def page_of(
