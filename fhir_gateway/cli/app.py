@@ -30,6 +30,7 @@ from fhir_gateway.cli import (
     predict,
     pull,
     quarantine,
+    report,
     risk,
     roster,
     serve,
@@ -64,6 +65,7 @@ app.add_typer(terminology.app, name="terminology")
 app.add_typer(measure.app, name="measure")
 app.add_typer(guide.app, name="guide")
 app.add_typer(equity.app, name="equity")
+app.add_typer(report.app, name="report")
 app.add_typer(experience.app, name="experience")
 app.add_typer(predict.app, name="predict")
 app.add_typer(risk.app, name="risk")

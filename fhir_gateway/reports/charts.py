@@ -18,9 +18,11 @@ from fhir_gateway.reports.document import Chart
 #: Fonts of all reports; they are part of the PDF, so that names of people and places are written as they are.
 PLAIN, BOLD = "Statement", "Statement-Bold"
 _FILES = {PLAIN: "Vera.ttf", BOLD: "VeraBd.ttf"}
+#: In a page it is the reader's own font; those here only tell how wide texts are.
+_READERS_FONTS = {"Helvetica": {"family": "sans-serif"}, "Helvetica-Bold": {"family": "sans-serif", "weight": "bold"}}
 _ABOVE, _BELOW, _MARK, _LINE = (colors.HexColor(one) for one in ("#1b6ca8", "#b23b3b", "#111111", "#444444"))
 _SIZE, _BAR, _STEP, _HEAD = 8.0, 11.0, 17.0, 22.0
-_LABELS, _VALUES = 0.34, 0.2  # of the width: names to the left, figures to the right
+_LABELS, _VALUES = 0.42, 0.2  # of the width: names to the left, figures to the right
 
 
 @cache
@@ -36,7 +38,12 @@ def drawing(chart: Chart, width: float = 500.0, font: str = PLAIN, bold: str = B
     height = _HEAD + _STEP * len(chart.bars) + 6
     drawn = Drawing(width, height)
     drawn.add(String(0, height - 11, chart.title, fontName=bold, fontSize=_SIZE + 1))
-    ends = [float(one) for bar in chart.bars for one in (bar.value, *(bar.bounds or ()), bar.mark) if one is not None]
+    ends = [
+        float(one)
+        for bar in chart.bars
+        for one in (bar.start, bar.value, *(bar.bounds or ()), bar.mark)
+        if one is not None
+    ]
     low, high = min([0.0, *ends]), max([0.0, *ends])
     left, room = width * _LABELS, width * (1 - _LABELS - _VALUES)
     scale = room / (high - low) if high > low else 0.0
@@ -46,10 +53,10 @@ def drawing(chart: Chart, width: float = 500.0, font: str = PLAIN, bold: str = B
 
     for place, bar in enumerate(chart.bars):
         y = height - _HEAD - _STEP * (place + 1) + 4
-        value = float(bar.value)
+        begun, value = float(bar.start), float(bar.value)
         drawn.add(String(0, y + 2, _fitting(bar.label, left - 6, font), fontName=font, fontSize=_SIZE))
-        start, end = sorted((at(0), at(value)))
-        colour = _ABOVE if value >= 0 else _BELOW
+        start, end = sorted((at(begun), at(value)))
+        colour = _ABOVE if value >= begun else _BELOW
         bar_drawn = Rect(start, y, max(end - start, 0.6), _BAR)
         bar_drawn.fillColor, bar_drawn.strokeColor = colour, None
         drawn.add(bar_drawn)
@@ -68,9 +75,10 @@ def drawing(chart: Chart, width: float = 500.0, font: str = PLAIN, bold: str = B
     return drawn
 
 
-def svg(chart: Chart, width: float = 720.0) -> str:
+def svg(chart: Chart, width: float = 500.0) -> str:
     """The chart as SVG with its title and what it shows, for a page or a file; no script, no font files."""
-    text: str = renderSVG.drawToString(drawing(chart, width, "Helvetica", "Helvetica-Bold"))
+    drawn = drawing(chart, width, "Helvetica", "Helvetica-Bold")
+    text: str = renderSVG.drawToString(drawn, fontHacks=_READERS_FONTS)
     for name, said in (("title", chart.title), ("desc", chart.said)):  # ReportLab leaves a place for them
         text = text.replace(f"<{name}>...</{name}>", f"<{name}>{escape(said)}</{name}>", 1)
     return text

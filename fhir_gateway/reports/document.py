@@ -5,7 +5,6 @@ All figures are texts already, as the report shows them; a chart stands beside t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -38,18 +37,19 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A bar of a chart: its value, as what it is labelled; bounds and a mark (a target) where there are some."""
+    """A bar of a chart from ``start`` to its value, as what it is labelled; bounds and a mark (a target) if any."""
 
     label: str
     value: Number
     shown: str
     bounds: tuple[Number, Number] | None = None
     mark: Number | None = None
+    start: Number = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Horizontal bars from a common zero. ``said`` tells who does not see it what it shows."""
+    """Horizontal bars over a common zero. ``said`` tells who does not see it what it shows."""
 
     title: str
     said: str
@@ -92,8 +92,3 @@ def plain(value: Number | None, places: int = 2) -> str:
         return NONE
     text = f"{Decimal(str(value)):,.{places}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def titled(names: Sequence[str]) -> str:
-    """Names as in a sentence."""
-    return ", ".join(names)

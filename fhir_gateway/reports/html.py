@@ -27,7 +27,7 @@ thead th { border-bottom: 2px solid #1a1a1a; }
 tbody th { font-weight: normal; }
 .amount { text-align: right; font-variant-numeric: tabular-nums; }
 figure { margin: .8rem 0; }
-img { max-width: 100%; height: auto; }
+img { width: 100%; height: auto; }
 @media print { main { padding: 0; max-width: none; } .table { overflow: visible; } h2 { break-after: avoid; } }
 """
 #: Policy under which a report is served: its own style and its own pictures, nothing else.

@@ -12,6 +12,7 @@ from decimal import Decimal
 
 from fhir_gateway.contracts.contract import Contract
 from fhir_gateway.contracts.settlement import Settlement, SettlementLine
+from fhir_gateway.contracts.steps import steps
 from fhir_gateway.reports.document import NONE, Bar, Chart, Document, Section, Table, Text, money
 
 
@@ -53,16 +54,16 @@ def shown_value(line: SettlementLine) -> str:
 def _sections(settlement: Settlement, contract: Contract) -> Iterator[Section]:
     said = owing(settlement, contract)
     payable = tuple(settlement.payable())
-    bars = [(line.label, line.amount or Decimal(0)) for line in payable]
-    drawn = [*bars, ("Total", settlement.total)] if len(bars) > 1 else bars
+    drawn = [*((line.label, line.amount or Decimal(0)) for line in payable), ("Total", settlement.total)]
+    chart = Chart(
+        f"What is paid, {settlement.currency}",
+        f"Bars of what each line pays; the table below has the amounts. {said}.",
+        tuple(Bar(name, amount, money(amount, settlement.currency)) for name, amount in drawn),
+    )
     yield Section(
         said,
         (
-            Chart(
-                f"What is paid, {settlement.currency}",
-                f"Bars of what each line pays; the table below has the amounts. {said}.",
-                tuple(Bar(name, amount, money(amount, settlement.currency)) for name, amount in drawn),
-            ),
+            *([chart] if len(payable) > 1 else []),
             Table(
                 "What is paid",
                 ("What", "Amount", "By the term"),
@@ -81,12 +82,12 @@ def _sections(settlement: Settlement, contract: Contract) -> Iterator[Section]:
         table = Table("Shared out", ("To", "Amount", "By the term"), rows, frozenset({1}), (3.6, 1.6, 1.9))
         yield Section("Shared out", (table,))
     for arrangement in dict.fromkeys(line.arrangement for line in settlement.lines):
-        yield _computed(arrangement, [line for line in settlement.lines if line.arrangement == arrangement])
+        yield _computed(settlement, arrangement, [one for one in settlement.lines if one.arrangement == arrangement])
     stamps = Table("Inputs", ("Input", "Value"), tuple(sorted(settlement.stamps.items())), widths=(3.0, 4.1))
     yield Section("What it was computed from", (stamps,) if settlement.stamps else (Text(NONE),))
 
 
-def _computed(arrangement: str, lines: list[SettlementLine]) -> Section:
+def _computed(settlement: Settlement, arrangement: str, lines: list[SettlementLine]) -> Section:
     number = {line.id: str(place) for place, line in enumerate(lines, 1)}
     rows = tuple(
         (number[x.id], x.label, shown_value(x), x.formula, ", ".join(number.get(o, o) for o in x.because), x.term)
@@ -99,4 +100,21 @@ def _computed(arrangement: str, lines: list[SettlementLine]) -> Section:
         frozenset({2}),
         (0.35, 1.9, 1.3, 1.9, 0.55, 1.1),
     )
-    return Section(f"How it was computed: {arrangement}", (table,))
+    charts = [_waterfall(settlement, line) for line in lines if line.amount is not None]
+    return Section(f"How it was computed: {arrangement}", (*charts, table))
+
+
+def _waterfall(settlement: Settlement, payable: SettlementLine) -> Chart:
+    """From the amount that a payment begins with to what is paid."""
+    found = steps(settlement, payable)
+    bars = [
+        Bar(one.label, one.after, money(round(one.change, 2), settlement.currency), start=one.before)
+        for one in found
+        if round(one.change, 2)  # what is left is rounding
+    ]
+    paid = payable.amount or Decimal(0)
+    return Chart(
+        f"To {payable.label}",
+        f"{len(found)} steps from {found[0].label} to {payable.label}; the table below has the numbers.",
+        (*bars, Bar("Paid", paid, money(paid, settlement.currency))),
+    )
