@@ -8,11 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fhir_gateway.contracts import Contract
+from fhir_gateway.contracts import Contract, Settlement
+from fhir_gateway.contracts.disputes import Dispute
 from fhir_gateway.contracts.documents import SUFFIXES
+from fhir_gateway.contracts.runs import Run
 from fhir_gateway.db.audience import Audience
 from fhir_gateway.errors import GatewayError, NotFoundError
 from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs import settlement_runs
 from fhir_gateway.jobs.contract_versions import kept_document
 
 
@@ -53,6 +56,24 @@ class ContractsSeen:
             if one.id == contract_id:
                 return one
         raise NotFoundError("there is no such contract")
+
+    def runs(self, audience: Audience, contract_id: str | None = None) -> list[Run]:
+        """Settlements that an audience sees, in the order they were made."""
+        runs = self._gateway.settlements.runs(contract_id)
+        seen = self._gateway.resources.seen_by(audience)
+        mine = {one.id for one in seen.read_many(("MeasureReport", run.id) for run in runs)}
+        return [run for run in runs if run.id in mine]
+
+    def settled(self, audience: Audience, run_id: str) -> tuple[Run, Contract, Settlement]:
+        """One of them with its contract and lines; NotFoundError also for one that is not seen."""
+        self._gateway.resources.seen_by(audience).read("MeasureReport", run_id)
+        return settlement_runs.settled(self._gateway, run_id)
+
+    def dispute(self, audience: Audience, dispute_id: str) -> Dispute:
+        """A dispute about one of them; NotFoundError also for one that is not seen."""
+        dispute = self._gateway.settlements.dispute(dispute_id)
+        self._gateway.resources.seen_by(audience).read("MeasureReport", dispute.run)
+        return dispute
 
     def _paths(self) -> list[Path]:
         folder = self._gateway.contracts_folder

@@ -1,4 +1,4 @@
-"""A contract's performance against its targets, settlement by settlement: what lines and terms say, nothing computed."""
+"""A contract's performance against its targets, settlement by settlement: what lines and terms say."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fhir_gateway.contracts import Contract, Settlement
 from fhir_gateway.contracts.runs import Run
 from fhir_gateway.contracts.settlement import SettlementLine
 
-#: VBPR metric codes of a result, and of what it is held against in the same arrangement; the first that is there counts.
+#: VBPR metric codes of a result, and of what it is held against in the same arrangement: the first that is there.
 _PAIRS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("med-cost-pmpm", ("med-cost-pmpm-target",)),
     ("med-cost", ("cost-target", "med-cost-target", "med-cost-fund")),

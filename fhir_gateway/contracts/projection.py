@@ -8,6 +8,7 @@ act on it, never a settlement.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
@@ -39,6 +40,17 @@ class ProjectedPayment:
 
 
 @dataclass(frozen=True, slots=True)
+class ProjectedMonth:
+    """Cost from the first month of the period up to the end of one, completed; months to come have no ``paid``."""
+
+    month: date  # its first day
+    paid: Decimal | None
+    cost: Decimal
+    low: Decimal
+    high: Decimal
+
+
+@dataclass(frozen=True, slots=True)
 class Projection:
     """Cost and total at the period's end, in the contract's currency: expected, and at both ends of the band."""
 
@@ -55,6 +67,7 @@ class Projection:
     cost_high: Decimal
     total_at_high_cost: Decimal
     payments: tuple[ProjectedPayment, ...] = ()
+    path: tuple[ProjectedMonth, ...] = ()  # month by month; the last one says what cost and band say
 
 
 def project(
@@ -86,9 +99,8 @@ def project(
     ultimate = sum(completed, ZERO)
     left = whole - elapsed
     to_come = ultimate / elapsed * left
-    spread = _spread(completed, left, level)
-    cost = ultimate + to_come
-    low, high = max(ultimate, cost - spread), cost + spread
+    path = _path(start, tuple(row[-1] for row in known.amounts[mine]), completed, left, level)
+    cost, low, high = path[-1].cost, path[-1].low, path[-1].high
     grown = Decimal(whole) / elapsed
     completion = ultimate / paid if paid > 0 else Decimal(1)
     fixed = {
@@ -116,7 +128,31 @@ def project(
         cost_high=high,
         total_at_high_cost=totals[2],
         payments=tuple(ProjectedPayment(name, way, expected[name]) for name, way in how.items()),
+        path=path,
     )
+
+
+def _path(
+    start: date, paid: Sequence[Decimal], completed: tuple[Decimal, ...], left: int, level: float
+) -> tuple[ProjectedMonth, ...]:
+    """Month by month: what is known and its completion, then what the months to come add, with the band around it."""
+    found = []
+    known = cost = ZERO
+    for number, (amount, whole) in enumerate(zip(paid, completed, strict=True)):
+        known, cost = known + amount, cost + whole
+        found.append(ProjectedMonth(_month(start, number), known, cost, cost, cost))
+    elapsed = len(completed)
+    for ahead in range(1, left + 1):
+        expected, spread = cost + cost / elapsed * ahead, _spread(completed, ahead, level)
+        month = _month(start, elapsed + ahead - 1)
+        found.append(ProjectedMonth(month, None, expected, max(cost, expected - spread), expected + spread))
+    return tuple(found)
+
+
+def _month(start: date, number: int) -> date:
+    """The first day of a month so many after that of a day."""
+    whole = start.year * 12 + start.month - 1 + number
+    return date(whole // 12, whole % 12 + 1, 1)
 
 
 def _spread(months: tuple[Decimal, ...], left: int, level: float) -> Decimal:

@@ -2,6 +2,22 @@
 
 from __future__ import annotations
 
-from fhir_gateway.console.pages import clients, contracts, endpoints, operations, overview, population, pulls, quality
+from fhir_gateway.console.pages import (
+    clients,
+    contracts,
+    disputes,
+    endpoints,
+    operations,
+    overview,
+    population,
+    pulls,
+    quality,
+    settlements,
+    trials,
+)
 
-PAGES = (overview, endpoints, pulls, population, quality, contracts, operations, clients)
+PAGES = (
+    *(overview, endpoints, pulls, population, quality),
+    *(contracts, trials, settlements, disputes),
+    *(operations, clients),
+)

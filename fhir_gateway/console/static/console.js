@@ -43,16 +43,29 @@
     window.addEventListener("pagehide", () => events.close());
   };
 
+  // a slider and a number that say the same; what is sent is the number
+  const pair = (slider) => {
+    if (slider.dataset.paired) return;
+    slider.dataset.paired = "yes";
+    const number = document.getElementById(slider.dataset.with);
+    const shown = slider.parentElement.querySelector("output");
+    const tell = () => {
+      slider.setAttribute("aria-valuetext", number.value);
+      shown.textContent = Number(number.value) === Number(shown.dataset.agreed) ? "as agreed" : `agreed: ${shown.dataset.agreed}`;
+    };
+    slider.addEventListener("input", () => { number.value = slider.value; tell(); });
+    number.addEventListener("input", () => { slider.value = number.value; tell(); });
+    // what a form was reset to is there only after the event
+    number.form.addEventListener("reset", () => setTimeout(() => { tell(); number.dispatchEvent(new Event("change", { bubbles: true })); }));
+    tell();
+  };
+
   const prepare = (root) => {
+    charts.forEach((chart, element) => { if (!element.isConnected) { chart.dispose(); charts.delete(element); } });
     root.querySelectorAll("[data-chart]").forEach((element) => { if (!charts.has(element)) draw(element); });
     root.querySelectorAll(".table").forEach((box) => new ResizeObserver(() => reach(box)).observe(box));
     root.querySelectorAll("[data-follow]").forEach(follow);
-    root.querySelectorAll("[data-shows]").forEach((input) => {
-      const shown = document.getElementById(input.dataset.shows);
-      const tell = () => { shown.textContent = input.value; };
-      input.addEventListener("input", tell);
-      tell();
-    });
+    root.querySelectorAll("input[data-with]").forEach(pair);
     root.querySelectorAll("[data-confirm]").forEach((button) => {
       button.addEventListener("click", (event) => { if (!window.confirm(button.dataset.confirm)) event.preventDefault(); });
     });
