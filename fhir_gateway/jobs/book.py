@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import orjson
 from dbos import DBOS, DBOSClient, Serializer, WorkflowStatus
@@ -28,6 +28,7 @@ VERSION = "1"
 """Jobs of another version are not gone on with. Raise it when the steps of a job change their order or meaning."""
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
+STATES: tuple[State, ...] = get_args(State)
 ENDED: frozenset[State] = frozenset({"done", "failed", "cancelled"})
 
 _STATES: Mapping[str, State] = {
@@ -76,11 +77,11 @@ class JobBook:
         if client := self.__dict__.pop("_client", None):
             client.destroy()
 
-    def jobs(self, states: Sequence[State] = (), limit: int = 50) -> list[Job]:
+    def jobs(self, states: Sequence[State] = (), limit: int = 50, skip: int = 0) -> list[Job]:
         """The newest jobs first, of the states given."""
         wanted = [name for name, state in _STATES.items() if not states or state in states]
         rows = self._client.list_workflows(
-            status=wanted, limit=limit, sort_desc=True, load_input=False, load_output=False
+            status=wanted, limit=limit, offset=skip or None, sort_desc=True, load_input=False, load_output=False
         )
         return [_job(row) for row in rows]
 

@@ -148,9 +148,13 @@ class AuditCatalog:
         return found
 
 
-def entries(engine: Engine, criteria: Sequence[Criterion], count: int) -> list[dict[str, Any]]:
-    """The newest entries that meet search criteria, newest first, as rows for the operator."""
+def entries(
+    engine: Engine, criteria: Sequence[Criterion], count: int, before: int | None = None
+) -> list[dict[str, Any]]:
+    """The newest entries that meet search criteria, newest first, as rows for the operator; those ``before`` an id."""
     where = [_condition(name, value) for name, value in criteria]
+    if before is not None:
+        where.append(audit_events.c.id < before)
     chosen = sa.select(audit_events).where(*where).order_by(audit_events.c.id.desc()).limit(count)
     with snapshot(engine) as connection:
         return [

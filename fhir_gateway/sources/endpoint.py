@@ -51,6 +51,17 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class PublishedKey:
+    """What is known of a key of ours without its private part; ``created`` is an instant."""
+
+    endpoint: str
+    kid: str
+    algorithm: Algorithm
+    state: KeyState
+    created: str
+
+
+@dataclass(frozen=True, slots=True)
 class SigningKey:
     """A private key of ours for one endpoint. Never log it: its repr shows the key id only."""
 

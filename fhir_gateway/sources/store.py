@@ -20,6 +20,7 @@ from fhir_gateway.sources.endpoint import (
     Credential,
     Endpoint,
     KeyState,
+    PublishedKey,
     SigningKey,
     checked_base_url,
     generate_key,
@@ -168,6 +169,17 @@ class EndpointStore:
             query = query.where(SourceKey.endpoint == name)
         with session(self._engine) as opened:
             return [self._key(row) for row in opened.exec(query)]
+
+    def published_keys(self) -> list[PublishedKey]:
+        """All keys by endpoint, oldest first, without their private parts."""
+        query = select(SourceKey).order_by(SourceKey.endpoint, SourceKey.created, SourceKey.kid)
+        with session(self._engine) as opened:
+            return [
+                PublishedKey(
+                    row.endpoint, row.kid, cast(Algorithm, row.algorithm), cast(KeyState, row.state), row.created
+                )
+                for row in opened.exec(query)
+            ]
 
     def signing_key(self, name: str) -> SigningKey:
         """The key that signs for the endpoint now."""

@@ -7,6 +7,7 @@ from fhir_gateway.console.pages import (
     contracts,
     disputes,
     endpoints,
+    keys,
     operations,
     overview,
     population,
@@ -19,5 +20,5 @@ from fhir_gateway.console.pages import (
 PAGES = (
     *(overview, endpoints, pulls, population, quality),
     *(contracts, trials, settlements, disputes),
-    *(operations, clients),
+    *(operations, clients, keys),
 )

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from fhir_gateway.console.frame import PATH, Form, Frame
+from fhir_gateway.console.pages.keys import turn_key
 from fhir_gateway.console.sessions import Session
 from fhir_gateway.jobs.book import JobBook
 from fhir_gateway.jobs.pull import begin_endpoint
@@ -125,13 +126,7 @@ def router(frame: Frame) -> APIRouter:
 
     @routes.post("/endpoints/{name}/keys")
     def rotate(name: str, form: Do) -> Response:
-        step = form.need("step")
-        if step == "prepare":
-            gateway.endpoints.prepare_key(name, cast("Algorithm", form.fields.get("algorithm", "ES384")))
-        elif step == "activate":
-            gateway.endpoints.activate_key(name, form.need("kid"))
-        else:
-            gateway.endpoints.remove_key(name, form.need("kid"))
+        turn_key(gateway.endpoints, name, form)
         return _to(name)
 
     @routes.post("/endpoints/{name}/pull")

@@ -1,26 +1,27 @@
-"""Operations: jobs, the audit trail, users, what the lake holds."""
+"""Operations: jobs, the audit trail, users, what is served."""
 
 # no deferred annotations here: FastAPI reads those of routes, which name what is local to `router`
 
 from contextlib import closing
-from functools import partial
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Query
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from fhir_gateway.console.accounts import code_uri
 from fhir_gateway.console.frame import PATH, Form, Frame
-from fhir_gateway.console.progress import following
+from fhir_gateway.console.progress import followed
 from fhir_gateway.console.roles import ROLES
 from fhir_gateway.console.sessions import Session
 from fhir_gateway.errors import AuthorizationError
-from fhir_gateway.jobs.book import ENDED, QUEUE, JobBook
+from fhir_gateway.jobs.book import ENDED, QUEUE, STATES, JobBook
 from fhir_gateway.server.audit_events import entries
 
 _JOBS_SHOWN = 50
 _ENTRIES_SHOWN = 100
+Page = Annotated[int, Query(ge=1, le=1_000_000)]
 _ASKED = {"client": "altid", "person": "patient", "resource": "entity", "interaction": "subtype"}
 
 
@@ -31,10 +32,13 @@ def router(frame: Frame) -> APIRouter:
     See = Annotated[Session, Depends(frame.see("see-operations"))]
     Do = Annotated[Form, Depends(frame.do("do-operations"))]
 
-    def listed() -> dict[str, Any]:
+    def listed(state: str = "", page: int = 1) -> dict[str, Any]:
+        """A page of jobs, the newest first; one more is looked for, which says whether there is another page."""
+        states = [one for one in STATES if one == state]
         with closing(JobBook(gateway)) as book:
-            found = book.jobs(limit=_JOBS_SHOWN)
-        return {"jobs": found, "over": all(one.state in ENDED for one in found)}
+            found = book.jobs(states, _JOBS_SHOWN + 1, (page - 1) * _JOBS_SHOWN)
+        jobs = found[:_JOBS_SHOWN]
+        return {"jobs": jobs, "more": len(found) > len(jobs), "over": all(one.state in ENDED for one in jobs)}
 
     def state(job_id: str) -> dict[str, Any]:
         with closing(JobBook(gateway)) as book:
@@ -42,24 +46,22 @@ def router(frame: Frame) -> APIRouter:
             return {"job": found, "steps": book.steps(job_id), "over": found.state in ENDED}
 
     @routes.get("/operations")
-    def jobs(request: Request, _: See) -> Response:
-        stored = [{"name": name, "state": state} for name, state in sorted(_stored(frame).items())]
-        return frame.page(request, "operations.html", **listed(), stored=stored)
+    def jobs(request: Request, _: See, state: str = "", page: Page = 1) -> Response:
+        stored = [{"name": name, "count": count} for name, count in sorted(gateway.resources.counts().items())]
+        given: dict[str, Any] = {
+            "chosen": state,
+            "page": page,
+            "states": [("", "all"), *((one, one) for one in STATES)],
+        }
+        return frame.page(request, "operations.html", **listed(state, page), **given, stored=stored)
 
-    @routes.get("/operations/jobs/events")
-    def events(request: Request, _: See) -> Response:
-        """The list of jobs as server-sent events, as long as one of them runs or waits."""
-        return following(request, frame, "jobs.html", listed)
+    followed(routes, frame, "/operations/jobs/events", "see-operations", "jobs.html", listed)
 
     @routes.get("/operations/jobs/{job_id}")
     def job(request: Request, job_id: str, _: See) -> Response:
         return frame.page(request, "job.html", **state(job_id))
 
-    @routes.get("/operations/jobs/{job_id}/events")
-    def progress(request: Request, job_id: str, _: See) -> Response:
-        """How far a job is as server-sent events."""
-        state(job_id)
-        return following(request, frame, "job_progress.html", partial(state, job_id))
+    followed(routes, frame, "/operations/jobs/{job_id}/events", "see-operations", "job_progress.html", state)
 
     @routes.post("/operations/jobs/{job_id}/retry")
     def retry(job_id: str, _: Do) -> Response:
@@ -77,13 +79,18 @@ def router(frame: Frame) -> APIRouter:
         interaction: str = "",
         since: str = "",
         refused: str = "",
+        before: int = 0,
     ) -> Response:
         given = {"client": client, "person": person, "resource": resource, "interaction": interaction}
         criteria = [(_ASKED[name], value.strip()) for name, value in given.items() if value.strip()]
         criteria += [("date", f"ge{since}")] if since else []
         criteria += [("outcome", "4,8")] if refused else []
-        rows = entries(gateway.engine, criteria, _ENTRIES_SHOWN)
-        return frame.page(request, "audit.html", rows=rows, given={**given, "since": since, "refused": refused})
+        found = entries(gateway.engine, criteria, _ENTRIES_SHOWN + 1, before or None)
+        rows = found[:_ENTRIES_SHOWN]
+        asked = {**given, "since": since, "refused": refused}
+        older = {**{name: value for name, value in asked.items() if value}, "before": rows[-1]["id"]} if rows else {}
+        more = urlencode(older) if len(found) > len(rows) else None
+        return frame.page(request, "audit.html", rows=rows, given=asked, older=more)
 
     @routes.get("/operations/users")
     def users(request: Request, _: See) -> Response:
@@ -115,8 +122,3 @@ def router(frame: Frame) -> APIRouter:
 def _admin(form: Form) -> None:
     if "admin" not in form.session.roles:
         raise AuthorizationError("users are the administrators' business")
-
-
-def _stored(frame: Frame) -> dict[str, int]:
-    """Resources that are served, by type."""
-    return frame.gateway.resources.counts()

@@ -4,7 +4,6 @@
 
 from collections import Counter
 from contextlib import closing
-from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
@@ -12,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from fhir_gateway.console.frame import PATH, Form, Frame
-from fhir_gateway.console.progress import following
+from fhir_gateway.console.progress import followed
 from fhir_gateway.console.sessions import Session
 from fhir_gateway.errors import NotFoundError
 from fhir_gateway.jobs.book import JobBook
@@ -43,11 +42,7 @@ def router(frame: Frame) -> APIRouter:
     def one(request: Request, pull_id: str, _: See) -> Response:
         return frame.page(request, "pull.html", **state(pull_id))
 
-    @routes.get("/pulls/{pull_id}/events")
-    def events(request: Request, pull_id: str, _: See) -> Response:
-        """Its progress as server-sent events; ``end`` when it is over."""
-        state(pull_id)
-        return following(request, frame, "pull_progress.html", partial(state, pull_id))
+    followed(routes, frame, "/pulls/{pull_id}/events", "see-endpoints", "pull_progress.html", state)
 
     @routes.post("/pulls/{pull_id}/cancel")
     def stop(pull_id: str, _: Do) -> Response:

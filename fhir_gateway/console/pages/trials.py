@@ -51,7 +51,7 @@ def router(frame: Frame) -> APIRouter:
         if not changes and not part:
             raise InputError("change a term first")
         outcomes = what_if(gateway, str(listed.path), {"changed": changes} if changes else {})
-        found = {
+        found: dict[str, Any] = {
             "outcomes": outcomes,
             "chart": totals([(one.name, one.settlement.total) for one in outcomes]),
             "differing": _differing(outcomes),
