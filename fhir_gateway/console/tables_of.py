@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-#: Rows of one page.
 ROWS = 50
 
 
@@ -36,43 +36,64 @@ def rows_of(found: Sequence[Any], page: int = 1) -> Rows:
 
 def page_of(
     table: Path | pa.Table,
-    order: str,
+    order: str | Sequence[str],
     page: int = 1,
-    equal: Mapping[str, str] | None = None,
+    equal: Mapping[str, Any] | None = None,
     among: Mapping[str, Sequence[str]] | None = None,
 ) -> Rows:
-    """A page of a Parquet file or a table, ordered by a column; ``equal`` and ``among`` filter by columns of strings.
+    """A page of a Parquet file or a table; ``equal`` and ``among`` filter by columns.
 
-    Column names are ours, values are bound.
+    ``order`` names columns, the greatest first of those with a minus before their name; nulls come last. Column names
+    are ours, values are bound.
     """
-    where = [f'"{name}" = ?' for name in equal or ()] + [f'list_contains(?, "{name}")' for name in among or ()]
-    values: list[Any] = [*(equal or {}).values(), *(list(one) for one in (among or {}).values())]
-    condition = f"where {' and '.join(where)}" if where else ""
+    columns = [order] if isinstance(order, str) else order
+    by = ", ".join(f'"{one.lstrip("-")}" {"desc" if one.startswith("-") else "asc"} nulls last' for one in columns)
+    with _filtered(table, equal, among) as (connection, source, given):
+        total = int(connection.execute(f"select count(*) from {source}", given).fetchall()[0][0])  # noqa: S608 - names of ours
+        at = min(max(1, page), max(1, -(-total // ROWS)))
+        rows = connection.execute(
+            f"select * from {source} order by {by} limit {ROWS} offset {(at - 1) * ROWS}",  # noqa: S608 - names of ours
+            given,
+        )
+        return Rows(_named(rows), total, at)
+
+
+def counts_of(
+    table: Path | pa.Table,
+    columns: Sequence[str],
+    among: Mapping[str, Sequence[str]] | None = None,
+    *,
+    equal: Mapping[str, Any] | None = None,
+    sums: Sequence[str] = (),
+) -> list[dict[str, Any]]:
+    """How many rows of a Parquet file or a table there are by some columns, most first; with sums of others."""
+    names = ", ".join(f'"{name}"' for name in columns)
+    added = "".join(f', sum("{name}") as "{name}"' for name in sums)
+    with _filtered(table, equal, among) as (connection, source, given):
+        statement = f"select {names}, count(*) as rows{added} from {source} group by all"  # noqa: S608 - names of ours
+        return _named(connection.execute(f"{statement} order by rows desc, {names}", given))
+
+
+@contextmanager
+def _filtered(
+    table: Path | pa.Table, equal: Mapping[str, Any] | None, among: Mapping[str, Sequence[str]] | None
+) -> Iterator[tuple[duckdb.DuckDBPyConnection, str, list[Any]]]:
+    """A connection, what to select from, and the values of that."""
+    where = [f'"{name}" = ?' for name in equal or ()]
+    values: list[Any] = list((equal or {}).values())
     with duckdb.connect() as connection:
+        for number, (name, those) in enumerate((among or {}).items()):
+            connection.register(f"among_{number}", pa.table({"one": pa.array(list(those), pa.string())}))
+            where.append(f'"{name}" in (select one from among_{number})')  # noqa: S608 - names of ours
         if isinstance(table, Path):
             source, given = "read_parquet(?)", [str(table)]
         else:
             connection.register("given", table)
             source, given = "given", []
-        counted = connection.execute(f"select count(*) from {source} {condition}", [*given, *values]).fetchall()  # noqa: S608 - names of ours
-        total = int(counted[0][0])
-        at = min(max(1, page), max(1, -(-total // ROWS)))
-        found = connection.execute(
-            f'select * from {source} {condition} order by "{order}" limit {ROWS} offset {(at - 1) * ROWS}',  # noqa: S608 - names of ours
-            [*given, *values],
-        ).fetchall()
-        names = [column[0] for column in connection.description or ()]
-    return Rows([dict(zip(names, row, strict=True)) for row in found], total, at)
+        condition = f" where {' and '.join(where)}" if where else ""
+        yield connection, f"(select * from {source}{condition})", [*given, *values]  # noqa: S608 - names of ours
 
 
-def counts_of(
-    file: Path, columns: Sequence[str], among: Mapping[str, Sequence[str]] | None = None
-) -> list[dict[str, Any]]:
-    """How many rows of a Parquet file there are by some columns, most first."""
-    names = ", ".join(f'"{name}"' for name in columns)
-    condition = " and ".join(f'list_contains(?, "{name}")' for name in among or ()) or "true"
-    statement = f"select {names}, count(*) as rows from read_parquet(?) where {condition} group by all"  # noqa: S608 - names of ours
-    with duckdb.connect() as connection:
-        values = [str(file), *(list(one) for one in (among or {}).values())]
-        found = connection.execute(f"{statement} order by rows desc, {names}", values).fetchall()
-    return [dict(zip([*columns, "rows"], row, strict=True)) for row in found]
+def _named(rows: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
+    names = [column[0] for column in rows.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in rows.fetchall()]
