@@ -14,12 +14,9 @@ import re
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any
 
 import httpx
-import numpy as np
-import pyarrow as pa
 import pytest
 from fhir_face import authorize, client_for, new_gateway
 from joserfc.jwk import ECKey
@@ -28,11 +25,11 @@ from fhir_gateway.db.audience import label, labelled
 from fhir_gateway.db.search.clinical import CLINICAL, ONE_VERSION, patient_parameters
 from fhir_gateway.jobs.clinical import ClinicalRows
 from fhir_gateway.jobs.durable import Worker
-from fhir_gateway.measures.model import GroupResult, MeasureResult, PopulationResult
 from fhir_gateway.measures.reports import summary
 from fhir_gateway.server.app import create_app
 from fhir_gateway.server.registry import SERVED, SYSTEM_OPERATIONS, TYPE_OPERATIONS
 from tests.support.deqm import DIABETES, Filled
+from tests.support.results import cohort
 from tests.support.waiting import HANG
 
 pytestmark = pytest.mark.anyio
@@ -149,28 +146,6 @@ def _resources(persons: list[str]) -> Iterator[dict[str, Any]]:
     yield labelled(decided, label("contract", "other"))
 
 
-def _result(persons: list[str]) -> MeasureResult:
-    counts = np.ones(len(persons), np.int64)
-    return MeasureResult(
-        url="http://measures.example/Measure/One",
-        version="1.0.0",
-        name="One",
-        title="One",
-        period=Filled.period,
-        evaluated_at=datetime(2026, 1, 15, tzinfo=UTC),
-        engine_version="0",
-        package_hash="p",
-        terminology_hash="t",
-        lake_version=1,
-        members=pa.array(persons),
-        groups=(
-            GroupResult(
-                "g", None, "cohort", None, "boolean", (PopulationResult("ip", "initial-population", counts, counts),)
-            ),
-        ),
-    )
-
-
 class Face:
     """The HTTP face of a world, with a client of each kind and a worker for what takes longer."""
 
@@ -239,7 +214,7 @@ async def face(filled: Filled) -> AsyncIterator[Face]:
     gateway = filled.gateway
     counts = filled.counts(DIABETES)
     persons = [one for one in filled.persons(DIABETES) if counts[one]["initial-population"]][:4]
-    result = _result(persons)
+    result = cohort(persons, period=Filled.period)
     world = World(persons, gateway.results.save(result))
     rows_of = ClinicalRows(gateway)
     for number, person in enumerate(persons):

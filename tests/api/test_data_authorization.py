@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
-import pyarrow as pa
 import pytest
 from cryptography.fernet import Fernet
 from fhir_face import PUBLIC_URL, client_for, enter
@@ -19,9 +16,9 @@ from fhir_gateway.config import Settings
 from fhir_gateway.db.audience import Audience, label, labelled
 from fhir_gateway.errors import InputError
 from fhir_gateway.factory import Gateway
-from fhir_gateway.measures.model import GroupResult, MeasureResult, PopulationResult
 from fhir_gateway.measures.reports import summary
 from fhir_gateway.server.app import create_app
+from tests.support.results import cohort
 
 pytestmark = pytest.mark.anyio
 
@@ -76,25 +73,6 @@ def _contract(name: str) -> list[dict[str, Any]]:
     return [labelled(one, label("contract", name)) for one in (measure, report)]
 
 
-def _result() -> MeasureResult:
-    counts = np.ones(len(MEMBERS), np.int64)
-    population = PopulationResult("ip", "initial-population", counts, counts)
-    return MeasureResult(
-        url="http://measures.example/Measure/One",
-        version="1.0.0",
-        name="One",
-        title="One",
-        period=(date(2025, 1, 1), date(2025, 12, 31)),
-        evaluated_at=datetime(2026, 1, 15, tzinfo=UTC),
-        engine_version="0",
-        package_hash="p",
-        terminology_hash="t",
-        lake_version=1,
-        members=pa.array(MEMBERS),
-        groups=(GroupResult("g", None, "cohort", None, "boolean", (population,)),),
-    )
-
-
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
@@ -129,7 +107,7 @@ async def face(tmp_path: Path) -> AsyncIterator[Face]:
         database_url=SecretStr("sqlite://"), encryption_key=key, public_url=PUBLIC_URL, data_dir=tmp_path / "data"
     )
     gateway = Gateway(settings)
-    result = _result()
+    result = cohort(MEMBERS)
     run = gateway.results.save(result)
     resources: list[dict[str, Any]] = [
         {"resourceType": "Organization", "id": "us", "name": "Us"},

@@ -12,9 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
-import numpy as np
 import orjson
-import pyarrow as pa
 import pytest
 from cryptography.fernet import Fernet
 from fhir_face import BASE, PUBLIC_URL, authorize, client_for, register
@@ -27,11 +25,12 @@ from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.durable import Worker
 from fhir_gateway.jobs.exports.sources import NOT_EXPORTED, SOURCES
 from fhir_gateway.jobs.requests import RequestLog
-from fhir_gateway.measures.model import GroupResult, MeasureResult, PopulationResult
+from fhir_gateway.measures.model import MeasureResult
 from fhir_gateway.measures.reports import summary
 from fhir_gateway.server.app import create_app
 from fhir_gateway.server.registry import SERVED
 from tests.support.measures import PERIOD
+from tests.support.results import cohort
 from tests.support.waiting import HANG
 
 pytestmark = pytest.mark.anyio
@@ -58,23 +57,7 @@ def anyio_backend() -> str:
 
 
 def a_result(url: str = "http://measures.example/Measure/One") -> MeasureResult:
-    counts = np.ones(len(MEMBERS), np.int16)
-    counts[-1] = 0  # nobody's report
-    population = PopulationResult("ip", "initial-population", counts, counts)
-    return MeasureResult(
-        url=url,
-        version="1.0.0",
-        name="One",
-        title="One",
-        period=PERIOD,
-        evaluated_at=datetime(2026, 1, 15, tzinfo=UTC),
-        engine_version="0",
-        package_hash="p",
-        terminology_hash="t",
-        lake_version=1,
-        members=pa.array(MEMBERS),
-        groups=(GroupResult("g", None, "cohort", None, "boolean", (population,)),),
-    )
+    return cohort(MEMBERS, [1] * (len(MEMBERS) - 1) + [0], url=url, period=PERIOD)  # the last is in nobody's report
 
 
 def a_list(name: str) -> dict[str, Any]:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncIterator, Mapping
-from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import orjson
-import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 from fhir_face import client_for, enter, new_gateway
@@ -20,10 +17,10 @@ from fhir_gateway.db.audience import label, labelled
 from fhir_gateway.db.engine import snapshot
 from fhir_gateway.db.remarks import RemarkRow
 from fhir_gateway.factory import Gateway
-from fhir_gateway.measures.model import GroupResult, MeasureResult, PopulationResult
 from fhir_gateway.measures.reports import summary
 from fhir_gateway.server.app import create_app
 from fhir_gateway.server.audit import audit_events
+from tests.support.results import cohort
 
 pytestmark = pytest.mark.anyio
 
@@ -57,28 +54,6 @@ def coding_gap(person: str = "p1", **more: Any) -> dict[str, Any]:
         "group": [{"id": "group-001", "extension": [kind]}, {"id": "group-002", "extension": [kind]}],
         **more,
     }
-
-
-def a_run(*persons: str) -> MeasureResult:
-    counts = np.ones(len(persons), np.int64)
-    return MeasureResult(
-        url="http://measures.example/Measure/One",
-        version="1.0.0",
-        name="One",
-        title="One",
-        period=(date(2025, 1, 1), date(2025, 12, 31)),
-        evaluated_at=datetime(2026, 1, 15, tzinfo=UTC),
-        engine_version="0",
-        package_hash="p",
-        terminology_hash="t",
-        lake_version=1,
-        members=pa.array(persons),
-        groups=(
-            GroupResult(
-                "g", None, "cohort", None, "boolean", (PopulationResult("ip", "initial-population", counts, counts),)
-            ),
-        ),
-    )
 
 
 def a_list(name: str, tin: str, *persons: str) -> dict[str, Any]:
@@ -134,7 +109,7 @@ def anyio_backend() -> str:
 @pytest.fixture
 async def face(tmp_path: Path) -> AsyncIterator[Face]:
     gateway = Gateway(new_gateway().settings.model_copy(update={"data_dir": tmp_path / "data"}))
-    result = a_run("p1", "p2")
+    result = cohort(["p1", "p2"])
     run = gateway.results.save(result)
     gateway.resources.put_many(
         [

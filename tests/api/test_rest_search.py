@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator, Mapping
-from datetime import UTC, date, datetime
 
 import httpx
-import numpy as np
-import pyarrow as pa
 import pytest
 from fhir_face import BASE, client_for, enter, new_gateway
 from hypothesis import given, settings
@@ -18,13 +15,13 @@ from hypothesis import strategies as st
 from fhir_gateway.db.search.clinical import ELSEWHERE
 from fhir_gateway.db.search.parameters import search_parameters
 from fhir_gateway.factory import Gateway
-from fhir_gateway.measures.model import GroupResult, MeasureResult, PopulationResult
 from fhir_gateway.measures.reports import summary
 from fhir_gateway.r4.models import summary_elements
 from fhir_gateway.server.app import create_app
 from fhir_gateway.server.registry import SERVED
 from fhir_gateway.server.summary import _SUMMARY
 from tests.support.backend_client import lasting
+from tests.support.results import cohort
 
 pytestmark = pytest.mark.anyio
 
@@ -60,25 +57,6 @@ class Face:
         return [name.rpartition("/")[2] for mode, name in await self.found(path) if mode == "match"]
 
 
-def result() -> MeasureResult:
-    counts = np.ones(len(PERSONS), np.int64)
-    population = PopulationResult("ip", "initial-population", counts, counts)
-    return MeasureResult(
-        url="http://measures.example/Measure/One",
-        version="1.0.0",
-        name="One",
-        title="One",
-        period=(date(2025, 1, 1), date(2025, 12, 31)),
-        evaluated_at=datetime(2026, 1, 15, tzinfo=UTC),
-        engine_version="0",
-        package_hash="p",
-        terminology_hash="t",
-        lake_version=1,
-        members=pa.array([person for person, *_ in PERSONS]),
-        groups=(GroupResult("g", None, "cohort", None, "boolean", (population,)),),
-    )
-
-
 @pytest.fixture(scope="module")
 def anyio_backend() -> str:
     return "asyncio"
@@ -87,7 +65,7 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="module")
 async def face(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Face]:
     gateway = Gateway(new_gateway().settings.model_copy(update={"data_dir": tmp_path_factory.mktemp("data")}))
-    evaluated = result()
+    evaluated = cohort([person for person, *_ in PERSONS])
     run = gateway.results.save(evaluated)
     url = evaluated.url
     gateway.resources.put_many(

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from datetime import UTC, date, datetime
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pytest
 from fhir_face import BASE
 
@@ -17,31 +14,17 @@ from fhir_gateway.db.migrate import upgrade
 from fhir_gateway.db.remarks import Remarks
 from fhir_gateway.db.resources import ResourceStore
 from fhir_gateway.errors import InputError, NotFoundError
-from fhir_gateway.measures.model import GroupResult, MeasureResult, PopulationResult
+from fhir_gateway.measures.model import MeasureResult
 from fhir_gateway.server.problems import UnknownResource
 from fhir_gateway.server.reports import ReportCatalog
 from fhir_gateway.server.search import parse_query
+from tests.support.results import cohort
 
 MEMBERS = ["pa", "pc", "pb", "pe", "pd"]  # by bucket, not sorted: as the lake gives them
 
 
 def result(name: str, initial: list[int]) -> MeasureResult:
-    counts = np.array(initial, np.int64)
-    population = PopulationResult("ip", "initial-population", counts, counts)
-    return MeasureResult(
-        url=f"http://measures.example/Measure/{name}",
-        version="1.0.0",
-        name=name,
-        title=name,
-        period=(date(2025, 1, 1), date(2025, 12, 31)),
-        evaluated_at=datetime(2026, 1, 15, tzinfo=UTC),
-        engine_version="0",
-        package_hash="p",
-        terminology_hash="t",
-        lake_version=1,
-        members=pa.array(MEMBERS),
-        groups=(GroupResult("g", None, "cohort", None, "boolean", (population,)),),
-    )
+    return cohort(MEMBERS, initial, url=f"http://measures.example/Measure/{name}", name=name, title=name)
 
 
 RUNS = {"run-1": result("One", [1, 1, 0, 1, 1]), "run-2": result("Two", [0, 1, 1, 0, 1])}
