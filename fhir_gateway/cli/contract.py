@@ -33,6 +33,7 @@ class Form(StrEnum):
     json = "json"
     csv = "csv"
     pdf = "pdf"
+    html = "html"
 
 
 @app.command("check")
@@ -133,22 +134,24 @@ def statement(
     out: Annotated[Path, typer.Option(help="File to write.")],
     form: Annotated[Form | None, typer.Option(help="Default: by the file's suffix.")] = None,
 ) -> None:
-    """Write the statement of a settlement as JSON, CSV or PDF."""
-    from fhir_gateway.contracts.statement_forms import statement_csv, statement_pdf
+    """Write the statement of a settlement as JSON, CSV, PDF or HTML."""
+    from fhir_gateway.contracts.statement_forms import statement_csv
     from fhir_gateway.jobs.settle import statement as stated
     from fhir_gateway.jobs.settlement_runs import settled
+    from fhir_gateway.reports.forms import FORMS, write
+    from fhir_gateway.reports.statement import statement as document
 
     here = context(command)
     wanted = form.value if form else out.suffix.lstrip(".")
     found, contract, settlement = settled(here.gateway, run)
-    if wanted == Form.pdf:
-        content = statement_pdf(settlement, contract, found.id, found.state)
+    if wanted in FORMS:
+        content = write(document(settlement, contract, found.id, found.state), wanted)
     elif wanted == Form.csv:
         content = statement_csv(settlement)
     elif wanted == Form.json:
         content = stated(settlement)
     else:
-        raise ConfigurationError("a statement is written as json, csv or pdf: give --form")
+        raise ConfigurationError("a statement is written as json, csv, pdf or html: give --form")
     out.write_bytes(content)
     here.output.say(f"{out}: {len(content):,} bytes")
 
@@ -294,7 +297,6 @@ def what_if(
     now: _Now = None,
 ) -> None:
     """Settle the same population under changed terms; nothing is kept or served."""
-    from fhir_gateway.contracts.charts import bars
     from fhir_gateway.jobs import what_if as job
 
     here = context(command)
@@ -311,9 +313,12 @@ def what_if(
         for one in found
     ]
     if chart is not None:
-        title = f"What if: {found[0].contract.title}"
+        from fhir_gateway.reports.charts import svg
+        from fhir_gateway.reports.document import Bar, Chart, money
+
         totals = [(one.name, one.settlement.total) for one in found]
-        chart.write_text(bars(title, totals, found[0].contract.currency), encoding="utf-8")
+        bars = tuple(Bar(name, total, money(total, found[0].contract.currency)) for name, total in totals)
+        chart.write_text(svg(Chart(f"What if: {found[0].contract.title}", "Totals by scenario.", bars)), "utf-8")
     here.output.table(f"What if: {found[0].contract.title}", ("scenario", "total", "difference", "changes"), rows)
 
 

@@ -1,4 +1,4 @@
-"""``report``: statements, medical loss ratio, quality and the board's summary, as PDF or HTML, for people."""
+"""``report``: medical loss ratio, quality and the board's summary, as PDF or HTML."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from fhir_gateway.db.audience import Audience
     from fhir_gateway.reports.document import Document
 
-app = typer.Typer(help="Reports as PDF or HTML, with charts.", no_args_is_help=True)
+app = typer.Typer(
+    help="Reports as PDF or HTML, with charts. Of a settlement: contract statement.", no_args_is_help=True
+)
 
 _Out = Annotated[Path, typer.Option(help="File to write, .pdf or .html.")]
 _Period = Annotated[str, typer.Option(help="Measurement period: 2025, or two days.")]
@@ -25,18 +27,6 @@ _Contract = Annotated[
 _Organization = Annotated[
     list[str] | None, typer.Option(help="Only what this practice sees, by its tax number; repeatable.")
 ]
-
-
-@app.command("statement")
-def statement(
-    command: typer.Context,
-    run: Annotated[str, typer.Argument(help="Id of a settlement (its MeasureReport).")],
-    out: _Out,
-) -> None:
-    """The statement of a settlement: who owes whom, and how each number comes about."""
-    from fhir_gateway.jobs.reports import statement_report
-
-    _write(command, statement_report(context(command).gateway, run), out)
 
 
 @app.command("loss-ratio")

@@ -105,7 +105,7 @@ def _outlook(accounts: Sequence[Account], as_of: date | None) -> Section:
             rows.append(
                 (
                     one.contract.title,
-                    money(round(found.cost, 2), currency),
+                    money(found.cost, currency),
                     money(found.total, currency),
                     f"{money(found.total_at_low_cost, currency)} to {money(found.total_at_high_cost, currency)}",
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from functools import cache
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -32,12 +33,23 @@ def use_fonts() -> None:
         pdfmetrics.registerFont(TTFont(name, str(Path(reportlab.__file__).parent / "fonts" / file)))
 
 
+def lettered(text: str) -> str:
+    """The text in letters that the font of a PDF has: others lose their marks (ż is z), what is no letter becomes ?."""
+    use_fonts()
+    known = pdfmetrics.getFont(PLAIN).face.charToGlyph  # type: ignore[attr-defined]  # of a TTFont
+    if all(ord(one) in known for one in text):
+        return text
+    found = (one if ord(one) in known else unicodedata.normalize("NFKD", one)[0] for one in text)
+    return "".join(one if ord(one) in known else "?" for one in found)
+
+
 def drawing(chart: Chart, width: float = 500.0, font: str = PLAIN, bold: str = BOLD) -> Drawing:
     """The chart as shapes; intervals are thin lines through the end of a bar, marks upright strokes."""
     use_fonts()
+    spelled = lettered if font == PLAIN else str
     height = _HEAD + _STEP * len(chart.bars) + 6
     drawn = Drawing(width, height)
-    drawn.add(String(0, height - 11, chart.title, fontName=bold, fontSize=_SIZE + 1))
+    drawn.add(String(0, height - 11, spelled(chart.title), fontName=bold, fontSize=_SIZE + 1))
     ends = [
         float(one)
         for bar in chart.bars
@@ -54,7 +66,7 @@ def drawing(chart: Chart, width: float = 500.0, font: str = PLAIN, bold: str = B
     for place, bar in enumerate(chart.bars):
         y = height - _HEAD - _STEP * (place + 1) + 4
         begun, value = float(bar.start), float(bar.value)
-        drawn.add(String(0, y + 2, _fitting(bar.label, left - 6, font), fontName=font, fontSize=_SIZE))
+        drawn.add(String(0, y + 2, _fitting(spelled(bar.label), left - 6, font), fontName=font, fontSize=_SIZE))
         start, end = sorted((at(begun), at(value)))
         colour = _ABOVE if value >= begun else _BELOW
         bar_drawn = Rect(start, y, max(end - start, 0.6), _BAR)
@@ -70,7 +82,7 @@ def drawing(chart: Chart, width: float = 500.0, font: str = PLAIN, bold: str = B
         if bar.mark is not None:
             x = at(float(bar.mark))
             drawn.add(Line(x, y - 2, x, y + _BAR + 2, strokeColor=_BELOW, strokeWidth=1.6))
-        drawn.add(String(left + room + 6, y + 2, bar.shown, fontName=font, fontSize=_SIZE))
+        drawn.add(String(left + room + 6, y + 2, spelled(bar.shown), fontName=font, fontSize=_SIZE))
     drawn.add(Line(at(0), 3, at(0), height - _HEAD + 2, strokeColor=_LINE, strokeWidth=0.6))
     return drawn
 

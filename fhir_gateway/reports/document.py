@@ -77,8 +77,12 @@ class Document:
 
 
 def money(value: Decimal | None, currency: str) -> str:
-    """An amount to the cent or as exact as it was published, thousands separated; null as a dash."""
-    return NONE if value is None else f"{value:,f} {currency}"
+    """An amount as it was published, of others to the cent; thousands separated, null as a dash."""
+    if value is None:
+        return NONE
+    exponent = value.as_tuple().exponent
+    exact = not isinstance(exponent, int) or exponent < -2
+    return f"{value:,.2f} {currency}" if exact else f"{value:,f} {currency}"
 
 
 def percent(value: Number | None, places: int = 1) -> str:

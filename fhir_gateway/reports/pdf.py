@@ -13,7 +13,7 @@ from reportlab.lib.styles import ParagraphStyle
 from reportlab.lib.units import inch
 from reportlab.platypus import Flowable, KeepTogether, LongTable, Paragraph, SimpleDocTemplate, Spacer, TableStyle
 
-from fhir_gateway.reports.charts import BOLD, PLAIN, drawing, use_fonts
+from fhir_gateway.reports.charts import BOLD, PLAIN, drawing, lettered, use_fonts
 from fhir_gateway.reports.document import Chart, Document, Table, Text
 
 _MARGIN = 0.7 * inch
@@ -64,24 +64,24 @@ def _numbered(canvas: Any, document: Any) -> None:
 
 
 def _story(report: Document) -> Iterator[Flowable]:
-    yield Paragraph(escape(report.title), _TITLE)
+    yield Paragraph(_said(report.title), _TITLE)
     for name, value in report.facts:
-        yield Paragraph(f"{escape(name)}: {escape(value)}", _BODY)
+        yield Paragraph(f"{_said(name)}: {_said(value)}", _BODY)
     yield Spacer(1, 4)
     for section in report.sections:
-        heading = Paragraph(escape(section.heading), _HEAD)
+        heading = Paragraph(_said(section.heading), _HEAD)
         parts = [flowable for part in section.parts for flowable in _part(part)]
         yield KeepTogether([heading, *parts[:1]]) if parts and not isinstance(parts[0], LongTable) else heading
         yield from parts[1:] if parts and not isinstance(parts[0], LongTable) else parts
     if report.notes:
         yield Paragraph("Notes", _HEAD)
         for note in report.notes:
-            yield Paragraph(escape(note), _SMALL)
+            yield Paragraph(_said(note), _SMALL)
 
 
 def _part(part: Text | Table | Chart) -> Iterator[Flowable]:
     if isinstance(part, Text):
-        yield Paragraph(escape(part.text), _BODY)
+        yield Paragraph(_said(part.text), _BODY)
     elif isinstance(part, Chart):
         yield Spacer(1, 4)
         yield drawing(part, _WIDTH)
@@ -96,12 +96,16 @@ def _table(table: Table) -> LongTable:
     style = _BODY if len(table.head) < 6 else _SMALL
     right = ParagraphStyle("right", parent=style, alignment=2)
     cells = [
-        [Paragraph(escape(text), _COLUMN_AMOUNT if place in table.amounts else _COLUMN) for place, text in _cells(row)]
+        [Paragraph(_said(text), _COLUMN_AMOUNT if place in table.amounts else _COLUMN) for place, text in _cells(row)]
         if number == 0
-        else [Paragraph(escape(text), right if place in table.amounts else style) for place, text in _cells(row)]
+        else [Paragraph(_said(text), right if place in table.amounts else style) for place, text in _cells(row)]
         for number, row in enumerate((table.head, *table.rows))
     ]
     return LongTable(cells, widths, style=_GRID, repeatRows=1, hAlign="LEFT")
+
+
+def _said(text: str) -> str:
+    return escape(lettered(text))
 
 
 def _cells(row: tuple[str, ...]) -> Iterator[tuple[int, str]]:

@@ -108,7 +108,7 @@ def _waterfall(settlement: Settlement, payable: SettlementLine) -> Chart:
     """From the amount that a payment begins with to what is paid."""
     found = steps(settlement, payable)
     bars = [
-        Bar(one.label, one.after, money(round(one.change, 2), settlement.currency), start=one.before)
+        Bar(one.label, one.after, money(one.change, settlement.currency), start=one.before)
         for one in found
         if round(one.change, 2)  # what is left is rounding
     ]

@@ -15,11 +15,13 @@ from typing import Any
 
 import pytest
 
-from fhir_gateway.contracts.statement_forms import statement_csv, statement_pdf
+from fhir_gateway.contracts.statement_forms import statement_csv
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.payment_rows import as_csv, payment_rows
 from fhir_gateway.jobs.settle import SettlementReport, settle, statement
 from fhir_gateway.jobs.settlement_runs import recompute
+from fhir_gateway.reports.forms import write
+from fhir_gateway.reports.statement import statement as statement_document
 from fhir_gateway.sandbox.population import generate
 from tests.contract import rederive
 from tests.contract.rederive.__main__ import main, read
@@ -106,7 +108,8 @@ def test_from_raw_fhir_to_a_statement(
     rows = list(csv.DictReader(io.StringIO(statement_csv(settlement).decode(), newline="")))
     assert [row["line"] for row in rows] == [line.id for line in settlement.lines]
     assert sum(Decimal(row["amount"]) for row in rows if row["amount"]) == settlement.total
-    assert statement_pdf(settlement, contract, report.run.id, report.run.state).startswith(b"%PDF-")
+    people = statement_document(settlement, contract, report.run.id, report.run.state)
+    assert write(people, "pdf").startswith(b"%PDF-")
 
     made = recompute(gateway, report.run.id)
     assert made.same, made.differing

@@ -13,12 +13,13 @@ from fhir_gateway.console.pages import (
     population,
     pulls,
     quality,
+    reports,
     settlements,
     trials,
 )
 
 PAGES = (
-    *(overview, endpoints, pulls, population, quality),
+    *(overview, endpoints, pulls, population, quality, reports),
     *(contracts, trials, settlements, disputes),
     *(operations, clients, keys),
 )

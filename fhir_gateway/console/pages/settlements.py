@@ -10,15 +10,18 @@ from starlette.responses import RedirectResponse, Response
 
 from fhir_gateway.console.contracts_seen import ContractsSeen
 from fhir_gateway.console.frame import PATH, Form, Frame
+from fhir_gateway.console.pages.reports import answer
 from fhir_gateway.console.sessions import Session
 from fhir_gateway.console.waterfall import bridge, steps, waterfall
 from fhir_gateway.contracts.disputes import REASONS
-from fhir_gateway.contracts.statement_forms import statement_csv, statement_pdf
+from fhir_gateway.contracts.statement_forms import statement_csv
 from fhir_gateway.errors import NotFoundError
 from fhir_gateway.jobs import settlement_runs
-from fhir_gateway.jobs.settle import statement
+from fhir_gateway.jobs.settle import statement as stated
+from fhir_gateway.reports.forms import FORMS
+from fhir_gateway.reports.statement import statement
 
-_FORMS = {"json": "application/json", "csv": "text/csv", "pdf": "application/pdf"}
+_EXACT = {"json": "application/json", "csv": "text/csv"}
 
 
 def router(frame: Frame) -> APIRouter:
@@ -47,19 +50,15 @@ def router(frame: Frame) -> APIRouter:
 
     @routes.get("/settlements/{run_id}/statement.{form}")
     def written(run_id: str, form: str, session: See) -> Response:
-        """The statement as a file."""
+        """The statement as a page or a file."""
         run, contract, settlement = contracts.settled(session.audience, run_id)
-        if form not in _FORMS:
-            raise NotFoundError("a statement is written as json, csv or pdf")
-        body = (
-            statement_pdf(settlement, contract, run.id, run.state)
-            if form == "pdf"
-            else statement_csv(settlement)
-            if form == "csv"
-            else statement(settlement)
-        )
+        if form in FORMS:
+            return answer(statement(settlement, contract, run.id, run.state), form, run.id)
+        if form not in _EXACT:
+            raise NotFoundError(f"a statement is written as {', '.join((*FORMS, *_EXACT))}")
+        body = statement_csv(settlement) if form == "csv" else stated(settlement)
         disposition = {"Content-Disposition": f'attachment; filename="{run.id}.{form}"'}
-        return Response(body, media_type=_FORMS[form], headers=disposition)
+        return Response(body, media_type=_EXACT[form], headers=disposition)
 
     @routes.get("/settlements/{run_id}/lines/{line_id:path}")
     def line(request: Request, run_id: str, line_id: str, session: See) -> Response:
