@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import pyarrow as pa
 import pytest
 from cryptography.fernet import Fernet
@@ -26,9 +25,9 @@ from fhir_gateway.jobs.deliveries import Patience, deliver, spread
 from fhir_gateway.jobs.pull import pull_files
 from fhir_gateway.jobs.rest_hook import RestHook
 from fhir_gateway.jobs.settle import settle
-from fhir_gateway.measures.model import GroupResult, MeasureResult, PopulationResult
 from fhir_gateway.sandbox.population import generate
 from fhir_gateway.server.app import create_app
+from tests.support.results import proportion
 from tests.support.sandbox_contracts import contract_terms, pull_population, tins_of, write_contract
 from tests.support.subscriber import Subscriber
 
@@ -88,22 +87,8 @@ class Told:
     def evaluated(self, day: int, met: list[int]) -> None:
         """Keep a run of a proportion over the first three members; whose numerator is 0 has an open gap."""
         members = self.gateway.lake.members().slice(0, 3).cast(pa.string())
-        ones = np.ones(3, dtype=np.int32)
-        populations = tuple(
-            PopulationResult(code, code, counts, counts, None)
-            for code, counts in (
-                ("initial-population", ones),
-                ("denominator", ones),
-                ("numerator", np.array(met, dtype=np.int32)),
-            )
-        )
-        group = GroupResult("g", None, "proportion", "increase", "boolean", populations)
-        period = (date(2025, 1, 1), date(2025, 12, 31))
         at = datetime(2026, 3, day, tzinfo=UTC)
-        stamps = ("1", "package", "terminology", 1)
-        self.gateway.results.save(
-            MeasureResult("http://m.example/M", "1", "M", "Screening", period, at, *stamps, members, (group,))
-        )
+        self.gateway.results.save(proportion(members.to_pylist(), met, title="Screening", evaluated_at=at))
 
 
 @pytest.fixture

@@ -6,12 +6,11 @@ import csv
 import io
 import json
 from collections.abc import AsyncIterator
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 from fhir_face import client_for, enter
 from typer.testing import CliRunner
@@ -23,10 +22,10 @@ from fhir_gateway.db.audience import label, labelled
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.equity import Question, newest_runs, social_risk_of, stratified
 from fhir_gateway.jobs.pull import pull_files
-from fhir_gateway.measures.model import GroupResult, MeasureResult, PopulationResult
 from fhir_gateway.r4.models import validate
 from fhir_gateway.server.app import create_app
 from tests.support.deqm import DIABETES, Filled
+from tests.support.results import proportion
 
 pytestmark = pytest.mark.anyio
 
@@ -80,31 +79,17 @@ def _persons(gateway: Gateway) -> dict[str, str]:
 def _keep(gateway: Gateway) -> None:
     """A result of the diabetes measure over everybody in the lake."""
     package = gateway.measures.by_id(DIABETES)
-    members = gateway.lake.members()
+    members = gateway.lake.members().to_pylist()
     met = {f"r{code}-{number}" for code, (_, of) in SENT.items() for number in range(of)}
     persons = _persons(gateway)
-    inside = np.isin(members.to_pylist(), list(persons.values())).astype(np.int16)
-    numerator = np.isin(members.to_pylist(), [persons[one] for one in met]).astype(np.int16)
-    populations = tuple(
-        PopulationResult(code, code, counts, counts)
-        for code, counts in (("initial-population", inside), ("denominator", inside), ("numerator", numerator))
-    )
+    known, done = set(persons.values()), {persons[one] for one in met}
     gateway.results.save(
-        MeasureResult(
-            url=package.url,
-            version=package.version,
-            name=package.name,
-            title=package.title,
-            period=PERIOD,
-            evaluated_at=datetime(2026, 1, 15, tzinfo=UTC),
-            engine_version="test",
-            package_hash="p",
-            terminology_hash="t",
-            lake_version=gateway.lake.version,
-            members=members,
-            groups=(GroupResult("main", None, "proportion", "decrease", "boolean", populations),),
+        proportion(
+            members, [one in done for one in members], initial=[one in known for one in members],
+            improvement="decrease", url=package.url, version=package.version, name=package.name, title=package.title,
+            period=PERIOD, lake_version=gateway.lake.version,
         )
-    )
+    )  # fmt: skip
 
 
 class Story:

@@ -8,7 +8,6 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from fhir_gateway.config import Settings
@@ -18,7 +17,7 @@ from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.equity import Question, reference_tables, stratified
 from fhir_gateway.jobs.equity_answers import FEW_MEMBERS, OTHER_RESULTS
 from fhir_gateway.jobs.pull import pull_files
-from fhir_gateway.measures.model import GroupResult, MeasureResult, PopulationResult
+from tests.support.results import proportion
 
 CORE = "http://hl7.org/fhir/us/core/StructureDefinition/us-core-"
 PERIOD = (date(2025, 1, 1), date(2025, 12, 31))
@@ -107,19 +106,11 @@ def numbers_of(gateway: Gateway) -> dict[str, int]:
 
 def keep(gateway: Gateway, day: int = 1) -> None:
     """A result of a proportion over everybody in the lake."""
-    members = gateway.lake.members()
-    ones = np.ones(len(members), dtype=np.int16)
+    members = gateway.lake.members().to_pylist()
     known = numbers_of(gateway)
-    numerator = np.array([met(known[one]) for one in members.to_pylist()]).astype(np.int16)
-    populations = tuple(
-        PopulationResult(code, code, counts, counts, None)
-        for code, counts in (("initial-population", ones), ("denominator", ones), ("numerator", numerator))
-    )
-    group = GroupResult("g", None, "proportion", "increase", "boolean", populations)
-    at, stamps = datetime(2026, 1, day, tzinfo=UTC), ("1", "package", "terminology", gateway.lake.version)
-    gateway.results.save(
-        MeasureResult("http://m.example/M", "1", "M", "Screening", PERIOD, at, *stamps, members, (group,))
-    )
+    numerator = [met(known[one]) for one in members]
+    at, version = datetime(2026, 1, day, tzinfo=UTC), gateway.lake.version
+    gateway.results.save(proportion(members, numerator, period=PERIOD, evaluated_at=at, lake_version=version))
 
 
 def made(folder: Path) -> Gateway:
@@ -145,7 +136,7 @@ def strata(gateway: Gateway) -> Strata:
 
 
 def breakdown(strata: Strata, name: str) -> Breakdown:
-    return strata.of("M", name)
+    return strata.of("One", name)
 
 
 def counted(name: str) -> dict[str, tuple[int, int]]:

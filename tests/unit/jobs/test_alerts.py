@@ -10,15 +10,13 @@ import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import default
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pytest
 from aiosmtpd.controller import UnthreadedController
 from aiosmtpd.smtp import AuthResult
@@ -34,9 +32,9 @@ from fhir_gateway.jobs.alerts import find, wanted
 from fhir_gateway.jobs.deliveries import Patience
 from fhir_gateway.jobs.pull import pull_files
 from fhir_gateway.jobs.rest_hook import DeliveryError, RestHook
-from fhir_gateway.measures.model import GroupResult, MeasureResult, PopulationResult
 from fhir_gateway.subscriptions.topics import TOPICS
 from tests.support.certificates import certificate
+from tests.support.results import proportion
 
 NOW = datetime(2025, 6, 30, 12, tzinfo=UTC)
 MBI = "http://hl7.org/fhir/sid/us-mbi"
@@ -358,19 +356,8 @@ def test_a_pull_that_failed_is_told(lake: Lake) -> None:
 
 def gaps(lake: Lake, evaluated: datetime, numerator: list[int]) -> None:
     """Keep a run of a proportion over three members; whose numerator is 0 has an open gap."""
-    members = pa.array(["pa", "pb", "pc"], pa.string())
-    ones = np.ones(3, dtype=np.int32)
-    met = np.array(numerator, dtype=np.int32)
-    populations = tuple(
-        PopulationResult(code, code, counts, counts, None)
-        for code, counts in (("initial-population", ones), ("denominator", ones), ("numerator", met))
-    )
-    group = GroupResult("g", None, "proportion", "increase", "boolean", populations)
-    period = (date(2025, 1, 1), date(2025, 12, 31))
-    stamps = ("1", "package", "terminology", 1)
-    lake.gateway.results.save(
-        MeasureResult("http://m.example/M", "1", "M", "Screening", period, evaluated, *stamps, members, (group,))
-    )
+    made = proportion(["pa", "pb", "pc"], numerator, title="Screening", evaluated_at=evaluated)
+    lake.gateway.results.save(made)
 
 
 def test_gaps_that_opened_and_closed_between_two_runs(lake: Lake) -> None:
