@@ -44,7 +44,7 @@ class Issuer(BaseModel):
 
 
 #: What somebody at the console may be.
-ConsoleRole = Literal["admin", "it", "quality", "contracts", "viewer"]
+ConsoleRole = Literal["admin", "it", "quality", "contracts", "outreach", "viewer"]
 
 
 class OpenIdProvider(BaseModel):

@@ -164,6 +164,41 @@ class AlertStore:
         with snapshot(self._engine) as connection:
             return [(row.id, _alert(row)) for row in connection.execute(chosen)]
 
+    def page(
+        self,
+        count: int,
+        skip: int = 0,
+        kind: str | None = None,
+        members: sa.Select[Any] | None = None,
+        contracts: Collection[str] = (),
+    ) -> tuple[list[tuple[str, Alert]], int]:
+        """Alerts with their ids, the newest first, and how many there are.
+
+        ``members`` chooses the persons that somebody sees who is limited to some, ``contracts`` are those of theirs.
+        """
+        where = [] if kind is None else [_EVENT.c.kind == kind]
+        if members is not None:
+            where.append(sa.or_(_EVENT.c.member.in_(members), _EVENT.c.contract.in_(list(contracts))))
+        chosen = sa.select(_EVENT).where(*where).order_by(_EVENT.c.noted_at.desc(), _EVENT.c.id)
+        with snapshot(self._engine) as connection:
+            total = connection.scalar(sa.select(sa.func.count()).select_from(_EVENT).where(*where)) or 0
+            rows = connection.execute(chosen.limit(count).offset(skip)).all()
+        return [(row.id, _alert(row)) for row in rows], total
+
+    def find(self, alert: str) -> Alert:
+        """One alert by its id; NotFoundError."""
+        with snapshot(self._engine) as connection:
+            row = connection.execute(sa.select(_EVENT).where(_EVENT.c.id == alert)).first()
+        if row is None:
+            raise NotFoundError("there is no such alert")
+        return _alert(row)
+
+    def untold(self) -> dict[str, int]:
+        """How many alerts wait for each channel."""
+        counted = sa.select(_DELIVERY.c.channel, sa.func.count().label("waiting")).group_by(_DELIVERY.c.channel)
+        with snapshot(self._engine) as connection:
+            return {row.channel: row.waiting for row in connection.execute(counted)}
+
     def _channel(self, row: Any) -> AlertChannel:
         target = self._secrets.decrypt(row.target).decode()
         kinds = tuple(row.kinds.split())

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from fhir_gateway.cli.context import context
-from fhir_gateway.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from fhir_gateway.alerts.models import Alert
@@ -46,21 +44,16 @@ def add(
     contract: Annotated[str | None, typer.Option(help="Only persons of this contract (its id).")] = None,
 ) -> None:
     """Tell a webhook or a mailbox; a webhook's secret is shown this once."""
-    from fhir_gateway.subscriptions.models import check_endpoint
+    from fhir_gateway.jobs.alert_channels import add_channel
 
     here = context(command)
-    gateway = here.gateway
-    if medium == "webhook":
-        check_endpoint(target, public_only=gateway.settings.subscription_endpoints == "public")
-    elif target.count("@") != 1 or not target.isprintable() or " " in target:
-        raise ConfigurationError("an address such as care@example.org")
     by = f"prompt:{getpass.getuser()}"
-    channel, secret = gateway.alerts.add_channel(medium, target, kind or [], contract, by, datetime.now(UTC))
+    channel, secret = add_channel(here.gateway, medium, target, kind or [], contract, by)
     if here.output.json:
-        here.output.value({"channel": channel.id, "secret": secret if medium == "webhook" else None})
+        here.output.value({"channel": channel.id, "secret": secret})
         return
     here.output.say(channel.id)
-    if medium == "webhook":
+    if secret is not None:
         here.output.say(f"secret: {secret}")
 
 

@@ -17,6 +17,7 @@ Permission = Literal[
     "see-endpoints",
     "do-endpoints",
     "see-population",
+    "do-outreach",
     "see-quality",
     "see-contracts",
     "do-contracts",
@@ -33,6 +34,7 @@ ROLES: Mapping[Role, frozenset[Permission]] = {
     "it": frozenset({"see-endpoints", "do-endpoints", "see-operations", "do-operations"}),
     "quality": frozenset({"see-population", "see-quality"}),
     "contracts": frozenset({"see-population", "see-quality", "see-contracts", "do-contracts"}),
+    "outreach": frozenset({"see-population", "do-outreach"}),
     "viewer": _SEEN,
 }
 #: What somebody may have who is limited to a contract, list or practice: the rest shows what is everybody's.

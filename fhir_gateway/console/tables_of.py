@@ -66,12 +66,15 @@ def counts_of(
     equal: Mapping[str, Any] | None = None,
     sums: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """How many rows of a Parquet file or a table there are by some columns, most first; with sums of others."""
-    names = ", ".join(f'"{name}"' for name in columns)
-    added = "".join(f', sum("{name}") as "{name}"' for name in sums)
+    """How many rows of a Parquet file or a table there are by some columns, most first.
+
+    Of columns to sum also how many rows have a value, as ``NAME_filled``.
+    """
+    names = [f'"{name}"' for name in columns]
+    added = [f'sum("{name}") as "{name}", count("{name}") as "{name}_filled"' for name in sums]
     with _filtered(table, equal, among) as (connection, source, given):
-        statement = f"select {names}, count(*) as rows{added} from {source} group by all"  # noqa: S608 - names of ours
-        return _named(connection.execute(f"{statement} order by rows desc, {names}", given))
+        statement = f"select {', '.join([*names, 'count(*) as rows', *added])} from {source} group by all"  # noqa: S608 - names of ours
+        return _named(connection.execute(f"{statement} order by {', '.join(['rows desc', *names])}", given))
 
 
 @contextmanager

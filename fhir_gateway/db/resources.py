@@ -92,6 +92,10 @@ class ResourceStore:
         with snapshot(self._engine) as connection:
             return list(connection.scalars(self.audience.members(self._index)))
 
+    def members_chosen(self) -> sa.Select[Any] | None:
+        """The statement of those ids, for conditions on tables beside; None when not limited."""
+        return None if self.audience.everybody else self.audience.members(self._index)
+
     def put(self, resource: Mapping[str, Any]) -> StoredResource:
         """Create or update one resource under its own id and return it as stored."""
         self.put_many([resource])

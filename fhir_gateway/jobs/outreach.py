@@ -108,6 +108,18 @@ def item_of(gateway: Gateway, item: str, audience: Audience) -> dict[str, Any]:
     return found
 
 
+def person_of(gateway: Gateway, member: str, now: datetime | None = None) -> tuple[dict[str, Any] | None, str | None]:
+    """How a person is reached, and why they may not be called, as the newest data says; of one person alone."""
+    day = instant(gateway, now).date()
+    one = pa.array([member], pa.string())
+    patients = gateway.lake.read("Patient", list(PATIENT_COLUMNS), members=one)
+    consents = gateway.lake.read("Consent", list(CONSENT_COLUMNS), members=one)
+    blocked = gateway.outreach.blocked()
+    barred = excluded(patients, consents, blocked.filter(pc.equal(blocked, member)), day).to_pylist()
+    found = contacts(patients, day).to_pylist()
+    return (found[0] if found else None), (barred[0]["why"] if barred else None)
+
+
 def of_contract(contract: str | None) -> Audience:
     """Everybody, or the persons of a contract."""
     return EVERYONE if contract is None else Audience.of([f"contract:{contract}"])

@@ -9,7 +9,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import orjson
@@ -149,6 +150,21 @@ def newest_work_list(gateway: Gateway) -> pa.Table:
 def newest_readmission_list(gateway: Gateway) -> pa.Table:
     """The list of readmissions that was made last; NotFoundError when none was."""
     return _newest(gateway, "readmissions")
+
+
+@dataclass(frozen=True, slots=True)
+class KeptList:
+    """A list that was made last, as a file, and what it was made of: as_of, lake_version, models, drift, warnings."""
+
+    path: Path
+    about: Mapping[str, Any]
+
+
+def kept_list(gateway: Gateway, name: Literal["work-list", "readmissions"]) -> KeptList | None:
+    """The list of that name that was made last, not read yet; None when none was."""
+    path = gateway.data_folder / "predictions" / f"{name}.parquet"
+    about = path.with_suffix(".json")
+    return KeptList(path, orjson.loads(about.read_bytes())) if about.is_file() and path.is_file() else None
 
 
 def _newest(gateway: Gateway, name: str) -> pa.Table:

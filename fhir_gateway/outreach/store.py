@@ -24,7 +24,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from fhir_gateway.db.engine import snapshot, table_of, transaction
 from fhir_gateway.errors import ConflictError, InputError, NotFoundError
-from fhir_gateway.outreach.models import BY_PEOPLE, ITEMS, LEFT, State
+from fhir_gateway.outreach.models import BY_PEOPLE, ITEMS, LEFT, REASONS, State
 from fhir_gateway.outreach.tables import OutreachBlockRow, OutreachEventRow, OutreachItemRow
 
 _ITEM, _EVENT, _BLOCK = table_of(OutreachItemRow), table_of(OutreachEventRow), table_of(OutreachBlockRow)
@@ -113,6 +113,42 @@ class OutreachStore:
         """Items in some states: id, the columns of ``ITEMS``, state, changed_at."""
         with snapshot(self._engine) as connection:
             return _table(connection.execute(sa.select(_ITEM).where(_ITEM.c.state.in_(list(states)))).all())
+
+    def page(
+        self,
+        states: Iterable[str],
+        count: int,
+        skip: int = 0,
+        reason: str | None = None,
+        members: sa.Select[Any] | None = None,
+    ) -> tuple[list[dict[str, Any]], int]:
+        """Items in some states, reasons of the highest rank and the nearest end first, and how many there are.
+
+        ``members`` chooses the persons that somebody sees who is limited to some.
+        """
+        where: list[sa.ColumnElement[bool]] = [_ITEM.c.state.in_(list(states))]
+        where += [] if reason is None else [_ITEM.c.reason == reason]
+        where += [] if members is None else [_ITEM.c.member.in_(members)]
+        points = sa.case({name: points for name, (points, _) in REASONS.items()}, value=_ITEM.c.reason, else_=0)
+        chosen = sa.select(_ITEM).where(*where).order_by(points.desc(), _ITEM.c.until.is_(None), _ITEM.c.until)
+        with snapshot(self._engine) as connection:
+            total = connection.scalar(sa.select(sa.func.count()).select_from(_ITEM).where(*where)) or 0
+            rows = connection.execute(chosen.order_by(_ITEM.c.member, _ITEM.c.id).limit(count).offset(skip)).all()
+        return [dict(row._mapping) for row in rows], total
+
+    def counts(self, members: sa.Select[Any] | None = None) -> dict[tuple[str, str], int]:
+        """How many items there are by reason and state; of ``members`` only, where they are given."""
+        where = [] if members is None else [_ITEM.c.member.in_(members)]
+        counted = sa.select(_ITEM.c.reason, _ITEM.c.state, sa.func.count().label("items")).where(*where)
+        with snapshot(self._engine) as connection:
+            rows = connection.execute(counted.group_by(_ITEM.c.reason, _ITEM.c.state)).all()
+        return {(row.reason, row.state): row.items for row in rows}
+
+    def of_member(self, member: str) -> list[dict[str, Any]]:
+        """Items of one person."""
+        chosen = sa.select(_ITEM).where(_ITEM.c.member == member).order_by(_ITEM.c.reason, _ITEM.c.detail)
+        with snapshot(self._engine) as connection:
+            return [dict(row._mapping) for row in connection.execute(chosen)]
 
     def item(self, item: str) -> dict[str, Any]:
         """One item; NotFoundError when there is none."""

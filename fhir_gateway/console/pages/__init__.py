@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from fhir_gateway.console.pages import (
+    alerts,
     clients,
     contracts,
     disputes,
     endpoints,
     keys,
     operations,
+    outreach,
     overview,
     population,
+    predictions,
     pulls,
     quality,
     reports,
+    risk,
     settlements,
     trials,
 )
 
 PAGES = (
     *(overview, endpoints, pulls, population, quality, reports),
+    *(risk, predictions, outreach, alerts),
     *(contracts, trials, settlements, disputes),
     *(operations, clients, keys),
 )
