@@ -36,6 +36,11 @@ class Versions:
     next: str | None
 
 
+def place_of(version: StoredResource) -> Place:
+    """Where a version is in the order of a history."""
+    return parse_range(version.last_updated)[0], version.type, version.id, version.version
+
+
 def only_version(version: StoredResource, since: int | None, at: tuple[int, int] | None) -> Versions:
     """The history of what has one version only."""
     updated = parse_range(version.last_updated)[0]
@@ -56,10 +61,10 @@ def page_of_versions(
             at is not None and (updated >= at[1] or (ends is not None and ends <= at[0]))
         )
         ends = updated
-        where = (updated, one.type, one.id, one.version)
+        where = place_of(one)
         if not left_out and (place is None or where < place):
             page.append((where, one))
-    following = _encode(page[count - 1][0]) if len(page) > count else None
+    following = place_token(page[count - 1][0]) if len(page) > count else None
     return Versions(tuple(one for _, one in page[:count]), following)
 
 
@@ -94,7 +99,7 @@ def versions(
         if ended and len(page) <= count:
             break
         place = page[-1][0]
-    following = _encode(found[count - 1][0]) if len(found) > count else None
+    following = place_token(found[count - 1][0]) if len(found) > count else None
     return Versions(tuple(one for _, one in found[:count]), following)
 
 
@@ -175,7 +180,8 @@ def _behind(rows: sa.Table, resource_type: str, place: Place) -> Condition:
     )
 
 
-def _encode(place: Place) -> str:
+def place_token(place: Place) -> str:
+    """What a page after a place is asked by."""
     return base64.urlsafe_b64encode(orjson.dumps(place)).decode()
 
 

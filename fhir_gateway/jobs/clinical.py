@@ -8,10 +8,9 @@ keeps what was superseded and what was deleted: that is the resource's history.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-import duckdb
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,48 +26,6 @@ from fhir_gateway.terminology.value_sets import ValueSets
 #: Source and id there.
 Key = tuple[str, str]
 _LONGEST_ID = 64
-#: Of one version the row that is there counts: the other is in the bucket that the resource left.
-_GONE = """
-WITH last AS (
-  SELECT _source, id, _seq, _deleted, _member FROM written
-  QUALIFY 1 = row_number() OVER (PARTITION BY _source, id ORDER BY _seq DESC, _deleted)
-), former AS (
-  SELECT _source, id, _deleted, _member FROM written WHERE _seq <= $then
-  QUALIFY 1 = row_number() OVER (PARTITION BY _source, id ORDER BY _seq DESC, _deleted)
-), seen AS (
-  SELECT _source, id FROM former SEMI JOIN before ON member = _member WHERE NOT _deleted
-), taken AS (
-  SELECT DISTINCT _source, id FROM touched WHERE _deleted AND ($everybody OR _member IN (SELECT member FROM mine))
-)
-SELECT _source, id FROM last SEMI JOIN touched USING (_source, id) WHERE _seq IN (SELECT seq FROM inside) AND (
-  (_deleted AND (_source, id) IN (SELECT (_source, id) FROM taken UNION ALL SELECT (_source, id) FROM seen))
-  OR (
-    NOT _deleted AND NOT $everybody AND coalesce(_member NOT IN (SELECT member FROM mine), true)
-    AND (_source, id) IN (SELECT (_source, id) FROM seen)
-  )
-)
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """A row that a lake version wrote into a bucket; ``deleted``: that the resource is gone, or left the bucket."""
-
-    seq: int
-    bucket: int
-    id: str
-    source: str
-    deleted: bool
-
-    @property
-    def key(self) -> Key:
-        """The resource: its source, and its id there."""
-        return self.source, self.id
-
-    @property
-    def place(self) -> tuple[int, int, str, str]:
-        """Where it is among all rows of its type."""
-        return self.seq, self.bucket, self.id, self.source
 
 
 class ClinicalRows:
@@ -92,10 +49,10 @@ class ClinicalRows:
     def of_names(self, resource_type: str, served: Collection[str], members: Sequence[str]) -> Iterator[StoredResource]:
         """Those of the resources about these persons that we serve under these ids; only their text is read."""
         wanted = pa.array(sorted(set(members)), pa.string())
-        rows = self._lake.read(resource_type, ["_seq"], version=self.version, members=wanted)
+        rows = self.lake.read(resource_type, ["_seq"], version=self.version, members=wanted)
         names = map(published_id, rows["_source"].to_pylist(), rows["id"].to_pylist())
         rows = rows.filter(pa.array([name in served for name in names], pa.bool_()))
-        yield from self._rows(resource_type, self._lake.texts(resource_type, rows, self.version), wanted)
+        yield from self.rendered(resource_type, self.lake.texts(resource_type, rows, self.version), wanted)
 
     def of_id(self, resource_type: str, served: str) -> StoredResource | None:
         """The resource with an id that we serve, which may be a deletion; None when there never was one."""
@@ -112,56 +69,18 @@ class ClinicalRows:
         A version is a lake version that brought other text, another person, or the resource's end. References lead to
         where they lead now.
         """
-        return next(iter(self._versions(resource_type, self._written(resource_type, served, ("_raw",))).values()), [])
+        return next(iter(self.versions(resource_type, self._written(resource_type, served, ("_raw",))).values()), [])
 
-    def versions_of_keys(self, resource_type: str, keys: Collection[Key]) -> dict[Key, list[StoredResource]]:
-        """The same of resources by their source and id there."""
-        ids = pa.array(sorted({name for _, name in keys}), pa.string())
-        rows = self._lake.history(resource_type, ids, ("_raw",), self.version).to_pylist()
-        return self._versions(resource_type, [one for one in rows if (one["_source"], one["id"]) in keys])
-
-    def written(
-        self,
-        resource_type: str,
-        after: Written | None,
-        since: int | None,
-        until: int | None,
-        members: Collection[str] | None,
-    ) -> Iterator[Written]:
-        """Everything that was ever written of a type, newest first, behind ``after``; file by file.
-
-        Only from ``since`` on and before ``until`` (microseconds), and only what may be about these ``members`` now or
-        was when it was written; None is everybody.
-        """
-        lake, committed = self._lake, self._committed()
-        mine = None if members is None else pa.array(sorted(members), pa.string())
-        patients = None if mine is None else _keys_of(lake.read("Patient", version=self.version, members=mine), "id")
-        for seq, bucket in lake.parts(resource_type, self.version):
-            when = committed.get(seq, 0)
-            behind = after is None or (seq, bucket) <= (after.seq, after.bucket)
-            if not behind or (since is not None and when < since) or (until is not None and when >= until):
-                continue
-            rows = lake.history(resource_type, None, ("_patient",), self.version, part=(seq, bucket))
-            if mine is not None:
-                about = pc.is_in(_keys_of(rows, "_patient"), value_set=patients)
-                rows = rows.filter(pc.or_(pc.is_in(rows["_member"], value_set=mine), about))
-            rows = rows.sort_by([("id", "descending"), ("_source", "descending")])
-            for batch in rows.select(["_source", "id", "_deleted"]).to_batches(max_chunksize=1000):
-                for row in batch.to_pylist():
-                    one = Written(seq, bucket, row["id"], row["_source"], row["_deleted"])
-                    if after is None or one.place < after.place:
-                        yield one
-
-    def _versions(self, resource_type: str, rows: Iterable[Mapping[str, Any]]) -> dict[Key, list[StoredResource]]:
-        """All versions of some resources, by source and id, each newest first, out of all their rows."""
+    def versions(self, resource_type: str, rows: Iterable[Mapping[str, Any]]) -> dict[Key, list[StoredResource]]:
+        """The versions of some resources, by source and id, each newest first, out of rows of the lake with `_raw`."""
         found: dict[Key, list[Mapping[str, Any]]] = {}
         for one in rows:
             found.setdefault((one["_source"], one["id"]), []).append(one)
         if not found:
             return {}
         members = {one["_member"] for some in found.values() for one in some if one["_member"] is not None}
-        persons = self._lake.read("Patient", version=self.version, members=pa.array(sorted(members), pa.string()))
-        references, committed = References(self._gateway, persons, {}), self._committed()
+        persons = self.lake.read("Patient", version=self.version, members=pa.array(sorted(members), pa.string()))
+        references, committed = References(self._gateway, persons, {}), self.committed
         return {
             key: [
                 self._gone(resource_type, one, committed)
@@ -172,82 +91,42 @@ class ClinicalRows:
             for key, some in found.items()
         }
 
-    def gone(
-        self,
-        resource_type: str,
-        since: int,
-        until: int | None,
-        members: Collection[str] | None,
-        before: Collection[str] = (),
-    ) -> list[str]:
-        """Served ids of what was deleted after ``since`` and before ``until`` (microseconds) and is not back.
-
-        Only of these ``members``, unless it is None. With members, also what became somebody else's in that time, or
-        was then deleted, and at ``since`` was of somebody in ``before``. Sorted.
-        """
-        committed = self._committed()
-        chosen = [
-            number
-            for number, when in committed.items()
-            if number <= self.version and when > since and (until is None or when < until)
-        ]
-        if not chosen:
-            return []
-        written = self._lake.history(resource_type, version=self.version, since=min(chosen) - 1)
-        inside = pc.is_in(written["_seq"], value_set=pa.array(chosen, pa.int64()))
-        mine = _texts(members or ())
-        among = pc.is_in(written["_member"], value_set=mine)
-        theirs = written["_deleted"] if members is None else pc.or_(written["_deleted"], pc.invert(among))
-        touched = written.filter(pc.and_(inside, theirs))
-        if not touched.num_rows:
-            return []
-        rows = self._lake.history(resource_type, pc.unique(touched["id"].combine_chunks()), version=self.version)
-        with duckdb.connect() as connection:
-            for name, table in (
-                ("touched", touched),
-                ("written", rows),
-                ("inside", pa.table({"seq": pa.array(chosen, pa.int64())})),
-                ("mine", pa.table({"member": mine})),
-                ("before", pa.table({"member": _texts(before)})),
-            ):
-                connection.register(name, table)
-            number = max((one for one, when in committed.items() if when <= since), default=0)
-            found = connection.execute(_GONE, {"everybody": members is None, "then": number}).fetchall()
-        return sorted(published_id(source, name) for source, name in found)
-
     @property
-    def _lake(self) -> Lake:
+    def lake(self) -> Lake:
+        """The lake."""
         return self._gateway.lake
 
-    def _committed(self) -> dict[int, int]:
+    @cached_property
+    def committed(self) -> dict[int, int]:
         """When each lake version was committed, in microseconds."""
-        return {one.version: parse_range(one.committed_at)[0] for one in self._lake.versions()}
+        return {one.version: parse_range(one.committed_at)[0] for one in self.lake.versions()}
 
     def _written(self, resource_type: str, served: str, columns: Sequence[str]) -> list[dict[str, Any]]:
         """All rows of the resource with an id that we serve."""
-        for source in sorted({one.source for one in self._lake.versions()}):
+        for source in sorted({one.source for one in self.lake.versions()}):
             if not served.startswith(f"{source}-"):
                 continue
             names = {served[len(source) + 1 :]}
             if len(served) == _LONGEST_ID:  # maybe a long id, which is served as its hash
-                keys = self._lake.history(resource_type, version=self.version)
+                keys = self.lake.history(resource_type, version=self.version)
                 known = pc.unique(keys.filter(pc.equal(keys["_source"], source))["id"]).to_pylist()
                 names = {one for one in known if published_id(source, one) == served}
-            rows = self._lake.history(resource_type, pa.array(sorted(names), pa.string()), columns, self.version)
+            rows = self.lake.history(resource_type, pa.array(sorted(names), pa.string()), columns, self.version)
             found: list[dict[str, Any]] = rows.filter(pc.equal(rows["_source"], source)).to_pylist()
             if found:
                 return found
         return []
 
     def _served(self, resource_type: str, members: pa.Array) -> Iterator[StoredResource]:
-        rows = self._lake.read(resource_type, ["_raw", "_seq"], version=self.version, members=members)
-        yield from self._rows(resource_type, rows, members)
+        rows = self.lake.read(resource_type, ["_raw", "_seq"], version=self.version, members=members)
+        yield from self.rendered(resource_type, rows, members)
 
-    def _rows(self, resource_type: str, rows: pa.Table, members: pa.Array) -> Iterator[StoredResource]:
+    def rendered(self, resource_type: str, rows: pa.Table, members: pa.Array) -> Iterator[StoredResource]:
+        """Rows with `_raw`, in their order, as they are served; ``members`` are the persons they are about."""
         if not rows.num_rows:
             return
-        references = References(self._gateway, self._lake.read("Patient", version=self.version, members=members), {})
-        committed = self._committed()
+        references = References(self._gateway, self.lake.read("Patient", version=self.version, members=members), {})
+        committed = self.committed
         for batch in rows.select(["_source", "id", "_raw", "_seq"]).to_batches(max_chunksize=1000):
             for row in batch.to_pylist():
                 yield self._rendered(resource_type, row, references, committed)
@@ -266,15 +145,6 @@ class ClinicalRows:
     def _gone(self, resource_type: str, row: Mapping[str, Any], committed: Mapping[int, int]) -> StoredResource:
         updated = instant(committed.get(row["_seq"], 0))
         return StoredResource(resource_type, published_id(row["_source"], row["id"]), row["_seq"], updated, True, b"")
-
-
-def _texts(values: Collection[str]) -> pa.Array:
-    return pa.array(sorted(values), pa.string())
-
-
-def _keys_of(rows: pa.Table, name: str) -> pa.ChunkedArray:
-    """Source and id in one column; sources have no line feeds."""
-    return pc.binary_join_element_wise(rows["_source"], rows[name], "\n")
 
 
 def _newest_first(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -21,6 +21,8 @@ import pyarrow.compute as pc
 from fhir_gateway.errors import ConfigurationError, InputError
 from fhir_gateway.lake.coded import Coded
 from fhir_gateway.lake.columns import belongs_to_patients, layout, table_schema
+from fhir_gateway.lake.few import FEW
+from fhir_gateway.lake.journal import Sheet, rows_like, rows_with, sheets
 from fhir_gateway.lake.kept import KeptTables
 from fhir_gateway.lake.links import bucket_of, read_links, update_links
 from fhir_gateway.lake.persons import PersonAssigner
@@ -294,64 +296,56 @@ class Lake:
         columns: Sequence[str] = (),
         version: int | None = None,
         since: int | None = None,
-        part: tuple[int, int] | None = None,
     ) -> pa.Table:
         """Every row of the type that was ever written, superseded ones and tombstones too, in no given order.
 
         Always there are ``_source``, ``id``, ``_member``, ``_bucket``, ``_last_updated``, ``_seq`` and ``_deleted``.
-        Only resources with one of ``ids`` and, with ``since``, only what lake versions after that one wrote; of
-        ``part`` only what one lake version wrote into one bucket. A row of a resource that moved to another bucket
-        says in the old one that it left, in the same version.
+        Only resources with one of ``ids`` and, with ``since``, only what lake versions after that one wrote. A row of a
+        resource that moved to another bucket says in the old one that it left, in the same version.
         """
-        schema = layout(resource_type, tuple(dict.fromkeys([*KEY_COLUMNS, "_seq", "_deleted", *columns])))
+        schema = self.journal_schema(resource_type, columns)
         state = self._log.tables(self.version if version is None else version).get(resource_type)
         if state is None:
             return schema.empty_table()
         table = self._tables.setdefault(resource_type, ResourceTable(self.root, resource_type))
-        only = None if ids is None else Only("id", pc.unique(ids))
-        if since is None and part is None:
-            parts = table.read(state.delta_version, schema, lambda _: True, only)
+        if since is None and (ids is None or len(ids) <= FEW):  # what is asked for again and again
+            only = None if ids is None else Only("id", pc.unique(ids))
+            return pa.concat_tables(
+                [schema.empty_table(), *table.read(state.delta_version, schema, lambda _: True, only)]
+            )
+        files = [file for file in table.files(state.delta_version) if since is None or file.seq > since]
+        if ids is None:
+            parts = [stored_rows(file.path, file.bucket, schema) for file in files]
         else:
-            files = [
-                file
-                for file in table.files(state.delta_version)
-                if (since is None or file.seq > since) and part in (None, (file.seq, file.bucket))
-            ]
-            parts = [stored_rows(file.path, file.bucket, schema, only) for file in files]
+            parts = [rows for file in files for rows in rows_with(file, schema, pc.unique(ids))]
         return pa.concat_tables([schema.empty_table(), *parts])
 
-    def parts(self, resource_type: str, version: int | None = None) -> list[tuple[int, int]]:
-        """What :meth:`history` can be asked for by ``part``: lake version and bucket, the newest first."""
+    def journal(self, resource_type: str, version: int | None = None) -> list[Sheet]:
+        """The files of the type as they were written, the newest first; to be read with :mod:`lake.journal`."""
         state = self._log.tables(self.version if version is None else version).get(resource_type)
         if state is None:
             return []
         table = self._tables.setdefault(resource_type, ResourceTable(self.root, resource_type))
-        return sorted({(file.seq, file.bucket) for file in table.files(state.delta_version)}, reverse=True)
+        return sheets(resource_type, table.files(state.delta_version))
+
+    @staticmethod
+    def journal_schema(resource_type: str, columns: Sequence[str] = ()) -> pa.Schema:
+        """What is always there of a row that was written, and ``columns``."""
+        return layout(resource_type, tuple(dict.fromkeys([*KEY_COLUMNS, "_seq", "_deleted", *columns])))
 
     def texts(self, resource_type: str, rows: pa.Table, version: int | None = None) -> pa.Table:
         """Some rows that :meth:`read` gave, with ``_seq``, and their ``_raw``; only files that hold some are opened."""
+        schema = layout(resource_type, (*KEY_COLUMNS, "_seq", "_raw"))
+        found = self.streamed(resource_type, rows.select(["_source", "id", "_bucket", "_seq"]), version)
+        return pa.concat_tables([schema.empty_table(), *(one.select(schema.names) for one in found)])
+
+    def streamed(self, resource_type: str, rows: pa.Table, version: int | None = None) -> Iterator[pa.Table]:
+        """The same, a row group at a time, with what else ``rows`` has."""
         state = self._log.tables(self.version if version is None else version).get(resource_type)
-        schema = layout(resource_type, (*KEY_COLUMNS, "_seq", "_deleted", "_raw"))
-        if state is None or not rows.num_rows:
-            return schema.remove(schema.get_field_index("_deleted")).empty_table()
-        places = rows["_seq"].to_numpy() * (2 * self.buckets) + rows["_bucket"].to_numpy()  # no bucket is -1
-        order = np.argsort(places, kind="stable")
-        table = self._tables.setdefault(resource_type, ResourceTable(self.root, resource_type))
-        parts = []
-        for file in table.files(state.delta_version):
-            place = file.seq * (2 * self.buckets) + file.bucket
-            first, end = np.searchsorted(places, [place, place + 1], sorter=order)
-            if first < end:
-                wanted = rows["id"].take(pa.array(order[first:end])).combine_chunks()
-                only = Only("id", wanted) if 2 * len(wanted) < file.rows else None
-                parts.append(stored_rows(file.path, file.bucket, schema, only))
-        found = pa.concat_tables(parts)
-        found = found.filter(pc.invert(found["_deleted"])).drop_columns("_deleted")
-        return found.join(
-            rows.select(["_source", "id", "_bucket", "_seq"]),
-            ["_source", "id", "_bucket", "_seq"],
-            join_type="left semi",
-        )
+        if state is not None and rows.num_rows:
+            table = self._tables.setdefault(resource_type, ResourceTable(self.root, resource_type))
+            schema = self.journal_schema(resource_type, ["_raw"])
+            yield from rows_like(table.files(state.delta_version), schema, rows, self.buckets)
 
     def rows(self, version: int | None = None) -> int:
         """How many rows of patients there are of all types, superseded ones too: a measure of what evaluating takes."""

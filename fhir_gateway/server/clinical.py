@@ -12,10 +12,8 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import islice
+from functools import cached_property
 from typing import Any
-
-import orjson
 
 from fhir_gateway.db.audience import Audience
 from fhir_gateway.db.history import page_of_versions
@@ -27,8 +25,10 @@ from fhir_gateway.db.search.parameters import search_parameters
 from fhir_gateway.db.search.values import reference_parts
 from fhir_gateway.errors import AuthorizationError, DeletedError, InputError, Location
 from fhir_gateway.factory import Gateway
-from fhir_gateway.jobs.clinical import ClinicalRows, Written, codes_of
+from fhir_gateway.jobs.clinical import ClinicalRows, codes_of
+from fhir_gateway.jobs.clinical_changes import ClinicalChanges, Place
 from fhir_gateway.server.catalog import Found
+from fhir_gateway.server.clinical_history import Asked, Step, steps
 from fhir_gateway.server.problems import TooCostly, UnknownResource
 from fhir_gateway.server.search import Query
 
@@ -87,38 +87,24 @@ class ClinicalCatalog:
         """One page of its versions: what the lake got from its source, and that it is gone. Raises UnknownResource."""
         return page_of_versions(self._versions(resource_type, resource_id), since, at, count, after)
 
-    def history_of_type(
-        self, resource_type: str, since: int | None, at: tuple[int, int] | None, count: int, after: str | None
-    ) -> Versions:
-        """One page of the versions of all resources of a type, newest first, by the rules of :meth:`history`.
-
-        One request looks at so many rows; a page may then have fewer versions than asked for, and yet a next one.
-        """
-        rows = ClinicalRows(self._gateway)
-        listed = None if self._store.audience.everybody else self._store.members()
-        written = rows.written(resource_type, _row(after), since, None if at is None else at[1], listed)
-        page: list[StoredResource] = []
-        ended = last = None
-        for some in _chunks(islice(written, MOST_SCANNED), count + 1):
-            found = rows.versions_of_keys(resource_type, {one.key for one in some})
-            shown = {key: self._in_force(self._seen(versions), since, at) for key, versions in found.items()}
-            for row in some:
-                version = shown[row.key].get(row.seq)
-                if version is not None and version.deleted == row.deleted:  # else the row where it left a bucket
-                    if len(page) == count:
-                        return Versions(tuple(page), _token(last))
-                    page.append(version)
-                    last = row
-                ended = row
-        more = next(written, None) is not None
-        return Versions(tuple(page), _token(ended) if more else None)
-
-    def _in_force(
-        self, versions: Sequence[StoredResource], since: int | None, at: tuple[int, int] | None
-    ) -> dict[int, StoredResource]:
-        """Those of one resource in the time asked for, by version."""
-        found = page_of_versions(versions, since, at, max(len(versions), 1), None)
-        return {one.version: one for one in found.resources}
+    def changes(
+        self,
+        resource_types: Sequence[str],
+        since: int | None,
+        at: tuple[int, int] | None,
+        size: int,
+        after: Place | None,
+    ) -> Iterator[Step]:
+        """The versions of all resources of some types, newest first, by the rules of :meth:`history`; lazily."""
+        audience = self._store.audience
+        return steps(
+            ClinicalChanges(ClinicalRows(self._gateway)),
+            resource_types,
+            lambda kind: not audience.everybody or bool(audience.restriction(kind)),
+            None if audience.everybody else self._listed,
+            self._seen,
+            Asked(since, at, size, after),
+        )
 
     def _versions(self, resource_type: str, resource_id: str) -> list[StoredResource]:
         """The versions that may be seen, newest first; raises UnknownResource when there are none."""
@@ -171,7 +157,7 @@ class ClinicalCatalog:
         would have to look at everybody.
         """
         kind, now = query.resource_type, datetime.now(UTC)
-        listed = None if self._store.audience.everybody else self._store.members()
+        listed = None if self._store.audience.everybody else self._listed
         members = rows.members() if listed is None else sorted(listed)
         whole = len(members) <= MOST_SCANNED
         if query.sort or (query.count == 0 and not whole):
@@ -260,8 +246,13 @@ class ClinicalCatalog:
             raise TooCostly(f"the search is about more than {MOST_PERSONS} persons: ask for $export")
         if self._store.audience.everybody:
             return wanted
-        listed = self._store.members()
-        return wanted if listed is None else sorted(set(listed).intersection(wanted))
+        return wanted if self._listed is None else sorted(self._listed.intersection(wanted))
+
+    @cached_property
+    def _listed(self) -> frozenset[str] | None:
+        """The persons that the audience sees, asked once for each request; None where it sees everybody."""
+        found = self._store.members()
+        return None if found is None else frozenset(found)
 
     def _shows(self, one: StoredResource) -> bool:
         resource = one.json()
@@ -273,26 +264,6 @@ class ClinicalCatalog:
 def _last(versions: Sequence[StoredResource]) -> StoredResource | None:
     """The newest that is no deletion."""
     return next((one for one in versions if not one.deleted), None)
-
-
-def _chunks(rows: Iterator[Written], size: int) -> Iterator[list[Written]]:
-    while some := list(islice(rows, size)):
-        yield some
-
-
-def _token(row: Written | None) -> str | None:
-    """Where the next page of a type's history goes on."""
-    return None if row is None else orjson.dumps(row.place).decode()
-
-
-def _row(after: str | None) -> Written | None:
-    if after is None:
-        return None
-    try:
-        seq, bucket, name, source = orjson.loads(after)
-    except (orjson.JSONDecodeError, TypeError, ValueError) as error:
-        raise InputError("the page token is damaged") from error
-    return Written(seq, bucket, name, source, False)
 
 
 def _offset(after: str | None) -> int:

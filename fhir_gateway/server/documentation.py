@@ -144,6 +144,10 @@ def bundle() -> dict[str, Any]:
     return route("Batch or transaction", "Bundle", answers, requestBody=body, security=_SECURITY)
 
 
+#: What the history of the system is of.
+EVERYTHING = "everything"
+
+
 def history(of: str) -> dict[str, Any]:
     """``_history`` of a resource, a type or everything."""
     parameters = [
@@ -151,6 +155,8 @@ def history(of: str) -> dict[str, Any]:
         _query("_since", "only versions made at or after this instant"),
         _query("_at", "only versions that were in force at some time of this date or instant"),
     ]
+    if of == EVERYTHING:
+        parameters.append(_query("_type", "comma-separated types; all that the token is about without it"))
     return route(f"Versions of {of}", "Bundle", _ALL, parameters=parameters, security=_SECURITY)
 
 

@@ -114,7 +114,7 @@ def _add_system(routes: APIRouter, interactions: Interactions, bundles: Bundles)
     async def batch(request: Request) -> Response:
         return await bundles.handle(request)
 
-    @routes.get("/_history", tags=tags, **documentation.history("everything"))
+    @routes.get("/_history", tags=tags, **documentation.history(documentation.EVERYTHING))
     async def history_system(request: Request) -> Response:
         return await history.of_system(request)
 

@@ -21,7 +21,7 @@ from fhir_gateway.db.audience import label, labelled
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.durable import Worker
 from fhir_gateway.jobs.persons import follow, stewardship
-from fhir_gateway.server import clinical
+from fhir_gateway.server import clinical_history
 from fhir_gateway.server.app import create_app
 
 pytestmark = pytest.mark.anyio
@@ -30,6 +30,7 @@ LOINC = "http://loinc.org"
 CLIENTS: dict[str, tuple[str, list[str] | None]] = {
     "ehr": ("system/*.cruds", None),
     "practice": ("system/*.rs", ["organization:1"]),
+    "auditor": ("system/AuditEvent.rs", None),
     "pulse": (f"system/Observation.rs?code={LOINC}|8867-4 system/Patient.rs", None),
 }
 
@@ -293,7 +294,7 @@ async def test_a_whole_type_has_a_history_by_pages(face: Face) -> None:
 
 async def test_a_page_ends_where_a_request_has_looked_enough(face: Face, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that sees little goes on from page to page, some of which are empty."""
-    monkeypatch.setattr(clinical, "MOST_SCANNED", 2)
+    monkeypatch.setattr(clinical_history, "MOST_JUDGED", 2)
     ash, birch = face.persons
     made = [await face.create(observation(person)) for person in (birch, ash, ash, ash, birch, ash)]
     seen = await pages(face, "Observation/_history")
@@ -386,3 +387,128 @@ async def test_merged_and_parted_persons_are_told_to_who_saw_them(face: Face, ga
     assert await face.deleted(f"Group/list/$export?_since={merged}") == names
     assert await face.deleted(f"$export?_since={merged}") == set()
     assert await face.deleted(f"Patient/$export?_since={merged}&_type=Observation", "pulse") == set()
+
+
+async def test_everything_has_a_history_of_the_lake_and_of_the_store(face: Face, gateway: Gateway) -> None:
+    """Versions of both come by time, page by page, the same ones whatever the size of a page."""
+    ash, birch = face.persons
+    first = await face.create(observation(ash))
+    second = await face.create(observation(birch, "8867-4"))
+    face.lists(gateway, birch, ash)
+    changed = (await face.send("PUT", f"Observation/{first['id']}", {**first, "status": "final"})).json()
+    insured = await face.create(coverage(birch))
+    assert (await face.send("DELETE", f"Observation/{second['id']}")).status_code == 204
+    face.lists(gateway, birch)
+
+    whole = await pages(face, "_history")
+    about = [one["request"]["url"].split("/")[0] for one in whole]
+    assert about[:7] == ["Group", "Observation", "Coverage", "Observation", "Group", "Observation", "Observation"]
+    assert sorted(about[7:]) == ["Group", "Organization", "Patient", "Patient"], "what was there before"
+    assert [one.get("resource") for one in whole[1:4]] == [None, insured, changed]
+    times = [one["response"]["lastModified"] for one in whole]
+    assert times == sorted(times, reverse=True)
+    for count in (1, 2, 3, 7):
+        assert await pages(face, f"_history?_count={count}") == whole
+
+    since = quote(changed["meta"]["lastUpdated"])
+    assert await pages(face, f"_history?_since={since}&_count=2") == whole[:4]
+    of_types = await pages(face, "_history?_type=Observation,Coverage&_count=2")
+    assert of_types == [one for one in whole if one["fullUrl"].split("/")[-2] in ("Observation", "Coverage")]
+    assert await pages(face, "_history?_type=Observation") == await pages(face, "Observation/_history")
+    assert await pages(face, "_history?_at=2001") == []
+    then = await pages(face, f"_history?_at={since}")
+    assert {one["fullUrl"].split("/")[-2] for one in then} == {"Group", "Organization", "Patient", "Observation"}
+    assert [one["resource"] for one in then if one["fullUrl"].split("/")[-2] == "Observation"] == [changed, second]
+
+
+async def test_a_history_of_everything_has_what_a_client_sees_and_may_read(face: Face, gateway: Gateway) -> None:
+    ash, birch = face.persons
+    theirs = await face.create(observation(birch))
+    others = await face.create(observation(ash, "8867-4"))
+    moved = {**others, "subject": {"reference": f"Patient/{birch}"}}
+    seen = [(await face.send("PUT", f"Observation/{others['id']}", moved)).json(), theirs]
+    assert (await face.send("DELETE", f"Observation/{theirs['id']}")).status_code == 204
+    await face.create(observation(ash))
+
+    mine = await pages(face, "_history", "practice")
+    clinical = [one for one in mine if "/Observation/" in one["fullUrl"]]
+    assert [one["request"]["method"] for one in clinical] == ["DELETE", "PUT", "PUT"]
+    assert [one["resource"] for one in clinical[1:]] == seen, "not what was somebody else's once"
+    assert {one["fullUrl"].rpartition("/")[2] for one in mine if "/Patient/" in one["fullUrl"]} == {birch}
+    assert await pages(face, "_history?_count=1", "practice") == mine
+
+    pulse = await pages(face, "_history", "pulse")
+    kinds = {one["fullUrl"].split("/")[-2] for one in pulse}
+    assert kinds == {"Observation", "Patient"}, "the types of its token"
+    shown = [one["resource"] for one in pulse if "/Observation/" in one["fullUrl"]]
+    assert shown == [seen[0], others], "of the code of its scope"
+    assert (await face.send("GET", "_history?_type=Coverage", client="pulse")).status_code == 403
+    for wrong in ("AuditEvent", "Nothing"):
+        assert (await face.send("GET", f"_history?_type={wrong}")).status_code == 400
+    audited = (await face.send("GET", "AuditEvent?action=R", client="auditor")).json()["entry"]
+    assert any(one["resource"]["subtype"][0]["code"] == "history-system" for one in audited)
+
+
+async def test_pages_of_everything_stay_while_somebody_writes(face: Face, gateway: Gateway) -> None:
+    """What is written between two pages comes before the first: the following are as they would have been."""
+    ash, birch = face.persons
+    for number in range(3):
+        await face.create(observation(ash, f"{number}"))
+        face.lists(gateway, *face.persons[: number % 2 + 1])
+    whole = await pages(face, "_history")
+    found: list[dict[str, Any]] = []
+    url = f"{PUBLIC_URL}/fhir/_history?_count=2"
+    while url:
+        page = (await face.http.get(url, headers=face.headers["ehr"])).json()
+        found += page.get("entry", [])
+        url = next((one["url"] for one in page["link"] if one["relation"] == "next"), "")
+        await face.create(observation(birch))
+        face.lists(gateway, *face.persons[len(found) % 2 :])
+    assert found == whole
+
+
+async def test_a_merge_is_in_the_history_of_everything_once(face: Face, gateway: Gateway) -> None:
+    """A resource that leaves a bucket is not told as deleted, and of one commit each version comes once."""
+    ash, birch = face.persons
+    made = [await face.create(observation(birch, f"{number}")) for number in range(4)]
+    await asyncio.to_thread(decide, gateway, "merge", ash, birch)
+    for count in (1, 3, 50):
+        entries = await pages(face, f"_history?_type=Observation&_count={count}")
+        assert [one["request"]["method"] for one in entries] == ["PUT"] * 8
+        assert len({(one["fullUrl"], one["response"]["etag"]) for one in entries}) == 8
+        assert {one["resource"]["id"] for one in entries[:4]} == {one["id"] for one in made}
+
+
+async def test_who_kept_a_copy_is_told_what_does_not_meet_the_scope_any_more(face: Face) -> None:
+    ash, birch = face.persons
+    pulse, weight = "8867-4", "29463-7"
+    left = await face.create(observation(ash, pulse))
+    stays = await face.create(observation(ash, pulse))
+    never = await face.create(observation(ash, weight))
+    comes = await face.create(observation(ash, weight))
+    since = await moment(face)
+    for one, code in ((left, weight), (stays, pulse), (never, "3141-9"), (comes, pulse)):
+        changed = {**one, "status": "final", "code": {"coding": [{"system": LOINC, "code": code}]}}
+        assert (await face.send("PUT", f"Observation/{one['id']}", changed)).status_code == 200
+    fleeting = await face.create(observation(birch, pulse))
+    recoded = {**fleeting, "code": {"coding": [{"system": LOINC, "code": weight}]}}
+    assert (await face.send("PUT", f"Observation/{fleeting['id']}", recoded)).status_code == 200
+
+    told = {f"Observation/{left['id']}"}
+    for level in ("Patient/$export", "$export"):
+        assert await face.deleted(f"{level}?_since={since}&_type=Observation", "pulse") == told, level
+    manifest = await face.manifest(f"Patient/$export?_since={since}&_type=Observation", "pulse")
+    assert {one["id"] for one in await face.rows(manifest["output"], "pulse")} == {stays["id"], comes["id"]}
+    assert await face.deleted(f"$export?_since={since}&_type=Observation") == set(), (
+        "who is not restricted has it still"
+    )
+
+    later = await moment(face)
+    assert await face.deleted(f"Patient/$export?_since={later}", "pulse") == set(), "told once"
+    back = (await face.send("GET", f"Observation/{left['id']}")).json()
+    again = {**back, "code": {"coding": [{"system": LOINC, "code": pulse}]}}
+    assert (await face.send("PUT", f"Observation/{left['id']}", again)).status_code == 200
+    assert await face.deleted(f"Patient/$export?_since={since}", "pulse") == set(), "and not of what is back"
+    assert (await face.send("DELETE", f"Observation/{left['id']}")).status_code == 204
+    assert (await face.send("DELETE", f"Observation/{never['id']}")).status_code == 204
+    assert await face.deleted(f"Patient/$export?_since={since}", "pulse") == {f"Observation/{left['id']}"}

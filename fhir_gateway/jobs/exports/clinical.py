@@ -17,6 +17,7 @@ from fhir_gateway.db.search.dates import parse_range
 from fhir_gateway.db.search.matching import matches
 from fhir_gateway.db.writing import StoredResource
 from fhir_gateway.jobs.clinical import ClinicalRows
+from fhir_gateway.jobs.clinical_changes import ClinicalChanges
 from fhir_gateway.jobs.exports.individual import keep_persons, kept_persons, persons_of
 from fhir_gateway.jobs.exports.left import persons_before
 from fhir_gateway.jobs.exports.models import Block, Export, Json
@@ -37,26 +38,15 @@ def plan(resource_type: str, export: Export, moment: Frozen) -> list[Json]:
 
 
 def gone(export: Export, moment: Frozen, resource_type: str) -> Iterator[list[str]]:
-    """Ids of resources that were deleted in the time asked for, or became somebody else's than the export's persons."""
+    """Ids of what was deleted in the time asked for, became somebody else's, or does not meet the scopes any more."""
     wanted = export.wanted
     if wanted.since is None or resource_type not in CLINICAL:
         return
-    rows = ClinicalRows(export.gateway, _version(export))
+    changes = ClinicalChanges(ClinicalRows(export.gateway, _version(export)))
     persons, before = persons_of(export, moment), persons_before(export, moment)
-    ids = rows.gone(resource_type, wanted.since, wanted.until, persons, before or ())
-    if export.audience.restriction(resource_type):
-        ids = [one for one in ids if _was_permitted(export, rows, resource_type, one)]
+    permits = export.seen.permits if export.audience.restriction(resource_type) else None
+    ids = changes.gone(resource_type, wanted.since, wanted.until, persons, before or (), permits)
     yield from (ids[start : start + export.rows] for start in range(0, len(ids), export.rows))
-
-
-def _was_permitted(export: Export, rows: ClinicalRows, resource_type: str, served: str) -> bool:
-    """Whether the client could see a resource in the moment it asks from, or later."""
-    for one in rows.versions_of(resource_type, served):
-        if not one.deleted and export.seen.permits(one.json()):
-            return True
-        if parse_range(one.last_updated)[0] <= (export.wanted.since or 0):
-            return False  # that was the version of the moment
-    return False
 
 
 def _version(export: Export) -> int:
