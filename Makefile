@@ -54,7 +54,7 @@ newcomer: install ## A fresh clone, README only, to a settlement in the browser:
 
 test-third-party: install .third-party/.installed ## Servers and clients that are not ours (needs node and npm)
 	@$(BIN)/python -m pytest tests/e2e/test_third_party.py tests/e2e/test_third_party_clients.py \
-	    tests/e2e/test_object_storage.py tests/e2e/test_console_openid.py $(ARGS)
+	    tests/e2e/test_object_storage.py tests/e2e/test_lake_on_object_storage.py tests/e2e/test_console_openid.py $(ARGS)
 
 # Risk scores by a package that is not ours; it declares a newer Python than it needs, and depends on nothing.
 .risk-package/.installed:

@@ -29,8 +29,9 @@ from bench.measures import HEAD, PEER, EachPatientAPerson, cells_of, child, mach
 from fhir_gateway.cql.values.base import offsets_of, ranges
 from fhir_gateway.lake.columns import belongs_to_patients
 from fhir_gateway.lake.links import bucket_of
+from fhir_gateway.lake.object_tables import open_table
+from fhir_gateway.lake.parts import BucketWriter
 from fhir_gateway.lake.store import Lake
-from fhir_gateway.lake.tables import BucketWriter, ResourceTable
 from fhir_gateway.lake.versions import TableState, VersionLog
 from fhir_gateway.measures.population import member_of
 from fhir_gateway.sources.files import stage_files
@@ -59,9 +60,9 @@ def replicate(base: Path, target: Path, copies: int) -> int:
     )
     states, written = {}, 0
     for resource_type in source.types():
-        table = ResourceTable(target, resource_type)
+        table = open_table(target, resource_type)
         rows = _stored(base, resource_type)
-        writer = BucketWriter(table, 1)
+        writer = BucketWriter(table, 1, target / "_lake")
         if belongs_to_patients(resource_type):
             place = pc.index_in(rows["_member"], value_set=pa.array(members)).combine_chunks()
             rows = rows.take(pc.sort_indices(place).slice(0, len(place) - place.null_count))

@@ -104,7 +104,8 @@ class Settings(BaseSettings):
         description="Control plane: SQLAlchemy URL, which may hold a password; default SQLite in the data folder.",
     )
     lake_url: str | None = Field(
-        default=None, description="Data plane: folder or object storage URL; default `lake` in the data folder."
+        default=None,
+        description="Data plane: folder, or s3://, abfss:// or gs:// URL; default `lake` in the data folder.",
     )
     lake_buckets: int | None = Field(
         default=None, ge=1, le=4096, description="Member buckets of a new lake (8 when not set); fixed once it exists."

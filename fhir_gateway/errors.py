@@ -20,6 +20,7 @@
     ├── TooManyRequests              429 throttled   exit 5   the caller asks too often, or has too much under way
     ├── SourceError                  502 transient   exit 6   a remote endpoint failed or broke its own protocol
     │   └── SourceAuthError          502 login       exit 6   the remote refused our credentials; says which check
+    ├── StorageError                 503 transient   exit 6   the object storage of the lake refuses or fails
     └── LedgerError                  500 exception   exit 7   counts of a hop do not balance; nothing was committed
 
 Only ``server`` and ``cli`` translate errors to HTTP or exit codes. Messages never carry patient data or secrets:
@@ -168,6 +169,12 @@ class SourceAuthError(SourceError):
     """The remote endpoint refused our credentials; the message says which check failed."""
 
     code, issue_type = "source-auth-failed", "login"
+
+
+class StorageError(GatewayError):
+    """The object storage of the lake refuses or fails; what was under way has changed nothing."""
+
+    code, status, issue_type, exit_code = "storage-failed", 503, "transient", 6
 
 
 class LedgerError(GatewayError):

@@ -7,6 +7,7 @@ Imports are made where a service is built, so that a command loads only what it 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -95,7 +96,16 @@ class Gateway:
         """The data plane."""
         from fhir_gateway.lake.store import Lake
 
-        return Lake.open(self.settings.resolved_lake_url, self.settings.lake_buckets)
+        url = self.settings.resolved_lake_url
+        if "://" not in url:
+            return Lake.open(url, self.settings.lake_buckets)
+        from fhir_gateway.db.locks import hold
+
+        def waiting(name: str) -> AbstractContextManager[None]:
+            return hold(self.engine, self.data_folder, f"lake-{name}", wait=lambda: True)
+
+        scratch = self.data_folder / "lake-scratch"
+        return Lake.open(url, self.settings.lake_buckets, scratch=scratch, guard=waiting)
 
     @cached_property
     def persons(self) -> Crosswalk:

@@ -30,7 +30,8 @@ from sqlalchemy.engine import make_url
 from fhir_gateway.config import Settings
 from fhir_gateway.db.engine import create_engine
 from fhir_gateway.errors import ConfigurationError, Location
-from fhir_gateway.lake.versions import manifest_number, replace_file
+from fhir_gateway.lake.places import Place, below, keep, names, opened_to_copy, place_of, replace_file
+from fhir_gateway.lake.versions import manifest_number
 
 if TYPE_CHECKING:
     from fhir_gateway.factory import Gateway
@@ -75,17 +76,17 @@ def backup(gateway: Gateway, folder: Path, *, key: bool = True) -> Backup:
     for path in sorted(one for one in folder.rglob("*") if one.is_file()):
         path.chmod(0o600)
         files[path.relative_to(folder).as_posix()] = _digested(path)
-    for path in _files(gateway.data_folder, (lake_root, folder)):
+    apart = (lake_root, folder) if isinstance(lake_root, Path) else (folder,)
+    for path in _files(gateway.data_folder, apart):
         name = path.relative_to(gateway.data_folder)
         if name.name in {*_DATABASES, *(f"{one}{end}" for one in _DATABASES for end in ("-wal", "-shm", "-journal"))}:
             continue
         if name.parts[0] == "locks" or (not key and name.as_posix() == _KEY):
             continue
         _copy(path, folder, f"{_DATA}/{name.as_posix()}", files)
-    for path in _files(lake_root):
-        name = path.relative_to(lake_root)
-        if (manifest_number(name) or 0) <= lake_version:
-            _copy(path, folder, f"{_LAKE}/{name.as_posix()}", files)
+    for below_root, _ in below(lake_root):
+        if (manifest_number(Path(below_root)) or 0) <= lake_version:
+            _copy(lake_root / below_root, folder, f"{_LAKE}/{below_root}", files)
     now = datetime.now(UTC).isoformat()
     made = Backup(_FORMAT, installed("fhir-gateway"), now, kind, lake_version, key, dict(sorted(files.items())))
     replace_file(folder / MANIFEST, json.dumps(asdict(made), indent=1).encode())
@@ -129,12 +130,15 @@ def restore(folder: Path, settings: Settings) -> Backup:
     is written then.
     """
     found = verify(folder)
-    data, lake = settings.data_dir.resolve(), Path(settings.resolved_lake_url.removeprefix("file://"))
+    data, lake = settings.data_dir.resolve(), place_of(settings.resolved_lake_url)
     kind = make_url(settings.resolved_database_url).get_backend_name()
     if kind != found.database:
         raise ConfigurationError(f"the backup is of a control plane on {found.database}, the settings name {kind}")
-    for place in (data, lake):
-        _empty(place)
+    _empty(data)
+    if isinstance(lake, Path):
+        _empty(lake)
+    elif names(lake):
+        raise ConfigurationError(f"{lake} holds something; name a prefix that is empty")
     if kind == "postgresql":
         engine = create_engine(settings.resolved_database_url)
         try:
@@ -145,8 +149,10 @@ def restore(folder: Path, settings: Settings) -> Backup:
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
     for name in found.files:
         part, _, rest = name.partition("/")
-        if part in (_DATA, _LAKE):
-            target = (data if part == _DATA else lake) / rest
+        if part == _LAKE and not isinstance(lake, Path):
+            keep(folder / name, lake / rest, move=False)
+        elif part in (_DATA, _LAKE):
+            target = (data if part == _DATA else Path(str(lake))) / rest
             target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             shutil.copyfile(folder / name, target)
             target.chmod(0o600)
@@ -196,19 +202,19 @@ def _postgresql(settings: Settings, program: str, *arguments: str) -> None:
 def _files(root: Path, without: tuple[Path, ...] = ()) -> Iterator[Path]:
     """Files below a folder, in order; not those of other folders that lie in it."""
     apart = {one.resolve() for one in without}
-    for top, folders, names in os.walk(root):
+    for top, folders, inside in os.walk(root):
         here = Path(top)
         folders[:] = sorted(name for name in folders if (here / name).resolve() not in apart)
-        yield from (here / name for name in sorted(names))
+        yield from (here / name for name in sorted(inside))
 
 
-def _copy(path: Path, folder: Path, name: str, files: dict[str, tuple[int, str]]) -> None:
+def _copy(path: Place, folder: Path, name: str, files: dict[str, tuple[int, str]]) -> None:
     """Copy one file and note its digest; one that was deleted meanwhile was not of the moment's state for long."""
     target = folder / name
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     digest, size = hashlib.sha256(), 0
     try:
-        with path.open("rb") as source, target.open("wb") as copy:
+        with opened_to_copy(path) as source, target.open("wb") as copy:
             while chunk := source.read(_CHUNK):
                 digest.update(chunk)
                 size += copy.write(chunk)

@@ -7,7 +7,6 @@ only the rows found are made, and of row groups without any nothing is read.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from fhir_gateway.lake.places import Place
 from fhir_gateway.lake.reading import Footer, Only, footer, groups_with, laid_out, leaf_count, leaves
 
 #: Paths to codes (``code.coding.code``) and the codes that are wanted there.
@@ -22,7 +22,7 @@ Coded = Mapping[str, frozenset[str]]
 _Rows = npt.NDArray[np.int64]
 
 
-def coded_rows(path: Path, bucket: int, schema: pa.Schema, only: Only | None, coded: Coded) -> pa.Table:
+def coded_rows(path: Place, bucket: int, schema: pa.Schema, only: Only | None, coded: Coded) -> pa.Table:
     """The rows of a file that have a wanted code at any of the paths, as :func:`reading.stored_rows` gives them."""
     about = footer(path)
     stored = about.metadata.schema

@@ -8,6 +8,7 @@ before, and the next commit undoes what an interrupted one left in the tables.
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,8 +25,10 @@ from fhir_gateway.errors import LedgerError, Location
 from fhir_gateway.lake.deleting import doomed_rows
 from fhir_gateway.lake.links import Links, read_links, update_links
 from fhir_gateway.lake.memory import give_back
+from fhir_gateway.lake.object_tables import open_table
 from fhir_gateway.lake.ordering import seats
 from fhir_gateway.lake.persons import PersonAssigner
+from fhir_gateway.lake.places import ObjectPath, Place, keep
 from fhir_gateway.lake.placing import STORED_COLUMNS, Placement, clear, place
 from fhir_gateway.lake.quarantine import QuarantineWriter
 from fhir_gateway.lake.replay import Replay
@@ -44,13 +47,14 @@ _PERSON_ELEMENTS = ("identifier", "name", "birthDate", "gender")
 
 @dataclass
 class Commit:
-    """The commit of ``pull`` on top of lake version ``base``; ``folder`` is scratch space on the lake's disk.
+    """The commit of ``pull`` on top of lake version ``base``; ``folder`` is scratch space (on the lake's disk, where it
+    has one).
 
     ``deletions`` are the ids, by resource type, that the source says are gone; with ``replay`` the lines are refused
     ones of before. ``opened`` are tables whose logs are read already; it gains those that the commit opens.
     """
 
-    root: Path
+    root: Place
     log: VersionLog
     base: int
     buckets: int
@@ -108,7 +112,7 @@ class Commit:
         )
 
     def _table(self, resource_type: str) -> ResourceTable:
-        return self.opened.setdefault(resource_type, ResourceTable(self.root, resource_type))
+        return self.opened.setdefault(resource_type, open_table(self.root, resource_type))
 
     def _place(self, resource_type: str, lines: StagedLines) -> Placement:
         state = self.before.get(resource_type)
@@ -241,7 +245,9 @@ class Commit:
 
     def _kept(self, name: str, path: Path) -> str:
         target = self.log.folder / f"{name}-{self.version:08d}.parquet"
-        path.replace(target)
+        if isinstance(target, ObjectPath):  # another writer may be about to publish the version of that number
+            target = self.log.folder / f"{name}-{self.version:08d}-{uuid.uuid4().hex[:12]}.parquet"
+        keep(path, target)
         return target.name
 
     def _kept_links(self, links: Links) -> str | None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from threading import Lock
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fhir_gateway.lake.places import Place
 from fhir_gateway.lake.reading import Only, filled, footer, groups_with, laid_out, leaves
 
 #: Values that rows are looked up by one at a time.
@@ -23,7 +23,7 @@ FEW = 100
 class _Open:
     """A file that is held open; readers take turns."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self._file = footer(path).open(path)
         self._lock = Lock()
 
@@ -34,12 +34,12 @@ class _Open:
 
 
 @lru_cache(maxsize=256)  # each takes a file descriptor
-def _opened(path: Path) -> _Open:
+def _opened(path: Place) -> _Open:
     return _Open(path)
 
 
 @lru_cache(maxsize=4096)
-def _found(path: Path, column: str, values: tuple[str, ...]) -> tuple[tuple[int, ...], pa.Array]:
+def _found(path: Place, column: str, values: tuple[str, ...]) -> tuple[tuple[int, ...], pa.Array]:
     """The row groups that have rows with one of ``values``, and the places of these rows in them."""
     file, only = _opened(path), Only(column, pa.array(values, pa.string()))
     groups, places, before = [], [pa.array([], pa.uint64())], 0
@@ -54,19 +54,19 @@ def _found(path: Path, column: str, values: tuple[str, ...]) -> tuple[tuple[int,
 
 
 @lru_cache(maxsize=4096)
-def _laid(path: Path, schema: pa.Schema) -> tuple[str, ...]:
+def _laid(path: Place, schema: pa.Schema) -> tuple[str, ...]:
     """The Parquet columns of a file that ``schema`` is made of."""
     about = footer(path)
     return tuple(about.metadata.schema.column(leaf).path for leaf in leaves(about.schema, schema))
 
 
 @lru_cache(maxsize=1024)
-def _filled(schema: pa.Schema, paths: tuple[Path, ...]) -> pa.Schema:
+def _filled(schema: pa.Schema, paths: tuple[Place, ...]) -> pa.Schema:
     return filled(schema, [footer(path).schema for path in paths])
 
 
 def rows_of_few(
-    files: Sequence[tuple[Path, int]], schema: pa.Schema, only: Only, *, sparse: bool = False
+    files: Sequence[tuple[Place, int]], schema: pa.Schema, only: Only, *, sparse: bool = False
 ) -> list[pa.Table]:
     """Rows of files (with the bucket of each) that are ``only`` few, one table for each file that has any.
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from fhir_gateway.errors import GatewayError
 from fhir_gateway.lake.columns import table_schema
-from fhir_gateway.lake.versions import replace_file
+from fhir_gateway.lake.places import Place, publish
 
 _NAMES = {
     pa.string(): "string",
@@ -31,13 +31,13 @@ _NAMES = {
 
 
 def found_table(
-    path: Path,
+    path: Place,
     resource_type: str,
     partition_by: Sequence[str],
     configuration: Mapping[str, str],
     files: Sequence[Mapping[str, Any]],
-) -> Path:
-    """Write version 0 of the table at ``path`` with ``files`` (fields of ``add`` actions); returns the log's file."""
+) -> None:
+    """Write version 0 of the table at ``path`` with ``files`` (fields of ``add`` actions)."""
     now = int(time.time() * 1000)
     about = {
         "id": str(uuid.uuid4()),
@@ -53,10 +53,10 @@ def found_table(
         {"metaData": about},
         *({"add": {**file, "dataChange": True}} for file in files),
     ]
-    log = path / "_delta_log" / f"{0:020d}.json"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(log, "".join(json.dumps(action) + "\n" for action in actions).encode())
-    return log
+    log = path / "_delta_log"
+    if isinstance(log, Path):
+        log.mkdir(parents=True, exist_ok=True)
+    publish(log / f"{0:020d}.json", "".join(json.dumps(action) + "\n" for action in actions).encode())
 
 
 @lru_cache(maxsize=256)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 
 from fhir_gateway.errors import GatewayError
 from fhir_gateway.lake.persons import PersonAssigner, PersonHistory
+from fhir_gateway.lake.places import Place, opened
 
 SCHEMA = pa.schema(
     [("_source", pa.string()), ("_patient", pa.string()), ("_member", pa.string()), ("_bucket", pa.int32())]
@@ -44,9 +44,9 @@ class Links:
         return bool(self.moved.num_rows)
 
 
-def read_links(path: Path | None) -> pa.Table:
+def read_links(path: Place | None) -> pa.Table:
     """Links of a lake version; none without a file."""
-    return pq.read_table(path, schema=SCHEMA) if path else SCHEMA.empty_table()
+    return pq.read_table(opened(path), schema=SCHEMA) if path else SCHEMA.empty_table()
 
 
 def _persons(answer: pa.Array, asked: int) -> pa.Array:

@@ -10,6 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fhir_gateway.lake.places import Place, opened
+
 #: OperationOutcome issue type of each rule (https://hl7.org/fhir/R4/valueset-issue-type.html).
 ISSUE_TYPES = {
     "not-json": "structure",
@@ -90,6 +92,6 @@ class QuarantineWriter:
             self._writer = None
 
 
-def read_quarantine(path: Path) -> list[QuarantinedLine]:
+def read_quarantine(path: Place) -> list[QuarantinedLine]:
     """Lines of a quarantine file."""
-    return [QuarantinedLine(**row) for row in pq.read_table(path, schema=_SCHEMA).to_pylist()]
+    return [QuarantinedLine(**row) for row in pq.read_table(opened(path), schema=_SCHEMA).to_pylist()]

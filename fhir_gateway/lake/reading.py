@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+from fhir_gateway.lake.places import ObjectPath, Place, opened
 
 
 class Only(NamedTuple):
@@ -25,29 +26,40 @@ class Footer(NamedTuple):
     metadata: pq.FileMetaData
     schema: pa.Schema
 
-    def open(self, path: Path, numbered: Sequence[str] = ()) -> pq.ParquetFile:
+    def open(self, path: Place, numbered: Sequence[str] = ()) -> pq.ParquetFile:
         """The file; ``numbered`` are Parquet columns of text to be read as numbers into a dictionary."""
-        return pq.ParquetFile(path, metadata=self.metadata, memory_map=True, read_dictionary=list(numbered))
+        return pq.ParquetFile(
+            opened(path),
+            metadata=self.metadata,
+            memory_map=True,
+            pre_buffer=_ahead(path),
+            read_dictionary=list(numbered),
+        )
 
 
-def footer(path: Path) -> Footer:
+def _ahead(path: Place) -> bool:
+    """Whether Arrow is to ask for neighbouring columns at once: each request to an object storage is a journey."""
+    return isinstance(path, ObjectPath)
+
+
+def footer(path: Place) -> Footer:
     """The footer of a file, kept for the files that were read last: understanding it takes longer than a small read."""
     return _kept(path) or _footer(path)
 
 
-def _footer(path: Path) -> Footer:
-    file = pq.ParquetFile(path, memory_map=True)
+def _footer(path: Place) -> Footer:
+    file = pq.ParquetFile(opened(path), memory_map=True)
     return Footer(file.metadata, file.schema_arrow)
 
 
 @lru_cache(maxsize=512)
-def _kept(path: Path) -> Footer | None:
+def _kept(path: Place) -> Footer | None:
     """None for a long one. A part takes some 400 bytes: 200 MB at most for all, in practice a tenth of that."""
     found = _footer(path)
     return found if found.metadata.num_row_groups * found.metadata.num_columns <= 1024 else None
 
 
-def stored_rows(path: Path, bucket: int, schema: pa.Schema, only: Only | None = None) -> pa.Table:
+def stored_rows(path: Place, bucket: int, schema: pa.Schema, only: Only | None = None) -> pa.Table:
     """A file's rows with exactly the columns of ``schema``: columns and nested fields that it lacks are null.
 
     ``_bucket`` is not in the file: it is the folder's.

@@ -6,30 +6,31 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fhir_gateway.errors import ConfigurationError, InputError
+from fhir_gateway.errors import ConfigurationError, ConflictError, InputError
 from fhir_gateway.lake.coded import Coded
 from fhir_gateway.lake.columns import belongs_to_patients, layout, table_schema
 from fhir_gateway.lake.few import FEW
 from fhir_gateway.lake.journal import Sheet, rows_like, rows_with, sheets
 from fhir_gateway.lake.kept import KeptTables
 from fhir_gateway.lake.links import bucket_of, read_links, update_links
+from fhir_gateway.lake.object_tables import open_table
 from fhir_gateway.lake.persons import PersonAssigner
+from fhir_gateway.lake.places import Place, content, names, place_of, publish
 from fhir_gateway.lake.quarantine import QuarantinedLine, read_quarantine
 from fhir_gateway.lake.reading import Only, stored_rows
 from fhir_gateway.lake.tables import ResourceTable
-from fhir_gateway.lake.versions import LOG_FOLDER, LakeVersion, TableState, VersionLog, replace_file
+from fhir_gateway.lake.versions import LOG_FOLDER, Guard, LakeVersion, TableState, VersionLog, no_guard
 from fhir_gateway.r4 import spec
 from fhir_gateway.sources.models import Ledger, StagedPull
 
@@ -42,51 +43,57 @@ KEY_COLUMNS = ("_source", "id", "_member", "_bucket", "_last_updated")
 #: Member buckets of a new lake of which nobody says how many.
 BUCKETS = 8
 _FORMAT = 1
+#: How often a commit begins anew when another writer was first.
+_ATTEMPTS = 5
+#: Tables of an object storage that are looked at at once.
+_AT_ONCE = 16
 #: Below so many rows DuckDB needs longer to open (17 ms of CPU) than Arrow to sort; above, it uses all cores.
 _FEW_TO_SORT = 50_000
 
 
-def _folder(url: str | Path) -> Path:
-    text = str(url)
-    parts = urlsplit(text)
-    if parts.scheme == "file":
-        return Path(url2pathname(parts.path))
-    if "://" in text:
-        raise ConfigurationError(f"the lake can rest in a local folder only, not on {parts.scheme}://")
-    return Path(text)
-
-
 class Lake:
-    """A folder of Delta tables, one per resource type, with versions. Made by :meth:`open`."""
+    """Delta tables, one per resource type, with versions, in a folder or on object storage. Made by :meth:`open`."""
 
-    def __init__(self, root: Path, buckets: int) -> None:
+    def __init__(self, root: Place, buckets: int, scratch: Path | None = None, guard: Guard = no_guard) -> None:
         self.root = root
         self.buckets = buckets
-        self._log = VersionLog(root / LOG_FOLDER)
+        self._scratch = scratch
+        self._log = VersionLog(root / LOG_FOLDER, guard)
         self._tables: dict[str, ResourceTable] = {}
         self._kept = KeptTables()
 
     @classmethod
-    def open(cls, url: str | Path, buckets: int | None = None) -> Lake:
-        """Open the lake in a folder (path or ``file://`` URL), creating it when absent.
+    def open(
+        cls, url: str | Path, buckets: int | None = None, *, scratch: Path | None = None, guard: Guard = no_guard
+    ) -> Lake:
+        """Open the lake in a folder (path or ``file://`` URL) or on object storage, creating it when absent.
+
+        A lake on object storage needs a local folder while it writes, ``scratch`` (by default a temporary one), and
+        should have a ``guard`` that keeps writers waiting for each other: without, the second begins anew.
 
         Without ``buckets`` a lake keeps the number that it was made with; a new one gets :data:`BUCKETS`.
         ConfigurationError when it exists with another number of buckets than asked for, or rests where it cannot.
         """
-        root = _folder(url)
+        root = place_of(url)
         about = root / LOG_FOLDER / "lake.json"
         try:
-            stated = json.loads(about.read_bytes())
+            stated = json.loads(content(about))
         except FileNotFoundError:
-            about.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(about, Path):
+                about.parent.mkdir(parents=True, exist_ok=True)
             made = BUCKETS if buckets is None else buckets
-            replace_file(about, json.dumps({"format": _FORMAT, "buckets": made}).encode())
-            return cls(root, made)
+            publish(about, json.dumps({"format": _FORMAT, "buckets": made}).encode())
+            return cls(root, made, scratch, guard)
         if stated["format"] != _FORMAT:
             raise ConfigurationError(f"the lake has format {stated['format']}, this program reads {_FORMAT}")
         if buckets not in (None, stated["buckets"]):
             raise ConfigurationError(f"the lake was made with {stated['buckets']} buckets, not {buckets}")
-        return cls(root, stated["buckets"])
+        return cls(root, stated["buckets"], scratch, guard)
+
+    @property
+    def url(self) -> str:
+        """Where the lake is, for another process to open it."""
+        return str(self.root.resolve() if isinstance(self.root, Path) else self.root)
 
     @contextmanager
     def standing_still(self) -> Iterator[int]:
@@ -124,10 +131,16 @@ class Lake:
         while reading.
         """
         with self._log.writing():
-            done = self._log.of_pull(pull.id)
-            if done is not None:
-                return done.ledger
-            return self._commit(pull, persons, progress, deletions=deletions or {})
+            for attempt in range(_ATTEMPTS):
+                done = self._log.of_pull(pull.id)
+                if done is not None:
+                    return done.ledger
+                try:
+                    return self._commit(pull, persons, progress, deletions=deletions or {})
+                except ConflictError:  # another writer, whom no guard kept waiting, was first
+                    if attempt + 1 == _ATTEMPTS:
+                        raise
+            raise AssertionError("unreachable")
 
     def replay(
         self, pull_id: str, persons: PersonAssigner, edits: Edits | None = None, progress: Progress | None = None
@@ -162,9 +175,10 @@ class Lake:
 
         base = self._log.latest
         self._roll_back(base)
-        scratch = self._log.folder / "scratch"
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir()
+        scratch = self._log.folder / "scratch" if isinstance(self._log.folder, Path) else self._scratch
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir(parents=True)
         with tempfile.TemporaryDirectory(dir=scratch, ignore_cleanup_errors=True) as folder:
             commit = Commit(
                 self.root,
@@ -206,11 +220,24 @@ class Lake:
     def _roll_back(self, base: int) -> None:
         """Undo table commits of an interrupted commit: nothing is in the lake that no manifest names."""
         states = self._log.tables(base)
-        for path in sorted(self.root.iterdir()):
-            if path.name in spec.resource_types():
-                state = states.get(path.name)
-                if ResourceTable(self.root, path.name).roll_back(state.delta_version if state else None):
-                    self._tables.pop(path.name, None)
+        if isinstance(self.root, Path):
+            for name in names(self.root):
+                if name in spec.resource_types():
+                    state = states.get(name)
+                    if open_table(self.root, name).roll_back(state.delta_version if state else None):
+                        self._tables.pop(name, None)
+            return
+        here = [name for name in names(self.root) if name in spec.resource_types()]
+
+        def look(name: str) -> None:
+            state = states.get(name)
+            self._table(name).roll_back(state.delta_version if state else None)
+
+        with ThreadPoolExecutor(_AT_ONCE) as pool:  # each takes a journey or two
+            list(pool.map(look, here))
+
+    def _table(self, resource_type: str) -> ResourceTable:
+        return self._tables.setdefault(resource_type, open_table(self.root, resource_type))
 
     def types(self, version: int | None = None) -> tuple[str, ...]:
         """Resource types with a table."""
@@ -262,7 +289,7 @@ class Lake:
         ordered: bool,
     ) -> pa.Table:
         """The newest rows of a state of a table."""
-        table = self._tables.setdefault(resource_type, ResourceTable(self.root, resource_type))
+        table = self._table(resource_type)
         chosen = _places(resource_type, bucket, members, self.buckets)
         only = None if members is None else Only("_member", members)
         if not state.superseded:
@@ -307,7 +334,7 @@ class Lake:
         state = self._log.tables(self.version if version is None else version).get(resource_type)
         if state is None:
             return schema.empty_table()
-        table = self._tables.setdefault(resource_type, ResourceTable(self.root, resource_type))
+        table = self._table(resource_type)
         if since is None and (ids is None or len(ids) <= FEW):  # what is asked for again and again
             only = None if ids is None else Only("id", pc.unique(ids))
             return pa.concat_tables(
@@ -325,7 +352,7 @@ class Lake:
         state = self._log.tables(self.version if version is None else version).get(resource_type)
         if state is None:
             return []
-        table = self._tables.setdefault(resource_type, ResourceTable(self.root, resource_type))
+        table = self._table(resource_type)
         return sheets(resource_type, table.files(state.delta_version))
 
     @staticmethod
@@ -343,7 +370,7 @@ class Lake:
         """The same, a row group at a time, with what else ``rows`` has."""
         state = self._log.tables(self.version if version is None else version).get(resource_type)
         if state is not None and rows.num_rows:
-            table = self._tables.setdefault(resource_type, ResourceTable(self.root, resource_type))
+            table = self._table(resource_type)
             schema = self.journal_schema(resource_type, ["_raw"])
             yield from rows_like(table.files(state.delta_version), schema, rows, self.buckets)
 
@@ -354,7 +381,7 @@ class Lake:
             file.rows
             for name, state in tables.items()
             if belongs_to_patients(name)
-            for file in self._tables.setdefault(name, ResourceTable(self.root, name)).files(state.delta_version)
+            for file in self._table(name).files(state.delta_version)
         )
 
     def members(self, bucket: int | None = None, version: int | None = None) -> pa.Array:

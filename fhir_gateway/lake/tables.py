@@ -9,27 +9,25 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import uuid
+import time
+from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 from deltalake import DeltaTable
-from deltalake.exceptions import TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
 from fhir_gateway.lake.coded import Coded, coded_rows
-from fhir_gateway.lake.columns import OWN_COLUMNS, table_schema
+from fhir_gateway.lake.columns import OWN_COLUMNS
 from fhir_gateway.lake.few import FEW, rows_of_few
 from fhir_gateway.lake.founding import found_table
+from fhir_gateway.lake.places import ObjectPath, Place, failing_clearly, side_by_side, storage_options
 from fhir_gateway.lake.reading import Only, filled, footer, stored_rows
 
 NO_BUCKET = -1
@@ -37,9 +35,8 @@ NO_BUCKET = -1
 FEW_ROWS = 8192
 FEW_IDS = 1 << 16
 """Ids that are worth looking for row group by row group."""
-#: Columns whose values are never the same: a dictionary of them would be the column again.
-_UNIQUE = ("_raw", "id", "_hash")
-_BUCKET_FIELD = pa.field("_bucket", pa.int32())
+#: The column that a table is parted by.
+BUCKET = pa.field("_bucket", pa.int32())
 _CONFIGURATION = {
     "delta.dataSkippingNumIndexedCols": "0",  # readers choose files by bucket; statistics of 600 leaves serve nobody
     "delta.enableExpiredLogCleanup": "false",  # a report names the lake version it came from: versions are kept
@@ -50,9 +47,11 @@ _CONFIGURATION = {
 class StoredFile:
     """A Parquet file of a table."""
 
-    path: Path
+    path: Place
     bucket: int
     rows: int = 0  # as far as the table says
+    size: int = field(default=0, compare=False)
+    written: int = field(default=0, compare=False)  # milliseconds since 1970
 
     @property
     def seq(self) -> int:
@@ -60,19 +59,24 @@ class StoredFile:
         return int(self.path.name.split("-")[1])
 
 
-class ResourceTable:
-    """The Delta table of one resource type."""
+class ResourceTable(ABC):
+    """The Delta table of one resource type. Made by :func:`fhir_gateway.lake.object_tables.open_table`."""
 
-    def __init__(self, root: Path, resource_type: str) -> None:
+    def __init__(self, root: Place, resource_type: str) -> None:
         self.resource_type = resource_type
         self.path = root / resource_type
         self._files: dict[int, tuple[StoredFile, ...]] = {}
         self._delta: DeltaTable | None = None
 
+    def _opened(self, version: int | None = None) -> DeltaTable:
+        """The Delta table at a version, or as it is now."""
+        return DeltaTable(str(self.path), version=version, storage_options=storage_options(self.path))
+
     def files(self, version: int) -> tuple[StoredFile, ...]:
         """Files of a Delta version, sorted by bucket and name."""
         if version not in self._files:
-            table = DeltaTable(str(self.path), version=version)
+            with failing_clearly(self.path):
+                table = self._opened(version)
             self._files[version] = self._listed(table)
             if self._delta is None:
                 self._delta = table
@@ -80,9 +84,11 @@ class ResourceTable:
 
     def _listed(self, table: DeltaTable) -> tuple[StoredFile, ...]:
         actions = pa.table(table.get_add_actions(flatten=True))
-        columns = (actions[name].to_pylist() for name in ("path", "partition._bucket", "num_records"))
-        listed = (StoredFile(self.path / path, int(b), rows or 0) for path, b, rows in zip(*columns, strict=True))
-        return _in_order(listed)
+        columns = (actions[name].to_pylist() for name in ("path", "partition._bucket", "num_records", "size_bytes"))
+        listed = (
+            StoredFile(self.path / path, int(b), rows or 0, size) for path, b, rows, size in zip(*columns, strict=True)
+        )
+        return in_order(listed)
 
     def scan(
         self, version: int, columns: Sequence[str], ids: pa.Array | pa.ChunkedArray | None = None
@@ -92,28 +98,38 @@ class ResourceTable:
         With few ``ids`` only the rows of resources that have one of them; with many of them others too.
         """
         if ids is not None and len(ids) <= FEW_IDS:
-            own = pa.schema([*OWN_COLUMNS, _BUCKET_FIELD])
+            own = pa.schema([*OWN_COLUMNS, BUCKET])
             schema = pa.schema([own.field(name) for name in columns])
             return pa.RecordBatchReader.from_batches(schema, self._rows_of(version, schema, ids))
+        if isinstance(self.path, ObjectPath):
+            own = pa.schema([*OWN_COLUMNS, BUCKET])
+            schema = pa.schema([own.field(name) for name in columns])
+
+            def all_rows(file: StoredFile) -> pa.Table:
+                return stored_rows(file.path, file.bucket, schema)
+
+            tables = side_by_side(all_rows, self.files(version), self.path)
+            return pa.RecordBatchReader.from_batches(schema, (batch for one in tables for batch in one.to_batches()))
         fragments = ds.dataset(
             [str(file.path) for file in self.files(version)],
-            schema=pa.schema([*OWN_COLUMNS, _BUCKET_FIELD]),
+            schema=pa.schema([*OWN_COLUMNS, BUCKET]),
             format="parquet",
             partition_base_dir=str(self.path),
-            partitioning=ds.partitioning(pa.schema([_BUCKET_FIELD]), flavor="hive"),
+            partitioning=ds.partitioning(pa.schema([BUCKET]), flavor="hive"),
         )
         return fragments.scanner(columns=list(columns)).to_reader()
 
     def _rows_of(self, version: int, schema: pa.Schema, ids: pa.Array | pa.ChunkedArray) -> Iterator[pa.RecordBatch]:
         """Rows of some resources; of a row group that has none only the ids are read."""
         values = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
-        stored = [name for name in schema.names if name not in (_BUCKET_FIELD.name, "id")]
-        for listed in self.files(version):
+        stored = [name for name in schema.names if name not in (BUCKET.name, "id")]
+
+        def rows_of(listed: StoredFile) -> list[pa.RecordBatch]:
             with footer(listed.path).open(listed.path, ["_source", "_member"]) as file:
                 known = file.read(["id"], use_threads=False)["id"]
                 places = pc.indices_nonzero(pc.is_in(known, value_set=values)).to_numpy().astype(np.int64)
                 if not len(places):
-                    continue
+                    return []
                 sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
                 starts = np.cumsum([0, *sizes])
                 groups = np.unique(np.searchsorted(starts, places, "right") - 1)
@@ -124,10 +140,14 @@ class ResourceTable:
                 rows = rows.take(pa.array(places - starts[groups][at] + before[at]))
                 if "id" in schema.names:
                     rows = rows.append_column("id", known.take(pa.array(places)))
-                if _BUCKET_FIELD.name in schema.names:
+                if BUCKET.name in schema.names:
                     bucket = pa.repeat(pa.scalar(listed.bucket, pa.int32()), len(places))
-                    rows = rows.append_column(_BUCKET_FIELD, bucket)
-                yield from rows.select(schema.names).cast(schema).to_batches()
+                    rows = rows.append_column(BUCKET, bucket)
+                batches: list[pa.RecordBatch] = rows.select(schema.names).cast(schema).to_batches()
+                return batches
+
+        for batches in side_by_side(rows_of, self.files(version), self.path):
+            yield from batches
 
     def read(
         self,
@@ -148,167 +168,75 @@ class ResourceTable:
         """
         chosen = [file for file in self.files(version) if buckets(file.bucket)]
         if only is not None and coded is None and len(only.values) <= FEW:
+            self._fetch_footers(chosen)
             return rows_of_few([(file.path, file.bucket) for file in chosen], schema, only, sparse=sparse)
         if sparse:
+            self._fetch_footers(chosen)
             schema = filled(schema, [footer(file.path).schema for file in chosen])
-        parts = (
-            stored_rows(file.path, file.bucket, schema, only)
-            if coded is None or footer(file.path).metadata.num_rows < FEW_ROWS
-            else coded_rows(file.path, file.bucket, schema, only, coded)
-            for file in chosen
-        )
-        return [part for part in parts if part.num_rows]
+
+        def rows_of(file: StoredFile) -> pa.Table:
+            if coded is None or footer(file.path).metadata.num_rows < FEW_ROWS:
+                return stored_rows(file.path, file.bucket, schema, only)
+            return coded_rows(file.path, file.bucket, schema, only, coded)
+
+        return [part for part in side_by_side(rows_of, chosen, self.path) if part.num_rows]
+
+    def _fetch_footers(self, files: Sequence[StoredFile]) -> None:
+        """Have what files say of themselves at hand, where each would be a journey."""
+        if isinstance(self.path, ObjectPath):
+            deque(side_by_side(lambda file: footer(file.path), files, self.path), maxlen=0)
 
     def append(self, files: Iterable[StoredFile]) -> int:
         """Make written files part of the table, creating it when absent; returns the new Delta version."""
-        written = list(files)
-        adds = [self._added(file) for file in written]
-        for file in written:
-            _sync(file.path)
-        if self._logged() < 0:
-            found_table(self.path, self.resource_type, [_BUCKET_FIELD.name], _CONFIGURATION, adds)
-            self._files[0] = _in_order(written)
-            return 0
-        table = self._newest()
-        if table is None:
-            raise TableNotFoundError(self.resource_type)
-        schema = table_schema(self.resource_type)
-        actions: list[AddAction | RemoveAction] = [
-            AddAction(a["path"], a["size"], a["partitionValues"], a["modificationTime"], True, a["stats"]) for a in adds
-        ]
-        table.create_write_transaction(actions, "append", schema, ["_bucket"])
-        table.update_incremental()
-        version = int(table.version())
-        self._delta = table
-        self._files[version] = self._listed(table)
-        _sync(self.path / "_delta_log" / f"{version:020d}.json")
-        return version
+        return self.change(files)
+
+    @abstractmethod
+    def change(self, added: Iterable[StoredFile], removed: Sequence[StoredFile] = ()) -> int:
+        """Make written files part of the table, in the place of others; returns the new Delta version."""
+
+    @abstractmethod
+    def roll_back(self, version: int | None) -> bool:
+        """Undo what came after ``version`` (None: the table must not exist); says whether there was anything."""
+
+    def _found(self, files: Sequence[StoredFile]) -> None:
+        """Write the first entry of the log, with these files."""
+        adds = [self._added(file) for file in files]
+        found_table(self.path, self.resource_type, [BUCKET.name], _CONFIGURATION, adds)
+        self._files[0] = in_order(files)
 
     def _added(self, file: StoredFile) -> dict[str, Any]:
         """A file as Delta's ``add`` has it."""
-        status = file.path.stat()
         return {
-            "path": file.path.relative_to(self.path).as_posix(),
-            "partitionValues": {_BUCKET_FIELD.name: str(file.bucket)},
-            "size": status.st_size,
-            "modificationTime": int(status.st_mtime * 1000),
+            "path": self.path_of(file),
+            "partitionValues": {BUCKET.name: str(file.bucket)},
+            "size": file.size,
+            "modificationTime": file.written,
             "stats": json.dumps({"numRecords": file.rows}),
         }
 
-    def _newest(self) -> DeltaTable | None:
-        """The table as it is now; None when there is none. Reading its log anew would cost more than a small commit."""
-        if self._delta is not None:
-            self._delta.update_incremental()
-            return self._delta
-        try:
-            self._delta = DeltaTable(str(self.path))
-        except TableNotFoundError:
-            return None
-        return self._delta
+    def path_of(self, file: StoredFile) -> str:
+        """A file's path in the table."""
+        return str(file.path).removeprefix(f"{self.path}/").replace(os.sep, "/")
 
-    def roll_back(self, version: int | None) -> bool:
-        """Undo what came after ``version`` (None: the table must not exist); says whether there was anything."""
-        if version is not None and self._logged() == version:
-            return False
-        table = self._newest()
-        if table is None:
-            if version is not None:
-                raise TableNotFoundError(self.resource_type)
-            shutil.rmtree(self.path, ignore_errors=True)  # files of a commit that never got as far as its table
-            return False
-        if version is None:
-            shutil.rmtree(self.path)
-            return True
-        if self._listed(table) == self.files(version):
-            return False
-        table.restore(version)
-        return True
-
-    def _logged(self) -> int:
-        """Newest version that the table's log has; -1 for none."""
-        found = (path.stem for path in (self.path / "_delta_log").glob("*.json"))
-        return max((int(name) for name in found if name.isdecimal()), default=-1)
+    def _actions(
+        self, files: Iterable[StoredFile], removed: Iterable[StoredFile] = ()
+    ) -> list[AddAction | RemoveAction]:
+        """What the library writes into the log of files that come and go."""
+        adds = (self._added(file) for file in files)
+        return [
+            *(
+                AddAction(a["path"], a["size"], a["partitionValues"], a["modificationTime"], True, a["stats"])
+                for a in adds
+            ),
+            *(
+                RemoveAction(
+                    self.path_of(file), True, int(time.time() * 1000), file.size, {BUCKET.name: str(file.bucket)}
+                )
+                for file in removed
+            ),
+        ]
 
 
-def _in_order(files: Iterable[StoredFile]) -> tuple[StoredFile, ...]:
+def in_order(files: Iterable[StoredFile]) -> tuple[StoredFile, ...]:
+    """Sorted by bucket and name."""
     return tuple(sorted(files, key=lambda file: (file.bucket, file.path)))
-
-
-def _sync(path: Path) -> None:
-    """Have a file on the disk before a manifest names it."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _leaf_paths(schema: pa.Schema) -> Iterator[str]:
-    """The names of a file's Parquet columns."""
-    for field in schema:
-        yield from _paths_below(field.type, field.name)
-
-
-def _paths_below(stored: pa.DataType, path: str) -> Iterator[str]:
-    if pa.types.is_list(stored):
-        yield from _paths_below(stored.value_type, f"{path}.list.element")
-    elif pa.types.is_struct(stored):
-        for field in stored:
-            yield from _paths_below(field.type, f"{path}.{field.name}")
-    else:
-        yield path
-
-
-class BucketWriter:
-    """Writes rows that come sorted by bucket and in reading order into one Parquet file per bucket of a table.
-
-    Each batch becomes a row group at once: gathering larger ones takes twice as long, for no smaller files.
-    """
-
-    def __init__(self, table: ResourceTable, seq: int) -> None:
-        self._table = table
-        self._seq = seq
-        self._bucket: int | None = None
-        self._rows = 0
-        self._writer: pq.ParquetWriter | None = None
-        self._codecs: dict[str, str] = {}
-        self.files: list[StoredFile] = []
-
-    def add(self, rows: pa.Table) -> None:
-        """Take rows with an int32 column ``_bucket``, whose buckets never fall back."""
-        if rows.num_rows == 0:
-            return
-        buckets = rows["_bucket"].combine_chunks().to_numpy()
-        starts = [0, *((buckets[1:] != buckets[:-1]).nonzero()[0] + 1).tolist(), len(buckets)]
-        rows = rows.drop_columns(["_bucket"])
-        for start, end in pairwise(starts):
-            self._writer_of(int(buckets[start]), rows.schema).write_table(rows.slice(start, end - start))
-            self._rows += end - start
-
-    def _writer_of(self, bucket: int, schema: pa.Schema) -> pq.ParquetWriter:
-        if self._writer is not None and bucket == self._bucket:
-            return self._writer
-        self.close()
-        folder = self._table.path / f"_bucket={bucket}"
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"part-{self._seq:08d}-{uuid.uuid4().hex[:12]}.parquet"
-        self._bucket = bucket
-        # a text is long; to begin a block of zstd takes longer than to compress a column of few values
-        self._codecs = self._codecs or dict.fromkeys(_leaf_paths(schema), "lz4") | {"_raw": "zstd"}
-        self._writer = pq.ParquetWriter(
-            path,
-            schema,
-            compression=self._codecs,
-            compression_level={"_raw": 1},
-            use_dictionary=[name for name in schema.names if name not in _UNIQUE],
-            write_statistics=["_member"],  # whoever reads one member skips the row groups of others
-            write_batch_size=1 << 10,  # how long a page is, is only asked after so many: of texts of 5 kB each 5 MB
-        )
-        self.files.append(StoredFile(path, bucket))
-        return self._writer
-
-    def close(self) -> list[StoredFile]:
-        """Finish and return the files."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-            self.files[-1] = replace(self.files[-1], rows=self._rows)
-            self._rows = 0
-        return self.files

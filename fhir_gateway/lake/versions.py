@@ -6,16 +6,17 @@ A manifest names the Delta version of every table, so readers see either all of 
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from fhir_gateway.errors import NotFoundError
+from fhir_gateway.lake.places import ObjectPath, Place, content, exists, names, publish
 from fhir_gateway.sources.models import Ledger, LedgerEntry
 
 try:
@@ -25,6 +26,16 @@ except ImportError:  # pragma: no cover - only where there is no POSIX
 
 LOG_FOLDER = "_lake"
 _NAME = re.compile(r"v([0-9]{8,})\.json")
+#: Manifests that are fetched from an object storage at once.
+_AT_ONCE = 16
+
+#: Holds a lock of the name given, that all processes know of and that ends with its holder.
+Guard = Callable[[str], AbstractContextManager[None]]
+
+
+def no_guard(name: str) -> AbstractContextManager[None]:
+    """Nobody waits: of two who write at once, the storage lets one be first and the other begins anew."""
+    return nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +70,6 @@ class LakeVersion:
     persons: str | None = None
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that it is there completely or not at all, also after a power cut."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with draft.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def manifest_number(path: Path) -> int | None:
     """The version whose manifest a file of the lake is, by its path below the lake's root; None of other files."""
     named = _NAME.fullmatch(path.name) if path.parent == Path(LOG_FOLDER) else None
@@ -81,23 +77,39 @@ def manifest_number(path: Path) -> int | None:
 
 
 class VersionLog:
-    """The manifests of a lake, in its folder ``_lake``."""
+    """The manifests of a lake, in its folder ``_lake``.
 
-    def __init__(self, folder: Path) -> None:
+    In a folder, locked files keep writers one at a time. On object storage ``guard`` does, where there is one, and that
+    a manifest is only written where there is none decides between writers whom no guard kept apart.
+    """
+
+    def __init__(self, folder: Place, guard: Guard = no_guard) -> None:
         self.folder = folder
+        self._guard = guard
         self._known: dict[int, LakeVersion] = {}
+        self._newest = 0  # as far as we have seen; manifests stay
 
     @property
     def latest(self) -> int:
         """Newest version; 0 when the lake is empty."""
-        return max((int(m[1]) for name in os.listdir(self.folder) if (m := _NAME.fullmatch(name))), default=0)
+        if isinstance(self.folder, Path) or not self._newest:
+            found = (named[1] for name in names(self.folder) if (named := _NAME.fullmatch(name)))
+            self._newest = max(map(int, found), default=0)
+            return self._newest
+        newest = self._newest
+        while exists(self._manifest(newest + 1)):
+            newest += 1
+        self._newest = newest
+        return newest
+
+    def _manifest(self, version: int) -> Place:
+        return self.folder / f"v{version:08d}.json"
 
     def get(self, version: int) -> LakeVersion:
         """The manifest of a version; NotFoundError when there is none."""
         if version not in self._known:
-            path = self.folder / f"v{version:08d}.json"
             try:
-                self._known[version] = _decoded(json.loads(path.read_bytes()))
+                self._known[version] = _decoded(json.loads(content(self._manifest(version))))
             except FileNotFoundError as error:
                 raise NotFoundError(f"the lake has no version {version}") from error
         return self._known[version]
@@ -108,18 +120,22 @@ class VersionLog:
 
     def all(self) -> tuple[LakeVersion, ...]:
         """Every version, oldest first."""
-        return tuple(self.get(version) for version in range(1, self.latest + 1))
+        versions = range(1, self.latest + 1)
+        unknown = [version for version in versions if version not in self._known]
+        if isinstance(self.folder, ObjectPath) and len(unknown) > 1:  # each takes a journey
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                list(pool.map(self.get, unknown))
+        return tuple(map(self.get, versions))
 
     def of_pull(self, pull_id: str) -> LakeVersion | None:
         """The version that committed a pull; None when it was never committed."""
         return next((version for version in self.all() if version.pull_id == pull_id), None)
 
     def add(self, version: LakeVersion) -> None:
-        """Publish a version, as committed now."""
+        """Publish a version, as committed now; ConflictError when another writer published that version before."""
         with self._locked("publishing"):
             stamped = replace(version, committed_at=datetime.now(UTC).isoformat())
-            content = json.dumps(asdict(stamped), indent=1, sort_keys=True).encode()
-            replace_file(self.folder / f"v{version.version:08d}.json", content)
+            publish(self._manifest(version.version), json.dumps(asdict(stamped), indent=1, sort_keys=True).encode())
 
     def settled(self) -> int:
         """Newest version, once none is being published: one that comes later is committed later than this was asked."""
@@ -134,6 +150,10 @@ class VersionLog:
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
+        if isinstance(self.folder, ObjectPath):
+            with self._guard(name):
+                yield
+            return
         with (self.folder / name).open("w") as lock:
             if fcntl is not None:
                 fcntl.flock(lock, fcntl.LOCK_EX)

@@ -15,9 +15,10 @@ from fhir_gateway.lake.columns import OWN_COLUMNS, belongs_to_patients
 from fhir_gateway.lake.links import Links
 from fhir_gateway.lake.moving import MOVED, moved_rows
 from fhir_gateway.lake.ordering import Seats, first_rows, parted
+from fhir_gateway.lake.parts import BucketWriter
 from fhir_gateway.lake.scan import CHECKED, Scanner
 from fhir_gateway.lake.staging import StagedRows, gathered
-from fhir_gateway.lake.tables import NO_BUCKET, BucketWriter, ResourceTable, StoredFile
+from fhir_gateway.lake.tables import NO_BUCKET, ResourceTable, StoredFile
 from fhir_gateway.lake.texts import Texts
 from fhir_gateway.lake.typed import Piece, typed_rows
 from fhir_gateway.lake.versions import TableState
@@ -116,7 +117,7 @@ class Writing:
 
     def _typed_files(self, parts: Iterable[pa.Table]) -> list[StoredFile]:
         shape = self.scanner.shape(self.table.resource_type)
-        writer = BucketWriter(self.table, self.version)
+        writer = BucketWriter(self.table, self.version, self.scratch.with_suffix(".files"))
         for rows in parts:
             for piece in typed_rows(
                 self.connection,
@@ -177,7 +178,7 @@ class Writing:
         }
         fields = [*OWN_COLUMNS, pa.field("_bucket", pa.int32())]
         arrays = [given[f.name] if f.name in given else pa.nulls(rows.num_rows, f.type) for f in fields]
-        writer = BucketWriter(self.table, self.version)
+        writer = BucketWriter(self.table, self.version, self.scratch.with_suffix(".files"))
         writer.add(pa.table(arrays, schema=pa.schema(fields)))
         return writer.close()
 

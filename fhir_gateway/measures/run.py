@@ -112,7 +112,7 @@ def recipe_of(
     assert version is not None  # noqa: S101 - of a lake
     supplements = tuple(evaluator.package.supplement for evaluator in evaluators)
     return Recipe(
-        str(lake.root.resolve()),
+        lake.url,
         lake.buckets,
         version,
         tuple(packages),
