@@ -11,9 +11,9 @@ import asyncio
 import re
 from collections.abc import Mapping, MutableMapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import orjson
 from starlette.concurrency import run_in_threadpool
@@ -27,6 +27,7 @@ from fhir_gateway.errors import GatewayError, InputError, Location
 from fhir_gateway.server.access import access_of, admit
 from fhir_gateway.server.audit import Access, AuditTrail
 from fhir_gateway.server.bundle_answers import entry_answer
+from fhir_gateway.server.bundle_entries import Entry, entries_of
 from fhir_gateway.server.changing import answer, conditions_of, read_resource
 from fhir_gateway.server.interactions import begin
 from fhir_gateway.server.negotiation import json_body, preferences, require_json
@@ -48,39 +49,12 @@ from fhir_gateway.server.remarking import Remarked, Remarking
 from fhir_gateway.server.writing import Change, Resolved, Writes, Written
 
 MAX_BUNDLE_BYTES = 16 * 1024 * 1024
-MAX_ENTRIES = 500
 #: What the answers of the entries may hold together; the rest is refused entry by entry.
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 _WRITES = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 #: The order in which a transaction is carried out, whatever the order of its entries.
 _ORDER = {"delete": 0, "create": 1, "update": 2}
 _CONDITIONAL = re.compile(r"(?P<type>[A-Z][A-Za-z]+)\?(?P<query>.+)", re.DOTALL)
-#: Headers of ours, by the element of ``entry.request`` that stands for them.
-_CONDITIONS = {
-    "ifMatch": "if-match",
-    "ifNoneMatch": "if-none-match",
-    "ifModifiedSince": "if-modified-since",
-    "ifNoneExist": "if-none-exist",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One entry as it was asked for; ``path`` and ``query`` are relative to the base."""
-
-    number: int
-    method: str
-    path: str
-    query: str
-    resource: Any
-    full_url: str | None
-    conditions: Mapping[str, str]
-
-    @property
-    def place(self) -> str:
-        """Where it is, as FHIRPath."""
-        return f"Bundle.entry[{self.number}]"
 
 
 class Bundles:
@@ -108,7 +82,7 @@ class Bundles:
                 raise MissingToken("a bearer token is needed")
             token = self._rest.verifier.verify(header)
             access.client_id, access.purpose = token.client_id, token.purpose
-            return self._read(body)
+            return entries_of(body, self._rest.base_url)
 
         kind, entries = await run_in_threadpool(opened)
         access.interaction = kind
@@ -119,41 +93,6 @@ class Bundles:
         head = orjson.dumps({"resourceType": "Bundle", "type": f"{kind}-response"})[:-1]
         found = b",".join(answers[entry.number] for entry in entries)
         return Response(head + (b',"entry":[' + found + b"]" if entries else b"") + b"}", media_type=FHIR_JSON)
-
-    def _read(self, body: bytes) -> tuple[str, list[Entry]]:
-        bundle = read_resource(body, "Bundle")
-        kind = bundle.get("type")
-        if kind not in ("batch", "transaction"):
-            raise InputError("not a batch or a transaction", location=Location(path="Bundle.type", rule="value"))
-        entries = bundle.get("entry", [])
-        if not isinstance(entries, list):
-            raise InputError("not a list", location=Location(path="Bundle.entry", rule="type"))
-        if len(entries) > MAX_ENTRIES:
-            raise TooCostly(f"a Bundle may have {MAX_ENTRIES} entries", location=Location(path="Bundle.entry"))
-        return kind, [self._entry(number, entry) for number, entry in enumerate(entries)]
-
-    def _entry(self, number: int, entry: Any) -> Entry:
-        place = f"Bundle.entry[{number}]"
-        asked = entry.get("request") if isinstance(entry, dict) else None
-        if not isinstance(asked, dict) or not isinstance(asked.get("url"), str):
-            raise InputError(
-                "an entry needs a request with method and url", location=Location(path=place, rule="request")
-            )
-        method = asked.get("method")
-        if method not in _METHODS:
-            raise InputError("not a method of R4", location=Location(path=f"{place}.request.method", rule="value"))
-        url = asked["url"].removeprefix(self._rest.base_url)
-        split = urlsplit(url.lstrip("/"))
-        steps = unquote(split.path).split("/")
-        if split.scheme or split.netloc or not split.path or any(step in ("", ".", "..") for step in steps):
-            where = Location(path=f"{place}.request.url", rule="relative")
-            raise InputError("not the address of something below the FHIR base", location=where)
-        full_url = entry.get("fullUrl")
-        conditions = {name: asked[key] for key, name in _CONDITIONS.items() if isinstance(asked.get(key), str)}
-        if any(not text.isprintable() or not text.isascii() for text in conditions.values()):
-            raise InputError("not the value of a header", location=Location(path=f"{place}.request", rule="value"))
-        named = full_url if isinstance(full_url, str) else None
-        return Entry(number, method, split.path, split.query, entry.get("resource"), named, conditions)
 
     async def _each(self, request: Request, entries: Sequence[Entry]) -> dict[int, bytes]:
         """The answers of entries that stand each for itself, by number."""
@@ -220,7 +159,7 @@ class Bundles:
         return entry_answer(status, answered, b"".join(chunks))
 
     async def _transaction(self, request: Request, entries: Sequence[Entry]) -> dict[int, bytes]:
-        reads = [one for one in entries if one.method in ("GET", "HEAD") or _is_search(one)]
+        reads = [one for one in entries if one.method in ("GET", "HEAD") or one.is_search]
         writes = [one for one in entries if one not in reads]
         header = request.headers.get("authorization")
         access = access_of(request)
@@ -387,10 +326,6 @@ _OF_CONNECTION = frozenset({"type", "asgi", "http_version", "scheme", "server", 
 
 def _plain(resource: Any) -> tuple[bytes, str]:
     return orjson.dumps(resource), FHIR_JSON
-
-
-def _is_search(entry: Entry) -> bool:
-    return entry.method == "POST" and entry.path.endswith("/_search")
 
 
 def _noted(access: Access, entry: Entry, change: Change) -> Access:

@@ -138,9 +138,14 @@ def without_query(url: str) -> str:
 
 def checked_base_url(url: str) -> str:
     """A base URL without trailing slash; refuses what is not absolute http(s), or plain http beyond this machine."""
-    parts = urlsplit(url.strip())
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
-        raise ConfigurationError("an endpoint's URL must be an absolute http(s) URL without user, query or fragment")
+    wrong = "an endpoint's URL must be an absolute http(s) URL without user, query or fragment"
+    try:
+        parts = urlsplit(url.strip())
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ConfigurationError(wrong) from None
+    if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment or parts.username:
+        raise ConfigurationError(wrong)
     if parts.scheme == "http" and parts.hostname not in LOOPBACK:
         raise ConfigurationError(f"{parts.hostname}: plain http would show tokens and patients on the wire; use https")
     return url.strip().rstrip("/")

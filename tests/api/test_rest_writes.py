@@ -395,6 +395,16 @@ async def test_bundles_that_are_none(face: Face) -> None:
     assert (await face.bundle("operator", "batch")).json() == {"resourceType": "Bundle", "type": "batch-response"}
     twice = [entry("DELETE", "MeasureReport/a"), entry("DELETE", "MeasureReport/a")]
     assert (await face.bundle("operator", "transaction", *twice)).status_code == 400
+    for nowhere in (
+        "http://[",
+        "https://[::1",
+        "http://elsewhere.example/Patient/1",
+        "../admin/clients",
+        "Patient/%2e%2e/x",
+    ):
+        refused = await face.bundle("operator", "batch", entry("GET", nowhere))
+        assert refused.status_code == 400, nowhere
+        assert refused.json()["issue"][0]["expression"] == ["Bundle.entry[0].request.url"], refused.text
     odd = {"resourceType": "Bundle", "type": "batch", "entry": {"request": 1}}
     assert (await face.send("operator", "POST", "", odd)).status_code == 400
     bare = await face.http.post("/fhir/", json=odd, headers={"Content-Type": "application/fhir+json"})
@@ -422,8 +432,19 @@ def entry_of(body: Any, method: Any, url: Any) -> dict[str, Any]:
     odd=st.dictionaries(st.sampled_from([*PATHS, "resourceType", "contained", "x"]), JSON, max_size=3),
     method=st.sampled_from(["POST", "PUT", "DELETE", "GET", "PATCH", "TRACE", 5]),
     url=st.sampled_from(
-        ["MeasureReport", "MeasureReport/x", "MeasureReport?status=complete", "?", "//", "Patient/$x", 1]
-    ),
+        [
+            "MeasureReport",
+            "MeasureReport/x",
+            "MeasureReport?status=complete",
+            "?",
+            "//",
+            "Patient/$x",
+            1,
+            "http://[",
+            "http:",
+        ]
+    )
+    | st.text(max_size=12),
     kind=st.sampled_from(["batch", "transaction"]),
 )
 async def test_no_body_is_too_strange(face: Face, odd: dict[str, Any], method: Any, url: Any, kind: str) -> None:

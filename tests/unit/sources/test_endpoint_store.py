@@ -141,4 +141,7 @@ def test_urls_as_they_may_be_shown() -> None:
     assert without_query("https://u:p@h:8443/a/b?sig=secret#x") == "https://h:8443/a/b"
     assert origin("HTTPS://Ehr.Example/x") == origin("https://ehr.example:443/y")
     assert origin("http://ehr.example") != origin("https://ehr.example")
+    for nowhere in ("https://[", "https://h:port/r4", "https://h:99999/r4"):
+        with pytest.raises(ConfigurationError, match="absolute"):
+            checked_base_url(nowhere)
     assert checked_base_url(" https://h/r4/ ") == "https://h/r4"
