@@ -35,6 +35,8 @@ EVIDENCE_SCHEMA = pa.schema(
     + [("participant", pa.bool_()), ("reason", pa.string())]
 )
 
+_FEW_LINES = 50_000
+
 _EVIDENCE = """
 SELECT j.member, j.source, j.eob, j.day, j.tin, j.npi, l.specialty, l.procedure, l.place_of_service, j.allowed, j.paid,
   o.owner AS competitor, o.participant,
@@ -75,7 +77,8 @@ def line_evidence(
     months = [step.window_months for step in terms.passes] + [n.window_months for s in terms.passes for n in s.needs]
     window = (window_start(end, max(months, default=12)), end)
     knows = providers is not None
-    with duckdb.connect() as connection:
+    # threads cost more than they save over the lines of one member
+    with duckdb.connect(config={"threads": 1} if lines.num_rows < _FEW_LINES else {}) as connection:
         prepare_lines(connection, "lines", lines)
         register(connection, "providers", providers, PROVIDER_SCHEMA)
         connection.execute(CLINICIANS, {"day": period[1]})

@@ -374,6 +374,14 @@ class ResourceStore:
         with snapshot(self._engine) as connection:
             return list(connection.scalars(chosen.order_by(resource.c.key)))
 
+    def stamps(self, resource_type: str) -> list[str]:
+        """Id and version of each resource of a type that is seen, without reading what it says: whether any changed."""
+        row = self._resource.c
+        chosen = sa.select(row.id, row.version).where(row.type == resource_type, row.deleted.is_(False))
+        with snapshot(self._engine) as connection:
+            found = connection.execute(chosen.where(*self._view.visible(resource_type)))
+            return sorted(f"{one.id}/{one.version}" for one in found)
+
     def counts(self) -> dict[str, int]:
         """Return the number of live resources of each type: an overview for the operator, of everything there is."""
         if not self.audience.unlimited:

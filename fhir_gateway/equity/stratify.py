@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,6 @@ import pyarrow.compute as pc
 from fhir_gateway.equity.dimensions import (
     ASKED,
     DECLINED,
-    DIMENSIONS,
     MISSING,
     UNKNOWN,
     Column,
@@ -94,15 +94,15 @@ class Strata:
 def stratify(
     metrics: Sequence[Metric],
     dimensions: MemberDimensions,
-    names: Sequence[str] = (),
+    names: Sequence[str | Dimension] = (),
     threshold: int = THRESHOLD,
     notes: Sequence[str] = (),
 ) -> Strata:
-    """``metrics`` by the dimensions called ``names`` (default: all), suppressed together.
+    """``metrics`` by the dimensions called ``names`` (default: all), or others than ours, suppressed together.
 
     Members that ``dimensions`` does not have do not count. Strata of a dimension add up to the whole.
     """
-    wanted = chosen(tuple(names))
+    wanted = _dimensions(names)
     aligned = tuple(_aligned(metric, dimensions) for metric in metrics)
     links: dict[str, list[str]] = {}
     for dimension in wanted:
@@ -119,6 +119,24 @@ def stratify(
         breakdowns += [_breakdown(number, metric, one, dimensions.columns[one.id], protection) for one in wanted]
     population = tuple(_composition(one, dimensions.columns[one.id], protection.population[one.id]) for one in wanted)
     return Strata(dimensions, aligned, protection, tuple(breakdowns), population, tuple(said))
+
+
+def total(metric: Metric, members: pa.Array, threshold: int = THRESHOLD) -> Cell:
+    """A metric of these members (sorted) in one number, hidden where it is of too few."""
+    everybody = Dimension("all", "All", "all", {"all": "All"})
+    column = Column(np.zeros(len(members), np.int64), ("all",))
+    strata = stratify(
+        [metric], MemberDimensions(members, date.min, {"all": column}, pa.table({})), [everybody], threshold
+    )
+    if not strata.breakdowns:
+        return Cell(None, "All", None, None, None, None, None, True)
+    return strata.breakdowns[0].total
+
+
+def _dimensions(names: Sequence[str | Dimension]) -> tuple[Dimension, ...]:
+    ours = tuple(name for name in names if isinstance(name, str))
+    others = tuple(one for one in names if isinstance(one, Dimension))
+    return others if others and not ours else (*chosen(ours), *others)
 
 
 def title_of(dimension: Dimension, code: str) -> str:
@@ -207,4 +225,4 @@ def _composition(dimension: Dimension, column: Column, hidden: npt.NDArray[np.bo
         (code, title_of(dimension, code), None if hidden[place] else int(counts[place]))
         for place, code in enumerate(column.strata)
     )
-    return Composition(DIMENSIONS[dimension.id], rows)
+    return Composition(dimension, rows)

@@ -38,6 +38,9 @@ from fhir_gateway.jobs.publish import published_id
 from fhir_gateway.lake.claims import directory
 from fhir_gateway.sources.outcome import Progress, PullProgress
 
+#: Members of a row group of the evidence: few, so that one is found without reading all.
+_FOUND_TOGETHER = 1 << 13
+
 
 @dataclass(frozen=True, slots=True)
 class AttributionReport:
@@ -112,10 +115,12 @@ def computed(gateway: Gateway, contract: Contract, *, version: int | None = None
     return AttributionReport(contract, attribution, lines, coverage, version, {}, rested_on=known.stamps)
 
 
-def kept_lines(gateway: Gateway, contract: Contract, version: int, paid_through: date) -> pa.Table:
-    """Claim lines with the columns that attribution and settlement of a contract look at."""
+def kept_lines(
+    gateway: Gateway, contract: Contract, version: int, paid_through: date, members: pa.Array | None = None
+) -> pa.Table:
+    """Claim lines (of these members) with the columns that attribution and settlement of a contract look at."""
     columns = sorted({*LINE_COLUMNS, *COST_COLUMNS, *contract.needs().lines})
-    return kept_claim_lines(gateway, version, paid_through, columns, contract.claims.precedence)
+    return kept_claim_lines(gateway, version, paid_through, columns, contract.claims.precedence, members)
 
 
 def kept_attribution(gateway: Gateway, contract: Contract, evidence: str) -> AttributionReport:
@@ -267,8 +272,8 @@ def _keep(folder: Path, attribution: Attribution, services: pa.Table, header: Ma
         return
     folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder.parent))
-    pq.write_table(attribution.table, partial / "members.parquet")
-    pq.write_table(attribution.candidates, partial / "candidates.parquet")
+    for name, table in (("members", attribution.table), ("candidates", attribution.candidates)):
+        pq.write_table(table, partial / f"{name}.parquet", row_group_size=_FOUND_TOGETHER)
     pq.write_table(services, partial / "services.parquet")
     (partial / "header.json").write_bytes(orjson.dumps(header, option=orjson.OPT_INDENT_2))
     if not folder.exists():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import duckdb
 import pyarrow as pa
@@ -62,8 +63,20 @@ def known_facts(gateway: Gateway, contract: Contract, terms: AttributionTerms, v
     )
 
 
+#: Clinicians of the lake version that was asked for last, by gateway: a directory is small, and read for every member
+#: whose attribution somebody looks at. Arrow tables do not change, so any thread may have them.
+_CLINICIANS: WeakKeyDictionary[Gateway, tuple[int, pa.Table]] = WeakKeyDictionary()
+
+
 def clinicians(gateway: Gateway, version: int) -> pa.Table:
     """Clinicians of the directories (``PROVIDER_SCHEMA``): of which practice and specialty each is."""
+    known = _CLINICIANS.get(gateway)
+    if known is None or known[0] != version:
+        known = _CLINICIANS[gateway] = (version, _clinicians(gateway, version))
+    return known[1]
+
+
+def _clinicians(gateway: Gateway, version: int) -> pa.Table:
     with duckdb.connect() as connection:
         connection.register("directory", directory(gateway.lake, version))
         found = connection.sql(

@@ -25,8 +25,9 @@ import pyarrow.parquet as pq
 from fhir_gateway.factory import Gateway
 from fhir_gateway.lake.claims import LINE_SCHEMA, claims, directory
 
-#: Rows of a row group at most, and the key of the file's metadata that says how many row groups each bucket has.
-_ROWS = 1_000_000
+#: Rows of a row group at most (a bucket's are sorted by member: in so few those of one are found by statistics), and
+#: the key of the file's metadata that says how many row groups each bucket has.
+_ROWS = 1 << 16
 _ROW_GROUPS = b"buckets"
 
 

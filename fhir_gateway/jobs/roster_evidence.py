@@ -9,6 +9,7 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -20,12 +21,13 @@ from fhir_gateway.attribution.ledger_store import MonthLedger
 from fhir_gateway.attribution.months import of_period, with_newborn_cell, with_provider_of_record
 from fhir_gateway.attribution.overlap import Precedence, claimants
 from fhir_gateway.attribution.reconciliation import Reconciliation
+from fhir_gateway.attribution.rules import AttributionTerms
 from fhir_gateway.attribution.stability import Churn, Leakage, churn, leakage, near_misses
 from fhir_gateway.contracts import Contract
 from fhir_gateway.contracts.documents import SUFFIXES
 from fhir_gateway.errors import ContractError, InputError, NotFoundError
 from fhir_gateway.factory import Gateway
-from fhir_gateway.jobs.attribute import AttributionReport, kept_attribution
+from fhir_gateway.jobs.attribute import AttributionReport, kept_attribution, kept_lines
 from fhir_gateway.jobs.attribution_facts import clinicians, with_ccns
 from fhir_gateway.jobs.attribution_runs import attributions_folder, evidence_runs, newest_evidence
 from fhir_gateway.jobs.people import persons_of
@@ -54,13 +56,23 @@ def kept(gateway: Gateway, contract_name: str, evidence: str | None = None) -> A
 
 def explain(gateway: Gateway, contract_name: str, member: str, evidence: str | None = None) -> Explained:
     """Why a member is whose patient, by a kept run and the claims of its lake version; NotFoundError."""
-    report = kept(gateway, contract_name, evidence)
-    table, candidates = report.attribution.table, report.attribution.candidates
-    rows = table.filter(pc.equal(table["member"], member)).to_pylist()
+    contract = Contract.load(gateway.contract(contract_name))
+    folder = newest_evidence(gateway, contract.id) if evidence is None else None
+    if evidence is not None:
+        folder = attributions_folder(gateway, contract.id) / evidence
+    if folder is None or contract.attribution_terms is None or not (folder / "header.json").exists():
+        raise NotFoundError("this contract was not attributed yet")
+    only = pc.field("member") == member
+    rows, candidates = (
+        pq.read_table(folder / f"{name}.parquet", filters=only).to_pylist() for name in ("members", "candidates")
+    )
     if not rows:
         raise NotFoundError("the run does not know this member")
-    lines = _evidence(gateway, report, pa.array([member])).to_pylist()
-    return Explained(rows[0], candidates.filter(pc.equal(candidates["member"], member)).to_pylist(), lines)
+    version = orjson.loads((folder / "header.json").read_bytes())["lake_version"]
+    looked_at = pa.array([member])
+    lines = kept_lines(gateway, contract, version, contract.claims.paid_through, looked_at)
+    found = _judged(gateway, contract, contract.attribution_terms, lines, version, looked_at)
+    return Explained(rows[0], sorted(candidates, key=lambda one: one["rank"]), found.to_pylist())
 
 
 def lost_by_a_hair(gateway: Gateway, contract_name: str, within: Decimal, amount: Decimal) -> pa.Table:
@@ -94,7 +106,11 @@ def changed(gateway: Gateway, contract_name: str, before: str | None = None) -> 
 
 def leaked(gateway: Gateway, contract_name: str) -> Leakage:
     """Primary care of the contract's members in and outside of it."""
-    report = kept(gateway, contract_name)
+    return leakage_of(kept(gateway, contract_name))
+
+
+def leakage_of(report: AttributionReport) -> Leakage:
+    """The same of a run that was read."""
     return leakage(report.attribution, report.lines, report.contract.provider.entity)
 
 
@@ -174,14 +190,19 @@ def post_months(gateway: Gateway, contract_name: str, cycle: date, window_months
 
 
 def _evidence(gateway: Gateway, report: AttributionReport, members: pa.Array) -> pa.Table:
-    attribution = report.attribution
-    if "plurality" not in attribution.terms.methods:
+    return _judged(gateway, report.contract, report.attribution.terms, report.lines, report.lake_version, members)
+
+
+def _judged(
+    gateway: Gateway, contract: Contract, terms: AttributionTerms, lines: pa.Table, version: int, members: pa.Array
+) -> pa.Table:
+    if "plurality" not in terms.methods:
         raise ContractError("the terms of this contract do not look at claims")
     return line_evidence(
-        with_ccns(gateway, report.contract, report.lines, report.lake_version),
-        attribution.terms,
-        attribution.period,
-        attribution.participants,
+        with_ccns(gateway, contract, lines, version),
+        terms,
+        contract.dates,
+        contract.participants,
         members,
-        clinicians(gateway, report.lake_version),
+        clinicians(gateway, version),
     )

@@ -39,6 +39,7 @@ class ResultStore:
     def __init__(self, folder: str | Path) -> None:
         """Open ``folder``, which is made when the first result is saved."""
         self._folder = Path(folder) / _LAYOUT
+        self._headers: dict[str, RunHeader] = {}  # a run does not change
 
     def save(self, result: MeasureResult) -> str:
         """Write ``result`` and return its run id. A run is complete or not there at all."""
@@ -61,7 +62,10 @@ class ResultStore:
 
     def header(self, run: str) -> RunHeader:
         """What was evaluated and when, without reading a column; NotFoundError when there is no run of that id."""
-        return RunHeader(**_run_header(self._stated(run)))
+        if run not in self._headers or not (self._folder / run / HEADER).exists():
+            self._headers.pop(run, None)
+            self._headers[run] = RunHeader(**_run_header(self._stated(run)))
+        return self._headers[run]
 
     def load(self, run: str) -> MeasureResult:
         """Read a run; NotFoundError when there is none of that id."""

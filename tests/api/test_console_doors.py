@@ -20,7 +20,7 @@ from fhir_gateway.console.sessions import Sessions
 from fhir_gateway.factory import Gateway
 
 #: Forms that change nothing: they show what somebody may see, by a list that they send.
-READING = {"/population/x/roster"}
+READING = {"/population/x/roster", "/members"}
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,9 @@ from fhir_gateway.console.pages import (
     contracts,
     disputes,
     endpoints,
+    gaps,
     keys,
+    members,
     operations,
     outreach,
     overview,
@@ -19,11 +21,12 @@ from fhir_gateway.console.pages import (
     reports,
     risk,
     settlements,
+    strata,
     trials,
 )
 
 PAGES = (
-    *(overview, endpoints, pulls, population, quality, reports),
+    *(overview, endpoints, pulls, population, members, quality, gaps, strata, reports),
     *(risk, predictions, outreach, alerts),
     *(contracts, trials, settlements, disputes),
     *(operations, clients, keys),
