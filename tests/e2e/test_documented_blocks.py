@@ -68,7 +68,7 @@ def test_commands_of_a_page_run_in_their_order(page: Path, world: World, tmp_pat
     desk.mkdir()
     if not stage.empty:
         shutil.copytree(world.folder, data)
-    for name in ("fhir_gateway", "measures", "tests", "docker"):
+    for name in ("fhir_gateway", "measures", "tests", "docker", "docs"):
         (desk / name).symlink_to(ROOT / name)
     for name, content in stage.files.items():
         path = desk / name
