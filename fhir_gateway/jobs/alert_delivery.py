@@ -7,13 +7,11 @@ import hmac
 import logging
 import smtplib
 import ssl
-import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from email.message import EmailMessage
-from types import TracebackType
-from typing import Self
 from urllib.parse import unquote, urlsplit
 
 import orjson
@@ -23,8 +21,8 @@ from fhir_gateway.config import Settings
 from fhir_gateway.errors import ConfigurationError, ConflictError, InputError, NotFoundError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.alerts import find, wanted
-from fhir_gateway.jobs.deliveries import Patience
 from fhir_gateway.jobs.locks import hold
+from fhir_gateway.jobs.patience import Patience, Rounds, now_ms
 from fhir_gateway.jobs.rest_hook import DeliveryError, RestHook
 
 _log = logging.getLogger("fhir_gateway.alerts")
@@ -40,7 +38,7 @@ def deliver(gateway: Gateway, hook: RestHook, patience: Patience | None = None, 
     """Send to every channel what waits for it and is due; how many alerts were taken."""
     taken = 0
     for channel in gateway.alerts.channels():
-        if channel.state != "off" and channel.due <= _now():
+        if channel.state != "off" and channel.due <= now_ms():
             try:
                 with hold(gateway, f"alerts-{channel.id}"):
                     taken += _send(gateway, hook, channel, patience or Patience(), mail or send_mail)
@@ -72,15 +70,9 @@ def _send(gateway: Gateway, hook: RestHook, channel: AlertChannel, patience: Pat
 
 
 def _failed(gateway: Gateway, channel: AlertChannel, reason: str, patience: Patience) -> None:
-    failures, now = channel.failures + 1, _now()
-    since = channel.failing_since or now
-    state = "error" if failures >= patience.error_after else channel.state
-    if now - since >= patience.give_up * 1000:
-        state = "off"
-    _log.warning("channel %s: %s, attempt %d, %s", channel.id, reason, failures, state)
-    due = now + int(patience.wait(failures) * 1000)
-    values = {"state": state, "failures": failures, "failing_since": since, "due": due, "error": reason[:200]}
-    gateway.alerts.note(channel.id, **values)
+    after = patience.after(channel.state, channel.failures, channel.failing_since)
+    _log.warning("channel %s: %s, attempt %d, %s", channel.id, reason, after.failures, after.state)
+    gateway.alerts.note(channel.id, **asdict(after), error=reason[:200])
 
 
 def webhook_body(alerts: Sequence[Alert], public_url: str) -> bytes:
@@ -146,36 +138,20 @@ def send_mail(settings: Settings, mail: EmailMessage) -> None:
         raise DeliveryError(f"the mail server did not take it ({type(error).__name__})") from None
 
 
-def _now() -> int:
-    return int(datetime.now(UTC).timestamp() * 1000)
-
-
-class AlertWatch:
+class AlertWatch(Rounds):
     """Looks for alerts and tells channels from this process while a ``with`` block lasts."""
 
     def __init__(self, gateway: Gateway, pause: float = 5.0) -> None:
-        self._gateway, self._pause = gateway, pause
+        super().__init__("alerts", pause, _log)
+        self._gateway = gateway
         self._hook = RestHook(public_only=gateway.settings.subscription_endpoints == "public")
-        self._leaving = threading.Event()
-        self._thread = threading.Thread(target=self._go_on, name="alerts", daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
+    def round(self) -> None:
+        """Find what is new, tell who is due."""
+        if wanted(self._gateway):
+            find(self._gateway)
+            deliver(self._gateway, self._hook)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._leaving.set()
-        self._thread.join()
+    def close(self) -> None:
+        """Let go of connections."""
         self._hook.close()
-
-    def _go_on(self) -> None:
-        while not self._leaving.is_set():
-            try:
-                if wanted(self._gateway):
-                    find(self._gateway)
-                    deliver(self._gateway, self._hook)
-            except Exception:  # noqa: BLE001 - a database that is away for a while must not end alerts
-                _log.exception("looking for alerts failed; trying again")
-            self._leaving.wait(self._pause)

@@ -11,10 +11,9 @@ import logging
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -25,6 +24,7 @@ from fhir_gateway.db.tables import metadata
 from fhir_gateway.errors import ConflictError, InputError, NotFoundError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.locks import hold
+from fhir_gateway.jobs.patience import Patience, Rounds, now_ms
 from fhir_gateway.jobs.rest_hook import DeliveryError, RestHook
 from fhir_gateway.subscriptions.notifications import Event, Kind, notification
 from fhir_gateway.subscriptions.store import Change, Channel
@@ -35,22 +35,6 @@ _AT_ONCE = 500
 """Changes looked at together."""
 _THREADS = 8
 """Receivers that may be slow at the same time before others wait."""
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long failing receivers are borne with, in seconds; ``error_after`` counts attempts."""
-
-    pause: float = 1.0
-    first: float = 2.0
-    longest: float = 3600.0
-    error_after: int = 3
-    give_up: float = 3 * 86_400.0
-    keep: float = 7 * 86_400.0
-
-    def wait(self, failures: int) -> float:
-        """Seconds before the next attempt."""
-        return float(min(self.longest, self.first * 2 ** min(failures - 1, 30)))
 
 
 def spread(gateway: Gateway) -> int:
@@ -68,7 +52,7 @@ def spread(gateway: Gateway) -> int:
         if mine and audience is not None:
             found = _matching(gateway, channel, audience, {one.id for one in mine})
             told[channel.id] = [one for one in mine if one.id in found]
-    gateway.subscriptions.spread(changes, told, _now())
+    gateway.subscriptions.spread(changes, told, now_ms())
     return len(changes)
 
 
@@ -97,7 +81,7 @@ def deliver(gateway: Gateway, hook: RestHook, subscription: str, patience: Patie
     try:
         with hold(gateway, f"subscription-{subscription}"):
             channel = gateway.subscriptions.channel(subscription)
-            kind = _due(channel, _now())
+            kind = _due(channel, now_ms())
             if kind is None:
                 return False
             _attempt(gateway, hook, channel, kind, patience or Patience())
@@ -124,7 +108,7 @@ def _attempt(gateway: Gateway, hook: RestHook, channel: Channel, kind: Kind, pat
     if audience is None:
         _note(gateway, channel, "off", "the subscriber may not read this any more")
         return
-    if terms.end is not None and parse_range(terms.end)[0] <= _now() * 1000:
+    if terms.end is not None and parse_range(terms.end)[0] <= now_ms() * 1000:
         _note(gateway, channel, "off", None)
         return
     events = pending(gateway, channel, audience) if kind == "event-notification" else []
@@ -133,18 +117,15 @@ def _attempt(gateway: Gateway, hook: RestHook, channel: Channel, kind: Kind, pat
     try:
         hook.send(terms.endpoint, gateway.subscriptions.headers(channel.id), body, terms.timeout)
     except (DeliveryError, InputError) as error:
-        failures, now = channel.failures + 1, _now()
-        since = channel.failing_since or now
-        status = "error" if failures >= patience.error_after else channel.status
-        if now - since >= patience.give_up * 1000:
-            status = "off"
-        reason = str(error)
-        _log.warning("subscription %s: %s, attempt %d, %s", channel.id, reason, failures, status)
-        due = now + int(patience.wait(failures) * 1000)
-        _note(gateway, channel, status, reason, failures=failures, failing_since=since, due=due)
+        after, reason = patience.after(channel.status, channel.failures, channel.failing_since), str(error)
+        _log.warning("subscription %s: %s, attempt %d, %s", channel.id, reason, after.failures, after.state)
+        _note(
+            gateway, channel, after.state, reason,
+            failures=after.failures, failing_since=after.failing_since, due=after.due,
+        )  # fmt: skip
         return
     delivered = events[-1].number if events else channel.delivered
-    now = _now()
+    now = now_ms()
     values = {"failures": 0, "failing_since": None, "due": now, "sent": now, "delivered": delivered}
     _note(gateway, channel, "active", None, told=() if terms.content == "empty" else events, **values)
 
@@ -196,55 +177,39 @@ def _audited(channel: Channel, event: Event) -> dict[str, Any]:
     }
 
 
-def _now() -> int:
-    return int(datetime.now(UTC).timestamp() * 1000)
-
-
 def _base(gateway: Gateway) -> str:
     return f"{gateway.settings.public_url.rstrip('/')}/fhir"
 
 
-class Deliveries:
+class Deliveries(Rounds):
     """Tells subscribers from this process while a ``with`` block lasts."""
 
     def __init__(self, gateway: Gateway, patience: Patience | None = None) -> None:
         self._gateway = gateway
         self._patience = patience or Patience()
+        super().__init__("subscriptions", self._patience.pause, _log)
         self._hook = RestHook(public_only=gateway.settings.subscription_endpoints == "public")
-        self._leaving = threading.Event()
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="subscriber")
         self._busy: set[str] = set()
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._go_on, name="subscriptions", daemon=True)
+        self._swept = 0
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
+    def round(self) -> None:
+        """Make events of all changes, begin with who is due, and now and then forget old events."""
+        while spread(self._gateway) == _AT_ONCE and not self.leaving.is_set():
+            pass
+        now = now_ms()
+        for channel in self._gateway.subscriptions.at_work():
+            if _due(channel, now) is not None:
+                self._begin(channel.id)
+        if now - self._swept > self._patience.keep * 1000 / 100:
+            self._gateway.subscriptions.sweep(now - int(self._patience.keep * 1000))
+            self._swept = now
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._leaving.set()
-        self._thread.join()
+    def close(self) -> None:
+        """Wait for those who are being told."""
         self._pool.shutdown(cancel_futures=True)
         self._hook.close()
-
-    def _go_on(self) -> None:
-        swept = 0
-        while not self._leaving.is_set():
-            try:
-                while spread(self._gateway) == _AT_ONCE and not self._leaving.is_set():
-                    pass
-                now = _now()
-                for channel in self._gateway.subscriptions.at_work():
-                    if _due(channel, now) is not None:
-                        self._begin(channel.id)
-                if now - swept > self._patience.keep * 1000 / 100:
-                    self._gateway.subscriptions.sweep(now - int(self._patience.keep * 1000))
-                    swept = now
-            except Exception:  # noqa: BLE001 - a database that is away for a while must not end deliveries
-                _log.exception("telling subscribers failed; trying again")
-            self._leaving.wait(self._patience.pause)
 
     def _begin(self, subscription: str) -> None:
         with self._lock:
@@ -256,7 +221,7 @@ class Deliveries:
     def _deliver(self, subscription: str) -> None:
         """Send until nothing waits, or it fails."""
         try:
-            while not self._leaving.is_set() and deliver(self._gateway, self._hook, subscription, self._patience):
+            while not self.leaving.is_set() and deliver(self._gateway, self._hook, subscription, self._patience):
                 pass
         except Exception:  # noqa: BLE001 - the next round tries again
             _log.exception("a notification of subscription %s was not sent; trying again", subscription)

@@ -21,7 +21,8 @@ from fhir_gateway.config import Settings, Threshold
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.alert_delivery import deliver as deliver_alerts
 from fhir_gateway.jobs.alerts import find
-from fhir_gateway.jobs.deliveries import Patience, deliver, spread
+from fhir_gateway.jobs.deliveries import deliver, spread
+from fhir_gateway.jobs.patience import Patience
 from fhir_gateway.jobs.pull import pull_files
 from fhir_gateway.jobs.rest_hook import RestHook
 from fhir_gateway.jobs.settle import settle

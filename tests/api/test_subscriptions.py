@@ -20,7 +20,8 @@ from pydantic import SecretStr
 from fhir_gateway.config import Settings
 from fhir_gateway.db.audience import label, labelled
 from fhir_gateway.factory import Gateway
-from fhir_gateway.jobs.deliveries import Deliveries, Patience, deliver, spread
+from fhir_gateway.jobs.deliveries import Deliveries, deliver, spread
+from fhir_gateway.jobs.patience import Patience
 from fhir_gateway.jobs.rest_hook import DeliveryError, RestHook
 from fhir_gateway.server.app import create_app
 from fhir_gateway.subscriptions.models import is_public

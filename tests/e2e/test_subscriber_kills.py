@@ -13,7 +13,8 @@ from typing import Any
 from fhir_gateway.config import Settings
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.clock import instant
-from fhir_gateway.jobs.deliveries import Deliveries, Patience
+from fhir_gateway.jobs.deliveries import Deliveries
+from fhir_gateway.jobs.patience import Patience
 from fhir_gateway.subscriptions.models import read_subscription
 from tests.support.subscriber import Subscriber
 from tests.support.waiting import HANG, until

@@ -29,7 +29,7 @@ from fhir_gateway.errors import InputError, NotFoundError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.alert_delivery import deliver, message, send_mail, signature
 from fhir_gateway.jobs.alerts import find, wanted
-from fhir_gateway.jobs.deliveries import Patience
+from fhir_gateway.jobs.patience import Patience
 from fhir_gateway.jobs.pull import pull_files
 from fhir_gateway.jobs.rest_hook import DeliveryError, RestHook
 from fhir_gateway.subscriptions.topics import TOPICS
