@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import tomllib
@@ -66,6 +67,48 @@ def test_documented_commands_exist_with_their_options() -> None:
         known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
         unknown = {word.split("=")[0] for word in words if word.startswith("--")} - known
         assert unknown == set(), f"{page}: {line}"
+
+
+def routes() -> list[str]:
+    """Paths of everything that is served over HTTP but the console's pages."""
+    stated: dict[str, object] = json.loads((ROOT / "openapi" / "openapi.json").read_text(encoding="utf-8"))["paths"]  # type: ignore[assignment]
+    return sorted(stated)
+
+
+def named(route: str, text: str) -> bool:
+    """Whether a text names a route: by its path, with a type in general, or an operation by its name."""
+    parts = [re.escape(part) for part in route.split("/")]
+    if route.startswith("/fhir/") and re.match("[A-Z]", parts[2]):
+        parts[2] = rf"(?:{parts[2]}|\[type\])"
+    path = "/".join(r"[^/\s`?]++" if part.startswith(r"\{") else part for part in parts)
+    operation = route.rsplit("/", 1)[1]
+    found = re.search(rf"(?<![\w/}}\]]){path}(?![\w/-])", text)
+    return bool(found) or (
+        operation.startswith("$") and re.search(rf"{re.escape(operation)}(?![\w-])", text) is not None
+    )
+
+
+@pytest.mark.parametrize("route", routes())
+def test_every_route_is_named(route: str) -> None:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES if page not in DECISIONS)
+    assert named(route, text)
+
+
+@pytest.mark.parametrize(
+    ("route", "text", "said"),
+    [
+        ("/fhir/Group/{id}", "`GET /fhir/[type]/[id]`", True),
+        ("/fhir/Group/{id}", "`GET /fhir/Group`", False),
+        ("/fhir/Group/{id}", "`GET /fhir/[type]/[id]/_history`", False),
+        ("/fhir/Group/{id}/$export", "call `$export`", True),
+        ("/fhir/Group/{id}/$export", "call `$export-more`", False),
+        ("/outreach", "`GET /outreach?state=open`", True),
+        ("/outreach", "`GET /outreach/{item}`", False),
+        ("/health", "`/healthy`", False),
+    ],
+)
+def test_what_names_a_route(route: str, text: str, said: bool) -> None:
+    assert named(route, text) == said
 
 
 def test_every_dependency_has_a_decision() -> None:
