@@ -132,8 +132,8 @@ def _answer(connection: duckdb.DuckDBPyConnection, edits: Sequence[Edit], used: 
     unclean = [edit.id for edit in edits if edit.severity in UNCLEAN]
     claims = connection.sql(
         """
-        SELECT rid, key, npi AS provider, coalesce(insurers[1], focal.coverage.display) AS payer, line_count AS lines,
-          rid NOT IN (SELECT rid FROM finding WHERE list_contains(?, edit)) AS clean
+        SELECT rid, key, member, npi AS provider, coalesce(insurers[1], focal.coverage.display) AS payer,
+          line_count AS lines, rid NOT IN (SELECT rid FROM finding WHERE list_contains(?, edit)) AS clean
         FROM claim WHERE current ORDER BY rid""",
         params=[unclean],
     ).to_arrow_table()

@@ -101,11 +101,12 @@ class Context:
 FINDING_SCHEMA = pa.schema([("rid", pa.int64()), ("edit", pa.string()), ("path", pa.string()), ("other", pa.string())])
 #: A ground that a claim lacks: no edit that needs it was checked.
 UNCHECKED_SCHEMA = pa.schema([("rid", pa.int64()), ("ground", pa.string())])
-#: A claim that was checked, and what rates are broken down by.
+#: A claim that was checked, whose it is, and what rates are broken down by.
 CHECKED_SCHEMA = pa.schema(
     [
         ("rid", pa.int64()),
         ("key", pa.string()),
+        ("member", pa.string()),
         ("provider", pa.string()),
         ("payer", pa.string()),
         ("lines", pa.int64()),

@@ -85,6 +85,25 @@ def check(
 
 
 @app.command()
+def keep(
+    command: typer.Context,
+    background: Annotated[bool, typer.Option("--background", help="Leave it to a worker.")] = False,
+) -> None:
+    """Check the claims of the lake, sum up denials, and keep both for the console."""
+    from fhir_gateway.cli.jobs import calculate_later
+    from fhir_gateway.jobs.claim_quality import check_and_keep
+
+    here = context(command)
+    if background:
+        calculate_later(here, "claims")
+        return
+    kept = check_and_keep(here.gateway)
+    here.output.table("Edits", ("edit", "severity", "claims", "findings", "share"), kept.rates["edits"])
+    columns = ("claims", "clean", "clean_claim_rate", "deny_likely", "denial_likely_rate")
+    here.output.table("Clean claims", columns, kept.rates["overall"])
+
+
+@app.command()
 def denials(
     command: typer.Context,
     by: Annotated[str, typer.Option(help="reason, payer, provider, code or month.")] = "reason",

@@ -1,4 +1,4 @@
-"""Evaluations, attributions and settlements as jobs of one step.
+"""Evaluations, attributions, settlements and checks of claims as jobs of one step.
 
 The instant they are made for is part of what is asked, so that a calculation that a kill ended is the same one when it
 is made again: results have ids that derive from their inputs, and what is served under an id is replaced by its equal.
@@ -13,6 +13,7 @@ from typing import Any
 
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.attribute import attribute
+from fhir_gateway.jobs.claim_quality import check_and_keep
 from fhir_gateway.jobs.evaluate import evaluate
 from fhir_gateway.jobs.settle import settle
 
@@ -33,10 +34,16 @@ def _settle(gateway: Gateway, asked: Asked) -> list[str]:
     return [f"MeasureReport/{settle(gateway, asked['contract'], now=_instant(asked)).report}"]
 
 
+def _claims(gateway: Gateway, asked: Asked) -> list[str]:
+    check_and_keep(gateway, now=_instant(asked))
+    return []
+
+
 CALCULATIONS: Mapping[str, Callable[[Gateway, Asked], list[str]]] = {
     "evaluate": _evaluate,
     "attribute": _attribute,
     "settle": _settle,
+    "claims": _claims,
 }
 """What each kind does with what is asked; it gives the ids of what is served then."""
 

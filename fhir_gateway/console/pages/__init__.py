@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fhir_gateway.console.pages import (
     alerts,
+    claims,
     clients,
     contracts,
     disputes,
@@ -23,11 +24,12 @@ from fhir_gateway.console.pages import (
     settlements,
     strata,
     trials,
+    utilization,
 )
 
 PAGES = (
     *(overview, endpoints, pulls, population, members, quality, gaps, strata, reports),
-    *(risk, predictions, outreach, alerts),
+    *(risk, utilization, claims, predictions, outreach, alerts),
     *(contracts, trials, settlements, disputes),
     *(operations, clients, keys),
 )
