@@ -54,6 +54,11 @@ class _Connection:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connection, name)
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """What libraries ask for before they take a connection."""
+        return duckdb.DuckDBPyConnection
+
     def __enter__(self) -> _Connection:
         return self
 
