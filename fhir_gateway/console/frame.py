@@ -67,7 +67,13 @@ class Frame:
         self._templates = Environment(
             loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
         )
-        self._templates.filters |= {"money": money, "percent": percent, "number": number, "moment": self._moment}
+        self._templates.filters |= {
+            "money": money,
+            "percent": percent,
+            "number": number,
+            "size": size,
+            "moment": self._moment,
+        }
         self._templates.globals |= {"static": static_address, "path": PATH}
 
     @cached_property
@@ -183,6 +189,15 @@ def money(value: Decimal | float | str | None) -> str:
 def percent(value: Decimal | float | None, places: int = 1) -> str:
     """A share of one in percent; null as a dash."""
     return "–" if value is None else f"{float(value) * 100:.{places}f} %"
+
+
+_SIZES = ("B", "kB", "MB", "GB", "TB")
+
+
+def size(value: int) -> str:
+    """Bytes in the unit that suits them, by thousands."""
+    power = min(max(len(str(value)) - 1, 0) // 3, len(_SIZES) - 1)
+    return f"{value / 1000**power:,.{1 if power else 0}f} {_SIZES[power]}"
 
 
 def number(value: Decimal | float | int | None) -> str:

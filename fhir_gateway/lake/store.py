@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fhir_gateway.errors import ConfigurationError, ConflictError, InputError
+from fhir_gateway.lake.changes import Changes, changed
 from fhir_gateway.lake.coded import Coded
 from fhir_gateway.lake.columns import belongs_to_patients, layout, table_schema
 from fhir_gateway.lake.few import FEW
@@ -29,6 +30,7 @@ from fhir_gateway.lake.persons import PersonAssigner
 from fhir_gateway.lake.places import Place, content, names, place_of, publish
 from fhir_gateway.lake.quarantine import QuarantinedLine, read_quarantine
 from fhir_gateway.lake.reading import Only, stored_rows
+from fhir_gateway.lake.storage import StoredTable, stored_table
 from fhir_gateway.lake.tables import ResourceTable
 from fhir_gateway.lake.versions import LOG_FOLDER, Guard, LakeVersion, TableState, VersionLog, no_guard
 from fhir_gateway.r4 import spec
@@ -109,6 +111,15 @@ class Lake:
     def settled(self) -> int:
         """The newest version, such that whatever is committed later has a later time than that of this call."""
         return self._log.settled()
+
+    def described(self, version: int) -> LakeVersion:
+        """One version with its pull and ledger; NotFoundError."""
+        return self._log.get(version)
+
+    def stored(self) -> tuple[StoredTable, ...]:
+        """What the tables of the newest version rest on; no data is read."""
+        tables = sorted(self._log.tables(self.version).items())
+        return tuple(stored_table(name, at, self._table(name).files(at.delta_version)) for name, at in tables)
 
     def versions(self) -> tuple[LakeVersion, ...]:
         """All versions with their pulls and ledgers, oldest first."""
@@ -383,6 +394,15 @@ class Lake:
             if belongs_to_patients(name)
             for file in self._table(name).files(state.delta_version)
         )
+
+    def changes(self, since: int, version: int | None = None) -> Changes:
+        """Whose data is other in ``version`` (default: the newest) than it was in the version ``since``."""
+        states = self._log.tables(self.version if version is None else version)
+        before = self._log.tables(since)
+        tables = (
+            (self._table(name), state.delta_version) for name, state in states.items() if state != before.get(name)
+        )
+        return changed(tables, since)
 
     def members(self, bucket: int | None = None, version: int | None = None) -> pa.Array:
         """Persons with a Patient row, sorted."""

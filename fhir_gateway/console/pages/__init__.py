@@ -22,6 +22,7 @@ from fhir_gateway.console.pages import (
     reports,
     risk,
     settlements,
+    storage,
     strata,
     trials,
     utilization,
@@ -31,5 +32,5 @@ PAGES = (
     *(overview, endpoints, pulls, population, members, quality, gaps, strata, reports),
     *(risk, utilization, claims, predictions, outreach, alerts),
     *(contracts, trials, settlements, disputes),
-    *(operations, clients, keys),
+    *(operations, clients, keys, storage),
 )
