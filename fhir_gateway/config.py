@@ -233,6 +233,14 @@ class Settings(BaseSettings):
         ge=0,
         description="Requests of one address to the authorization server in a minute. 0: no limit.",
     )
+    tls_certificate: Path | None = Field(
+        default=None,
+        description="PEM file of the certificate (and those up to the authority) that `serve` shows: then it speaks "
+        "https, TLS 1.2 or newer. Without it a proxy in front has to.",
+    )
+    tls_key: Path | None = Field(
+        default=None, description="PEM file of the certificate's key; default: it is in the same file."
+    )
     api_processes: int = Field(
         default=1,
         ge=1,

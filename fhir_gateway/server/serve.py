@@ -6,6 +6,7 @@ Uvicorn's access log stays off: it would write query strings, and those name pat
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Self
 import uvicorn
 from fastapi import FastAPI
 
+from fhir_gateway.config import Settings
 from fhir_gateway.errors import ConfigurationError, GatewayError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.garbage import spare_what_is_kept
@@ -36,6 +38,31 @@ def listen(host: str, port: int) -> socket.socket:
         listener.close()
         raise ConfigurationError(f"cannot listen on {host} port {port}: {error.strerror or error}") from None
     return listener
+
+
+def tls(settings: Settings) -> ssl.SSLContext | None:
+    """What the server shows of itself, for TLS 1.2 or newer; None without a certificate.
+
+    ConfigurationError when it cannot be read, or is not that of the key.
+    """
+    if settings.tls_certificate is None:
+        if settings.tls_key is not None:
+            raise ConfigurationError("a key for TLS needs its certificate: set tls_certificate")
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(settings.tls_certificate, settings.tls_key, password=_no_password)
+    except (OSError, ValueError) as error:  # what OpenSSL minds is an OSError too
+        reason = error.strerror if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) else None
+        text = reason or "not a certificate in PEM form with its own key, without a password"
+        raise ConfigurationError(f"the certificate for TLS cannot be used: {text}") from None
+    return context
+
+
+def _no_password() -> str:
+    """What OpenSSL asks of an encrypted key, at the terminal unless it is told."""
+    raise ValueError("the key is encrypted")
 
 
 class _AloneServer(uvicorn.Server):
@@ -62,6 +89,7 @@ class GatewayServer:
         *,
         alone: bool = False,
     ) -> None:
+        context = tls(gateway.settings)
         self._socket = listen(host, port)
         self.port: int = self._socket.getsockname()[1]
         config = uvicorn.Config(
@@ -73,6 +101,7 @@ class GatewayServer:
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=5,
+            ssl_context_factory=None if context is None else lambda *_: context,
         )
         self._server = _AloneServer(config) if alone else uvicorn.Server(config)
         self._thread = threading.Thread(target=self.run, name="fhir-face", daemon=True)

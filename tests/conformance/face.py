@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
+import ssl
 import threading
 import time
 import uuid
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,6 +31,7 @@ from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.durable import Worker
 from fhir_gateway.risk import CodingGaps, ConditionCategory, RiskModel
 from fhir_gateway.server.serve import GatewayServer
+from tests.support.certificates import certificate
 from tests.support.serving import free_port
 from tests.support.waiting import HANG
 
@@ -84,6 +88,7 @@ class Face:
     http: httpx.Client
     jwks: dict[str, dict[str, Any]] = field(default_factory=dict)  # served at jwks_root
     jwks_root: str = ""
+    certificate: Path = Path()
 
     @property
     def base(self) -> str:
@@ -135,6 +140,21 @@ class Face:
             more.setdefault("headers", {}).setdefault("Content-Type", FHIR_JSON)
             return self.request("POST", path, **more)
         return self.request("POST", path, json=body, **more)
+
+    def speaks(self, version: ssl.TLSVersion) -> bool:
+        """True when the server answers by this version of TLS."""
+        context = ssl.create_default_context(cafile=str(self.certificate))
+        context.set_ciphers("ALL:@SECLEVEL=0")  # else this side does not even ask for old ones
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # that they are old is the point
+            context.minimum_version = context.maximum_version = version
+        where = httpx.URL(self.root)
+        with socket.create_connection((where.host, where.port or 443), timeout=HANG) as plain:
+            try:
+                with context.wrap_socket(plain, server_hostname=where.host):
+                    return True
+            except OSError:
+                return False
 
     def finished(self, status_url: str, seconds: float = HANG) -> httpx.Response:
         """Poll an asynchronous request to its end."""
@@ -231,12 +251,16 @@ def running(folder: Path, patients: int = 60) -> Iterator[Face]:
     options = Options(folder, patients, port=port)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "demo-folder").touch()
+    shown = certificate(folder, "localhost")
     gateway = open_gateway(options)
     contracts = gateway.data_folder / "contracts"
     contracts.mkdir()
     for file in CONTRACTS:  # where a server looks for them
         shutil.copy(file, contracts)
     summary = run(gateway, options, Steps(Console(quiet=True)))
+    gateway.engine.dispose()
+    root = f"https://localhost:{port}"
+    gateway = Gateway(gateway.settings.model_copy(update={"public_url": root, "tls_certificate": shown}))
     gateway.__dict__["coding_gaps"] = (RiskRoom(gateway.resources),)
     jwks: dict[str, dict[str, Any]] = {}
     keys = ThreadingHTTPServer(("127.0.0.1", 0), _serving(jwks))
@@ -245,10 +269,9 @@ def running(folder: Path, patients: int = 60) -> Iterator[Face]:
         with (
             GatewayServer(gateway, port=port),
             Worker(gateway, background=True),
-            httpx.Client(timeout=HANG, trust_env=False) as http,
+            httpx.Client(verify=ssl.create_default_context(cafile=str(shown)), timeout=HANG, trust_env=False) as http,
         ):
-            root = f"http://127.0.0.1:{port}"
-            yield Face(gateway, summary, root, http, jwks, f"http://127.0.0.1:{keys.server_address[1]}")
+            yield Face(gateway, summary, root, http, jwks, f"http://127.0.0.1:{keys.server_address[1]}", shown)
     finally:
         keys.shutdown()
         keys.server_close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -16,8 +17,6 @@ from fhir_gateway.lake.explain import issues
 BULK = "Bulk Data 0.13.0"
 ASYNC = {"Accept": FHIR_JSON, "Prefer": "respond-async"}
 _MANIFESTS: dict[str, dict[str, Any]] = {}
-
-line("D1", BULK, "M", "the base and the files are behind TLS 1.2 or newer")
 
 
 def levels(face: Face) -> tuple[str, ...]:
@@ -56,6 +55,13 @@ def operations(face: Face) -> list[list[dict[str, Any]]]:
         rest.get("operation", []),
         *(one.get("operation", []) for one in rest["resource"] if one["type"] in ("Group", "Patient")),
     ]
+
+
+@check("D1", BULK, "M", "the base and the files are behind TLS 1.2 or newer")
+def transport(face: Face) -> None:
+    assert all(url.startswith("https://") for url in (face.base, manifest(face, "$export")["output"][0]["url"]))
+    for version, spoken in (("TLSv1", False), ("TLSv1_1", False), ("TLSv1_2", True), ("TLSv1_3", True)):
+        assert face.speaks(ssl.TLSVersion[version]) is spoken, version
 
 
 @check("D2", BULK, "M", "metadata lists operations on system, Group and Patient")

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 
 from face import Face
 
-from checks import check, line
+from checks import check
 
 SMART = "SMART App Launch 1.0.0"
 
-line("B1", SMART, "M", "the token endpoint offers TLS 1.2 or newer and nothing older")
+
+@check("B1", SMART, "M", "the token endpoint offers TLS 1.2 or newer and nothing older")
+def transport(face: Face) -> None:
+    assert all(url.startswith("https://") for url in (face.token_url,))
+    for version, spoken in (("TLSv1", False), ("TLSv1_1", False), ("TLSv1_2", True), ("TLSv1_3", True)):
+        assert face.speaks(ssl.TLSVersion[version]) is spoken, version
 
 
 @check("B2", SMART, "M", "another grant type is a 400")
