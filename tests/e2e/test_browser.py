@@ -9,12 +9,15 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, expect
 from rich.console import Console
 
+from fhir_gateway.alerts.models import Alert
 from fhir_gateway.console.accounts import Accounts
 from fhir_gateway.console.app import with_console
 from fhir_gateway.console.roles import Role
@@ -22,7 +25,14 @@ from fhir_gateway.demo.steps import Steps
 from fhir_gateway.demo.tour import Options, open_gateway, run
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.book import JobBook
+from fhir_gateway.jobs.claim_quality import check_and_keep
+from fhir_gateway.jobs.contract_versions import kept_document
 from fhir_gateway.jobs.durable import Worker
+from fhir_gateway.jobs.outreach import refresh
+from fhir_gateway.jobs.risk import score_members
+from fhir_gateway.jobs.risk_gaps import compute_gaps
+from fhir_gateway.jobs.utilization import compute, publish
+from fhir_gateway.jobs.what_if import what_if
 from fhir_gateway.sandbox.server.runner import SandboxServer
 from fhir_gateway.server.serve import GatewayServer
 from tests.support.browser import PROGRAM, Window, chromium
@@ -261,6 +271,124 @@ def test_the_contract_manager_traces_a_dollar_and_opens_a_dispute(served: Served
     (dispute,) = served.gateway.settlements.disputes(run=settlement.id)
     assert (dispute.state, str(dispute.amount), dispute.filed_by) == ("open", "12.50", "cora")
 
+    page.get_by_label("Answer").fill("Which visit?")
+    page.get_by_role("button", name="Send the answer").click()
+    said = page.get_by_role("table", name="The first first")
+    expect(said.get_by_role("row")).to_have_count(3)
+    page.get_by_label("Why").fill("It counts from now on.")
+    page.get_by_role("button", name="Decide").click()
+    expect(said.get_by_role("row", name="decided: upheld")).to_be_visible()
+    window.look("decided-dispute")
+    page.get_by_role("link", name="Disputes", exact=True).click()
+    expect(page.get_by_role("row", name=dispute.id)).to_contain_text("upheld")
+    window.look("disputes")
+
+    page.goto(f"/console/contracts/{settlement.contract}/performance")
+    expect(page.locator("[data-chart] canvas").first).to_be_visible()
+    window.look("performance")
+    window.walk()
+
     page.goto(f"/console/contracts/{settlement.contract}/what-if")
     window.look("what-if")
     window.walk()
+    page.evaluate("document.body.dataset.mark = 'the same page'")
+    slider = page.get_by_role("slider").first
+    beside = page.locator(f"#{slider.get_attribute('data-with')}")
+    agreed = Decimal(beside.input_value())
+    window.tab_to(slider)
+    for presses in (1, 2):
+        page.keyboard.press("ArrowRight")
+        moved = agreed + presses * Decimal(slider.get_attribute("step") or "")
+        expect(beside).to_have_value(f"{moved.normalize():f}")
+        expect(page.get_by_role("row", name="changed")).to_contain_text(f"{moved.normalize():f}")
+    tried = what_if(served.gateway, str(kept_document(served.gateway, settlement.contract, settlement.version)),
+                    {"changed": {beside.get_attribute("name") or "": moved}})[1]  # fmt: skip
+    expect(page.get_by_role("row", name="changed")).to_contain_text(f"${tried.settlement.total:,.2f}")
+    expect(page.locator("#outcome canvas")).to_be_visible()
+    assert page.evaluate("document.body.dataset.mark") == "the same page"
+    window.look("what-if-changed")
+
+    page.goto(f"/console/contracts/{settlement.contract}/projection")
+    page.get_by_label("Claims known as of").select_option("2025-06-30")
+    page.get_by_role("button", name="Project").click()
+    expect(page.get_by_role("heading", name="As of 2025-06-30")).to_be_visible()
+    expect(page.locator("[data-chart] canvas").first).to_be_visible()
+    window.look("projection")
+    window.walk()
+
+
+def test_risk_utilization_claims_and_outreach_are_for_everybody(served: Served, enter: Enter) -> None:
+    gateway, now = served.gateway, datetime(2026, 4, 1, tzinfo=UTC)
+    score_members(gateway, "CMS-HCC-V28", 2026)
+    gaps = compute_gaps(gateway, "V28", 2026, rate=Decimal(12000), now=now)
+    for year in (2024, 2025):
+        period = (date(year, 1, 1), date(year, 12, 31))
+        report = publish(gateway, compute(gateway, period, dimensions=("sex", "age-band")), now).report
+    check_and_keep(gateway, now)
+    refresh(gateway, date(2025, 12, 31), now=now)
+    member = gateway.lake.members()[0].as_py()
+    gateway.alerts.post([Alert("admission", "a", "Admitted to hospital", now.isoformat(), member=member)], {})
+    window = enter("olga", "outreach")
+    page = window.page
+    for part, *below in (
+        ("Risk", f"risk/gaps/{gaps.run.id}"),
+        ("Utilization", f"utilization/{report}?metric=paid-pmpm"),
+        ("Claims", "claims/findings", "claims/edits"),
+        ("Predictions",),
+        ("Alerts",),
+    ):
+        window.menu(part)
+        window.look(part.lower())
+        window.walk()
+        for address in below:
+            page.goto(f"/console/{address}")
+            window.look(address.partition("?")[0].replace("/", "-"))
+    page.goto(f"/console/risk/gaps/{gaps.run.id}")
+    page.get_by_role("table").get_by_role("link").first.click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Risk of")
+    window.look("risk-of-a-member")
+
+    window.menu("Outreach")
+    window.look("outreach")
+    window.walk()
+    page.get_by_role("table", name="items").get_by_role("link").first.click()
+    window.look("outreach-item")
+    page.get_by_label("State").select_option("contacted")
+    page.get_by_label("Note").fill("Comes on Monday")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("row", name="Comes on Monday")).to_contain_text("console:olga")
+    window.walk()
+
+
+def test_the_it_manager_turns_keys_and_sees_what_lies_where(served: Served, enter: Enter) -> None:
+    window = enter("igor", "it")
+    page = window.page
+    window.menu("Operations")
+    page.get_by_role("link", name="Keys").click()
+    window.look("keys")
+    window.walk()
+    name = served.gateway.endpoints.published_keys()[0].endpoint
+    was = served.gateway.endpoints.signing_key(name).kid
+    ours = page.get_by_role("table", name=f"Keys of {name}, the oldest first")
+    page.get_by_role("button", name=f"Prepare the next key of {name}").click()
+    expect(ours.get_by_role("row", name="next")).to_be_visible()
+    window.look("keys-overlap")
+    page.get_by_role("button", name=f"Use {name}").click()
+    expect(ours.get_by_role("row", name="retired")).to_contain_text(was)
+    page.get_by_role("button", name=f"Remove {was}").click()
+    expect(ours.get_by_role("row", name=was)).to_have_count(0)
+    window.menu("Operations")
+    page.get_by_role("link", name="Storage").click()
+    expect(page.get_by_role("row", name="ExplanationOfBenefit")).to_be_visible()
+    window.look("storage")
+    window.walk()
+
+    page.goto("/console/alerts/channels")
+    page.get_by_label("By").select_option("mail")
+    page.get_by_label("Address").fill("care@example.org")
+    page.get_by_role("button", name="Add").click()
+    expect(page.get_by_role("row", name="care@example.org")).to_be_visible()
+    window.look("channels")
+    window.walk()
+    page.get_by_role("button", name="Remove").click()
+    expect(page.get_by_text("Nobody is told.")).to_be_visible()
