@@ -17,6 +17,9 @@ def evaluate(
     packages: Annotated[list[str] | None, typer.Argument(help="Measure packages (paths or names); `all`.")] = None,
     period: Annotated[str, typer.Option(help="Measurement period: 2025, or 2025-01-01/2025-12-31.")] = "",
     now: Annotated[str | None, typer.Option(help="Evaluation instant with offset; default: the present.")] = None,
+    everybody: Annotated[
+        bool, typer.Option(help="Evaluate all, not only those whose data changed since an earlier run.")
+    ] = False,
     background: Annotated[bool, typer.Option(help="Leave it to a worker or the server.")] = False,
 ) -> None:
     """Evaluate measures over everybody in the lake."""
@@ -28,10 +31,17 @@ def evaluate(
     wanted = [] if packages in (None, ["all"]) else list(packages or ())
     if background:
         days = [day.isoformat() for day in parse_period(period)]
-        calculate_later(here, "evaluate", packages=wanted, period=days, now=parse_instant(now))
+        calculate_later(here, "evaluate", packages=wanted, period=days, now=parse_instant(now), everybody=everybody)
         return
     with here.output.progress() as progress:
-        reports = job.evaluate(here.gateway, wanted, parse_period(period), now=parse_instant(now), progress=progress)
+        reports = job.evaluate(
+            here.gateway,
+            wanted,
+            parse_period(period),
+            now=parse_instant(now),
+            everybody=everybody,
+            progress=progress,
+        )
     rows: list[dict[str, Any]] = []
     for report in reports:
         rows += [

@@ -22,7 +22,9 @@ Asked = Mapping[str, Any]
 
 def _evaluate(gateway: Gateway, asked: Asked) -> list[str]:
     start, end = (date.fromisoformat(day) for day in asked["period"])
-    reports = evaluate(gateway, asked["packages"], (start, end), now=_instant(asked))
+    reports = evaluate(
+        gateway, asked["packages"], (start, end), now=_instant(asked), everybody=bool(asked.get("everybody"))
+    )
     return [report.run for report in reports]
 
 

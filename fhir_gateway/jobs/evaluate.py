@@ -59,13 +59,15 @@ def evaluate(
     period: tuple[date, date],
     *,
     now: datetime | None = None,
+    everybody: bool = False,
     progress: Progress | None = None,
 ) -> list[EvaluationReport]:
     """Evaluate packages (paths, or names in the measures folder; none: all of that folder) over one lake version.
 
     Every package is checked and compiled before the first is evaluated, so that a missing value set is known at once;
-    then each batch of members is read once for all measures. ``now`` is the evaluation instant, with offset; by
-    default the present in the gateway's zone.
+    then each batch of members is read once for all measures. Where there is a run to go by only those are evaluated
+    whose data changed since, unless ``everybody`` is to be; the results are the same. ``now`` is the evaluation
+    instant, with offset; by default the present in the gateway's zone.
     """
     paths = [gateway.measure_package(name) for name in packages] or gateway.measure_packages()
     if not paths:
@@ -92,6 +94,7 @@ def evaluate(
         gateway.results,
         processes=settings.processes,
         copies=settings.encounter_copies,
+        reuse=not everybody,
         tell=tell,
     )
     gateway.resources.put(reporter(gateway))

@@ -75,6 +75,11 @@ class Evaluator:
         """Supplemental data and risk adjustment variables that are evaluated."""
         return self._supplemental
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is noted whoever is evaluated."""
+        return self._notes
+
     def warm(self) -> None:
         """Do beforehand what does not depend on data and would be done for the first members."""
         load_units()

@@ -43,6 +43,8 @@ from fhir_gateway.measures.supplemental import unsupplied_notes
 HEADER = "header.json"
 MEMBERS = "members"
 #: Fields of a population's and a stratifier's header that are known when all parts are there.
+#: In the header of a run whose observations were in several units.
+MIXED = "mixed_units"
 UNIT, CRITERIA, VALUES = "unit", "criteria", "values"
 _INTEGERS = (pa.int16(), pa.int32(), pa.int64())
 
@@ -267,7 +269,8 @@ class RunWriter:
 
     def _stated(self) -> Json:
         header = self._header
-        return {
+        mixed = {MIXED: True} if any(len(units) > 1 for units in self._units.values()) else {}
+        return mixed | {
             "url": header.url,
             "version": header.version,
             "name": header.name,

@@ -26,7 +26,7 @@ import orjson
 from fhir_gateway.errors import NotFoundError
 from fhir_gateway.measures.loading import slices
 from fhir_gateway.measures.model import MeasureResult, PartResult, RunHeader
-from fhir_gateway.measures.saving import HEADER, RunWriter
+from fhir_gateway.measures.saving import HEADER, MIXED, RunWriter
 
 #: Layout of the files below; a change gives runs a new folder, so that those of another layout are computed again.
 _LAYOUT = "layout-2"
@@ -66,6 +66,10 @@ class ResultStore:
             self._headers.pop(run, None)
             self._headers[run] = RunHeader(**_run_header(self._stated(run)))
         return self._headers[run]
+
+    def mixed(self, run: str) -> bool:
+        """Whether observations of the run were given in several units, and are kept in one of them."""
+        return bool(self._stated(run).get(MIXED))
 
     def load(self, run: str) -> MeasureResult:
         """Read a run; NotFoundError when there is none of that id."""
