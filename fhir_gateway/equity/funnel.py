@@ -36,16 +36,6 @@ class Limits:
     low998: Values
     high998: Values
 
-    def position(self, place: int, rate: float) -> Position:
-        """Where a rate stands at the denominator of that place."""
-        if rate > self.high998[place]:
-            return "above 99.8 %"
-        if rate < self.low998[place]:
-            return "below 99.8 %"
-        if rate > self.high95[place]:
-            return "above 95 %"
-        return "below 95 %" if rate < self.low95[place] else "inside"
-
 
 @dataclass(frozen=True, slots=True)
 class Dispersion:
@@ -79,6 +69,49 @@ def widened(kind: Kind, centre: float, denominators: Sequence[float], dispersion
         for one in (limits.low95, limits.high95, limits.low998, limits.high998)
     )
     return Limits(low95, high95, low998, high998)
+
+
+def positions(kind: Kind, centre: float, numerators: Sequence[float], denominators: Sequence[float]) -> list[Position]:
+    """Where each provider stands: outside when so many, or so few, have a lower probability than the limit's tail.
+
+    Of few members that is not the same as to be beyond the drawn limit, which runs between the counts that there are.
+    """
+    met, sizes = np.rint(np.asarray(numerators, np.float64)), np.asarray(denominators, np.float64)
+    below = _binomial_below if kind == "proportion" else _poisson_below
+    expected = centre if kind == "proportion" else centre * sizes
+    least, most = below(met, sizes, expected), 1 - below(met - 1, sizes, expected)
+    return [_position(low, high) for low, high in zip(least.tolist(), most.tolist(), strict=True)]
+
+
+def positions_beyond(
+    limits: Limits, exact: Sequence[Position], numerators: Sequence[float], denominators: Sequence[float]
+) -> list[Position]:
+    """Of those outside, where they stand by wider limits."""
+    found: list[Position] = []
+    for place, where in enumerate(exact):
+        rate = numerators[place] / denominators[place]
+        if where == "inside":
+            found.append("inside")
+        elif where.startswith("above"):
+            found.append(_beyond(rate > limits.high998[place], rate > limits.high95[place], "above"))
+        else:
+            found.append(_beyond(rate < limits.low998[place], rate < limits.low95[place], "below"))
+    return found
+
+
+def _position(least: float, most: float) -> Position:
+    """By the probabilities of at most, and of at least, what was found."""
+    near, far = TAILS
+    side: Literal["above", "below"] = "above" if most < least else "below"
+    return _beyond(min(least, most) <= far, min(least, most) <= near, side)
+
+
+def _beyond(far: bool | np.bool_, near: bool | np.bool_, side: Literal["above", "below"]) -> Position:
+    if far:
+        return "above 99.8 %" if side == "above" else "below 99.8 %"
+    if near:
+        return "above 95 %" if side == "above" else "below 95 %"
+    return "inside"
 
 
 def dispersion(kind: Kind, numerators: Sequence[float], denominators: Sequence[float]) -> Dispersion:
@@ -116,25 +149,30 @@ def _binomial(probability: float, centre: float, sizes: Values) -> Values:
     if centre <= 0 or centre >= 1:
         return np.full_like(sizes, centre)
     whole = np.maximum(np.rint(sizes), 1.0)
-    first = np.ceil(special.bdtrik(probability, whole, centre))
-
-    def below(count: Values) -> Values:
-        found = special.bdtr(np.clip(count, 0, whole), whole.astype(np.int64), centre)
-        return np.where(count < 0, 0.0, np.asarray(found, np.float64))
-
-    return np.clip(_interpolated(probability, np.clip(first, 0, whole), below) / whole, 0.0, 1.0)
+    first = np.clip(np.ceil(special.bdtrik(probability, whole, centre)), 0, whole)
+    found = _interpolated(probability, first, lambda count: _binomial_below(count, whole, centre))
+    return np.clip(found / whole, 0.0, 1.0)
 
 
 def _poisson(probability: float, centre: float, sizes: Values) -> Values:
     if centre <= 0:
         return np.zeros_like(sizes)
     expected = centre * sizes
-    first = np.ceil(special.pdtrik(probability, expected))
+    first = np.maximum(np.nan_to_num(np.ceil(special.pdtrik(probability, expected))), 0)
+    found = _interpolated(probability, first, lambda count: _poisson_below(count, sizes, expected))
+    return np.maximum(found / sizes, 0.0)
 
-    def below(count: Values) -> Values:
-        return np.where(count < 0, 0.0, np.asarray(special.pdtr(np.maximum(count, 0), expected), np.float64))
 
-    return np.maximum(_interpolated(probability, np.maximum(np.nan_to_num(first), 0), below) / sizes, 0.0)
+def _binomial_below(count: Values, sizes: Values, centre: float | Values) -> Values:
+    """Probability of at most so many."""
+    whole = np.maximum(np.rint(sizes), 1.0)
+    found = special.bdtr(np.clip(count, 0, whole), whole.astype(np.int64), centre)
+    return np.where(count < 0, 0.0, np.where(count >= whole, 1.0, np.asarray(found, np.float64)))
+
+
+def _poisson_below(count: Values, _: Values, expected: float | Values) -> Values:
+    """Probability of at most so many."""
+    return np.where(count < 0, 0.0, np.asarray(special.pdtr(np.maximum(count, 0), expected), np.float64))
 
 
 def _interpolated(probability: float, first: Values, below: Callable[[Values], Values]) -> Values:

@@ -28,6 +28,7 @@ By = Literal["practice", "clinician", "entity"]
 BY: tuple[By, ...] = get_args(By)
 _COLUMNS: dict[By, str] = {"practice": "tin", "clinician": "npi", "entity": "entity"}
 NOBODY = "nobody"
+LIMITS = ("low95", "high95", "low998", "high998")
 #: Points of a limit's curve.
 _CURVE = 60
 Json = dict[str, Any]
@@ -94,12 +95,14 @@ def compared(metric: Metric, total: Cell, cells: Sequence[Cell], ours: set[str])
     spread = funnel.dispersion(kind, met, sizes)
     limits = funnel.control_limits(kind, centre, sizes)
     wide = funnel.widened(kind, centre, sizes, spread)
-    where = {
-        one.stratum: (limits.position(n, met[n] / sizes[n]), wide.position(n, met[n] / sizes[n]))
-        for n, one in enumerate(points)
-    }
+    exact = funnel.positions(kind, centre, met, sizes)
+    allowing = funnel.positions_beyond(wide, exact, met, sizes)
+    place = {one.stratum: number for number, one in enumerate(points)}
     for row in found["rows"]:
-        row["position"], row["position_widened"] = where.get(row["stratum"], (None, None))
+        number = place.get(row["stratum"])
+        if number is not None:
+            row["position"], row["position_widened"] = exact[number], allowing[number]
+            row |= {name: float(getattr(limits, name)[number]) * metric.scale for name in LIMITS}
     curve = np.unique(np.rint(np.geomspace(max(1.0, min(sizes) * 0.8), max(sizes) * 1.1, _CURVE)))
     drawn = funnel.control_limits(kind, centre, curve.tolist())
     best = funnel.achievable(metric.direction, met, sizes) if metric.direction and kind == "proportion" else None

@@ -18,13 +18,13 @@ from fhir_gateway.console.sessions import Session
 from fhir_gateway.equity.dimensions import DIMENSIONS
 from fhir_gateway.errors import NotFoundError
 from fhir_gateway.jobs.attribution_runs import newest_evidence
-from fhir_gateway.jobs.comparison import BY
+from fhir_gateway.jobs.comparison import BY, LIMITS
 from fhir_gateway.jobs.quality_views import Seen, comparison_view, strata_view
 
 #: What is shown without a choice; of the others the page has links.
 _FIRST = ("race", "ethnicity", "sex", "age", "payer", "language", "adi-quintile", "rurality")
 _CELL = ("denominator", "numerator", "rate", "low", "high")
-_FUNNEL = ("position", "position_widened")
+_FUNNEL = (*LIMITS, "position", "position_widened")
 
 Json = dict[str, Any]
 
@@ -112,7 +112,7 @@ def router(frame: Frame) -> APIRouter:
                 cell["stratum"],
                 cell["title"],
                 *(cell[name] for name in _CELL),
-                *(cell.get(name) for name in _FUNNEL),
+                *(cell[name] for name in _FUNNEL),
                 _hidden(cell),
             ]
             for one in view["groups"]

@@ -8,7 +8,17 @@ from itertools import count
 
 import pytest
 
-from fhir_gateway.equity.funnel import TAILS, Dispersion, Kind, achievable, control_limits, dispersion, widened
+from fhir_gateway.equity.funnel import (
+    TAILS,
+    Dispersion,
+    Kind,
+    achievable,
+    control_limits,
+    dispersion,
+    positions,
+    positions_beyond,
+    widened,
+)
 
 
 def exact(probability: float, mass: Callable[[int], float]) -> float:
@@ -47,15 +57,31 @@ def test_limits_of_a_rate_are_those_of_the_poisson_distribution(expected: float)
 
 
 def test_positions_say_on_which_side_and_how_far() -> None:
-    limits = control_limits("proportion", 0.5, [100])  # about 0.40 to 0.60, and 0.345 to 0.655
-    found = [limits.position(0, rate) for rate in (0.30, 0.38, 0.5, 0.62, 0.70)]
-    assert found == ["below 99.8 %", "below 95 %", "inside", "above 95 %", "above 99.8 %"]
+    """Of a hundred about a half: at most 40 have a probability of 2.8 %, 39 of 1.8 %, 34 of 0.09 %."""
+    found = positions("proportion", 0.5, [34, 35, 39, 40, 50, 60, 61, 65, 66], [100] * 9)
+    assert found == [
+        *("below 99.8 %", "below 95 %", "below 95 %", "inside"),
+        *("inside", "inside", "above 95 %", "above 95 %", "above 99.8 %"),
+    ]
+
+
+def test_one_of_one_is_no_outlier() -> None:
+    """The drawn limit at one member is below 1, the probability of that one is not low."""
+    assert control_limits("proportion", 0.6, [1]).high95[0] < 1
+    assert positions("proportion", 0.6, [1, 0], [1, 1]) == ["inside", "inside"]
+
+
+def test_positions_of_rates_are_by_the_poisson_distribution() -> None:
+    """Ten expected: at most 3 have a probability of 1.0 %, 4 of 2.9 %; at least 17 of 2.7 %, 18 of 1.4 %."""
+    found = positions("rate", 0.01, [3, 4, 17, 18], [1000] * 4)
+    assert found == ["below 95 %", "inside", "inside", "above 95 %"]
 
 
 @pytest.mark.parametrize(("kind", "centre"), [("proportion", 0.0), ("proportion", 1.0), ("rate", 0.0)])
 def test_where_all_or_none_met_a_measure_nobody_is_outside(kind: Kind, centre: float) -> None:
+    assert positions(kind, centre, [centre, 50 * centre], [1, 50]) == ["inside", "inside"]
     limits = control_limits(kind, centre, [1, 50])
-    assert limits.position(0, centre) == limits.position(1, centre) == "inside"
+    assert limits.low95.tolist() == limits.high998.tolist() == [centre, centre]
 
 
 def test_dispersion_is_the_mean_of_squared_scores() -> None:
@@ -84,6 +110,8 @@ def test_limits_that_allow_for_dispersion_are_wider_by_its_root() -> None:
     narrow, wide = control_limits("proportion", 0.5, [100]), widened("proportion", 0.5, [100], Dispersion(4.0, 10))
     assert wide.high95[0] - 0.5 == pytest.approx(2 * (narrow.high95[0] - 0.5))
     assert wide.low998[0] == pytest.approx(0.5 - 2 * (0.5 - narrow.low998[0]))
+    assert positions_beyond(wide, ["above 99.8 %"], [58], [100]) == ["inside"]
+    assert positions_beyond(wide, ["above 99.8 %"], [75], [100]) == ["above 95 %"]
     same = widened("proportion", 0.5, [100], Dispersion(0.2, 10))
     assert same.high95[0] == narrow.high95[0]
 
