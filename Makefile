@@ -37,7 +37,7 @@ test-postgresql: install ## Run the tests of the control plane on a throwaway Po
 	@tests/support/with_postgresql.sh $(BIN)/python -m pytest tests/unit/db tests/unit/identity tests/unit/jobs tests/unit/auth tests/unit/contracts/test_settlement_store.py tests/unit/sources/test_pull_log.py tests/api/test_audit_events.py $(ARGS)
 
 test-browser: install ## Three people's stories at the console, in Chromium (Debian's, installed where it can be); pictures in build/screenshots
-	@tests/support/with_chromium.sh $(BIN)/python -m pytest tests/e2e/test_browser.py $(ARGS)
+	@tests/support/with_chromium.sh $(BIN)/python -m pytest tests/e2e/test_browser.py tests/e2e/test_newcomer.py $(ARGS)
 
 newcomer: install ## A fresh clone, README only, to a settlement in the browser: prints how long it takes
 	@tests/support/with_chromium.sh $(BIN)/python -m tests.e2e.newcomer

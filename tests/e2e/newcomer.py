@@ -66,7 +66,7 @@ def at_the_prompt(command: str, folder: Path, port: int) -> Iterator[Iterator[st
         if running.poll() is None:
             os.killpg(running.pid, signal.SIGINT)
         try:
-            running.wait(HANG)
+            running.communicate(timeout=HANG)
         except subprocess.TimeoutExpired:
             os.killpg(running.pid, signal.SIGKILL)
             raise
@@ -85,13 +85,14 @@ def invited(lines: Iterator[str]) -> tuple[str, str, str]:
 
 
 def open_settlement(base: str, name: str, password: str) -> str:
-    """Sign in, go to the contracts, open the first settlement; what the page says about its total."""
-    with chromium() as browser:
+    """Sign in, go to the contracts, open the settlement of shared savings; what the page says about its total."""
+    with chromium(keep_pictures=True) as browser:
         window = Window(browser, base, "newcomer")
         expect.set_options(timeout=HANG * 1000)
         window.sign_in(name, password, None)
         window.menu("Contracts")
-        window.page.locator('a[href*="/console/settlements/"]').first.click()
+        row = window.page.get_by_role("row").filter(has_text="demo-shared-savings-2025")
+        row.locator('a[href*="/console/settlements/"]').first.click()
         total = window.page.get_by_text(re.compile(r"Total .?\$[\d,]+\.\d\d")).first
         expect(total).to_be_visible()
         window.look("settlement")

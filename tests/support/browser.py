@@ -41,9 +41,10 @@ _FOCUS = """() => {
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
-    """The browser; root may start it without its sandbox only. Pictures of an earlier run are deleted."""
-    shutil.rmtree(PICTURES, ignore_errors=True)
+def chromium(*, keep_pictures: bool = False) -> Iterator[Browser]:
+    """The browser; root may start it without its sandbox only. Pictures of an earlier run are deleted unless kept."""
+    if not keep_pictures:
+        shutil.rmtree(PICTURES, ignore_errors=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=PROGRAM, args=["--no-sandbox"], timeout=HANG * 1000)
         yield browser
