@@ -121,20 +121,31 @@ class OutreachStore:
         skip: int = 0,
         reason: str | None = None,
         members: sa.Select[Any] | None = None,
+        counts: Mapping[tuple[str, str], int] | None = None,
     ) -> tuple[list[dict[str, Any]], int]:
         """Items in some states, reasons of the highest rank and the nearest end first, and how many there are.
 
-        ``members`` chooses the persons that somebody sees who is limited to some.
+        ``members`` chooses the persons that somebody sees who is limited to some; ``counts`` are theirs, where they are
+        at hand.
         """
-        where: list[sa.ColumnElement[bool]] = [_ITEM.c.state.in_(list(states))]
-        where += [] if reason is None else [_ITEM.c.reason == reason]
-        where += [] if members is None else [_ITEM.c.member.in_(members)]
-        points = sa.case({name: points for name, (points, _) in REASONS.items()}, value=_ITEM.c.reason, else_=0)
-        chosen = sa.select(_ITEM).where(*where).order_by(points.desc(), _ITEM.c.until.is_(None), _ITEM.c.until)
-        with snapshot(self._engine) as connection:
-            total = connection.scalar(sa.select(sa.func.count()).select_from(_ITEM).where(*where)) or 0
-            rows = connection.execute(chosen.order_by(_ITEM.c.member, _ITEM.c.id).limit(count).offset(skip)).all()
-        return [dict(row._mapping) for row in rows], total
+        wanted = list(states)
+        counts = self.counts(members) if counts is None else counts
+        found: list[dict[str, Any]] = []
+        total = 0
+        for one in sorted(REASONS, key=lambda name: -REASONS[name][0]):
+            if reason not in (None, one):
+                continue
+            here = sum(counts.get((one, state), 0) for state in wanted)
+            if here and skip < total + here and len(found) < count:  # a part of the page is of this reason
+                where = [_ITEM.c.reason == one, _ITEM.c.state.in_(wanted)]
+                where += [] if members is None else [_ITEM.c.member.in_(members)]
+                order = (_ITEM.c.until.is_(None), _ITEM.c.until, _ITEM.c.member, _ITEM.c.id)
+                chosen = sa.select(_ITEM).where(*where).order_by(*order)
+                chosen = chosen.limit(count - len(found)).offset(max(skip - total, 0))
+                with snapshot(self._engine) as connection:
+                    found += [dict(row._mapping) for row in connection.execute(chosen)]
+            total += here
+        return found, total
 
     def counts(self, members: sa.Select[Any] | None = None) -> dict[tuple[str, str], int]:
         """How many items there are by reason and state; of ``members`` only, where they are given."""

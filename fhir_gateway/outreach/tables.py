@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import date
 
+import sqlalchemy as sa
 from sqlmodel import Field, SQLModel
 
 
@@ -11,6 +12,7 @@ class OutreachItemRow(SQLModel, table=True):
     """One reason to call one person. Days and instants as ISO 8601."""
 
     __tablename__ = "outreach_item"
+    __table_args__ = (sa.Index("ix_outreach_item_counted", "reason", "state", "until", "member"),)
 
     id: str = Field(primary_key=True, max_length=64)
     member: str = Field(index=True, max_length=64)

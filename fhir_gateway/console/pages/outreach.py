@@ -34,13 +34,14 @@ def router(frame: Frame) -> APIRouter:
         chosen = gateway.resources.seen_by(session.audience).members_chosen()
         states = (state,) if state in _STATES else LEFT
         about = reason if reason in REASONS else None
-        rows, total = gateway.outreach.page(states, ROWS, (page - 1) * ROWS, about, chosen)
+        counts = gateway.outreach.counts(chosen)
+        rows, total = gateway.outreach.page(states, ROWS, (page - 1) * ROWS, about, chosen, counts)
         request.state.access.disclose({row["member"] for row in rows})
         return frame.page(
             request,
             "outreach.html",
             found=Rows(rows, total, page),
-            counts=_counts(gateway.outreach.counts(chosen)),
+            counts=_counts(counts),
             states=_STATES,
             given={"state": state, "reason": reason},
             state_options=[("", "left to do"), *((one, one) for one in _STATES)],
