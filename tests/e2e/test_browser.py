@@ -365,6 +365,31 @@ def test_the_contract_manager_traces_a_dollar_and_opens_a_dispute(served: Served
     window.walk()
 
 
+def test_reports_are_pages_that_everybody_can_read(served: Served, enter: Enter) -> None:
+    window = enter("rita", "contracts")
+    page = window.page
+    window.menu("Reports")
+    window.look("reports")
+    window.walk()
+    page.get_by_role("button", name="Quality report as HTML").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Quality report, 2025-01-01")
+    assert page.evaluate("[...document.images].every((one) => one.complete && one.naturalWidth > 0 && one.alt)")
+    window.look("quality-report")
+    page.goto("/console/reports")
+    page.get_by_label("Outlook as of").fill("2025-06-30")
+    page.get_by_role("button", name="Board summary as HTML").click()
+    expect(page.get_by_role("heading", name="Outlook")).to_be_visible()
+    window.look("board-summary")
+    page.goto("/console/reports")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Board summary as PDF").click()
+    assert Path(download.value.path()).read_bytes().startswith(b"%PDF")
+    settlement = served.gateway.settlements.runs()[0]
+    page.goto(f"/console/settlements/{settlement.id}/statement.html")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Settlement statement")
+    window.look("statement")
+
+
 def test_risk_utilization_claims_and_outreach_are_for_everybody(served: Served, enter: Enter) -> None:
     gateway, now = served.gateway, datetime(2026, 4, 1, tzinfo=UTC)
     score_members(gateway, "CMS-HCC-V28", 2026)
