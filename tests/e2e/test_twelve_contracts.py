@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from fhir_gateway.contracts.statement_forms import statement_csv
+from fhir_gateway.contracts.steps import steps
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.payment_rows import as_csv, payment_rows
 from fhir_gateway.jobs.settle import SettlementReport, settle, statement
@@ -119,6 +120,38 @@ def test_from_raw_fhir_to_a_statement(
     assert bool(parts) == bool(contract.distributions)
     assert not parts or sum(part for part in parts if part is not None) == settlement.total
     assert main([str(contracts[kind]), str(stated)]) == 0
+
+
+#: What the way to each payment begins with.
+BEGINNINGS = {
+    "pay_for_performance": "pay.pool",
+    "shared_savings": "pay.target",
+    "mssp": "pay.target",
+    "aco_reach": "pay.benchmark",
+    "capitation": "pay.cell.1.paid",
+    "risk_pool": "pay.fund",
+    "case_rate": "pay.case.1",
+    "care_management_fee": "pay.fee.1",
+    "ccbhc": "pay.due",
+    "outcome_rate_card": "pay.housing.paid",
+    "provider_mlr": "pay.revenue",
+    "bundle_retrospective": "pay.medical.medical.prices",
+}
+
+
+@pytest.mark.parametrize("kind", ARRANGEMENTS)
+def test_the_way_to_a_payment_begins_at_its_benchmark_and_adds_up(
+    kind: str, settled: Callable[[str], SettlementReport]
+) -> None:
+    settlement = settled(kind).settlement
+    values = {line.id: line.value for line in settlement.lines}
+    for line in settlement.payable():
+        found = steps(settlement, line)
+        assert found[0].line == BEGINNINGS[kind]
+        assert (found[0].before, found[0].after) == (0, values[found[0].line])
+        assert [one.before for one in found[1:]] == [one.after for one in found[:-1]]
+        assert sum(one.change for one in found) == found[-1].after == line.amount
+        assert {one.line for one in found} <= set(values)
 
 
 def test_the_script_shares_no_code_with_the_product() -> None:
