@@ -2,6 +2,8 @@
 
 # no deferred annotations here: FastAPI reads those of routes, which name what is local to `router`
 
+from calendar import monthrange
+from collections.abc import Iterator
 from datetime import date
 from typing import Annotated
 
@@ -29,8 +31,10 @@ def router(frame: Frame) -> APIRouter:
     def every(request: Request, session: SeeQuality) -> Response:
         """What can be reported, by the periods that there are results of."""
         headers = [gateway.results.header(run) for run in gateway.results.runs()]
-        periods = sorted({f"{one.period[0]}/{one.period[1]}" for one in headers}, reverse=True)
-        return frame.page(request, "reports.html", periods=periods, forms=tuple(FORMS))
+        periods = sorted({one.period for one in headers}, reverse=True)
+        named = [f"{start}/{end}" for start, end in periods]
+        days = sorted({day for period in periods for day in _month_ends(*period)}, reverse=True)
+        return frame.page(request, "reports.html", periods=named, days=days, forms=tuple(FORMS))
 
     @routes.get("/reports/quality.{form}")
     def quality(form: str, session: SeeQuality, period: str = "") -> Response:
@@ -56,6 +60,13 @@ def answer(report: Document, form: str, name: str) -> Response:
     return Response(
         body, media_type=FORMS[form], headers={"Content-Disposition": f'attachment; filename="{name}.{form}"'}
     )
+
+
+def _month_ends(start: date, end: date) -> Iterator[date]:
+    """The last days of the months of a period: claims are known as of one of them."""
+    for month in range(start.year * 12 + start.month - 1, end.year * 12 + end.month):
+        year, number = divmod(month, 12)
+        yield date(year, number + 1, monthrange(year, number + 1)[1])
 
 
 def _period(text: str) -> tuple[date, date]:
