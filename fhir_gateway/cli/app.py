@@ -23,6 +23,7 @@ from fhir_gateway.cli import (
     explain,
     guide,
     jobs,
+    lake,
     ledger,
     measure,
     outreach,
@@ -56,6 +57,7 @@ app.add_typer(client.app, name="client")
 app.add_typer(user.app, name="user")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(lake.app, name="lake")
 app.add_typer(roster.app, name="roster")
 app.add_typer(contract.app, name="contract")
 app.add_typer(claims.app, name="claims")

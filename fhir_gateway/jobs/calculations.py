@@ -1,4 +1,4 @@
-"""Evaluations, attributions, settlements and checks of claims as jobs of one step.
+"""Evaluations, attributions, settlements, checks of claims and the lake's upkeep as jobs of one step.
 
 The instant they are made for is part of what is asked, so that a calculation that a kill ended is the same one when it
 is made again: results have ids that derive from their inputs, and what is served under an id is replaced by its equal.
@@ -41,11 +41,23 @@ def _claims(gateway: Gateway, asked: Asked) -> list[str]:
     return []
 
 
+def _compact(gateway: Gateway, asked: Asked) -> list[str]:
+    gateway.lake.compact(int(asked["files"]))
+    return []
+
+
+def _retain(gateway: Gateway, asked: Asked) -> list[str]:
+    gateway.lake.retain()
+    return []
+
+
 CALCULATIONS: Mapping[str, Callable[[Gateway, Asked], list[str]]] = {
     "evaluate": _evaluate,
     "attribute": _attribute,
     "settle": _settle,
     "claims": _claims,
+    "compact": _compact,
+    "retain": _retain,
 }
 """What each kind does with what is asked; it gives the ids of what is served then."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -25,18 +25,18 @@ class Changes:
     shared: frozenset[str]
 
 
-def changed(tables: Iterable[tuple[ResourceTable, int]], since: int) -> Changes:
-    """What the lake versions after ``since`` wrote into these tables, as of the Delta versions that are given.
+def changed(tables: Iterable[tuple[ResourceTable, Sequence[StoredFile]]], since: int) -> Changes:
+    """What the lake versions after ``since`` wrote into these tables, whose files of all commits are given.
 
     Who had a row before somebody else has it now is one of them: rows are looked for by their ids in all that was
     written before.
     """
     members = [pa.array([], pa.string())]
     shared = set()
-    for table, delta_version in tables:
+    for table, files in tables:
         new: list[StoredFile] = []
         old: list[StoredFile] = []
-        for file in table.files(delta_version):
+        for file in files:
             (new if file.seq > since else old).append(file)
         if not new:
             continue

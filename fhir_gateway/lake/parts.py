@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 from fhir_gateway.lake.places import ObjectPath, keep
 from fhir_gateway.lake.tables import ResourceTable, StoredFile
 
+#: How the files of commits are named.
+PART = "part"
 #: Files of a table that are brought to an object storage at once.
 _UPLOADS = 4
 #: Columns whose values are never the same: a dictionary of them would be the column again.
@@ -43,11 +45,12 @@ class BucketWriter:
     Each batch becomes a row group at once: gathering larger ones takes twice as long, for no smaller files.
     """
 
-    def __init__(self, table: ResourceTable, seq: int, scratch: Path) -> None:
+    def __init__(self, table: ResourceTable, seq: int, scratch: Path, kind: str = PART) -> None:
         """``scratch`` is a folder, made when it is needed, for files that are on their way to an object storage."""
         self._table = table
         self._seq = seq
         self._scratch = scratch
+        self._kind = kind
         self._bucket: int | None = None
         self._rows = 0
         self._path: Path | None = None
@@ -72,7 +75,7 @@ class BucketWriter:
         if self._writer is not None and bucket == self._bucket:
             return self._writer
         self._end()
-        name = f"part-{self._seq:08d}-{uuid.uuid4().hex[:12]}.parquet"
+        name = f"{self._kind}-{self._seq:08d}-{uuid.uuid4().hex[:12]}.parquet"
         place = self._table.path / f"_bucket={bucket}" / name
         self._path = place if isinstance(place, Path) else self._scratch / name
         self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -21,17 +23,18 @@ from fhir_gateway.errors import ConfigurationError, ConflictError, InputError
 from fhir_gateway.lake.changes import Changes, changed
 from fhir_gateway.lake.coded import Coded
 from fhir_gateway.lake.columns import belongs_to_patients, layout, table_schema
+from fhir_gateway.lake.compacting import copied
 from fhir_gateway.lake.few import FEW
 from fhir_gateway.lake.journal import Sheet, rows_like, rows_with, sheets
 from fhir_gateway.lake.kept import KeptTables
 from fhir_gateway.lake.links import bucket_of, read_links, update_links
 from fhir_gateway.lake.object_tables import open_table
 from fhir_gateway.lake.persons import PersonAssigner
-from fhir_gateway.lake.places import Place, content, names, place_of, publish
+from fhir_gateway.lake.places import Place, below, content, names, place_of, publish, remove
 from fhir_gateway.lake.quarantine import QuarantinedLine, read_quarantine
 from fhir_gateway.lake.reading import Only, stored_rows
 from fhir_gateway.lake.storage import StoredTable, stored_table
-from fhir_gateway.lake.tables import ResourceTable
+from fhir_gateway.lake.tables import COPY, ResourceTable, StoredFile, in_order
 from fhir_gateway.lake.versions import LOG_FOLDER, Guard, LakeVersion, TableState, VersionLog, no_guard
 from fhir_gateway.r4 import spec
 from fhir_gateway.sources.models import Ledger, StagedPull
@@ -51,6 +54,21 @@ _ATTEMPTS = 5
 _AT_ONCE = 16
 #: Below so many rows DuckDB needs longer to open (17 ms of CPU) than Arrow to sort; above, it uses all cores.
 _FEW_TO_SORT = 50_000
+
+
+#: Files of a bucket that are worth being put together.
+COMPACTED = 8
+#: Seconds after which a file that no version names is taken for that of a writer that was killed.
+ORPHANED = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """A table that rests on fewer files now."""
+
+    resource_type: str
+    files_before: int
+    files: int
 
 
 class Lake:
@@ -186,17 +204,13 @@ class Lake:
 
         base = self._log.latest
         self._roll_back(base)
-        scratch = self._log.folder / "scratch" if isinstance(self._log.folder, Path) else self._scratch
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
-            scratch.mkdir(parents=True)
-        with tempfile.TemporaryDirectory(dir=scratch, ignore_cleanup_errors=True) as folder:
+        with self._scratch_folder() as folder:
             commit = Commit(
                 self.root,
                 self._log,
                 base,
                 self.buckets,
-                Path(folder),
+                folder,
                 pull,
                 persons,
                 progress,
@@ -211,6 +225,83 @@ class Lake:
                 self._tables = {}  # they know of files that no manifest names
                 raise
         return manifest.ledger
+
+    def compact(self, most: int = COMPACTED) -> tuple[Compacted, ...]:
+        """Where a bucket of a table rests on ``most`` files or more, lay its rows that count down once more, in order.
+
+        Each table becomes a version of its own, of kind ``compact``: whoever is killed goes on with the next one. What
+        is read does not change, of no version; history is read from the files that commits wrote.
+        """
+        done = []
+        with self._log.writing():
+            for name in self.types():
+                base = self._log.latest
+                self._roll_back(base)
+                state = self._log.tables(base)[name]
+                table = self._table(name)
+                many = _of_buckets(table.files(state.delta_version), most)
+                if not many:
+                    continue
+                before = self._log.get(base)
+                with self._scratch_folder() as folder:
+                    try:
+                        copies = [copied(table, files, base + 1, folder) for files in many]
+                        added = [file for one in copies for file in one.files]
+                        removed = [file for files in many for file in files]
+                        left = len(table.files(state.delta_version)) > len(removed)
+                        superseded = state.superseded and (left or any(one.tombstones for one in copies))
+                        compacted = TableState(table.change(added, removed), superseded, base)
+                        pull = f"compact-{base + 1}"
+                        self._log.add(
+                            replace(
+                                before,
+                                version=base + 1,
+                                pull_id=pull,
+                                source="lake",
+                                kind="compact",
+                                transaction_time=None,
+                                tables={**before.tables, name: compacted},
+                                ledger=Ledger(pull, "lake", ()),
+                                quarantine=None,
+                                replays=None,
+                            )
+                        )
+                    except BaseException:
+                        self._tables = {}  # they know of files that no manifest names
+                        raise
+                done.append(Compacted(name, len(removed), len(added)))
+        return tuple(done)
+
+    def retain(self, age: float = ORPHANED) -> int:
+        """Remove files that nobody needs: copies that newer ones took the place of, and what killed writers left.
+
+        The latter when they are ``age`` seconds old. Every version can be read as before, from the files that commits
+        wrote. Returns how many files were removed; whoever is killed removes the rest the next time.
+        """
+        removed = 0
+        with self._log.writing():
+            latest, now = self._log.latest, time.time()
+            for name, state in self._log.tables(latest).items():
+                table = self._table(name)
+                files = (*table.files(state.delta_version), *self._written(name, latest))
+                needed = {table.path_of(file) for file in files}
+                for path, written in below(table.path):
+                    if not path.endswith(".parquet") or path in needed:
+                        continue
+                    if now - written > age or path.rpartition("/")[2].startswith(f"{COPY}-"):
+                        remove(table.path / path)
+                        removed += 1
+        return removed
+
+    @contextmanager
+    def _scratch_folder(self) -> Iterator[Path]:
+        """A folder for what a writer needs while it writes; the caller holds the writer's place."""
+        scratch = self._log.folder / "scratch" if isinstance(self._log.folder, Path) else self._scratch
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir(parents=True)
+        with tempfile.TemporaryDirectory(dir=scratch, ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
 
     def reassign(self, persons: PersonAssigner) -> int:
         """Move the rows of patients who became another person since the last commit; returns how many patients.
@@ -280,13 +371,33 @@ class Lake:
         if resource_type not in spec.resource_types():
             raise InputError(f"{resource_type} is not an R4 resource type")
         schema = layout(resource_type, tuple(dict.fromkeys([*KEY_COLUMNS, *(columns or ())])))
-        state = self._log.tables(self.version if version is None else version).get(resource_type)
+        version = self.version if version is None else version
+        state = self._log.tables(version).get(resource_type)
         if state is None:
             return _no_rows(schema, sparse)
-        if belongs_to_patients(resource_type):
-            return self._rows(resource_type, schema, state, bucket, members, coded, sparse, ordered)
-        key = (resource_type, state, tuple(columns or ()), sparse, ordered)
-        return self._kept.get(key, lambda: self._rows(resource_type, schema, state, None, None, None, sparse, ordered))
+        own = belongs_to_patients(resource_type)
+        asked = (bucket, members, coded, sparse, ordered) if own else (None, None, None, sparse, ordered)
+
+        def rows() -> pa.Table:
+            try:
+                return self._rows(resource_type, schema, state, *asked)
+            except FileNotFoundError:  # copies that newer ones took the place of: their rows are in what was written
+                if not any(file.copy for file in self._table(resource_type).files(state.delta_version)):
+                    raise
+                files = self._written(resource_type, version)
+                return self._rows(resource_type, schema, replace(state, superseded=True), *asked, files)
+
+        return rows() if own else self._kept.get((resource_type, state, tuple(columns or ()), sparse, ordered), rows)
+
+    def _written(self, resource_type: str, version: int) -> tuple[StoredFile, ...]:
+        """The files of all commits up to a version, each row once."""
+        state = self._log.tables(version).get(resource_type)
+        if state is None:
+            return ()
+        files = {file for file in self._table(resource_type).files(state.delta_version) if not file.copy}
+        if state.written is not None:
+            files.update(self._written(resource_type, state.written))
+        return in_order(files)
 
     def _rows(
         self,
@@ -298,26 +409,28 @@ class Lake:
         coded: Coded | None,
         sparse: bool,
         ordered: bool,
+        files: Sequence[StoredFile] | None = None,
     ) -> pa.Table:
-        """The newest rows of a state of a table."""
+        """The newest rows of a state of a table, or of ``files``."""
         table = self._table(resource_type)
         chosen = _places(resource_type, bucket, members, self.buckets)
         only = None if members is None else Only("_member", members)
         if not state.superseded:
-            parts = table.read(state.delta_version, schema, chosen, only, coded=coded, sparse=sparse)
+            parts = table.read(state.delta_version, schema, chosen, only, coded=coded, sparse=sparse, files=files)
             if len(parts) < 2:
                 return parts[0] if parts else _no_rows(schema, sparse)  # a file is in reading order
             rows = pa.concat_tables(parts)
             return rows.take(_in_order(rows)) if ordered else rows
         if only is not None or coded is not None:  # what was a member's or so coded may not be now
-            ids = table.read(state.delta_version, pa.schema([schema.field("id")]), chosen, only, coded=coded)
+            keys = pa.schema([schema.field("id")])
+            ids = table.read(state.delta_version, keys, chosen, only, coded=coded, files=files)
             only = Only("id", pc.unique(pa.concat_tables(ids)["id"])) if ids else None
             if only is None:
                 return _no_rows(schema, sparse)
         full = table_schema(resource_type)
         hidden = [name for name in ("_seq", "_deleted") if name not in schema.names]
         wide = pa.schema([*schema, *map(full.field, hidden)])
-        parts = table.read(state.delta_version, wide, chosen, only, sparse=sparse)
+        parts = table.read(state.delta_version, wide, chosen, only, sparse=sparse, files=files)
         if not parts:
             return _no_rows(schema, sparse)
         rows = pa.concat_tables(parts)
@@ -342,16 +455,17 @@ class Lake:
         resource that moved to another bucket says in the old one that it left, in the same version.
         """
         schema = self.journal_schema(resource_type, columns)
-        state = self._log.tables(self.version if version is None else version).get(resource_type)
+        version = self.version if version is None else version
+        state = self._log.tables(version).get(resource_type)
         if state is None:
             return schema.empty_table()
-        table = self._table(resource_type)
+        table, written = self._table(resource_type), self._written(resource_type, version)
         if since is None and (ids is None or len(ids) <= FEW):  # what is asked for again and again
             only = None if ids is None else Only("id", pc.unique(ids))
             return pa.concat_tables(
-                [schema.empty_table(), *table.read(state.delta_version, schema, lambda _: True, only)]
+                [schema.empty_table(), *table.read(state.delta_version, schema, lambda _: True, only, files=written)]
             )
-        files = [file for file in table.files(state.delta_version) if since is None or file.seq > since]
+        files = [file for file in written if since is None or file.seq > since]
         if ids is None:
             parts = [stored_rows(file.path, file.bucket, schema) for file in files]
         else:
@@ -360,11 +474,7 @@ class Lake:
 
     def journal(self, resource_type: str, version: int | None = None) -> list[Sheet]:
         """The files of the type as they were written, the newest first; to be read with :mod:`lake.journal`."""
-        state = self._log.tables(self.version if version is None else version).get(resource_type)
-        if state is None:
-            return []
-        table = self._table(resource_type)
-        return sheets(resource_type, table.files(state.delta_version))
+        return sheets(resource_type, self._written(resource_type, self.version if version is None else version))
 
     @staticmethod
     def journal_schema(resource_type: str, columns: Sequence[str] = ()) -> pa.Schema:
@@ -379,11 +489,10 @@ class Lake:
 
     def streamed(self, resource_type: str, rows: pa.Table, version: int | None = None) -> Iterator[pa.Table]:
         """The same, a row group at a time, with what else ``rows`` has."""
-        state = self._log.tables(self.version if version is None else version).get(resource_type)
-        if state is not None and rows.num_rows:
-            table = self._table(resource_type)
+        if rows.num_rows:
+            written = self._written(resource_type, self.version if version is None else version)
             schema = self.journal_schema(resource_type, ["_raw"])
-            yield from rows_like(table.files(state.delta_version), schema, rows, self.buckets)
+            yield from rows_like(written, schema, rows, self.buckets)
 
     def rows(self, version: int | None = None) -> int:
         """How many rows of patients there are of all types, superseded ones too: a measure of what evaluating takes."""
@@ -397,12 +506,10 @@ class Lake:
 
     def changes(self, since: int, version: int | None = None) -> Changes:
         """Whose data is other in ``version`` (default: the newest) than it was in the version ``since``."""
-        states = self._log.tables(self.version if version is None else version)
+        version = self.version if version is None else version
         before = self._log.tables(since)
-        tables = (
-            (self._table(name), state.delta_version) for name, state in states.items() if state != before.get(name)
-        )
-        return changed(tables, since)
+        other = (name for name, state in self._log.tables(version).items() if state != before.get(name))
+        return changed(((self._table(name), self._written(name, version)) for name in other), since)
 
     def members(self, bucket: int | None = None, version: int | None = None) -> pa.Array:
         """Persons with a Patient row, sorted."""
@@ -427,6 +534,14 @@ class Lake:
                 pull, _ = standing.pop(version.replays)
             standing[version.version] = pull, version
         return [version for pull, version in standing.values() if pull_id in (None, pull)]
+
+
+def _of_buckets(files: Sequence[StoredFile], most: int) -> list[list[StoredFile]]:
+    """The files of each bucket that rests on so many."""
+    found: dict[int, list[StoredFile]] = {}
+    for file in files:
+        found.setdefault(file.bucket, []).append(file)
+    return [there for there in found.values() if len(there) >= max(most, 2)]
 
 
 def _no_rows(schema: pa.Schema, sparse: bool) -> pa.Table:

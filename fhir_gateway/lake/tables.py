@@ -31,6 +31,8 @@ from fhir_gateway.lake.places import ObjectPath, Place, failing_clearly, side_by
 from fhir_gateway.lake.reading import Only, filled, footer, stored_rows
 
 NO_BUCKET = -1
+#: How files are named that have rows of other files once more.
+COPY = "copy"
 #: A file with fewer rows is read whole faster than its codes are looked at first.
 FEW_ROWS = 8192
 FEW_IDS = 1 << 16
@@ -52,6 +54,11 @@ class StoredFile:
     rows: int = 0  # as far as the table says
     size: int = field(default=0, compare=False)
     written: int = field(default=0, compare=False)  # milliseconds since 1970
+
+    @property
+    def copy(self) -> bool:
+        """Whether it has rows of other files once more (:mod:`fhir_gateway.lake.compacting`)."""
+        return self.path.name.startswith(f"{COPY}-")
 
     @property
     def seq(self) -> int:
@@ -158,15 +165,17 @@ class ResourceTable(ABC):
         *,
         coded: Coded | None = None,
         sparse: bool = False,
+        files: Sequence[StoredFile] | None = None,
     ) -> list[pa.Table]:
         """Rows of the chosen buckets with exactly the columns of ``schema``, one table for each file that has any.
 
-        With ``coded`` only rows that have one of these codes, but all of small files.
+        With ``coded`` only rows that have one of these codes, but all of small files. ``files`` are read in the place
+        of those of the version.
 
         ``sparse`` leaves out the columns and parts that none of these files has. A file's rows come in reading order:
         by ``_member`` (nulls last), ``_source``, ``id``.
         """
-        chosen = [file for file in self.files(version) if buckets(file.bucket)]
+        chosen = [file for file in (self.files(version) if files is None else files) if buckets(file.bucket)]
         if only is not None and coded is None and len(only.values) <= FEW:
             self._fetch_footers(chosen)
             return rows_of_few([(file.path, file.bucket) for file in chosen], schema, only, sparse=sparse)

@@ -40,10 +40,15 @@ def no_guard(name: str) -> AbstractContextManager[None]:
 
 @dataclass(frozen=True, slots=True)
 class TableState:
-    """A table in a lake version: its Delta version, and whether some row supersedes another."""
+    """A table in a lake version: its Delta version, and whether some row supersedes another.
+
+    ``written`` is the lake version before the last compaction: its files, and those that commits wrote since, are all
+    that was ever written.
+    """
 
     delta_version: int
     superseded: bool
+    written: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,8 @@ class Writing:
         files = self._typed_files(self._parts(rows, staged, batches)) if rows else []
         gone = self._tombstone_files(doomed) if left or doomed is not None else []
         superseded = bool(replacing or gone) or (self.state is not None and self.state.superseded)
-        return TableState(self.table.append([*files, *gone]), superseded)
+        written = self.state.written if self.state is not None else None
+        return TableState(self.table.append([*files, *gone]), superseded, written)
 
     def _moved(self, accepted: str | None, doomed: pa.Table | None) -> pa.Table | None:
         """Stored rows that go with a patient who moved; the scanner learns their columns."""

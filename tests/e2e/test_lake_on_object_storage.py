@@ -113,10 +113,16 @@ def test_the_same_as_in_a_folder(url: str, pull: Pull, tmp_path: Path, way: Dist
         moved.same[("a", "1")] = "a/4"
         assert lake.reassign(moved) == 1
         assert lake.replay("pull-1", moved, {("1-Patient.ndjson", 3): json.dumps(patient("9")).encode()}) is not None
+    for lake in (there, here):
+        assert lake.compact(2)
+        lake.commit(pull(4), moved)
+        assert lake.compact(2)
+        assert lake.retain() > 0
     again = Lake.open(url)
     assert history(again) == history(there) == history(here)
     for version in range(1, here.version + 1):
         assert contents(again, version) == contents(here, version)
+    assert max(table.most_files for table in again.stored()) == 1
     some = here.read("Observation", ["_seq"], ordered=False)
     assert again.texts("Observation", some).num_rows == some.num_rows
     person = pa.array([People().person("a", "4")])
