@@ -20,7 +20,7 @@ from fhir_gateway.db.history import page_of_versions
 from fhir_gateway.db.resources import ResourceStore, StoredResource, Versions
 from fhir_gateway.db.search.clinical import patient_parameters
 from fhir_gateway.db.search.criteria import Criterion
-from fhir_gateway.db.search.matching import matches
+from fhir_gateway.db.search.matching import check, matches
 from fhir_gateway.db.search.parameters import search_parameters
 from fhir_gateway.db.search.values import reference_parts
 from fhir_gateway.errors import AuthorizationError, DeletedError, InputError, Location
@@ -134,6 +134,7 @@ class ClinicalCatalog:
         kind, now = query.resource_type, datetime.now(UTC)
         rows = ClinicalRows(self._gateway)
         persons, others = self._persons(kind, query.criteria)
+        check(kind, [one for one in others if not one[0].endswith(":in")])
         if persons is None:
             ids = [one for name, value in query.criteria if name == "_id" for one in _COMMA.split(value)]
             if not ids:

@@ -180,6 +180,31 @@ async def test_what_cannot_be_searched_is_refused(face: Face, query: str) -> Non
     assert answered.json()["issue"][0]["severity"] == "error"
 
 
+MALFORMED = {
+    "date=yesterday": "yesterday",
+    "date=2025-13-01": "2025-13-01",
+    "_lastUpdated=ge2025-02-30": "2025-02-30",
+    "date=2025-01-01T00:00:00%2B99:99": "99:99",
+    "date:contains=2025": None,
+    "code:above=1": None,
+    "status:x=final": None,
+    "encounter:text=e1": None,
+}
+
+
+async def test_malformed_criteria_are_refused_whoever_they_are_about(face: Face) -> None:
+    """Also where there is nothing to be compared; the reason names the parameter, and no value."""
+    for criterion, value in MALFORMED.items():
+        for whose in (f"patient={face.persons['Ash']}&", "", "_id=none&"):
+            refused = await face.get(f"Observation?{whose}{criterion}", status=400)
+            assert refused["resourceType"] == "OperationOutcome"
+            name, _, modifier = criterion.partition("=")[0].partition(":")
+            told = json.dumps(refused["issue"])
+            assert name in told, told
+            assert modifier in told, told
+            assert value is None or value not in told
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 10])
 async def test_a_search_that_names_nobody_goes_from_person_to_person(face: Face, count: int) -> None:
     found: list[str] = []

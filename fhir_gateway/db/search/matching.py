@@ -27,19 +27,23 @@ Test = Callable[[Entry], bool]
 
 def evaluable(resource_type: str, criteria: Sequence[Criterion]) -> bool:
     """True when the criteria can be evaluated on resources of a type, in SQL and here; ``*`` is every type."""
-    named = "Basic" if resource_type == "*" else resource_type
-    for name, _ in criteria:
-        code = name.partition(":")[0]
-        parameter = search_parameters(named).get(code)
-        if resource_type == "*" and not code.startswith("_"):
-            return False
-        if "." in name or (code not in ("_id", "_lastUpdated") and (parameter is None or parameter.kind not in _KINDS)):
-            return False  # chains and reverse chains lead to other resources, which change
+    if resource_type == "*" and not all(name.startswith("_") for name, _ in criteria):
+        return False
     try:
-        conditions(named, criteria, table_of(ResourceRow), table_of(SearchIndexRow), None, datetime.now(UTC))
-    except InputError:
+        check("Basic" if resource_type == "*" else resource_type, criteria)
+    except InputError:  # chains and reverse chains lead to other resources, which change
         return False
     return True
+
+
+def check(resource_type: str, criteria: Sequence[Criterion]) -> None:
+    """Refuse (InputError) criteria that cannot be evaluated on one resource of a type: unknown, or not well-formed."""
+    for name, _ in criteria:
+        code, _, _ = name.partition(":")
+        parameter = search_parameters(resource_type).get(code)
+        if "." in name or (code not in ("_id", "_lastUpdated") and (parameter is None or parameter.kind not in _KINDS)):
+            raise InputError(f"{resource_type} has no search parameter {code} that one resource tells")
+    conditions(resource_type, criteria, table_of(ResourceRow), table_of(SearchIndexRow), None, datetime.now(UTC))
 
 
 def matches(resource: Mapping[str, Any], criteria: Sequence[Criterion], base_url: str | None, now: datetime) -> bool:
