@@ -216,3 +216,39 @@ def test_a_form_of_another_page_registers_nobody(gateway: Gateway) -> None:
         assert gateway.authorization.clients() == []
 
     signed_in(gateway, tell, "it")
+
+
+def test_a_clients_keys_change_over_without_a_gap(gateway: Gateway) -> None:
+    old, new = new_key("old"), new_key("new")
+
+    async def tell(http: httpx.AsyncClient) -> None:
+        _, token = await page(http, f"{CLIENTS}/new")
+        form = {**NEW, "form_token": token, "jwks": jwks_of(old), "contract": "aco"}
+        assert (await http.post(CLIENTS, data=form)).status_code == 303
+        address = f"{CLIENTS}/plan/keys"
+        assert f'href="{address}"' in (await http.get(CLIENTS)).text
+        shown, token = await page(http, address)
+        assert "<code>old</code>" in shown
+        assert "<code>system/Group.rs</code>" in shown
+
+        async def replaced(status: int, **fields: str) -> str:
+            answer = await http.post(address, data={"form_token": token, **fields})
+            assert answer.status_code == status
+            return answer.text
+
+        await replaced(303, jwks=jwks_of(old, new))
+        for key in (old, new):  # both count while it changes over
+            await authorize(http, "plan", key, "system/Group.rs")
+        await replaced(303, jwks=jwks_of(new))
+        assert "<code>old</code>" not in (await page(http, address))[0]
+        await authorize(http, "plan", new, "system/Group.rs")
+        with pytest.raises(AssertionError):
+            await authorize(http, "plan", old, "system/Group.rs")
+        refused = await replaced(400, jwks=jwks_of(new_key("third"), private=True))
+        assert 'role="alert"' in refused
+        assert '"d"' not in refused
+        assert 'role="alert"' in await replaced(400)
+        assert [one["kid"] for one in (gateway.authorization.client("plan").jwks or {})["keys"]] == ["new"]
+        assert (await http.get(f"{CLIENTS}/nobody/keys")).status_code == 404
+
+    signed_in(gateway, tell, "it")

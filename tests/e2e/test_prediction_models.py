@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import anyio
+import httpx
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from fhir_gateway.cli.app import app
+from fhir_gateway.console.accounts import User
+from fhir_gateway.console.app import with_console
+from fhir_gateway.console.sessions import Sessions
 from fhir_gateway.db.audience import Audience
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs import prediction_models as job
@@ -208,3 +214,38 @@ def test_at_the_prompt_versions_are_listed_shown_and_retired(
     pull_files(gateway, [file], "payer")
     assert old in prompt("predict", "readmissions", "--as-of", "2025-06-30")
     assert new not in prompt("predict", "readmissions", "--as-of", "2025-06-30")
+
+
+def test_the_console_shows_lists_and_cards(gateway: Gateway) -> None:
+    made, stays = work_list(gateway, DAY, now=NOW), readmission_list(gateway, DAY, now=NOW)
+    cookie = Sessions(gateway.engine).start(User("vera", "local", ("viewer",)))
+
+    async def told() -> None:
+        transport = httpx.ASGITransport(with_console(gateway))
+        async with httpx.AsyncClient(transport=transport, base_url=gateway.settings.public_url) as http:
+            http.cookies.set("console", cookie)
+
+            async def page(address: str, status: int = 200) -> str:
+                answer = await http.get(f"/console/predictions{address}")
+                assert answer.status_code == status
+                return answer.text
+
+            overview = await page("")
+            for model in job.model_store(gateway).models():
+                assert f"/console/predictions/models/{model.id}" in overview
+                card = await page(f"/models/{model.id}")
+                assert "For whom it does worse" in card
+                assert str(model.card["tests"]["metrics"]["observed_to_expected"]["value"]) in card
+            ranked = await page("/work-list")
+            assert f"{made.table.num_rows:,} rows" in ranked
+            shown = re.findall(r'<th scope="row">(p[0-9a-f]{16})</th>', ranked)
+            assert shown == made.table["member"].to_pylist()[: len(shown)]
+            assert len(shown) == 50
+            tier = made.table["tier"][0].as_py()
+            rows = made.table["tier"].to_pylist().count(tier)
+            assert f"{rows:,} rows" in await page(f"/work-list?tier={tier}")
+            assert f"{stays.table.num_rows:,} rows" in await page("/readmissions")
+            await page("/models/none", 404)
+            await page("/elsewhere", 404)
+
+    anyio.run(told)

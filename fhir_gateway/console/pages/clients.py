@@ -1,4 +1,4 @@
-"""Clients that read from us: register one, let one in that registered itself, disable one.
+"""Clients that read from us: register one, let one in that registered itself, change its keys, disable one.
 
 What a form says is registered by the same call as the command's and the API's, with the same checks; what they refuse
 is shown on the form, which keeps what was typed.
@@ -7,6 +7,7 @@ is shown on the form, which keeps what was typed.
 # no deferred annotations here: FastAPI reads those of routes, which name what is local to `router`
 
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import orjson
 from fastapi import APIRouter, Depends
@@ -82,6 +83,27 @@ def router(frame: Frame) -> APIRouter:
         except (InputError, ConflictError) as problem:
             return form_page(request, waiting, given, problem)
         return RedirectResponse(_CLIENTS, 303)
+
+    def keys_page(request: Request, client_id: str, problem: InputError | None = None) -> Response:
+        status = 200 if problem is None else problem.status
+        text = None if problem is None else problem.message
+        client = clients.client(client_id)
+        return frame.page(request, "client_keys.html", status=status, client=client, problem=text)
+
+    @routes.get("/operations/clients/{client_id:path}/keys")
+    def keys(request: Request, client_id: str, _: May) -> Response:
+        return keys_page(request, client_id)
+
+    @routes.post("/operations/clients/{client_id:path}/keys")
+    def replace(request: Request, client_id: str, form: Do) -> Response:
+        """Other keys in the place of those of now; one set with old and new ones lets both count for a while."""
+        access_of(request).resource_id = client_id[:_MOST_ID_SHOWN]
+        clients.client(client_id)
+        try:
+            clients.replace_keys(client_id, jwks=_keys(form.fields.get("jwks")), jwks_url=form.fields.get("jwks_url"))
+        except InputError as problem:
+            return keys_page(request, client_id, problem)
+        return RedirectResponse(f"{_CLIENTS}/{quote(client_id, safe='')}/keys", 303)
 
     @routes.post("/operations/clients/{client_id:path}/disable")
     def disable(request: Request, client_id: str, _: Do) -> Response:
