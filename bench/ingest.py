@@ -1,6 +1,6 @@
 """How fast folders of FHIR files become a lake, next to merely parsing the same bytes, and in how much memory.
 
-    python -m bench.ingest [FOLDER] [--patients 4000] [--memory 1000] [--peer 2000] [--times 3]
+    python -m bench.ingest [FOLDER] [--patients 4000] [--memory 1000] [--steps 1 4 16 60] [--peer 2000] [--times 3]
 
 measures the sandbox population (``--patients`` persons) and, when it is there, a public Synthea population (FOLDER, by
 default ``../shared/data/synthea/generated-sample-data-r4`` beside the checkout). Rows are CPU seconds of one process,
@@ -15,8 +15,9 @@ the least of ``--times`` runs:
 - the same files again under another pull id: everything is unchanged;
 - a pull of one resource in a hundred, changed.
 
-Memory: the sandbox populations of ``--memory`` persons, and of 4 and 16 times as many, each committed in a process of
-its own; printed is the most memory that process ever had.
+Memory: the sandbox populations of ``--memory`` persons, and of 4, 16 and 60 times as many (``--steps``), each committed
+in a process of its own; printed is the most memory that process ever had, and how much more of it more input takes.
+Alone: ``--patients 0``. The largest needs some 15 GB of disk where temporary files are.
 """
 
 from __future__ import annotations
@@ -219,18 +220,33 @@ def peak_mb() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def measure_memory(persons: int) -> None:
+def committed(persons: int) -> tuple[float, dict[str, Any]]:
+    """The MB of a sandbox population, and what :func:`commit_once` says of it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        generate(folder, patients=persons, seed=7, year=2025)
+        size = sum(path.stat().st_size for path in folder.rglob("*.ndjson")) / 1e6
+        command = [sys.executable, "-m", "bench.ingest", str(folder), "--once"]
+        return size, json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+
+
+def measure_memory(persons: int, steps: list[int]) -> None:
+    committed(10)  # compiles the walk, where nobody has: that takes memory as well
     table = Table(title="Peak memory of a commit")
-    for heading in ("persons", "resources", "MB of JSON", "peak MB"):
+    for heading in ("persons", "resources", "MB of JSON", "peak MB", "input, times the first", "peak, times the first"):
         table.add_column(heading, justify="right")
-    for times in (1, 4, 16):
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch)
-            generate(folder, patients=persons * times, seed=7, year=2025)
-            size = sum(path.stat().st_size for path in folder.rglob("*.ndjson")) / 1e6
-            command = [sys.executable, "-m", "bench.ingest", str(folder), "--once"]
-            found = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-        table.add_row(f"{persons * times:,}", f"{found['rows']:,}", f"{size:,.0f}", f"{found['peak_mb']:,.0f}")
+    first = None
+    for times in steps:
+        size, found = committed(persons * times)
+        first = first or (size, found["peak_mb"])
+        table.add_row(
+            f"{persons * times:,}",
+            f"{found['rows']:,}",
+            f"{size:,.0f}",
+            f"{found['peak_mb']:,.0f}",
+            f"{size / first[0]:.1f}",
+            f"{found['peak_mb'] / first[1]:.2f}",
+        )
     Console(width=140).print(table)
 
 
@@ -239,6 +255,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?", default=_SYNTHEA)
     parser.add_argument("--patients", type=int, default=4000)
     parser.add_argument("--memory", type=int, default=1000)
+    parser.add_argument("--steps", type=int, nargs="+", default=[1, 4, 16, 60])
     parser.add_argument("--peer", type=int, default=2000)
     parser.add_argument("--times", type=int, default=3)
     parser.add_argument("--once", action="store_true", help=argparse.SUPPRESS)
@@ -248,13 +265,14 @@ def main() -> None:
         return
     cores = f"{os.cpu_count()} cores, {platform.machine()}, {time.strftime('%Y-%m-%d', time.gmtime())}"
     print(f"python -m bench.ingest --patients {options.patients} --memory {options.memory} ({cores})\n")
-    with tempfile.TemporaryDirectory() as scratch:
-        generate(Path(scratch), patients=options.patients, seed=7, year=2025)
-        measure("Sandbox population", sandbox_folders(Path(scratch)), options.peer, options.times)
-    if options.folder.is_dir():
-        measure("Synthea", [options.folder], options.peer, options.times)
+    if options.patients:
+        with tempfile.TemporaryDirectory() as scratch:
+            generate(Path(scratch), patients=options.patients, seed=7, year=2025)
+            measure("Sandbox population", sandbox_folders(Path(scratch)), options.peer, options.times)
+        if options.folder.is_dir():
+            measure("Synthea", [options.folder], options.peer, options.times)
     if options.memory:
-        measure_memory(options.memory)
+        measure_memory(options.memory, options.steps)
 
 
 if __name__ == "__main__":

@@ -241,6 +241,10 @@ class Scratch(local):
     """What is read and noted, a thread's own and used again: fresh memory costs as much as the walk."""
 
     def __init__(self) -> None:
+        self.rest()
+
+    def rest(self) -> None:
+        """Give back what this thread has: it reads nothing for a while."""
         self._events = np.empty(0, np.int64)
         self._text = np.empty(0, np.uint8)
         self._arena = np.empty(0, np.uint8)

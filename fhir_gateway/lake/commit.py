@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,17 +22,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fhir_gateway.errors import LedgerError, Location
+from fhir_gateway.lake.assemble import SCRATCH
+from fhir_gateway.lake.columns import belongs_to_patients
 from fhir_gateway.lake.deleting import doomed_rows
 from fhir_gateway.lake.links import Links, read_links, update_links
 from fhir_gateway.lake.memory import give_back
 from fhir_gateway.lake.object_tables import open_table
-from fhir_gateway.lake.ordering import seats
+from fhir_gateway.lake.ordering import Seats, seats
 from fhir_gateway.lake.persons import PersonAssigner
 from fhir_gateway.lake.places import ObjectPath, Place, keep
 from fhir_gateway.lake.placing import STORED_COLUMNS, Placement, clear, place
 from fhir_gateway.lake.quarantine import QuarantineWriter
 from fhir_gateway.lake.replay import Replay
-from fhir_gateway.lake.staging import Progress, StagedLines, stage
+from fhir_gateway.lake.staging import Progress, StagedLines, gathered, stage
 from fhir_gateway.lake.tables import FEW_IDS, ResourceTable
 from fhir_gateway.lake.texts import Texts
 from fhir_gateway.lake.typed import typed_rows
@@ -94,8 +96,14 @@ class Commit:
         before = self.log.get(self.base) if self.base else None
         known = read_links(self.log.folder / before.links if before and before.links else None)
         links = self._links(lines, placements, known, before.persons if before else None)
+        same = links.table is known
+        seated, laid = self._seat(placements, doomed, links, same)
+        moved, mark = links.moved, links.mark
+        del known, links
+        lines.scanner.rest()
+        SCRATCH.rest()
         give_back()
-        tables = self._write_all(lines, placements, doomed, links)
+        tables = self._write_all(lines, placements, doomed, moved, seated)
         return LakeVersion(
             version=self.version,
             pull_id=self.pull.id,
@@ -106,9 +114,9 @@ class Commit:
             tables=tables,
             ledger=ledger,
             quarantine=self._kept("quarantine", quarantine.path) if quarantine.count else None,
-            links=before.links if before and links.table is known else self._kept_links(links),
+            links=before.links if before and same else self._kept("links", laid) if laid else None,
             replays=self.replay.version if self.replay else None,
-            persons=links.mark,
+            persons=mark,
         )
 
     def _table(self, resource_type: str) -> ResourceTable:
@@ -117,7 +125,7 @@ class Commit:
     def _place(self, resource_type: str, lines: StagedLines) -> Placement:
         state = self.before.get(resource_type)
         rows = lines.rows[resource_type]
-        if state is None and rows.few_and_different():
+        if state is None and rows.all_different():
             return Placement(rows.count, 0, 0, None)
         old: pa.RecordBatchReader | pa.Table | None = None
         staged: pa.RecordBatchReader | pa.Table = rows.heads()
@@ -170,55 +178,75 @@ class Commit:
         parts = [f"select _patient from {p.accepted}" for p in placements.values() if p.accepted]  # noqa: S608 - our names
         patients = " union ".join(parts) or "select null::varchar as _patient"
         ids = self.connection.sql(f"from ({patients}) where _patient is not null").to_arrow_table()["_patient"]
-        first = [lines.rows[name].patients() for name, placed in placements.items() if placed.accepted is None]
-        ids = pa.chunked_array([*ids.chunks, *first], pa.string()).unique().drop_null()
-        assigned = pa.table({"_patient": pa.array([], pa.string()), "_member": pa.array([], pa.string())})
-        placed = placements.get("Patient")
-        rows = None if placed is None else self._person_elements(lines, placed)
-        if rows is not None and rows.num_rows:
+        first = [
+            lines.rows[name].patients()
+            for name, placed in placements.items()
+            if placed.accepted is None and belongs_to_patients(name)
+        ]
+        ids = pa.chunked_array([*ids.chunks, *first], pa.string()).unique()
+        del first
+        nobody = pa.table({"_patient": pa.array([], pa.string()), "_member": pa.array([], pa.string())})
+        assigned = [nobody]
+        for rows in self._person_elements(lines, placements["Patient"]) if "Patient" in placements else ():
             members = self.persons.assign(self.pull.source, rows)
-            assigned = pa.table({"_patient": rows["id"], "_member": members})
+            assigned.append(pa.table({"_patient": rows["id"], "_member": members}))
         self.connection.register("patients_here", pa.table({"_patient": ids}))
-        return update_links(known, self.pull.source, ids, assigned, self.persons, self.buckets, mark)
+        placed = pa.concat_tables(assigned)
+        return update_links(known, self.pull.source, ids, placed, self.persons, self.buckets, mark)
 
-    def _person_elements(self, lines: StagedLines, placed: Placement) -> pa.Table:
-        """Accepted Patient rows in the layout that the assigner reads."""
+    def _person_elements(self, lines: StagedLines, placed: Placement) -> Iterator[pa.Table]:
+        """Accepted Patient rows in the layout that the assigner reads, so many at a time."""
         full = spec.column_structure("Patient")
         shape = {name: full[name] for name in _PERSON_ELEMENTS}
         accepted = None
         if placed.accepted:
             found = self.connection.sql(f"select _order from {placed.accepted}")  # noqa: S608 - our name
             accepted = found.fetchnumpy()["_order"]
-        ids, elements = [], []
-        for batch in lines.rows["Patient"].batches():
-            rows = pa.table(batch)
-            if accepted is not None:
-                rows = rows.filter(pa.array(np.isin(batch["_order"].to_numpy(), accepted)))
-            for piece in typed_rows(self.connection, lines.scanner.grammar, "Patient", lines.texts, rows, shape):
-                ids += rows["id"].slice(piece.start, len(piece.raw)).chunks
-                elements.append(piece.columns)
         schema = pa.schema([pa.field(n, spec.arrow_type(full[n])) for n in _PERSON_ELEMENTS])
-        patients = pa.Table.from_struct_array(pa.chunked_array(elements, pa.struct(schema)))
-        patients = patients.add_column(0, "id", pa.chunked_array(ids, pa.string()))
-        return patients.take(pc.sort_indices(patients["id"]))
+        for rows in gathered(lines.rows["Patient"].batches()):
+            if accepted is not None:
+                rows = rows.filter(pa.array(np.isin(rows["_order"].to_numpy(), accepted)))
+            if not rows.num_rows:
+                continue
+            pieces = typed_rows(self.connection, lines.scanner.grammar, "Patient", lines.texts, rows, shape)
+            elements = [piece.columns for piece in pieces]
+            patients = pa.Table.from_struct_array(pa.chunked_array(elements, pa.struct(schema)))
+            patients = patients.add_column(0, "id", rows["id"])
+            yield patients.take(pc.sort_indices(patients["id"]))
+
+    def _seat(
+        self, placements: Mapping[str, Placement], doomed: Mapping[str, pa.Table], links: Links, same: bool
+    ) -> tuple[Seats, Path | None]:
+        """Where the source's patients sit, and the file of all links (None: they are as they were, or there are none).
+
+        The links themselves are not needed any more: DuckDB has those that it needs as the table ``links``.
+        """
+        if doomed or links.changed or any(placed.accepted for placed in placements.values()):
+            self.connection.register("links_given", links.table)
+            self.connection.register("patients_moved", links.moved.select(["_patient"]))
+            self.connection.execute(
+                "create table links as from links_given "
+                "where _patient in (from patients_here union from patients_moved)"
+            )
+            for name in ("links_given", "patients_moved"):
+                self.connection.unregister(name)
+        self.connection.unregister("patients_here")
+        path = None
+        if links.table.num_rows and not same:
+            path = self.folder / "links.parquet"
+            pq.write_table(links.table, path, compression="zstd")
+        return seats(links.table, self.pull.source), path
 
     def _write_all(
         self,
         lines: StagedLines,
         placements: Mapping[str, Placement],
         doomed: Mapping[str, pa.Table],
-        links: Links,
+        moved: pa.Table,
+        seated: Seats,
     ) -> Mapping[str, TableState]:
         """Write and commit every table that changes; types go side by side, as most of the work is outside Python."""
-        names = sorted({*placements, *doomed, *(self.before if links.changed else ())})
-
-        self.connection.register("links_given", links.table)
-        self.connection.register("patients_moved", links.moved.select(["_patient"]))
-        self.connection.execute(
-            "create table links as from links_given where _patient in (from patients_here union from patients_moved)"
-        )
-
-        seated = seats(links.table, self.pull.source)
+        names = sorted({*placements, *doomed, *(self.before if moved.num_rows else ())})
 
         def write(name: str) -> TableState | None:
             placed = placements.get(name)
@@ -231,7 +259,7 @@ class Commit:
                     self.before.get(name),
                     self.version,
                     self.pull,
-                    links,
+                    moved,
                     seated,
                     self.folder / f"parts-{name}",
                 )
@@ -249,10 +277,3 @@ class Commit:
             target = self.log.folder / f"{name}-{self.version:08d}-{uuid.uuid4().hex[:12]}.parquet"
         keep(path, target)
         return target.name
-
-    def _kept_links(self, links: Links) -> str | None:
-        if not links.table.num_rows:
-            return None
-        path = self.folder / "links.parquet"
-        pq.write_table(links.table, path, compression="zstd")
-        return self._kept("links", path)

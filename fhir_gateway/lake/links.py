@@ -49,18 +49,34 @@ def read_links(path: Place | None) -> pa.Table:
     return pq.read_table(opened(path), schema=SCHEMA) if path else SCHEMA.empty_table()
 
 
+#: Patients that an assigner is asked for at a time: what it makes of them in between is memory too.
+ASKED = 1 << 14
+
+
 def _persons(answer: pa.Array, asked: int) -> pa.Array:
     if len(answer) != asked or answer.null_count:
         raise GatewayError("the person assigner must give one person for every patient")
     return answer.cast(pa.string())
 
 
+def _looked_up(persons: PersonAssigner, source: str, ids: pa.Array) -> pa.Array:
+    """The persons of patients of a source."""
+    parts = [ids.slice(first, ASKED) for first in range(0, len(ids), ASKED)]
+    return pa.concat_arrays([_persons(persons.lookup(source, part), len(part)) for part in parts])
+
+
+def _hashed(members: pa.Array, buckets: int) -> pa.Array:
+    """The buckets of members."""
+    parts = (members.slice(first, ASKED).to_pylist() for first in range(0, len(members), ASKED))
+    found = [pa.array([bucket_of(member, buckets) for member in part], pa.int32()) for part in parts]
+    return pa.concat_arrays([pa.array([], pa.int32()), *found])
+
+
 def _buckets(members: pa.ChunkedArray, known: pa.Table, buckets: int) -> pa.ChunkedArray:
     """The bucket of each member; hashed are those who are new, a few microseconds each."""
     places = known["_bucket"].take(pc.index_in(members, known["_member"].combine_chunks()))
     new = pc.unique(members.filter(pc.is_null(places)))
-    hashed = pa.array([bucket_of(member, buckets) for member in new.to_pylist()], pa.int32())
-    return pc.coalesce(places, hashed.take(pc.index_in(members, new)))
+    return pc.coalesce(places, _hashed(new, buckets).take(pc.index_in(members, new)))
 
 
 def update_links(
@@ -90,7 +106,7 @@ def update_links(
         ids = ids.take(pc.sort_indices(ids))
         if not len(ids):
             continue
-        members = _persons(persons.lookup(name, ids), len(ids))
+        members = _looked_up(persons, name, ids)
         if name == source and assigned.num_rows:
             at = pc.index_in(ids, assigned["_patient"])
             members = pc.coalesce(assigned["_member"].combine_chunks().take(at), members)
@@ -131,11 +147,10 @@ def _followed(
     fresh = patients.cast(pa.string()).drop_null().unique()
     fresh = fresh.filter(pc.invert(pc.is_in(fresh, value_set=here.filter(pc.is_in(here, value_set=fresh)))))
     if len(fresh):
-        members = _persons(persons.lookup(source, fresh), len(fresh))
+        members = _looked_up(persons, source, fresh)
         table = pa.concat_tables([table, _linked(pa.repeat(source, len(fresh)), fresh, members, buckets)])
     return Links(table, moved.select(keys), mark)
 
 
 def _linked(sources: pa.Array, patients: pa.Array, members: pa.Array, buckets: int) -> pa.Table:
-    places = pa.array([bucket_of(member, buckets) for member in members.to_pylist()], pa.int32())
-    return pa.table([sources, patients, members, places], schema=SCHEMA)
+    return pa.table([sources, patients, members, _hashed(members, buckets)], schema=SCHEMA)

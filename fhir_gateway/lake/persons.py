@@ -14,8 +14,9 @@ class PersonAssigner(Protocol):
         """Persons of these Patient rows, one string per row, never null.
 
         Columns: ``id`` string and the Patient elements ``identifier``, ``name``, ``birthDate``, ``gender`` in the
-        layout of :func:`fhir_gateway.r4.spec.column_structure`. Called with the new and changed patients of a pull
-        before anything else of that pull is placed; must give the same answer when asked again.
+        layout of :func:`fhir_gateway.r4.spec.column_structure`. Called with the new and changed patients of a pull,
+        some ten thousand at a time, before anything else of that pull is placed; must give the same answer when asked
+        again.
         """
         ...
 

@@ -71,8 +71,12 @@ class Scanner:
     def __post_init__(self) -> None:
         self._used = np.zeros(MOST_COLUMNS, np.uint8)
         self._odd_shapes: dict[str, dict[str, Any]] = {}
-        self._padded = np.empty(0, np.uint8)
         self._frames = np.zeros((5, tables.MAX_DEPTH + 1), np.int64)
+        self.rest()
+
+    def rest(self) -> None:
+        """Give the memory back that it works in: no block comes for a while."""
+        self._padded = np.empty(0, np.uint8)
         self._events = np.empty(0, np.int64)
 
     def beside(self) -> Scanner:

@@ -7,8 +7,11 @@ pull and beyond that on disk too, so memory does not grow with the pull.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 import pyarrow as pa
@@ -30,9 +33,10 @@ _HELD_BYTES = 1 << 24
 _SMALL_ROWS = 64
 _SMALL_BATCHES = 512
 #: Rows that are worth a call that prepares a thousand times as much as it does for one.
-_GATHERED_ROWS = 1 << 15
-#: Rows of a type that are put in order by what is known of them in memory, some 40 bytes each.
-_FEW_ROWS = 1 << 20
+_GATHERED_ROWS = 1 << 14
+#: Ids that are compared at a time, by eight bytes each, and files of them that are open at a time.
+_COMPARED = 1 << 18
+_MOST_FILES = 256
 
 
 class StagedRows:
@@ -73,8 +77,9 @@ class StagedRows:
         self._held, self._seen, self.held = [], 0, 0
 
     def close(self) -> None:
-        """No more rows will come."""
+        """No more rows will come: what is on the disk is there wholly."""
         if self._writer is not None:
+            self.spill()
             self._writer.close()
 
     def heads(self) -> pa.RecordBatchReader:
@@ -89,18 +94,36 @@ class StagedRows:
 
     def patients(self) -> pa.Array:
         """The patient ids in the rows, each once."""
-        found = pa.array([], pa.string())
+        found: list[pa.Array] = []
+        size, most = 0, _GATHERED_ROWS
         for rows in gathered(self.batches()):
-            found = pa.chunked_array([found, *rows["_patient"].chunks]).unique()
-        return found.drop_null()
+            found.append(rows["_patient"].unique())
+            size += len(found[-1])
+            if size > most:  # twice what there was: each is looked at a few times only
+                found = [pa.chunked_array(found).unique()]
+                size = len(found[0])
+                most = max(most, 2 * size)
+        return pa.chunked_array(found, pa.string()).unique().drop_null()
 
-    def few_and_different(self) -> bool:
-        """Whether the rows are few enough to be put in order in memory, and no id occurs twice."""
-        if self.count > _FEW_ROWS:
-            return False
-        hashed = np.concatenate([id_words(batch["id"])[2] for batch in self.batches()])
-        hashed.sort()
-        return not (hashed[1:] == hashed[:-1]).any()
+    def all_different(self) -> bool:
+        """Whether no id occurs twice: by hashes of them, through the disk where they are many."""
+        hashed = (id_words(rows["id"].combine_chunks())[2] for rows in gathered(self.batches()))
+        parts = min(-(-self.count // _COMPARED), _MOST_FILES)
+        if parts <= 1:
+            return not _repeated(np.concatenate([*hashed, np.empty(0, np.uint64)]))
+        with ExitStack() as stack:
+            files = [stack.enter_context(TemporaryFile(dir=self._path.parent)) for _ in range(parts)]
+            for some in hashed:
+                part = some % np.uint64(parts)
+                some = some[np.argsort(part)]
+                bounds = np.cumsum(np.bincount(part.astype(np.int64), minlength=parts)).tolist()
+                for file, (start, end) in zip(files, pairwise([0, *bounds]), strict=True):
+                    file.write(some[start:end].data)
+            for file in files:
+                file.seek(0)
+                if _repeated(np.frombuffer(file.read(), np.uint64)):
+                    return False
+        return True
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """All rows."""
@@ -125,6 +148,11 @@ def gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
             waiting, count = [], 0
     if waiting:
         yield pa.Table.from_batches(waiting)
+
+
+def _repeated(hashed: np.ndarray) -> bool:
+    found = np.sort(hashed)
+    return bool((found[1:] == found[:-1]).any())
 
 
 def id_words(ids: pa.StringArray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -12,9 +12,8 @@ import pyarrow as pa
 
 from fhir_gateway.lake.assemble import TEXT_COLUMNS
 from fhir_gateway.lake.columns import OWN_COLUMNS, belongs_to_patients
-from fhir_gateway.lake.links import Links
 from fhir_gateway.lake.moving import MOVED, moved_rows
-from fhir_gateway.lake.ordering import Seats, first_rows, parted
+from fhir_gateway.lake.ordering import Seats, first_rows, ordered
 from fhir_gateway.lake.parts import BucketWriter
 from fhir_gateway.lake.scan import CHECKED, Scanner
 from fhir_gateway.lake.staging import StagedRows, gathered
@@ -35,7 +34,8 @@ _NOBODY += "null::integer as old_bucket, null::varchar as old_member where false
 class Writing:
     """What ``pull`` adds to ``table``, whose state so far is ``state``, as part of lake version ``version``.
 
-    ``connection`` has the table ``links`` and the accepted rows; ``scratch`` is a folder to make for parts.
+    ``connection`` has the accepted rows and, where there are any or some that leave, the table ``links``; ``moved`` are
+    the patients who became somebody else, ``scratch`` is a folder to make for parts.
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -45,7 +45,7 @@ class Writing:
     state: TableState | None
     version: int
     pull: StagedPull
-    links: Links
+    moved: pa.Table
     seated: Seats
     scratch: Path
 
@@ -71,7 +71,7 @@ class Writing:
 
     def _moved(self, accepted: str | None, doomed: pa.Table | None) -> pa.Table | None:
         """Stored rows that go with a patient who moved; the scanner learns their columns."""
-        if self.state is None or not self.links.changed or not belongs_to_patients(self.table.resource_type):
+        if self.state is None or not self.moved.num_rows or not belongs_to_patients(self.table.resource_type):
             return None
         replaced = pa.chunked_array([], pa.string()) if doomed is None else doomed["id"]
         if accepted is not None:
@@ -82,7 +82,7 @@ class Writing:
             self.scanner,
             self.table,
             self.state.delta_version,
-            self.links.moved,
+            self.moved,
             self.pull.source,
             replaced,
             self.texts,
@@ -130,6 +130,7 @@ class Writing:
             ):
                 writer.add(self._stored(rows.slice(piece.start, len(piece.raw)), piece))
                 del piece  # its memory is the next one's
+                pa.default_memory_pool().release_unused()  # what encoding took is not kept for the next
         return writer.close()
 
     def _stored(self, rows: pa.Table, piece: Piece) -> pa.Table:
@@ -150,16 +151,17 @@ class Writing:
         """The rows to write in their order, a part after the other, with ``_source``, ``_member`` and ``_bucket``."""
         orders = self.connection.sql("select _order from ranked order by rank").fetchnumpy()["_order"]
         ranks = np.argsort(orders)
+        orders = orders[ranks]
         first = 0
-        for ordered in parted(_ranked(_chained(staged, moved), orders[ranks], ranks), count, self.scratch):
+        for rows in ordered(lambda: _ranked(_chained(staged, moved), orders, ranks), count, self.scratch):
             places = self.connection.sql(
                 "select _source, _member, _bucket from ranked where rank >= ? and rank < ? order by rank",
-                params=[first, first + ordered.num_rows],
+                params=[first, first + rows.num_rows],
             ).to_arrow_table()
-            first += ordered.num_rows
+            first += rows.num_rows
             for name in places.column_names:
-                ordered = ordered.append_column(name, places[name])
-            yield ordered
+                rows = rows.append_column(name, places[name])
+            yield rows
 
     def _tombstone_files(self, doomed: pa.Table | None) -> list[StoredFile]:
         """In the buckets that rows leave, and where the doomed lie, a row that says so."""

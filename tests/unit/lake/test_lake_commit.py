@@ -272,16 +272,16 @@ def test_a_lake_keeps_its_buckets(lake: Lake) -> None:
 def test_rows_parted_before_sorting_are_the_same_rows(
     people: People, make_pull: MakePull, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Few rows are put in order by us, many by DuckDB, and go through the disk if there are too many for a part."""
+    """First rows are put in order by us, others by DuckDB, and go through the disk if there are too many for a part."""
     organizations = [{"resourceType": "Organization", "id": str(i), "name": "x"} for i in range(9)]
     observations = [observation(f"o{i}", f"Patient/{i * 7 % 30}", valueString=str(i)) for i in range(200)]
     pull = make_pull("p1", {"Observation": observations, "Organization": organizations})
     tables = []
-    for few, size in ((1 << 20, 1 << 20), (1 << 20, 100), (1 << 20, 1), (0, 1 << 20), (0, 100), (0, 1)):
-        monkeypatch.setattr("fhir_gateway.lake.staging._FEW_ROWS", few)
+    for first, size in ((True, 1 << 20), (True, 100), (True, 7), (False, 1 << 20), (False, 100), (False, 7)):
+        monkeypatch.setattr("fhir_gateway.lake.staging.StagedRows.all_different", lambda _, first=first: first)
         monkeypatch.setattr("fhir_gateway.lake.ordering._PART_ROWS", size)
         monkeypatch.setattr("fhir_gateway.lake.staging._HELD_BYTES", size)
-        lake = Lake.open(tmp_path / f"lake-{few}-{size}", buckets=4)
+        lake = Lake.open(tmp_path / f"lake-{first}-{size}", buckets=4)
         assert lake.commit(pull, people).balanced
         tables.append([lake.read(name, ["_raw", *more]) for name, more in _PARTED.items()])
     assert all(table == tables[0] for table in tables)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from fhir_gateway.lake.assemble import Scratch
-from fhir_gateway.lake.ordering import parted
+from fhir_gateway.lake.ordering import ordered
 
 
 def test_memory_is_used_again_when_nobody_has_what_was_made_in_it() -> None:
@@ -33,8 +33,8 @@ def test_rows_come_by_rank_through_parts_on_the_disk(
     monkeypatch.setattr("fhir_gateway.lake.ordering._PART_ROWS", 100)
     ranks = np.random.default_rng(rows).permutation(rows).astype(np.int32)
     given = pa.table({"rank": ranks, "id": [str(rank) for rank in ranks]})
-    batches = (given.slice(at, 77) for at in range(0, rows, 77))
-    parts = list(parted(batches, rows, tmp_path / "scratch"))
+    batches = [given.slice(at, 77) for at in range(0, rows, 77)]
+    parts = list(ordered(lambda: batches, rows, tmp_path / "scratch"))
     assert pa.concat_tables(parts)["id"].to_pylist() == [str(rank) for rank in range(rows)]
     assert max(part.num_rows for part in parts) <= 100
     assert not list(tmp_path.glob("scratch/*"))
