@@ -10,7 +10,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 ARGS ?=
 
-.PHONY: help install demo test test-browser newcomer test-postgresql test-third-party test-risk-packages lint type docs site pages openapi lock conformance bench-measures bench-ingest bench-incremental bench-server bench-settlement bench-attribution bench-claims bench-risk chaos fuzz tiny-files
+.PHONY: help install demo test test-browser newcomer test-postgresql test-third-party test-risk-packages lint type docs site pages openapi lock conformance bench-measures bench-ingest bench-incremental bench-server bench-settlement bench-attribution bench-claims bench-risk bench-console chaos fuzz tiny-files
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -109,6 +109,9 @@ bench-attribution: install ## Measure attribution of 100,000 and 1,000,000 membe
 bench-risk: install ## Measure risk scores and all metrics of utilization (ARGS=1000000)
 	@$(BIN)/python -m bench.risk_scores $(ARGS)
 	@$(BIN)/python -m bench.utilization $(ARGS)
+
+bench-console: install ## Measure server time of every page of the console at 100,000 members (ARGS="--folder FOLDER" keeps them)
+	@$(BIN)/python -m bench.console $(ARGS)
 
 bench-claims: install ## Measure claim edits: claims per second of one core with tables of realistic size (ARGS=100000)
 	@$(BIN)/python -m bench.claim_edits $(ARGS)

@@ -15,6 +15,7 @@ from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.attribute import attribute
 from fhir_gateway.jobs.claim_quality import check_and_keep
 from fhir_gateway.jobs.evaluate import evaluate
+from fhir_gateway.jobs.quality_views import refresh
 from fhir_gateway.jobs.settle import settle
 
 Asked = Mapping[str, Any]
@@ -25,6 +26,7 @@ def _evaluate(gateway: Gateway, asked: Asked) -> list[str]:
     reports = evaluate(
         gateway, asked["packages"], (start, end), now=_instant(asked), everybody=bool(asked.get("everybody"))
     )
+    refresh(gateway, (start, end))
     return [report.run for report in reports]
 
 

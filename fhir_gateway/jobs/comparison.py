@@ -83,7 +83,10 @@ def compared(metric: Metric, total: Cell, cells: Sequence[Cell], ours: set[str])
         "direction": metric.direction,
         "total": cell_json(total),
         "rows": [
-            cell_json(one) | {"ours": one.stratum in ours, "position": None, "position_widened": None} for one in shown
+            cell_json(one)
+            | {"ours": one.stratum in ours, "position": None, "position_widened": None}
+            | dict.fromkeys(LIMITS)
+            for one in shown
         ],
         "centre": None,
     }
@@ -112,10 +115,7 @@ def compared(metric: Metric, total: Cell, cells: Sequence[Cell], ours: set[str])
         "achievable": best,
         "curve": {
             "denominator": curve.tolist(),
-            **{
-                name: (getattr(drawn, name) * metric.scale).tolist()
-                for name in ("low95", "high95", "low998", "high998")
-            },
+            **{name: (getattr(drawn, name) * metric.scale).tolist() for name in LIMITS},
         },
     }
 

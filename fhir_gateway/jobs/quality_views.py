@@ -86,7 +86,10 @@ def strata_view(seen: Seen, period: Period) -> Json:
     inputs = ["strata", *map(str, period), *runs, f"lake {gateway.lake.version}", *tables, *seen.key]
 
     def compute() -> Json:
-        strata = stratified(gateway, period, Question(members=seen.members))
+        try:
+            strata = stratified(gateway, period, Question(members=seen.members))
+        except NotFoundError:  # results, but none of a kind that is broken down
+            return {"notes": [], "members": 0, "metrics": []}
         by_metric: dict[str, list[Breakdown]] = defaultdict(list)
         for one in strata.breakdowns:
             by_metric[one.metric.id].append(one)
