@@ -164,7 +164,7 @@ def measure(title: str, folders: list[Path], peer: int, times: int) -> None:
         runs["checked into columns"] = least(times, lambda: into_columns(pull))
         fresh = iter(lakes)
         runs["commit"] = least(times, lambda: next(fresh).commit(pull, people))
-        stored = sum(file.stat().st_size for file in lakes[0].root.rglob("*.parquet")) / 1e6
+        stored = sum(file.stat().st_size for file in (Path(scratch) / "lake-0").rglob("*.parquet")) / 1e6
         fresh = iter(lakes)
         again = replace(pull, id="again")
         runs["commit again, all unchanged"] = least(times, lambda: next(fresh).commit(again, people))
