@@ -60,11 +60,11 @@ def _amounts(settlement: Settlement) -> Iterator[tuple[str, Course, SettlementLi
             by_metric.setdefault((line.arrangement, line.metric), line)
     for arrangement in dict.fromkeys(line.arrangement for line in settlement.lines):
         for metric, targets in _PAIRS:
-            line = by_metric.get((arrangement, metric))
+            result = by_metric.get((arrangement, metric))
             target = next((by_metric[arrangement, one] for one in targets if (arrangement, one) in by_metric), None)
-            if line is not None and target is not None:
-                title = f"{line.label} ({arrangement})"
-                yield f"{arrangement} {metric}", Course(title, line.unit, target.label), line, target.value
+            if result is not None and target is not None:
+                course = Course(f"{result.label} ({arrangement})", result.unit, target.label)
+                yield f"{arrangement} {metric}", course, result, target.value
 
 
 def _measures(

@@ -14,7 +14,8 @@ from fhir_gateway.lake.versions import TableState
 class StoredTable:
     """What a table rests on. ``superseded``: some of its rows are in the place of others that are still stored.
 
-    ``most_files`` are those of the bucket that has the most: each is opened to read it.
+    ``most_files`` are those of the bucket that has the most: each is opened to read it. ``compacted`` is the lake
+    version that put files together last.
     """
 
     resource_type: str
@@ -25,6 +26,7 @@ class StoredTable:
     bytes: int
     buckets: int
     most_files: int
+    compacted: int | None = None
 
 
 def stored_table(resource_type: str, state: TableState, files: Sequence[StoredFile]) -> StoredTable:
@@ -32,6 +34,7 @@ def stored_table(resource_type: str, state: TableState, files: Sequence[StoredFi
     by_bucket = Counter(file.bucket for file in files)
     rows, size = sum(file.rows for file in files), sum(file.size for file in files)
     most = max(by_bucket.values(), default=0)
+    compacted = None if state.written is None else state.written + 1
     return StoredTable(
-        resource_type, state.delta_version, state.superseded, len(files), rows, size, len(by_bucket), most
+        resource_type, state.delta_version, state.superseded, len(files), rows, size, len(by_bucket), most, compacted
     )

@@ -351,6 +351,13 @@ def test_storage_is_what_lies_there(filled: Filled) -> None:
             number(sum(entry.lines_read for entry in one.ledger.entries)) for one in reversed(lake.versions())
         ]
         assert "free (" in page
+        assert {rows[name][7] for name in files} == {"compact"}
+        asked = {
+            (await ida.post(f"{PATH}/operations/storage/{kind}")).headers["location"] for kind in ("compact", "retain")
+        }
+        await ida.post(f"{PATH}/operations/storage/burn", 404)
+        listed = await ida.get(f"{PATH}/operations?state=waiting")
+        assert all(address in listed for address in asked)
 
     story(filled.gateway, tell, "ida", "it")
 

@@ -4,29 +4,33 @@
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Depends, Query
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
-from fhir_gateway.console.frame import Frame
+from fhir_gateway.console.frame import PATH, Form, Frame
 from fhir_gateway.console.sessions import Session
 from fhir_gateway.console.tables_of import ROWS, Rows
 from fhir_gateway.db.engine import snapshot
 from fhir_gateway.errors import NotFoundError
+from fhir_gateway.jobs.book import JobBook
+from fhir_gateway.jobs.calculations import calculation_id
+from fhir_gateway.lake.store import COMPACTED
 from fhir_gateway.lake.versions import LakeVersion
 
 Page = Annotated[int, Query(ge=1, le=1_000_000)]
 #: Files of a folder that are looked at: of one with more the page says that it is at least as large.
 _MOST_FILES = 5_000
-#: Files in one bucket above which a table is read noticeably slower.
-_MANY_FILES = 16
+#: Jobs that look after the lake: what each is asked.
+_CARE: Mapping[str, Mapping[str, Any]] = {"compact": {"files": COMPACTED}, "retain": {}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,7 @@ def router(frame: Frame) -> APIRouter:
     routes = APIRouter()
     gateway = frame.gateway
     See = Annotated[Session, Depends(frame.see("see-operations"))]
+    Do = Annotated[Form, Depends(frame.do("do-operations"))]
 
     @routes.get("/operations/storage")
     def storage(request: Request, _: See, page: Page = 1) -> Response:
@@ -58,7 +63,7 @@ def router(frame: Frame) -> APIRouter:
             request,
             "storage.html",
             tables=tables,
-            many=_MANY_FILES,
+            many=COMPACTED,
             found=Rows(versions, newest, page),
             lake_url=gateway.lake.url,
             buckets=gateway.lake.buckets,
@@ -68,6 +73,16 @@ def router(frame: Frame) -> APIRouter:
             free_share=disk.free / disk.total if disk.total else 0.0,
             database=(gateway.engine.dialect.name, _database_size(gateway.engine)),
         )
+
+    @routes.post("/operations/storage/{kind}")
+    def care(kind: str, _: Do) -> Response:
+        """Put files together, or remove those that nobody needs, in the background."""
+        if kind not in _CARE:
+            raise NotFoundError("files are compacted or retained")
+        job = calculation_id(kind)
+        with closing(JobBook(gateway)) as book:
+            book.submit(kind, job, asked={**_CARE[kind], "now": datetime.now(UTC).isoformat()})
+        return RedirectResponse(f"{PATH}/operations/jobs/{job}", 303)
 
     return routes
 
