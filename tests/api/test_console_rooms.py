@@ -211,8 +211,9 @@ def test_a_check_of_all_claims_is_a_job(filled: Filled) -> None:
 
     story(filled.gateway, tell, "ira", "admin")
     book = JobBook(filled.gateway)
-    assert [one.kind for one in book.jobs(["waiting"])] == ["claims"]
-    assert book.jobs(["waiting"], skip=1) == []
+    waiting = book.jobs(["waiting"])
+    assert "claims" in {one.kind for one in waiting}
+    assert book.jobs(["waiting"], skip=len(waiting)) == []
     book.close()
 
 
@@ -352,9 +353,9 @@ def test_storage_is_what_lies_there(filled: Filled) -> None:
         ]
         assert "free (" in page
         assert {rows[name][7] for name in files} == {"compact"}
-        asked = {
+        asked = [
             (await ida.post(f"{PATH}/operations/storage/{kind}")).headers["location"] for kind in ("compact", "retain")
-        }
+        ]
         await ida.post(f"{PATH}/operations/storage/burn", 404)
         listed = await ida.get(f"{PATH}/operations?state=waiting")
         assert all(address in listed for address in asked)
