@@ -432,7 +432,10 @@ def _system(world: World) -> Rows:
                 found=False,
             )
         ],
-        ("GET", "/fhir/_history"): [Ask("GET", "/fhir/_history?_count=3")],
+        ("GET", "/fhir/_history"): [
+            Ask("GET", "/fhir/_history?_count=1000"),
+            Ask("GET", "/fhir/_history?_type=Encounter,Observation,Patient&_count=7"),
+        ],
         ("POST", "/fhir"): [
             Ask("POST", "/fhir", body=batch, names=words),
             Ask("POST", "/fhir", body={**batch, "type": "transaction"}, names=words, found=False),

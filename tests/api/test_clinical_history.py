@@ -409,6 +409,8 @@ async def test_everything_has_a_history_of_the_lake_and_of_the_store(face: Face,
     assert times == sorted(times, reverse=True)
     for count in (1, 2, 3, 7):
         assert await pages(face, f"_history?_count={count}") == whole
+    assert await asyncio.to_thread(gateway.lake.compact, 2), "files are put together"
+    assert await pages(face, "_history?_count=3") == whole, "and what was written stays where it was"
 
     since = quote(changed["meta"]["lastUpdated"])
     assert await pages(face, f"_history?_since={since}&_count=2") == whole[:4]
