@@ -24,11 +24,14 @@ import pyarrow.parquet as pq
 
 from fhir_gateway.factory import Gateway
 from fhir_gateway.lake.claims import LINE_SCHEMA, claims, directory
+from fhir_gateway.lake.links import bucket_of
 
 #: Rows of a row group at most (a bucket's are sorted by member: in so few those of one are found by statistics), and
 #: the key of the file's metadata that says how many row groups each bucket has.
-_ROWS = 1 << 16
+_ROWS = 1 << 14
 _ROW_GROUPS = b"buckets"
+#: Members whose buckets are looked up.
+_FEW = 64
 
 
 def kept_claim_lines(
@@ -47,15 +50,36 @@ def kept_claim_lines(
     """
     path = _path(gateway, version, paid_through, precedence)
     folder = path.parent
-    only = None if members is None else pc.field("_member").isin(members)
     try:
-        return pq.read_table(path, columns=list(columns), filters=only, memory_map=True)
+        return _read(gateway, path, columns, members)
     except FileNotFoundError:
         _derive(gateway, version, paid_through, precedence, path)
     for other in folder.parent.iterdir():
         if other != folder:
             shutil.rmtree(other, ignore_errors=True)  # somebody may be deleting it too
-    return pq.read_table(path, columns=list(columns), filters=only, memory_map=True)
+    return _read(gateway, path, columns, members)
+
+
+def _read(gateway: Gateway, path: Path, columns: Sequence[str], members: pa.Array | None) -> pa.Table:
+    """Columns of a kept file; of few members only the row groups of their buckets that may have them."""
+    if members is None or len(members) > _FEW:
+        only = None if members is None else pc.field("_member").isin(members)
+        return pq.read_table(path, columns=list(columns), filters=only, memory_map=True)
+    wanted = members.cast(pa.string())
+    names: dict[int, list[str]] = {}
+    for one in wanted.to_pylist():
+        names.setdefault(bucket_of(one, gateway.lake.buckets), []).append(one)
+    with pq.ParquetFile(path, memory_map=True) as kept:
+        place = [kept.metadata.row_group(0).column(n).path_in_schema for n in range(kept.metadata.num_columns)]
+        first, chosen = 0, []
+        for bucket, count in enumerate(json.loads(kept.metadata.metadata[_ROW_GROUPS])):
+            for group in range(first, first + count) if bucket in names else ():
+                told = kept.metadata.row_group(group).column(place.index("_member")).statistics
+                if told is None or not told.has_min_max or any(told.min <= one <= told.max for one in names[bucket]):
+                    chosen.append(group)
+            first += count
+        found = kept.read_row_groups(chosen, columns=list(dict.fromkeys([*columns, "_member"])))
+    return found.filter(pc.is_in(found["_member"], value_set=wanted)).select(list(columns))
 
 
 def kept_claim_line_buckets(

@@ -12,6 +12,7 @@ import pytest
 
 from fhir_gateway.config import Settings
 from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs import claim_lines
 from fhir_gateway.jobs.claim_lines import copies_set_aside, kept_claim_line_buckets, kept_claim_lines
 from fhir_gateway.jobs.pull import pull_files
 from fhir_gateway.lake.claims import LINE_SCHEMA, claims
@@ -92,3 +93,23 @@ def test_the_same_claims_from_a_second_source_cost_nothing_more(tmp_path: Path) 
         assert copies_set_aside(gateway, version, None, precedence, members) == {order: eobs}
     assert copies_set_aside(gateway, version, None, (), members.slice(0, 0)) == {}
     assert len(_kept(gateway)) == 3
+
+
+@pytest.mark.parametrize("rows", [7, 100_000])
+def test_lines_of_few_members_are_found_in_their_row_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    """Many row groups a bucket, or one: the lines of one, some, nobody and a stranger, in the order of all lines."""
+    monkeypatch.setattr(claim_lines, "_ROWS", rows)
+    generate(tmp_path / "all", patients=30, seed=3, year=2025)
+    gateway = Gateway(Settings(data_dir=tmp_path / "gateway", lake_buckets=3))
+    pull_files(gateway, [tmp_path / "all" / "payer"], "payer")
+    version, columns = gateway.lake.version, ["_member", "eob", "line"]
+    whole = kept_claim_lines(gateway, version, None, columns)
+    members = sorted(set(whole["_member"].to_pylist()))
+    for some in ([members[0]], [members[-1], "p0"], members[::3], [], ["pffffffffffffffff"]):
+        wanted = pa.array(some, pa.string())
+        expected = whole.filter(pc.is_in(whole["_member"], value_set=wanted))
+        assert kept_claim_lines(gateway, version, None, columns, members=wanted).equals(expected)
+        eobs = kept_claim_lines(gateway, version, None, ["eob"], members=wanted)
+        assert eobs.equals(expected.select(["eob"]))
