@@ -4,12 +4,13 @@
 
 from typing import Annotated
 
+import pyarrow as pa
 from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
 from fhir_gateway.console.contracts_seen import ContractsSeen, Listed
-from fhir_gateway.console.files import csv_file
+from fhir_gateway.console.files import csv_of_table
 from fhir_gateway.console.frame import Frame
 from fhir_gateway.console.measures_seen import contracts_of, run_seen
 from fhir_gateway.console.persons_seen import names_of
@@ -17,7 +18,7 @@ from fhir_gateway.console.sessions import Session
 from fhir_gateway.console.tables_of import ROWS, Rows
 from fhir_gateway.errors import NotFoundError
 from fhir_gateway.jobs.attribution_runs import newest_evidence
-from fhir_gateway.jobs.gap_lists import COLUMNS, STATUSES, Filter, GapList, gap_list
+from fhir_gateway.jobs.gap_lists import STATUSES, Filter, GapList, gap_list
 from fhir_gateway.jobs.quality_views import Seen
 from fhir_gateway.measures.model import RunHeader
 
@@ -69,9 +70,8 @@ def router(frame: Frame) -> APIRouter:
         one = chosen(request, session, run)
         table = one.gaps.all(one.wanted)
         request.state.access.disclose(table["member"].to_pylist())
-        columns = [table[name].to_pylist() for name in COLUMNS]
-        rows = ([one.header.name, *row] for row in zip(*columns, strict=True))
-        return csv_file(["measure", *COLUMNS], rows, f"gaps-{run}")
+        named = pa.repeat(pa.scalar(one.header.name), table.num_rows)
+        return csv_of_table(table.add_column(0, "measure", named), f"gaps-{run}")
 
     return routes
 
