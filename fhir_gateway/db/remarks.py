@@ -18,6 +18,7 @@ from sqlmodel import Field, SQLModel
 from fhir_gateway.db.engine import Lookup, snapshot, table_of
 from fhir_gateway.db.resource_tables import TEXT
 from fhir_gateway.db.search.dates import instant
+from fhir_gateway.r4 import exact
 
 _AT_ONCE = 500
 Json = dict[str, Any]
@@ -114,7 +115,7 @@ class Remarks:
         last = sa.select(sa.func.max(self._table.c.act)).where(self._table.c.report == report)
         act = 1 + (connection.scalar(last) or 0)
         shared = {"report": report, "run": run, "act": act, "client_id": client_id, "written": written}
-        rows = [{**shared, "group_id": group, "body": orjson.dumps(body)} for group, body in new]
+        rows = [{**shared, "group_id": group, "body": exact.dumps(body)} for group, body in new]
         connection.execute(sa.insert(self._table), rows)
 
     def acts(self, connection: Connection, report: str) -> int:

@@ -26,6 +26,7 @@ from fhir_gateway.db.search.dates import instant
 from fhir_gateway.db.search.parameters import index_entries
 from fhir_gateway.db.search.values import LONGEST
 from fhir_gateway.errors import Location, ResourceError
+from fhir_gateway.r4 import exact
 from fhir_gateway.r4.spec import resource_types
 
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
@@ -252,10 +253,10 @@ def _digest(resource: Mapping[str, Any]) -> bytes:
     meta = {name: value for name, value in body.pop("meta", {}).items() if name not in ("versionId", "lastUpdated")}
     if meta:
         body["meta"] = meta
-    return hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).digest()
+    return hashlib.sha256(exact.dumps(body, orjson.OPT_SORT_KEYS)).digest()
 
 
 def _stamped(resource: Mapping[str, Any], version: int, now: int) -> bytes:
     meta = resource.get("meta", {}) | {"versionId": str(version), "lastUpdated": instant(now)}
     head = {"resourceType": resource["resourceType"], "id": resource["id"], "meta": meta}
-    return orjson.dumps(head | {name: value for name, value in resource.items() if name not in head})
+    return exact.dumps(head | {name: value for name, value in resource.items() if name not in head})

@@ -33,5 +33,47 @@ def parsed(text: str) -> Any:
     return json.loads(text, parse_float=orjson.Fragment, parse_int=_integer)
 
 
+class Written(float):
+    """A number that can be calculated with and remembers how it was written."""
+
+    __slots__ = ("text",)
+    text: str
+
+    def __new__(cls, text: str) -> Written:
+        """The number that ``text`` is."""
+        number = super().__new__(cls, text)
+        number.text = str(text)
+        return number
+
+
+def loads(body: bytes) -> Any:
+    """A JSON text, parsed to be looked at and written again by :func:`dumps`: decimals are :class:`Written`.
+
+    Raises `orjson.JSONDecodeError`.
+    """
+    value = orjson.loads(body)
+    if _INEXACT.search(body.decode()) is None:
+        return value
+    try:
+        return json.loads(body, parse_float=Written, parse_int=_whole)
+    except RecursionError:  # orjson goes deeper; whoever asks refuses what is deep
+        return value
+
+
+def dumps(value: Any, option: int | None = None) -> bytes:
+    """The JSON text of a value, :class:`Written` numbers as they were written."""
+    return orjson.dumps(value, default=_fragment, option=option)
+
+
+def _fragment(value: Any) -> orjson.Fragment:
+    if isinstance(value, Written):
+        return orjson.Fragment(value.text)
+    raise TypeError
+
+
+def _whole(digits: str) -> int | Written:
+    return int(digits) if len(digits) <= _MOST_INTEGER else Written(digits)
+
+
 def _integer(digits: str) -> int | orjson.Fragment:
     return int(digits) if len(digits) <= _MOST_INTEGER else orjson.Fragment(digits)

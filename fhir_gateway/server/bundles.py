@@ -24,6 +24,7 @@ from starlette.types import Message
 from fhir_gateway.auth.models import AccessToken
 from fhir_gateway.db.writing import Writing
 from fhir_gateway.errors import GatewayError, InputError, Location
+from fhir_gateway.r4 import exact
 from fhir_gateway.server.access import access_of, admit
 from fhir_gateway.server.audit import Access, AuditTrail
 from fhir_gateway.server.bundle_answers import entry_answer
@@ -255,7 +256,7 @@ class Bundles:
         if interaction != "delete":
             where = f"{entry.place}.resource"
             try:
-                resource = read_resource(orjson.dumps(entry.resource), kind)
+                resource = read_resource(exact.dumps(entry.resource), kind)
             except InputError as error:
                 raise InputError(error.message, location=Location(path=where, rule=error.location.rule)) from None
         given = resource_id or (str(resource["id"]) if criteria and resource and "id" in resource else None)
@@ -325,7 +326,7 @@ _OF_CONNECTION = frozenset({"type", "asgi", "http_version", "scheme", "server", 
 
 
 def _plain(resource: Any) -> tuple[bytes, str]:
-    return orjson.dumps(resource), FHIR_JSON
+    return exact.dumps(resource), FHIR_JSON
 
 
 def _noted(access: Access, entry: Entry, change: Change) -> Access:

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from fhir_gateway.db.search.criteria import Criterion
 from fhir_gateway.errors import InputError, Location
 from fhir_gateway.lake.judge import judge
+from fhir_gateway.r4 import exact
 from fhir_gateway.server.access import admit
 from fhir_gateway.server.audit import Access
 from fhir_gateway.server.interactions import begin, version_headers
@@ -114,13 +115,14 @@ def answer(base_url: str, interaction: str, written: Written, returned: str | No
 
 
 def read_resource(body: bytes, resource_type: str) -> dict[str, Any]:
-    """The JSON object of a body; raises InputError naming the rule that it breaks as text."""
+    """The JSON object of a body, decimals as written; raises InputError naming the rule that it breaks as text."""
     resource, broken = judge(body, None)
     if broken is not None and broken.rule in ("not-json", "depth", "duplicate-key"):
         raise InputError(broken.message, location=Location(rule=broken.rule))
     if not isinstance(resource, dict) or resource.get("resourceType") != resource_type:
         raise InputError(f"the body is no {resource_type}", location=Location(path="resourceType", rule="type"))
-    return resource
+    whole: dict[str, Any] = exact.loads(body)
+    return whole
 
 
 def conditions_of(resource_type: str, query: str, place: str = "") -> tuple[Criterion, ...]:

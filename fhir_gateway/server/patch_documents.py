@@ -18,6 +18,7 @@ import orjson
 from jsonpointer import JsonPointerException
 
 from fhir_gateway.errors import InputError, Location
+from fhir_gateway.r4 import exact
 from fhir_gateway.r4.spec import Element, TypeDefinition, type_definition
 from fhir_gateway.server.problems import FHIR_JSON, UnsupportedMediaType
 
@@ -50,7 +51,7 @@ class Patch:
     def of_json(cls, body: bytes) -> Patch:
         """A JSON Patch; raises InputError for what is none."""
         try:
-            found = orjson.loads(body)
+            found = exact.loads(body)
         except orjson.JSONDecodeError:
             raise InputError("the body is not JSON", location=Location(rule="json")) from None
         if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
@@ -66,7 +67,7 @@ class Patch:
     def of_parameters(cls, body: bytes) -> Patch:
         """A FHIRPath Patch; raises InputError for what is none."""
         try:
-            found = orjson.loads(body)
+            found = exact.loads(body)
         except orjson.JSONDecodeError:
             raise InputError("the body is not JSON", location=Location(rule="json")) from None
         _refuse_deep(found)
@@ -99,8 +100,8 @@ class Patch:
 
     def apply(self, resource: Mapping[str, Any]) -> Json:
         """The resource as the patch makes it; raises PatchFailed naming the operation."""
-        patched: Any = orjson.loads(orjson.dumps(resource))
-        operations: Any = orjson.loads(orjson.dumps(self.operations))  # what is put in may be changed by what follows
+        patched: Any = exact.loads(exact.dumps(resource))
+        operations: Any = exact.loads(exact.dumps(self.operations))  # what is put in may be changed by what follows
         for number, operation in enumerate(operations):
             if self.by_path:
                 where = Location(path=f"Parameters.parameter[{number}]", rule="fhirpatch")
@@ -109,7 +110,7 @@ class Patch:
             where = Location(path=f"[{number}]", rule="RFC 6902 section 4")
             try:
                 patched = jsonpatch.apply_patch(patched, [operation], in_place=True)
-                if operation["op"] == "copy" and len(orjson.dumps(patched)) > _LARGEST:
+                if operation["op"] == "copy" and len(exact.dumps(patched)) > _LARGEST:
                     raise PatchFailed("the resource becomes too large", location=where)
             except jsonpatch.JsonPatchTestFailed:
                 raise PatchFailed("the test does not hold", location=where) from None
@@ -118,7 +119,7 @@ class Patch:
         if not isinstance(patched, dict):
             raise PatchFailed("nothing is left of the resource", location=Location(rule="RFC 6902 section 4"))
         _refuse_deep(patched)
-        if len(orjson.dumps(patched)) > _LARGEST:
+        if len(exact.dumps(patched)) > _LARGEST:
             raise PatchFailed("the resource becomes too large")
         return patched
 
@@ -126,7 +127,7 @@ class Patch:
 def unwrapped(resource: Any) -> tuple[bytes, str]:
     """The body that an entry of a Bundle stands for, and its media type: what a Binary holds, else the resource."""
     if not isinstance(resource, dict) or resource.get("resourceType") != "Binary":
-        return orjson.dumps(resource), FHIR_JSON
+        return exact.dumps(resource), FHIR_JSON
     media = str(resource.get("contentType", "")).partition(";")[0].strip().lower()
     try:
         return base64.b64decode(str(resource.get("data", "")), validate=True), media

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from fhir_gateway.auth.models import AccessToken
 from fhir_gateway.db.resources import StoredResource
 from fhir_gateway.errors import ConflictError, Location
+from fhir_gateway.r4 import exact
 from fhir_gateway.server.access import admit
 from fhir_gateway.server.changing import MAX_RESOURCE_BYTES, answer, conditions_of, noted
 from fhir_gateway.server.interactions import Interactions, begin
@@ -103,7 +104,7 @@ def apply(rest: Interactions, change: Change, token: AccessToken) -> tuple[Store
         id=current.id,
         criteria=None,
         patch=None,
-        resource=change.patch.apply(current.json()),
+        resource=change.patch.apply(exact.loads(current.body)),
         if_match=change.if_match or f'W/"{current.version}"',
     )
     return current, patched

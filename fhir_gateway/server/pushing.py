@@ -17,7 +17,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 import pyarrow as pa
 
 from fhir_gateway.auth.models import AccessToken
@@ -30,6 +29,7 @@ from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.clinical import ClinicalRows
 from fhir_gateway.jobs.publish import PUBLISHED, published_id
 from fhir_gateway.jobs.push import push
+from fhir_gateway.r4 import exact
 from fhir_gateway.server.imports import draft, source_name
 from fhir_gateway.server.problems import InvalidResource, MultipleMatches, PreconditionFailed, issue
 from fhir_gateway.server.search import Query
@@ -151,7 +151,7 @@ class PushedWrites:
                 if one.existing is not None:
                     deletions[one.change.type].append(one.local)
             elif one.change.interaction == "update" or one.existing is None:
-                lines.append(orjson.dumps(self._localized(one, source, names)))
+                lines.append(exact.dumps(self._localized(one, source, names)))
         if not lines and not deletions:
             return
         with ExitStack() as held:

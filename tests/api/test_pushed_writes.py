@@ -180,3 +180,42 @@ async def test_a_list_of_a_client_names_the_persons(face: Face) -> None:
     member = [{"entity": {"reference": f"Patient/{made['id']}"}}]
     group = await face.create({"resourceType": "Group", "type": "person", "actual": True, "member": member})
     assert (await face.ask("GET", f"Group/{group['id']}")).status_code == 200
+
+
+_EXACT = (
+    b'{"resourceType":"Observation","status":"final","code":{"text":"x"},'
+    b'"subject":{"reference":"%s"},"valueQuantity":{"value":%s}}'
+)
+
+
+@pytest.mark.parametrize("digits", [b"1.50", b"0.000000100", b"1.0", b"12345678901234567.5"])
+async def test_decimals_keep_the_digits_they_were_written_with(face: Face, digits: bytes) -> None:
+    """By create, update, patch of something else, batch and transaction, of clinical types and of others."""
+    person = await face.create(patient(1))
+    body = _EXACT % (f"Patient/{person['id']}".encode(), digits)
+    said = b'"value":' + digits + b"}"
+    sent = {**face.headers["ehr"], **JSON}
+
+    async def send(method: str, path: str, content: bytes, **headers: str) -> httpx.Response:
+        answered = await face.http.request(
+            method, f"/fhir/{path}".rstrip("/"), content=content, headers={**sent, **headers}
+        )
+        assert answered.status_code in (200, 201), answered.text
+        return answered
+
+    made = await send("POST", "Observation", body)
+    assert said in made.content
+    path = f"Observation/{made.json()['id']}"
+    updated = body.replace(b'"final"', b'"amended"').replace(b"{", b'{"id":"%s",' % made.json()["id"].encode(), 1)
+    assert said in (await send("PUT", path, updated)).content
+    patch = b'[{"op":"replace","path":"/status","value":"corrected"}]'
+    await send("PATCH", path, patch, **{"Content-Type": "application/json-patch+json"})
+    read = await face.http.get(f"/fhir/{path}", headers=sent)
+    assert read.json()["status"] == "corrected"
+    assert said in read.content
+    for kind in (b"batch", b"transaction"):
+        entry = b'{"resource":%s,"request":{"method":"POST","url":"Observation"}}' % body
+        bundle = b'{"resourceType":"Bundle","type":"%s","entry":[%s]}' % (kind, entry)
+        answered = (await send("POST", "", bundle)).json()
+        where = answered["entry"][0]["response"]["location"].partition("/_history")[0].rpartition("/fhir/")[2]
+        assert said in (await face.http.get(f"/fhir/{where}", headers=sent)).content
