@@ -13,7 +13,8 @@ from deltalake import DeltaTable
 
 from fhir_gateway.errors import InputError, NotFoundError
 from fhir_gateway.lake.columns import belongs_to_patients, table_schema
-from fhir_gateway.lake.store import KEY_COLUMNS, Lake
+from fhir_gateway.lake.snapshots import KEY_COLUMNS
+from fhir_gateway.lake.store import Lake
 from fhir_gateway.r4 import spec
 from tests.support.lake_pulls import MakePull, People, observation, patient
 

@@ -1,6 +1,5 @@
 """items of outreach are counted by an index."""
 
-import sqlalchemy as sa
 from alembic import op
 
 revision = "0020"
