@@ -16,6 +16,7 @@ class ResourceRow(SQLModel, table=True):
     __table_args__ = (
         sa.UniqueConstraint("type", "id", name="uq_fhir_resource_type_id"),
         sa.Index("ix_fhir_resource_updated", "type", "last_updated", "id"),
+        sa.Index("ix_fhir_resource_live", "type", "deleted"),  # how many there are is counted without their bodies
     )
 
     key: int = Field(sa_column=sa.Column(sa.BigInteger, primary_key=True, autoincrement=False))
