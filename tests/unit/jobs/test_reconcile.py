@@ -38,8 +38,17 @@ def gateway(tmp_path: Path, source: MisbehavingSource) -> Gateway:
     return gateway_of(tmp_path, source)
 
 
-def stored(gateway: Gateway) -> list[str]:
-    return sorted(gateway.lake.read("Patient")["id"].to_pylist())
+def stored(gateway: Gateway, kind: str = "Patient") -> list[str]:
+    return sorted(gateway.lake.read(kind)["id"].to_pylist())
+
+
+def condition(number: int) -> dict[str, object]:
+    return {
+        "resourceType": "Condition",
+        "id": f"c{number}",
+        "subject": {"reference": f"Patient/p{number}"},
+        "code": {"text": "hypertension"},
+    }
 
 
 def test_an_incremental_pull_asks_from_the_watermark_less_the_overlap(
@@ -127,9 +136,28 @@ def test_pulls_of_a_part_are_not_compared(tmp_path: Path, source: MisbehavingSou
     gateway = gateway_of(tmp_path, source, missing_rows="delete")
     pull_endpoint(gateway, "ehr")
     source.files = {"Patient-1": patients(18)}
-    for narrowed in ({"group": "g"}, {"type_filters": ("Patient?active=true",)}, {"since": "2025-01-01T00:00:00Z"}):
+    for narrowed in ({"type_filters": ("Patient?active=true",)}, {"since": "2025-01-01T00:00:00Z"}):
         pull_endpoint(gateway, "ehr", **narrowed)  # type: ignore[arg-type]
     assert len(stored(gateway)) == 20
+
+
+def test_a_groups_pull_is_compared_for_those_whom_it_brings(tmp_path: Path, source: MisbehavingSource) -> None:
+    gateway = gateway_of(tmp_path, source, missing_rows="delete")
+    seen = [condition(n) for n in range(20)]
+    source.files = {"Patient-1": patients(20), "Condition-1": seen}
+    pull_endpoint(gateway, "ehr")
+    source.files = {
+        "Patient-1": patients(18),
+        "Condition-1": [one for one in seen[:18] if one["id"] not in ("c3", "c7")],
+    }
+    report = pull_endpoint(gateway, "ehr", group="g")
+    assert len(stored(gateway)) == 20  # two left the Group, and are not gone; nor is what is known of them
+    assert stored(gateway, "Condition") == sorted(f"c{n}" for n in range(20) if n not in (3, 7))
+    assert report.notes == ("2 of 18 rows of Condition were not in this full pull: deleted",)
+    assert pull_endpoint(gateway, "ehr", group="g").notes == ()
+    source.files = {"Condition-1": []}
+    assert pull_endpoint(gateway, "ehr", group="g", types=("Condition",)).notes == ()  # whose is not known
+    assert len(stored(gateway, "Condition")) == 18
 
 
 def test_the_senders_own_deletions_are_applied(gateway: Gateway, source: MisbehavingSource) -> None:
