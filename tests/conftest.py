@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -33,13 +32,6 @@ def unordered_rows(request: pytest.FixtureRequest) -> Iterator[None]:
     seed = request.config.getoption("--unordered")
     with pytest.MonkeyPatch.context() as patch, shuffled(patch, seed) if seed is not None else nullcontext():
         yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def forgotten_measures() -> Iterator[None]:
-    """Compiled measures are kept out of the collector's way for a server's life; here for a module's."""
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
