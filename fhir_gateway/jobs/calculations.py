@@ -26,7 +26,8 @@ def _evaluate(gateway: Gateway, asked: Asked) -> list[str]:
     reports = evaluate(
         gateway, asked["packages"], (start, end), now=_instant(asked), everybody=bool(asked.get("everybody"))
     )
-    refresh(gateway, (start, end))
+    if reports:
+        refresh(gateway, (start, end))
     return [report.run for report in reports]
 
 

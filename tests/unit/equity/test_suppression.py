@@ -32,7 +32,6 @@ def dimensions_of_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
 def replace_dimensions(monkeypatch: pytest.MonkeyPatch) -> None:
     known = {one.id: one for one in (FINE, COARSE, OTHER)}
     monkeypatch.setattr(room, "DIMENSIONS", known)
-    monkeypatch.setattr("fhir_gateway.equity.stratify.DIMENSIONS", known)
 
 
 #: Kinds of members that the logic of the four metrics allows: (den, num1, num2, num3). Metric 2 has the denominator

@@ -190,10 +190,12 @@ def test_a_cancelled_pull_stops_and_its_export_is_deleted(
 
 
 def test_calculations_are_jobs_of_one_step(gateway: Gateway, book: JobBook, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[tuple[date, datetime]] = []
+    made: list[tuple[date, datetime, bool]] = []
 
-    def evaluate(gateway: Gateway, packages: list[str], period: tuple[date, date], now: datetime) -> list[Any]:
-        made.append((period[1], now))
+    def evaluate(
+        gateway: Gateway, packages: list[str], period: tuple[date, date], now: datetime, everybody: bool
+    ) -> list[Any]:
+        made.append((period[1], now, everybody))
         return []
 
     monkeypatch.setattr(calculations, "evaluate", evaluate)
@@ -204,7 +206,7 @@ def test_calculations_are_jobs_of_one_step(gateway: Gateway, book: JobBook, monk
         (job,) = [job for job in book.jobs() if job.kind == "evaluate"]
         assert ended(book, job.id) == "done"
         assert ended(book, "settle-1") == "failed"
-    assert made == [(date(2025, 12, 31), datetime(2026, 1, 1, tzinfo=UTC))]
+    assert made == [(date(2025, 12, 31), datetime(2026, 1, 1, tzinfo=UTC), False)]
     assert [step.name for step in book.steps(job.id)] == ["evaluate"]
     assert "no contract" in (book.job("settle-1").error or "")
 
