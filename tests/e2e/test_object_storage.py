@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,53 +17,32 @@ from fhir_gateway.config import Settings
 from fhir_gateway.errors import ConfigurationError, InputError, SourceError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.pull import pull_files
-from tests.support.serving import free_port
+from tests.support.object_storage import SIGNED, environment, make_bucket, moto, needs_moto
 from tests.support.waiting import HANG
 
-MOTO = Path(__file__).parents[2] / ".third-party" / "bin" / "moto_server"
-
-pytestmark = pytest.mark.skipif(not MOTO.exists(), reason="moto is not installed: make test-third-party")
+pytestmark = needs_moto
 
 
 @pytest.fixture(scope="module")
 def storage() -> Iterator[str]:
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen(
-        [str(MOTO), "-H", "127.0.0.1", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        deadline = time.monotonic() + HANG
-        while time.monotonic() < deadline:
-            try:
-                httpx.get(url, timeout=HANG)
-                break
-            except httpx.TransportError:
-                time.sleep(0.2)
+    with moto() as url:
         yield url
-    finally:
-        process.terminate()
-        process.wait(HANG)
 
 
 @pytest.fixture
 def bucket(storage: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """A bucket with an export of two files, and the environment that leads there."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL", storage)
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    _put(storage, "exports")
+    for name, value in environment(storage).items():
+        monkeypatch.setenv(name, value)
+    make_bucket(storage, "exports")
     _put(storage, "exports/2025/Patient.ndjson", _line("one") + b"\n" + _line("two"))
     _put(storage, "exports/2025/more/Patient.json", _line("three"))
     _put(storage, "exports/2025/readme.txt", b"not data")
     return "s3://exports"
 
 
-def _put(storage: str, key: str, content: bytes = b"") -> None:
-    # moto takes any signature
-    headers = {"Authorization": "AWS4-HMAC-SHA256 Credential=test/20250101/us-east-1/s3/aws4_request"}
-    assert httpx.put(f"{storage}/{key}", content=content, headers=headers, timeout=HANG).status_code == 200
+def _put(storage: str, key: str, content: bytes) -> None:
+    assert httpx.put(f"{storage}/{key}", content=content, headers=SIGNED, timeout=HANG).status_code == 200
 
 
 def _line(identity: str) -> bytes:

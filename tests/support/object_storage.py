@@ -29,7 +29,8 @@ needs_moto = pytest.mark.skipif(not MOTO.exists(), reason="moto is not installed
 #: What happens to a request: refused, its answer lost, half of its answer, half of what it brings.
 Fault = Literal["refused", "answer lost", "half answered", "half written"]
 FAULTS: tuple[Fault, ...] = ("refused", "answer lost", "half answered", "half written")
-_SIGNED = {"Authorization": "AWS4-HMAC-SHA256 Credential=test/20250101/us-east-1/s3/aws4_request"}
+#: moto takes any signature.
+SIGNED = {"Authorization": "AWS4-HMAC-SHA256 Credential=test/20250101/us-east-1/s3/aws4_request"}
 
 
 @contextmanager
@@ -55,8 +56,8 @@ def moto() -> Iterator[str]:
 
 
 def make_bucket(url: str, name: str) -> None:
-    """A new bucket; moto takes any signature."""
-    assert httpx.put(f"{url}/{name}", headers=_SIGNED, timeout=HANG).status_code == 200
+    """A new bucket."""
+    assert httpx.put(f"{url}/{name}", headers=SIGNED, timeout=HANG).status_code == 200
 
 
 def environment(url: str) -> dict[str, str]:
