@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fhir_gateway.console.sessions import Session
 from fhir_gateway.factory import Gateway
 
 
@@ -17,6 +18,12 @@ class Person:
     name: str
     born: str
     sex: str
+
+
+def rows_seen(gateway: Gateway, session: Session) -> dict[str, Sequence[str]]:
+    """The filter of tables of members that leaves a reader their own; nothing for who sees everybody."""
+    members = gateway.resources.seen_by(session.audience).members()
+    return {} if members is None else {"member": members}
 
 
 def names_of(gateway: Gateway, members: Iterable[str]) -> dict[str, Person]:

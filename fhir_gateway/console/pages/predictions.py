@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fhir_gateway.console.frame import Frame
+from fhir_gateway.console.persons_seen import rows_seen
 from fhir_gateway.console.sessions import Session
 from fhir_gateway.console.tables_of import counts_of, page_of
 from fhir_gateway.errors import NotFoundError
@@ -33,10 +34,6 @@ def router(frame: Frame) -> APIRouter:
     gateway = frame.gateway
     See = Annotated[Session, Depends(frame.see("see-population"))]
 
-    def mine(session: Session) -> dict[str, list[str]]:
-        seen = gateway.resources.seen_by(session.audience).members()
-        return {} if seen is None else {"member": seen}
-
     def kept(name: str) -> KeptList | None:
         return kept_list(gateway, cast(Literal["work-list", "readmissions"], name))
 
@@ -45,7 +42,7 @@ def router(frame: Frame) -> APIRouter:
         lists = []
         for name, (title, _) in _LISTS.items():
             found = kept(name)
-            tiers = counts_of(found.path, ("tier",), mine(session)) if found else []
+            tiers = counts_of(found.path, ("tier",), rows_seen(gateway, session)) if found else []
             lists.append({"name": name, "title": title, "kept": found, "tiers": tiers})
         return frame.page(request, "predictions.html", lists=lists, models=model_store(gateway).models()[::-1])
 
@@ -64,7 +61,7 @@ def router(frame: Frame) -> APIRouter:
         if name not in _LISTS or (found := kept(name)) is None:
             raise NotFoundError("no such list was made")
         title, order = _LISTS[name]
-        seen = mine(session)
+        seen = rows_seen(gateway, session)
         tiers = [one["tier"] for one in counts_of(found.path, ("tier",), seen)]
         rows = page_of(found.path, order, page, {"tier": tier} if tier else None, seen)
         request.state.access.disclose(row["member"] for row in rows.rows)

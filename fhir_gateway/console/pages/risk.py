@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fhir_gateway.console.frame import Frame
+from fhir_gateway.console.persons_seen import rows_seen
 from fhir_gateway.console.sessions import Session
 from fhir_gateway.console.tables_of import counts_of, page_of
 from fhir_gateway.errors import NotFoundError
@@ -30,11 +31,6 @@ def router(frame: Frame) -> APIRouter:
     gateway = frame.gateway
     See = Annotated[Session, Depends(frame.see("see-population"))]
 
-    def mine(session: Session) -> dict[str, Sequence[str]]:
-        """The rows that a reader sees, as a filter."""
-        seen = gateway.resources.seen_by(session.audience).members()
-        return {} if seen is None else {"member": seen}
-
     def newest(kind: Kind, *names: str) -> list[RiskRun]:
         """The newest run of each combination of what headers say, the newest first."""
         found = {tuple(run.header.get(one) for one in names): run for run in gateway.risk.runs(kind)}
@@ -49,7 +45,7 @@ def router(frame: Frame) -> APIRouter:
     @routes.get("/risk")
     def overview(request: Request, session: See) -> Response:
         """Scores by model and year, and coding gaps by model and year."""
-        seen = mine(session)
+        seen = rows_seen(gateway, session)
         scores = [(run, _scored(run, seen)) for run in newest("scores", "model", "year")]
         gaps = [(run, _gaps(run, seen)) for run in newest("gaps", "model", "year")]
         return frame.page(request, "risk.html", scores=scores, gaps=gaps)
@@ -68,7 +64,7 @@ def router(frame: Frame) -> APIRouter:
         run = run_of("gaps", run_id)
         chosen = {"evidence_status": status, "cc_type": type, "cc": cc.strip()}
         equal = {name: value for name, value in chosen.items() if value}
-        found = page_of(_file(run, "gaps"), ("-value", "member", "cc"), page, equal, mine(session))
+        found = page_of(_file(run, "gaps"), ("-value", "member", "cc"), page, equal, rows_seen(gateway, session))
         request.state.access.disclose(row["member"] for row in found.rows)
         return frame.page(
             request,
@@ -83,7 +79,7 @@ def router(frame: Frame) -> APIRouter:
     @routes.get("/risk/members/{member}")
     def one(request: Request, member: str, session: See) -> Response:
         """One member: scores by model, the categories and claims behind them, and gaps."""
-        seen = mine(session)
+        seen = rows_seen(gateway, session)
         if seen and member not in set(seen["member"]):
             raise NotFoundError("there is no such member")
         only = {"member": member}
