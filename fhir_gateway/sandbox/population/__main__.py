@@ -17,10 +17,14 @@ def main(
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 7,
     year: Annotated[int, typer.Option(help="Measurement year; the year before is written too.")] = 2025,
     batch: Annotated[int, typer.Option(help="Persons per batch and part file.")] = BATCH,
+    drawn: Annotated[float, typer.Option(help="Share of visits with blood drawn: some twenty results each.")] = 0.0,
+    compressed: Annotated[bool, typer.Option("--compressed", help="Write gzip.")] = False,
 ) -> None:
     """Write a synthetic population as an EHR and a payer would export it."""
     try:
-        summary = generate(folder, patients=patients, seed=seed, year=year, batch=batch)
+        summary = generate(
+            folder, patients=patients, seed=seed, year=year, batch=batch, drawn=drawn, compressed=compressed
+        )
     except GatewayError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(error.exit_code) from error

@@ -36,6 +36,7 @@ from fhir_gateway.sandbox.population.columns import (
 from fhir_gateway.sandbox.population.demographics import name_fields, swap_day_and_month
 from fhir_gateway.sandbox.population.directory import Directory
 from fhir_gateway.sandbox.population.identifiers import Mbi, scatter
+from fhir_gateway.sandbox.population.laboratory import ANALYTES, Draws
 from fhir_gateway.sandbox.population.people import People
 from fhir_gateway.sandbox.population.render import Field, Maybe, Raw, Sheet, Template, Text
 from fhir_gateway.sandbox.population.sources import (
@@ -306,6 +307,25 @@ class EhrSheets:
                 )
                 for template, prefix, measured in ((laboratory, "a1c", hba1c), (weight, "wt", weights))
             ),
+        ]
+
+    def panels(self, draws: Draws) -> list[Sheet]:
+        """Laboratory results, a sheet for each analyte."""
+        common = self._event_fields(draws.event)
+        return [
+            Sheet(
+                self._observation("observation-lab", "laboratory", one.code, one.display)
+                | {"valueQuantity": _quantity("value", one.unit, one.unit)},
+                len(draws.event),
+                common
+                | {
+                    "id": Numbered(f"lab{number}-", self.base + draws.event, 10),
+                    "value": Decimals(draws.values[:, number], one.places)
+                    if one.places
+                    else Numbered("", draws.values[:, number]),
+                },
+            )
+            for number, one in enumerate(ANALYTES)
         ]
 
     def _observation(self, profile: str, category: str, code: str, display: str) -> dict[str, Template]:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from zlib_ng import gzip_ng
 
 from fhir_gateway.errors import ConfigurationError
 from fhir_gateway.sandbox.population import truth as truths
@@ -28,6 +29,7 @@ from fhir_gateway.sandbox.population.columns import Bools, Ints, TextArray
 from fhir_gateway.sandbox.population.directory import Directory, make_directory
 from fhir_gateway.sandbox.population.ehr import EhrSheets
 from fhir_gateway.sandbox.population.explanations import ClaimSheets
+from fhir_gateway.sandbox.population.laboratory import draw_blood
 from fhir_gateway.sandbox.population.payer import PayerSheets
 from fhir_gateway.sandbox.population.people import People, end_coverage_at_death, make_people
 from fhir_gateway.sandbox.population.render import Sheet
@@ -61,6 +63,7 @@ class Summary:
     year: int
     counts: Mapping[str, Mapping[str, int]]
     truth: Truth
+    size: int  # bytes of JSON
 
     @property
     def resources(self) -> int:
@@ -95,10 +98,17 @@ def _orders(prescriptions: Prescriptions, seen: Ints, events: int) -> Prescripti
 
 
 def _make_batch(
-    sequence: np.random.SeedSequence, number: int, first: int, count: int, directory: Directory, seed: int, year: int
+    sequence: np.random.SeedSequence,
+    number: int,
+    first: int,
+    count: int,
+    directory: Directory,
+    seed: int,
+    year: int,
+    drawn: float,
 ) -> _Batch:
     """One batch. Each room has its own random stream, so that a change in one leaves the others as they were."""
-    streams = [np.random.default_rng(child) for child in sequence.spawn(7)]
+    streams = [np.random.default_rng(child) for child in sequence.spawn(8)]
     people = make_people(streams[0], first, count, directory, year)
     stays = make_stays(streams[1], people, directory, year)
     end_coverage_at_death(people)
@@ -107,11 +117,12 @@ def _make_batch(
     events = everything.take(seen)
     pressures, weights = measure_pressures(streams[3], people, events), weigh(streams[3], people, events)
     hba1c, diagnoses = hba1c_results(events), diagnose(people, events, year)
+    draws = draw_blood(streams[7], events, drawn)
     prescriptions = prescribe(streams[4], people, everything)
     claims, lines = make_claims(streams[5], people, directory, everything, stays, prescriptions, year)
     versions = adjudicate(streams[6], claims, lines)
     base = number * BATCH_SPACE
-    if max(len(everything), len(claims) * 3, len(diagnoses.event)) >= BATCH_SPACE:
+    if max(len(everything), len(claims) * 3, len(diagnoses.event)) >= BATCH_SPACE:  # draws are some of the events
         raise ConfigurationError("the batch has too many events: choose a smaller batch size")
 
     ehr = EhrSheets(seed, base, year, people, directory, events, stays)
@@ -124,7 +135,7 @@ def _make_batch(
                 "Patient": ehr.patients(),
                 "Encounter": ehr.encounters(diagnoses),
                 "Condition": ehr.conditions(diagnoses),
-                "Observation": ehr.observations(pressures, hba1c, weights),
+                "Observation": [*ehr.observations(pressures, hba1c, weights), *ehr.panels(draws)],
                 "Procedure": ehr.procedures(),
                 "MedicationRequest": ehr.medication_requests(_orders(prescriptions, seen, len(everything))),
             },
@@ -174,16 +185,21 @@ def _crosswalk(people: People, directory: Directory, attributed: Ints, seed: int
     )
 
 
-def _write(folder: Path, part: int, sheets: Sheets, counts: dict[str, int]) -> None:
+def _write(folder: Path, part: int, sheets: Sheets, counts: dict[str, int], compressed: bool) -> int:
+    """Write a file for each type; bytes of JSON."""
+    size = 0
     for resource_type, parts in sheets.items():
         rows = sum(sheet.rows for sheet in parts)
         if not rows:
             continue
-        with (folder / f"{resource_type}.{part:03}.ndjson").open("wb") as file:
+        path = folder / f"{resource_type}.{part:03}.ndjson"
+        with gzip_ng.open(f"{path}.gz", "wb", compresslevel=1) if compressed else path.open("wb") as file:
             for sheet in parts:
                 for lines in sheet.lines():
                     file.write(lines)
+                    size += len(lines)
         counts[resource_type] = counts.get(resource_type, 0) + rows
+    return size
 
 
 def generate(
@@ -193,6 +209,8 @@ def generate(
     seed: int,
     year: int,
     batch: int = BATCH,
+    drawn: float = 0.0,
+    compressed: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Summary:
     """Write a population to ``folder``.
@@ -200,11 +218,20 @@ def generate(
     ``ehr/`` and ``payer/`` hold NDJSON by type; beside them are ``roster.json`` (practices and their clinicians),
     ``persons.parquet`` (who is who in both sources) and ``summary.json``. ``patients`` is the number of persons;
     ``year`` the measurement year, whose data and the year before are written. The same arguments give the same bytes.
+    ``drawn`` is the share of the EHR's visits with blood drawn, each of which gives a result for every analyte of
+    :data:`~fhir_gateway.sandbox.population.laboratory.ANALYTES`; ``compressed`` writes gzip.
     ``folder`` must be empty or new. ``progress`` is called with the number of persons written so far.
     """
-    if not 1 <= patients <= 10_000_000 or batch < 1 or seed < 0 or not FIRST_YEAR <= year <= LAST_YEAR:
+    if (
+        not 1 <= patients <= 10_000_000
+        or batch < 1
+        or seed < 0
+        or not FIRST_YEAR <= year <= LAST_YEAR
+        or not 0 <= drawn <= 1
+    ):
         raise ConfigurationError(
-            f"patients must be 1 to 10,000,000, seed at least 0, batch at least 1, year {FIRST_YEAR} to {LAST_YEAR}"
+            f"patients must be 1 to 10,000,000, seed at least 0, batch at least 1, year {FIRST_YEAR} to {LAST_YEAR}, "
+            "drawn 0 to 1"
         )
     if folder.exists() and any(folder.iterdir()):
         raise ConfigurationError("the output folder is not empty")
@@ -214,15 +241,16 @@ def generate(
     batches = -(-patients // batch)
     first_seed, *seeds = np.random.SeedSequence(seed).spawn(batches + 1)
     directory = make_directory(np.random.default_rng(first_seed), patients)
+    size = 0
     for source, prefix in (("ehr", EHR_PREFIX), ("payer", PAYER_PREFIX)):
         providers = provider_sheets(Ids(prefix, seed), directory, year, us_core=source == "ehr")
-        _write(folder / source, 0, providers, counts[source])
+        size += _write(folder / source, 0, providers, counts[source], compressed)
     total, persons = Truth(), list[pa.Table]()
     for number, sequence in enumerate(seeds):
         first = number * batch
-        made = _make_batch(sequence, number, first, min(batch, patients - first), directory, seed, year)
+        made = _make_batch(sequence, number, first, min(batch, patients - first), directory, seed, year, drawn)
         for source, sheets in made.sheets.items():
-            _write(folder / source, number, sheets, counts[source])
+            size += _write(folder / source, number, sheets, counts[source], compressed)
         total, persons = total + made.truth, [*persons, made.persons]
         if progress:
             progress(min(first + batch, patients))
@@ -231,7 +259,7 @@ def generate(
     ordered = {source: dict(sorted(types.items())) for source, types in counts.items()}
     arguments = {"patients": patients, "seed": seed, "year": year, "batch": batch}
     _dump(folder / "summary.json", arguments | {"counts": ordered, "truth": asdict(total)})
-    return Summary(folder, patients, seed, year, ordered, total)
+    return Summary(folder, patients, seed, year, ordered, total, size)
 
 
 def _dump(path: Path, content: object) -> None:

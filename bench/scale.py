@@ -1,0 +1,257 @@
+"""From nothing to a settlement at 10,000, 100,000 and 1,000,000 members: does a member cost the same, does it fit?
+
+    python -m bench.scale [10000 100000 1000000] [--keep FOLDER] [--from STAGE] [--drawn 0.53] [--pull-members 100000]
+
+A synthetic population (an EHR and a payer, two years, about 100 resources a member) is written as gzip NDJSON; each
+source is taken in from its files in pulls of ``--pull-members`` members; then a contract attributes everybody, five
+measures are evaluated over everybody, and the contract is settled from the kept results. These are the jobs that the
+command line runs, over a lake and a control plane (SQLite) in one folder. Each stage runs in a process of its own, each
+pull too: wall, CPU of all its processes, and the peak of resident memory of all of them together. ``--keep`` keeps the
+folders of all sizes; with it ``--from`` takes up a run at a stage (``ingest`` after the last pull that ended), and what
+was measured before stays.
+
+Four measures are the repository's; the fifth (CMS122) is of the published ones, whose folder ``--data`` names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+from bench import child
+
+STAGES = ("generate", "ingest", "attribute", "evaluate", "settle")
+SOURCES = ("ehr", "payer")
+YEAR = 2025
+AS_OF = datetime(YEAR + 1, 4, 1, tzinfo=UTC)
+#: Persons of one part file, so that a pull is of whole files.
+BATCH = 10_000
+_DATA = Path(__file__).resolve().parents[2] / "shared/data/ecqm/dqm2025"
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One size: where it lies, and how it is done."""
+
+    folder: Path
+    members: int
+    drawn: float
+    pull_members: int
+    buckets: int
+    data: Path
+
+    @property
+    def population(self) -> Path:
+        """What the sources sent."""
+        return self.folder / "population"
+
+    @property
+    def measured(self) -> Path:
+        """What was measured so far: a JSON object a line."""
+        return self.folder / "measured.jsonl"
+
+
+def generate(work: Work) -> dict[str, Any]:
+    """Write the population; its counts by source."""
+    from fhir_gateway.sandbox.population import generate as write
+
+    shutil.rmtree(work.population, ignore_errors=True)
+    summary = write(
+        work.population, patients=work.members, seed=7, year=YEAR, batch=BATCH, drawn=work.drawn, compressed=True
+    )
+    return {"resources": summary.resources, "json_mb": summary.size >> 20}
+
+
+def ingest(work: Work, source: str, number: int) -> dict[str, Any]:
+    """Take in one part of a source: stage, commit, publish."""
+    from fhir_gateway.jobs.pull import pull_files
+
+    first = number * work.pull_members // BATCH
+    last = first + work.pull_members // BATCH
+    parts = [path for path in (work.population / source).iterdir() if first <= int(path.name.split(".")[1]) < last]
+    steps: dict[str, float] = {}
+    marked = ["stage", _cpu()]
+
+    def mark(phase: str) -> None:
+        if phase != marked[0]:
+            now = _cpu()
+            steps[str(marked[0])] = steps.get(str(marked[0]), 0.0) + now - float(marked[1])
+            marked[:] = [phase, now]
+
+    report = pull_files(_gateway(work), sorted(parts), source, progress=lambda told: mark(told.phase))
+    mark("")
+    lines = sum(entry.lines_read for entry in report.ledger.entries)
+    return {"lines": lines, "quarantined": report.quarantined, "published": dict(report.published), "steps": steps}
+
+
+def attribute(work: Work) -> dict[str, Any]:
+    """Attribute everybody, and serve the roster."""
+    from fhir_gateway.jobs.attribute import attribute as run
+
+    report = run(_gateway(work), str(_contract()), now=AS_OF)
+    return {"known": report.attribution.table.num_rows, "lines": report.lines.num_rows, "roster": len(report.members)}
+
+
+def evaluate(work: Work) -> dict[str, Any]:
+    """Five measures over everybody."""
+    from fhir_gateway.jobs.evaluate import evaluate as run
+
+    gateway = _gateway(work)
+    packages = [*map(str, gateway.measure_packages()), *map(str, sorted(work.data.glob("CMS122*"))[:1])]
+    if len(packages) != 5:
+        raise SystemExit(f"{work.data}: no CMS122 here; name the folder with --data")
+    reports = run(gateway, packages, (date(YEAR, 1, 1), date(YEAR, 12, 31)), now=AS_OF)
+    rates = {f"{one.measure} {rate.group}": [rate.denominator, rate.numerator] for one in reports for rate in one.rates}
+    return {"evaluated": reports[0].members, "failed": sum(one.failed for one in reports), "rates": rates}
+
+
+def settle(work: Work) -> dict[str, Any]:
+    """Settle from what is kept."""
+    from fhir_gateway.jobs.settle import settle as run
+
+    report = run(_gateway(work), str(_contract()), now=AS_OF)
+    return {"roster": len(report.attribution.members), "total": str(report.settlement.total)}
+
+
+def _gateway(work: Work) -> Any:
+    from fhir_gateway.config import Settings
+    from fhir_gateway.factory import Gateway
+
+    return Gateway(
+        Settings.read(data_dir=work.folder / "gateway", lake_buckets=work.buckets, database_url=None, lake_url=None)
+    )
+
+
+def _contract() -> Path:
+    from fhir_gateway.demo.tour import CONTRACTS
+
+    return next(path for path in CONTRACTS if path.stem.startswith("shared-savings"))
+
+
+def _cpu() -> float:
+    """CPU seconds of this process and those below it that ended."""
+    own, below = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own.ru_utime + own.ru_stime + below.ru_utime + below.ru_stime
+
+
+def _steps(work: Work) -> Iterator[tuple[str, list[str]]]:
+    """Stages, each with the arguments of its processes."""
+    pulls = -(-work.members // work.pull_members)
+    yield "generate", ["generate"]
+    yield "ingest", [f"ingest {source} {number}" for number in range(pulls) for source in SOURCES]
+    for name in STAGES[2:]:
+        yield name, [name]
+
+
+def run_step(work: Work, step: str) -> None:
+    """Child process: one step, told as a line of JSON."""
+    name, *arguments = step.split()
+    doing: dict[str, Callable[..., dict[str, Any]]] = {
+        "generate": generate, "ingest": ingest, "attribute": attribute, "evaluate": evaluate, "settle": settle,
+    }  # fmt: skip
+    wall, cpu = time.perf_counter(), _cpu()
+    told = doing[name](work, *(int(one) if one.isdigit() else one for one in arguments))
+    print(json.dumps({"wall": time.perf_counter() - wall, "cpu": _cpu() - cpu, **told}, default=str))
+
+
+def measure(work: Work, command: Sequence[str], first: str) -> list[dict[str, Any]]:
+    """All steps from a stage on; what was measured before it, and what is measured now, in order."""
+    rows = [json.loads(line) for line in work.measured.read_text().splitlines()] if work.measured.exists() else []
+    known = {row["step"]: row for row in rows}
+    for stage, steps in _steps(work):
+        for step in steps:
+            if STAGES.index(stage) < STAGES.index(first) or (step in known and stage == first == "ingest"):
+                continue
+            row = child.run("bench.scale", *command, "--members", str(work.members), "--step", step, one_core=False)
+            row |= {"stage": stage, "step": step, "disk_mb": _disk_mb(work.folder / "gateway")}
+            known[step] = row
+            work.measured.write_text("".join(json.dumps(one) + "\n" for one in known.values()))
+            print(
+                f"  {work.members:,} {step}: {row['cpu']:.1f} CPU s, {row['wall']:.1f} s, {row['tree_mb']:,} MB",
+                file=sys.stderr,
+            )
+    return list(known.values())
+
+
+def _disk_mb(folder: Path) -> dict[str, int]:
+    """What lies where."""
+    sizes: dict[str, int] = {}
+    for path in folder.rglob("*"):
+        if path.is_file():
+            name = path.relative_to(folder).parts[0]
+            sizes[name] = sizes.get(name, 0) + path.stat().st_size
+    return {name: size >> 20 for name, size in sorted(sizes.items())}
+
+
+def show(sizes: dict[int, list[dict[str, Any]]]) -> None:
+    """The tables."""
+    heads = ("wall s", "CPU s", "us/member", "of first", "of last", "peak MB")
+    print(f"{'members':>9}  {'stage':<10}" + "".join(f"{head:>11}" for head in heads))
+    before: dict[str, list[float]] = {}
+    for members, rows in sizes.items():
+        for stage in (*STAGES, "all"):
+            mine = [row for row in rows if row["stage"] == stage or stage == "all"]
+            wall, cpu = (sum(row[name] for row in mine) for name in ("wall", "cpu"))
+            each = cpu / members * 1e6
+            past = before.setdefault(stage, [])
+            grown = [f"{each / one:.2f}" for one in (past[0], past[-1])] if past else ["", ""]
+            past.append(each)
+            peak = max(row["tree_mb"] for row in mine)
+            cells = (f"{wall:.1f}", f"{cpu:.1f}", f"{each:.1f}", *grown, f"{peak:,}")
+            print(f"{members:>9,}  {stage:<10}" + "".join(f"{cell:>11}" for cell in cells))
+    for members, rows in sizes.items():
+        made = rows[0]
+        what = f"{made['resources']:,} resources, {made['json_mb']:,} MB of JSON"
+        print(f"{members:,} members: {what}; kept, MB: {rows[-1]['disk_mb']}")
+
+
+def main() -> None:
+    """Parent: all sizes, then the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sizes", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--keep", type=Path, help="folder of all sizes, kept; default: a temporary one")
+    parser.add_argument("--from", dest="first", choices=STAGES, default=STAGES[0])
+    parser.add_argument("--drawn", type=float, default=0.53, help="share of visits with some twenty laboratory results")
+    parser.add_argument("--pull-members", type=int, default=100_000)
+    parser.add_argument("--buckets", type=int, default=0, help="default: one for 12,500 members, at least 8")
+    parser.add_argument("--data", type=Path, default=_DATA)
+    parser.add_argument("--members", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--step", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.pull_members % BATCH:
+        parser.error(f"--pull-members must be a multiple of {BATCH:,}")
+
+    def work(folder: Path, members: int) -> Work:
+        buckets = options.buckets or max(8, members // 12_500)
+        return Work(folder / str(members), members, options.drawn, options.pull_members, buckets, options.data)
+
+    if options.step:
+        run_step(work(options.keep, options.members), options.step)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = (options.keep or Path(scratch)).resolve()
+        command = ["--keep", str(folder), "--drawn", str(options.drawn), "--data", str(options.data)]
+        command += ["--pull-members", str(options.pull_members), "--buckets", str(options.buckets)]
+        found = {}
+        for members in options.sizes:
+            one = work(folder, members)
+            one.folder.mkdir(parents=True, exist_ok=True)
+            found[members] = measure(one, command, options.first)
+    print(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}")
+    show(found)
+
+
+if __name__ == "__main__":
+    main()
