@@ -44,6 +44,7 @@ from fhir_gateway.cli import (
 from fhir_gateway.cli.context import Context
 from fhir_gateway.cli.output import Output
 from fhir_gateway.errors import GatewayError
+from fhir_gateway.telemetry.export import exporting
 
 app = typer.Typer(
     name="fhir-gateway",
@@ -60,7 +61,6 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(lake.app, name="lake")
 app.add_typer(roster.app, name="roster")
 app.add_typer(contract.app, name="contract")
-app.add_typer(claims.app, name="claims")
 app.add_typer(claims.app, name="claims")
 app.add_typer(persons.app, name="persons")
 app.add_typer(terminology.app, name="terminology")
@@ -112,7 +112,8 @@ def run() -> None:
     """
     os.umask(0o077)
     try:
-        app()
+        with exporting():
+            app()
     except GatewayError as error:
         Output("--json" in sys.argv).fail(error)
         sys.exit(error.exit_code)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import typer
 
+from fhir_gateway.cli.audited import note
 from fhir_gateway.cli.output import Output
 from fhir_gateway.config import Settings
 from fhir_gateway.errors import ConfigurationError
@@ -21,11 +22,18 @@ class Context:
 
     output: Output
     data_dir: Path | None = None
+    command: typer.Context | None = None
 
     @cached_property
     def gateway(self) -> Gateway:
-        """The gateway of the settings in the environment, and the data folder given at the prompt."""
-        return Gateway(read_settings(self.data_dir))
+        """The gateway of the settings in the environment, and the data folder given at the prompt.
+
+        A command that shows people's data or money is in the audit trail before it gets it.
+        """
+        gateway = Gateway(read_settings(self.data_dir))
+        if self.command is not None:
+            note(gateway, self.command)
+        return gateway
 
 
 def read_settings(data_dir: Path | None = None) -> Settings:
@@ -38,6 +46,7 @@ def context(command: typer.Context) -> Context:
     found = command.find_object(Context)
     if found is None:
         raise ConfigurationError("commands run through the fhir-gateway application")
+    found.command = command
     return found
 
 

@@ -163,6 +163,10 @@ class AuditTrail:
         self.send(_Recording(access, loop, done))
         await done
 
+    def write(self, access: Access) -> None:
+        """Commit an access in the thread that calls: for commands, which have no loop."""
+        self._commit([access])
+
     def send(self, errand: Errand) -> None:
         """Have an errand done; errands that wait at the same moment share a commit."""
         self._start()

@@ -41,6 +41,8 @@ _ENTITY = "http://terminology.hl7.org/CodeSystem/audit-entity-type"
 _ROLE = "http://terminology.hl7.org/CodeSystem/object-role"
 _ACTION = "http://hl7.org/fhir/audit-event-action"
 _OUTCOME = "http://hl7.org/fhir/audit-event-outcome"
+#: What was shown at the prompt (cli.audited).
+COMMAND = "command"
 #: Requests to the authorization server; everything else is REST.
 _AUTHENTICATION = ("token", "introspect", "revoke", "register")
 _STANDARD = frozenset(
@@ -50,6 +52,7 @@ _STANDARD = frozenset(
 _ACTIONS: dict[str, tuple[str, ...]] = {
     "C": ("create", "register", "endpoint-create", "client-create"),
     "R": (
+        COMMAND,
         *("read", "vread", "history-instance", "history-type", "history-system", "capabilities"),
         *("endpoint-read", "client-read"),
     ),
@@ -195,7 +198,10 @@ def _type(text: str) -> Condition:
     authentication = audit_events.c.interaction.in_(_AUTHENTICATION)
     if _coded(text, _DICOM) == "110114":
         return authentication
-    return sa.not_(authentication) if _coded(text, _KIND) == "rest" else sa.false()
+    prompt = audit_events.c.interaction == COMMAND
+    if _coded(text, _DICOM) == "110112":
+        return prompt
+    return sa.not_(sa.or_(authentication, prompt)) if _coded(text, _KIND) == "rest" else sa.false()
 
 
 def _subtype(text: str) -> Condition:
@@ -329,6 +335,8 @@ def render(row: Row[Any], recorded: str) -> dict[str, Any]:
     }
     if interaction in _AUTHENTICATION:
         event["type"] = {"system": _DICOM, "code": "110114", "display": "User Authentication"}
+    elif interaction == COMMAND:
+        event["type"] = {"system": _DICOM, "code": "110112", "display": "Query"}
     elif interaction in _STANDARD or interaction.startswith("$"):
         code = interaction if interaction in _STANDARD else "operation"
         event["subtype"].insert(0, {"system": _RESTFUL, "code": code})
