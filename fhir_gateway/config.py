@@ -249,6 +249,13 @@ class Settings(BaseSettings):
     metrics_token: SecretStr | None = Field(
         default=None, description="Bearer token for `/metrics`; without it only this machine may read them."
     )
+    metrics_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65_535,
+        description="Port at which `worker` answers `/metrics` and `/health`: to this machine, with `metrics_token` to "
+        "anybody who has it. Default: none. 0: a free one.",
+    )
     log_format: Literal["text", "json"] = Field(default="text", description="How `serve` and `worker` log.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least severe events that are logged."

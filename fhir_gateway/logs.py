@@ -1,4 +1,5 @@
-"""What the gateway logs, and how: a line for each event, as text or as JSON, with the id of the request it belongs to.
+"""What the gateway logs, and how: a line for each event, as text or as JSON, with the id of the request it belongs to;
+as JSON also with the id of its trace, while traces are exported.
 
 Messages and fields name interactions, types, counts and ids of requests and jobs; never persons, values or secrets.
 """
@@ -12,6 +13,8 @@ from typing import Literal
 
 from pythonjsonlogger.json import JsonFormatter
 
+from fhir_gateway.telemetry.spans import trace_id
+
 #: The request that is being answered, in the context of its work.
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
@@ -20,10 +23,12 @@ _RENAMED = {"asctime": "time", "levelname": "level", "name": "logger"}
 
 
 class _Requests(logging.Filter):
-    """Adds the request's id to each record."""
+    """Adds the request's id to each record, and the trace's where there is one."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.request_id = request_id.get() or "-"
+        if (trace := trace_id()) is not None:
+            record.trace_id = trace
         return True
 
 

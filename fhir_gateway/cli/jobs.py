@@ -86,16 +86,25 @@ def retry(
 
 def worker(command: typer.Context) -> None:
     """Carry out jobs until stopped, those of processes that died among them; any number may run."""
+    from contextlib import ExitStack
+
     from fhir_gateway.jobs.durable import Worker
     from fhir_gateway.logs import configure
+    from fhir_gateway.telemetry.scrape import ScrapePort
 
     here = context(command)
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
     configure(here.gateway.settings.log_format, here.gateway.settings.log_level)
-    with Worker(here.gateway, background=True) as at_work:
+    with ExitStack() as beside:
+        at_work = beside.enter_context(Worker(here.gateway, background=True))
         here.output.say(f"carrying out jobs as {at_work.executor}")
+        settings = here.gateway.settings
+        if settings.metrics_port is not None:
+            token = settings.metrics_token.get_secret_value() if settings.metrics_token else None
+            port = beside.enter_context(ScrapePort(settings.metrics_port, token)).port
+            here.output.say(f"metrics at port {port}")
         stopped.wait()
 
 

@@ -37,6 +37,7 @@ from fhir_gateway.jobs.people import persons_of
 from fhir_gateway.jobs.publish import published_id
 from fhir_gateway.lake.claims import directory
 from fhir_gateway.sources.outcome import Progress, PullProgress
+from fhir_gateway.telemetry.spans import traced
 
 #: Members of a row group of the evidence: few, so that one is found without reading all.
 _FOUND_TOGETHER = 1 << 13
@@ -73,6 +74,7 @@ class AttributionReport:
         return {entry["values"]: entry["counts"] for entry in counts.to_pylist()}
 
 
+@traced("attribute")
 def attribute(
     gateway: Gateway, contract_name: str, *, now: datetime | None = None, progress: Progress | None = None
 ) -> AttributionReport:
@@ -91,6 +93,7 @@ def attribute(
     return replace(found, attribution=attribution, group=group, decisions=digest, evidence=key)
 
 
+@traced("attribute.compute")
 def computed(gateway: Gateway, contract: Contract, *, version: int | None = None) -> AttributionReport:
     """Attribution on a lake version (default: the newest) without anybody's decisions; nothing is written or served."""
     if contract.attribution_terms is None:
@@ -154,6 +157,7 @@ def organizations(gateway: Gateway, version: int) -> dict[str, str]:
     return _served(gateway, version, "Organization", ("tin", "npi"))
 
 
+@traced("attribute.serve")
 def _serve(
     gateway: Gateway,
     contract: Contract,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -84,6 +85,15 @@ class JobBook:
             status=wanted, limit=limit, offset=skip or None, sort_desc=True, load_input=False, load_output=False
         )
         return [_job(row) for row in rows]
+
+    def under_way(self) -> Mapping[tuple[str, str], int]:
+        """How many jobs wait and run, by kind and state."""
+        rows = self._client.list_workflows(
+            status=[name for name, state in _STATES.items() if state in ("waiting", "running")],
+            load_input=False,
+            load_output=False,
+        )
+        return Counter((row.name, _STATES[row.status]) for row in rows)
 
     def find(self, id: str) -> Job | None:
         """The job of that id, if there is one."""

@@ -26,6 +26,7 @@ from fhir_gateway.jobs.calculations import CALCULATIONS
 from fhir_gateway.jobs.deliveries import Deliveries
 from fhir_gateway.jobs.locks import hold
 from fhir_gateway.sources.outcome import Progress
+from fhir_gateway.telemetry import meters
 
 MOST_RECOVERIES = 5
 """A job at which more processes died than this is left alone: it may be what kills them."""
@@ -168,11 +169,12 @@ class Worker:
             self._leaving.wait(_PATROL_SECONDS)
 
     @contextmanager
-    def _at_work(self) -> Iterator[None]:
+    def _at_work(self, kind: str) -> Iterator[None]:
         with self._idle:
             self._busy += 1
         try:
-            yield
+            with meters.job(kind):
+                yield
         finally:
             with self._idle:
                 self._busy -= 1
@@ -195,7 +197,7 @@ class Worker:
 @DBOS.workflow(name="pull")
 def _pull(pull_id: str) -> dict[str, Any]:
     worker = _worker()
-    with worker._at_work():
+    with worker._at_work("pull"):
         report = pull.run(
             worker.gateway, pull_id, progress=worker.progress, step=_step, wait=worker.wait, check=worker.check
         )
@@ -205,7 +207,7 @@ def _pull(pull_id: str) -> dict[str, Any]:
 @DBOS.workflow(name=requests.JOB)
 def _request(request_id: str) -> str | None:
     worker = _worker()
-    with worker._at_work():
+    with worker._at_work(requests.JOB):
         return DBOS.run_step({"name": requests.JOB}, requests.carry_out, worker.gateway, request_id, worker.check)
 
 
@@ -215,7 +217,7 @@ def _calculation(kind: str) -> None:
     @DBOS.workflow(name=kind)
     def carry_out(asked: dict[str, Any]) -> list[str]:
         worker = _worker()
-        with worker._at_work():
+        with worker._at_work(kind):
             return DBOS.run_step({"name": kind}, CALCULATIONS[kind], worker.gateway, asked)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
 
+from fhir_gateway.cluster import Cluster
 from fhir_gateway.errors import ConfigurationError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.clock import instant
@@ -19,6 +20,7 @@ from fhir_gateway.measures.run import evaluate_lake
 from fhir_gateway.measures.store import ResultStore
 from fhir_gateway.measures.supplement import supplemented
 from fhir_gateway.sources.outcome import Progress, PullProgress
+from fhir_gateway.telemetry.spans import traced
 
 SERVED = frozenset({"Measure", "Library"})
 """Resources of a package that are served beside its reports."""
@@ -53,6 +55,7 @@ class EvaluationReport:
         return self.results.load(self.run)
 
 
+@traced("evaluate")
 def evaluate(
     gateway: Gateway,
     packages: Sequence[str],
@@ -61,13 +64,14 @@ def evaluate(
     now: datetime | None = None,
     everybody: bool = False,
     progress: Progress | None = None,
+    cluster: Cluster | None = None,
 ) -> list[EvaluationReport]:
     """Evaluate packages (paths, or names in the measures folder; none: all of that folder) over one lake version.
 
     Every package is checked and compiled before the first is evaluated, so that a missing value set is known at once;
     then each batch of members is read once for all measures. Where there is a run to go by only those are evaluated
     whose data changed since, unless ``everybody`` is to be; the results are the same. ``now`` is the evaluation
-    instant, with offset; by default the present in the gateway's zone.
+    instant, with offset; by default the present in the gateway's zone. With ``cluster`` it evaluates the batches.
     """
     paths = [gateway.measure_package(name) for name in packages] or gateway.measure_packages()
     if not paths:
@@ -86,7 +90,7 @@ def evaluate(
 
     now = instant(gateway, now)
     settings = gateway.settings
-    runs = evaluate_lake(
+    runs = traced("evaluate.members")(evaluate_lake)(
         evaluators,
         gateway.lake,
         period,
@@ -96,6 +100,7 @@ def evaluate(
         copies=settings.encounter_copies,
         reuse=not everybody,
         tell=tell,
+        cluster=cluster,
     )
     gateway.resources.put(reporter(gateway))
     reports = []
@@ -106,6 +111,7 @@ def evaluate(
     return reports
 
 
+@traced("evaluate.report")
 def _serve(gateway: Gateway, package: MeasurePackage, run: str) -> EvaluationReport:
     """Serve the summary of a run with the content it was made by; one result at a time is in memory."""
     result = gateway.results.load(run)

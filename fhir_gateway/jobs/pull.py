@@ -37,6 +37,8 @@ from fhir_gateway.sources.pull import pull
 from fhir_gateway.sources.store import SOURCE_NAME
 from fhir_gateway.sources.tables import SourcePull
 from fhir_gateway.sources.vendors import Mode
+from fhir_gateway.telemetry import meters
+from fhir_gateway.telemetry.spans import say, traced
 
 Step = Callable[[str, Callable[[], None]], None]
 """Carries out a named step; the durable layer remembers which it carried out."""
@@ -216,6 +218,7 @@ def report(gateway: Gateway, pull_id: str) -> PullReport:
     )
 
 
+@traced("pull.download")
 def _download(gateway: Gateway, pull_id: str, progress: Progress | None, check: Callable[[], None] | None) -> None:
     row = _unfinished(gateway, pull_id)
     folder = gateway.staging_folder / pull_id
@@ -277,6 +280,7 @@ async def _watched(work: Coroutine[Any, Any, PullOutcome], check: Callable[[], o
     return task.result()
 
 
+@traced("pull.commit")
 def _commit(gateway: Gateway, pull_id: str, progress: Progress | None) -> None:
     row = _unfinished(gateway, pull_id)
     outcome = _outcome(gateway, pull_id)
@@ -287,10 +291,11 @@ def _commit(gateway: Gateway, pull_id: str, progress: Progress | None) -> None:
         compared = reconcile(gateway, row, outcome)
         notes = list(dict.fromkeys([*row.outcome.get("notes", ()), *compared.notes]))
         row = gateway.pulls.update(pull_id, outcome={**row.outcome, "notes": notes})
-        gateway.lake.commit(outcome.staged, gateway.persons, told, compared.deletions)
+        meters.committed(gateway.lake.commit(outcome.staged, gateway.persons, told, compared.deletions).entries)
         committed = _version(gateway, pull_id)
     if committed is None:
         raise LedgerError(f"pull {pull_id} made no version of the lake")
+    say(source=row.source, lake_version=committed.version, rows=sum(one.lines_read for one in committed.ledger.entries))
     gateway.pulls.update(
         pull_id,
         ledger=[asdict(entry) for entry in committed.ledger.entries],
@@ -309,6 +314,7 @@ def _version(gateway: Gateway, pull_id: str) -> LakeVersion | None:
     return next((version for version in gateway.lake.versions() if version.pull_id == pull_id), None)
 
 
+@traced("pull.publish")
 def _publish(gateway: Gateway, pull_id: str, progress: Progress | None) -> None:
     began = time.monotonic()
     row = gateway.pulls.get(pull_id)
@@ -330,6 +336,7 @@ def _publish(gateway: Gateway, pull_id: str, progress: Progress | None) -> None:
     )
 
 
+@traced("pull.close")
 def _close(gateway: Gateway, pull_id: str) -> None:
     row = gateway.pulls.get(pull_id)
     folder = gateway.staging_folder / pull_id

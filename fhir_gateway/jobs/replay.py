@@ -11,6 +11,7 @@ from fhir_gateway.jobs.publish import publish
 from fhir_gateway.jobs.pull import PullReport, commit_progress, held, report
 from fhir_gateway.lake.replay import Edits
 from fhir_gateway.sources.outcome import Progress
+from fhir_gateway.telemetry import meters
 
 
 def replay(
@@ -30,6 +31,7 @@ def replay(
         ledger = gateway.lake.replay(pull_id, gateway.persons, edits, told)
         if ledger is None:
             raise NotFoundError(f"pull {pull_id} has no refused lines")
+        meters.committed(ledger.entries)
         published = publish(gateway, progress)
         gateway.pulls.start(ledger.pull_id, version.source, "replay", {"replay_of": pull_id})
         gateway.pulls.update(

@@ -42,6 +42,7 @@ from fhir_gateway.measures.model import MeasureResult
 from fhir_gateway.measures.reports import summary
 from fhir_gateway.risk.utilization import reports as utilization
 from fhir_gateway.sources.outcome import Progress, PullProgress
+from fhir_gateway.telemetry.spans import traced
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class SettlementReport:
     run: Run
 
 
+@traced("settle")
 def settle(
     gateway: Gateway,
     contract_name: str,
@@ -86,6 +88,7 @@ def settle(
     return SettlementReport(contract, attributed, settlement, report, run)
 
 
+@traced("settle.compute")
 def compute(
     gateway: Gateway,
     attributed: AttributionReport,
@@ -99,6 +102,7 @@ def compute(
     return settle_contract(attributed.contract, inputs_of(gateway, attributed, results, cut, was=was, keep=keep))
 
 
+@traced("settle.inputs")
 def inputs_of(
     gateway: Gateway,
     attributed: AttributionReport,
@@ -186,6 +190,7 @@ def _lines(gateway: Gateway, attributed: AttributionReport, cut: Cut | None) -> 
     return kept_lines(gateway, attributed.contract, attributed.lake_version, cut.paid_through)
 
 
+@traced("settle.record")
 def _record(
     gateway: Gateway,
     attributed: AttributionReport,
@@ -229,6 +234,7 @@ def _quality_id(report_id: str, name: str, run: str) -> str:
     return f"q{hashlib.sha256(f'{report_id} {name} {run}'.encode()).hexdigest()[:24]}"
 
 
+@traced("settle.serve")
 def _serve(
     gateway: Gateway,
     attributed: AttributionReport,

@@ -6,12 +6,11 @@ asks from this machine may read them, anybody else with the token of the setting
 
 from __future__ import annotations
 
-import hmac
-import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import cache
 from importlib.metadata import version
+from threading import Lock
 
 from fastapi import APIRouter
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -22,11 +21,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from fhir_gateway.errors import AuthenticationError
 from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs.book import JobBook
 from fhir_gateway.server.audit import Access
-
-_FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
+from fhir_gateway.telemetry import meters
+from fhir_gateway.telemetry.scrape import admit, exposition
 
 
 class Metrics:
@@ -44,6 +43,7 @@ class Metrics:
         )
         self.under_way = Gauge("fhir_gateway_requests_under_way", "Requests being answered.", registry=self.registry)
         self.registry.register(_ControlPlane(gateway))
+        meters.also(self.registry)
         self._counter = cache(lambda *named: self._requests.labels(*map(str, named)))  # as many as are exposed
         self._timer = cache(self._seconds.labels)
 
@@ -58,10 +58,11 @@ class Metrics:
 
         @routes.get("/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse)
         async def metrics(request: Request) -> Response:
-            _admit(request, token)
+            host = request.client.host if request.client else ""
+            admit(request.headers, host, token)
             encode, content_type = choose_encoder(request.headers.get("accept", ""))
-            text = await run_in_threadpool(encode, self.registry)
-            return Response(text, headers={"Content-Type": content_type})
+            parts = [await run_in_threadpool(encode, registry) for registry in (self.registry, meters.REGISTRY)]
+            return Response(exposition(parts), headers={"Content-Type": content_type})
 
         return routes
 
@@ -71,6 +72,14 @@ class _ControlPlane(Collector):
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
+        self._opening = Lock()
+        self._book: JobBook | None = None
+
+    def _jobs(self) -> Mapping[tuple[str, str], int]:
+        """Jobs that wait or run, by kind and state."""
+        with self._opening:
+            self._book = self._book or JobBook(self._gateway)
+            return self._book.under_way()
 
     def collect(self) -> Iterator[Metric]:
         """The state of the gateway now."""
@@ -87,6 +96,10 @@ class _ControlPlane(Collector):
             tokens.add_metric([endpoint, check], count)
         yield tokens
         yield GaugeMetricFamily("fhir_gateway_lake_version", "Newest version of the lake.", gateway.lake.version)
+        jobs = GaugeMetricFamily("fhir_gateway_jobs", "Jobs that wait or run.", labels=["kind", "state"])
+        for labels, count in sorted(self._jobs().items()):
+            jobs.add_metric(labels, count)
+        yield jobs
         pulls = GaugeMetricFamily("fhir_gateway_pulls", "The newest 1,000 pulls by state.", labels=["source", "state"])
         counted: dict[tuple[str, str], int] = {}
         for row in gateway.pulls.recent(1000):
@@ -106,22 +119,3 @@ class _ControlPlane(Collector):
         for source, at in sorted(oldest.items()):
             marks.add_metric([source], at)
         yield marks
-
-
-def _admit(request: Request, token: str | None) -> None:
-    """Raise AuthenticationError unless the scraper has the token or, where none is set, is on this machine."""
-    if token is not None:
-        presented = request.headers.get("authorization", "").encode()
-        if not hmac.compare_digest(presented, f"Bearer {token}".encode()):
-            raise AuthenticationError("metrics need the token of the setting metrics_token")
-        return
-    host = request.client.host if request.client else ""
-    if any(name in request.headers for name in _FORWARDED) or not _is_loopback(host):
-        raise AuthenticationError("metrics are for this machine alone, unless the setting metrics_token is made")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -25,6 +25,7 @@ from fhir_gateway.server.metrics import Metrics
 from fhir_gateway.server.patience import ClientStalled
 from fhir_gateway.server.problems import error_response, internal_error
 from fhir_gateway.server.throttle import Throttle
+from fhir_gateway.telemetry import requests as request_spans
 
 log = logging.getLogger("fhir_gateway.server")
 
@@ -71,6 +72,7 @@ class RequestFrame:
         started = time.perf_counter()
         answering = False
         logged = request_id.set(access.request_id)
+        traced = request_spans.begin(scope)
         held: Message | None = None
 
         async def answer(message: Message) -> None:
@@ -113,6 +115,8 @@ class RequestFrame:
             seconds = time.perf_counter() - started
             self._metrics.answered(access, seconds)
             log_answer(access, seconds)
+            if traced is not None:
+                traced.end(access.interaction, access.resource_type, access.status)
             request_id.reset(logged)
 
     async def _record_failure(self, access: Access) -> None:

@@ -41,6 +41,8 @@ from fhir_gateway.server.patience import ANSWER_SECONDS, WHOLE
 from fhir_gateway.server.presentation import SMALLEST, gzipped, takes_gzip
 from fhir_gateway.server.problems import FHIR_JSON
 from fhir_gateway.server.throttle import Throttle
+from fhir_gateway.telemetry import requests as request_spans
+from fhir_gateway.telemetry import spans
 
 log = logging.getLogger("fhir_gateway.server")
 
@@ -99,6 +101,8 @@ class PointReads:
         self._metrics = metrics
         self._prefix = f"{base_path}/"
         self._kinds = frozenset(kinds)
+        one = f"{base_path}/{{resource_type}}/{{id}}"
+        self._routes = {"read": one, "vread": f"{one}/_history/{{vid}}"}
         self._always = always(https)
         self._waiting: defaultdict[asyncio.AbstractEventLoop, deque[_Asked]] = defaultdict(deque)
         self._sent: set[asyncio.AbstractEventLoop] = set()  # loops with a batch under way that is not begun
@@ -122,6 +126,7 @@ class PointReads:
         asked = await self._asked(scope, where)
         if asked is None:
             return False
+        began = time.time_ns() if spans.on() else None
         self._metrics.under_way.inc()
         try:
             self._enqueue(asked)
@@ -141,7 +146,10 @@ class PointReads:
         seconds = time.perf_counter() - started
         self._metrics.answered(access, seconds)
         logged = request_id.set(access.request_id)
+        traced = None if began is None else request_spans.begin(scope, began)
         log_answer(access, seconds)
+        if traced is not None:
+            traced.end(access.interaction, access.resource_type, access.status, self._routes[access.interaction])
         request_id.reset(logged)
         return True
 

@@ -20,6 +20,7 @@ from fhir_gateway.sources.outcome import PullProgress, outcome_codes
 from fhir_gateway.sources.retry import TRANSIENT_STATUS, Clock, backoff, retry_after
 from fhir_gateway.sources.token import TokenSource
 from fhir_gateway.sources.vendors import VendorProfile
+from fhir_gateway.telemetry.spans import say, span
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +163,9 @@ class SourceSession:
                 token = await self.tokens.token()
                 sent["Authorization"] = f"Bearer {token}"
             request = self.client.build_request(method, url, headers=sent, content=content)
-            response = await self.client.send(request, stream=True)
+            with span(f"source {method}", method=method, server=request.url.host):
+                response = await self.client.send(request, stream=True)
+                say(status=response.status_code)
             log.debug("%s %s: %d", method, without_query(url), response.status_code)
             if response.status_code in _REDIRECT_STATUS and "Location" in response.headers:
                 await response.aclose()
