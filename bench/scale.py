@@ -1,14 +1,14 @@
 """From nothing to a settlement at 10,000, 100,000 and 1,000,000 members: does a member cost the same, does it fit?
 
-    python -m bench.scale [10000 100000 1000000] [--keep FOLDER] [--from STAGE] [--drawn 0.53] [--pull-members 100000]
+    python -m bench.scale [10000 100000 1000000] [--keep FOLDER] [--from STAGE] [--to STAGE]
 
 A synthetic population (an EHR and a payer, two years, about 100 resources a member) is written as gzip NDJSON; each
 source is taken in from its files in pulls of ``--pull-members`` members; then a contract attributes everybody, five
 measures are evaluated over everybody, and the contract is settled from the kept results. These are the jobs that the
 command line runs, over a lake and a control plane (SQLite) in one folder. Each stage runs in a process of its own, each
 pull too: wall, CPU of all its processes, and the peak of resident memory of all of them together. ``--keep`` keeps the
-folders of all sizes; with it ``--from`` takes up a run at a stage (``ingest`` after the last pull that ended), and what
-was measured before stays.
+folders of all sizes; what is there is not done again, and what was measured of it stays: a run that was interrupted
+goes on. ``--from`` and ``--to`` do only some stages; ``--from`` a stage after ``ingest`` does it again.
 
 Four measures are the repository's; the fifth (CMS122) is of the published ones, whose folder ``--data`` names.
 """
@@ -58,39 +58,52 @@ class Work:
         return self.folder / "population"
 
     @property
-    def measured(self) -> Path:
-        """What was measured so far: a JSON object a line."""
-        return self.folder / "measured.jsonl"
+    def parts(self) -> int:
+        """How many pulls each source takes."""
+        return -(-self.members // self.pull_members)
+
+    def measured(self, stage: str) -> Path:
+        """What was measured so far of a stage: a JSON object a line."""
+        return self.folder / f"{stage}.jsonl"
 
 
-def generate(work: Work) -> dict[str, Any]:
-    """Write the population; its counts by source."""
+def generate(work: Work, part: int) -> dict[str, Any]:
+    """Write what is pulled at once."""
     from fhir_gateway.sandbox.population import generate as write
 
-    shutil.rmtree(work.population, ignore_errors=True)
+    folder = work.population / str(part)
+    shutil.rmtree(folder, ignore_errors=True)
+    each = work.pull_members // BATCH
     summary = write(
-        work.population, patients=work.members, seed=7, year=YEAR, batch=BATCH, drawn=work.drawn, compressed=True
+        folder,
+        patients=work.members,
+        seed=7,
+        year=YEAR,
+        batch=BATCH,
+        drawn=work.drawn,
+        compressed=True,
+        batches=range(part * each, min((part + 1) * each, -(-work.members // BATCH))),
     )
     return {"resources": summary.resources, "json_mb": summary.size >> 20}
 
 
-def ingest(work: Work, source: str, number: int) -> dict[str, Any]:
+def ingest(work: Work, source: str, part: int) -> dict[str, Any]:
     """Take in one part of a source: stage, commit, publish."""
     from fhir_gateway.jobs.pull import pull_files
 
-    first = number * work.pull_members // BATCH
-    last = first + work.pull_members // BATCH
-    parts = [path for path in (work.population / source).iterdir() if first <= int(path.name.split(".")[1]) < last]
     steps: dict[str, float] = {}
-    marked = ["stage", _cpu()]
+    present, since = "stage", _cpu()
 
     def mark(phase: str) -> None:
-        if phase != marked[0]:
+        nonlocal present, since
+        if phase != present:
             now = _cpu()
-            steps[str(marked[0])] = steps.get(str(marked[0]), 0.0) + now - float(marked[1])
-            marked[:] = [phase, now]
+            steps[present] = steps.get(present, 0.0) + now - since
+            present, since = phase, now
 
-    report = pull_files(_gateway(work), sorted(parts), source, progress=lambda told: mark(told.phase))
+    report = pull_files(
+        _gateway(work), [work.population / str(part) / source], source, progress=lambda told: mark(told.phase)
+    )
     mark("")
     lines = sum(entry.lines_read for entry in report.ledger.entries)
     return {"lines": lines, "quarantined": report.quarantined, "published": dict(report.published), "steps": steps}
@@ -148,9 +161,8 @@ def _cpu() -> float:
 
 def _steps(work: Work) -> Iterator[tuple[str, list[str]]]:
     """Stages, each with the arguments of its processes."""
-    pulls = -(-work.members // work.pull_members)
-    yield "generate", ["generate"]
-    yield "ingest", [f"ingest {source} {number}" for number in range(pulls) for source in SOURCES]
+    yield "generate", [f"generate {part}" for part in range(work.parts)]
+    yield "ingest", [f"ingest {source} {part}" for part in range(work.parts) for source in SOURCES]
     for name in STAGES[2:]:
         yield name, [name]
 
@@ -166,23 +178,26 @@ def run_step(work: Work, step: str) -> None:
     print(json.dumps({"wall": time.perf_counter() - wall, "cpu": _cpu() - cpu, **told}, default=str))
 
 
-def measure(work: Work, command: Sequence[str], first: str) -> list[dict[str, Any]]:
-    """All steps from a stage on; what was measured before it, and what is measured now, in order."""
-    rows = [json.loads(line) for line in work.measured.read_text().splitlines()] if work.measured.exists() else []
-    known = {row["step"]: row for row in rows}
+def measure(work: Work, command: Sequence[str], first: str, last: str) -> list[dict[str, Any]]:
+    """Do the steps of these stages that were not done before; all that was measured, before and now, in order."""
+    rows: list[dict[str, Any]] = []
     for stage, steps in _steps(work):
-        for step in steps:
-            if STAGES.index(stage) < STAGES.index(first) or (step in known and stage == first == "ingest"):
+        kept = work.measured(stage)
+        if first == stage and stage not in ("generate", "ingest"):
+            kept.unlink(missing_ok=True)
+        known = {row["step"]: row for row in map(json.loads, kept.read_text().splitlines())} if kept.exists() else {}
+        for step in steps if STAGES.index(first) <= STAGES.index(stage) <= STAGES.index(last) else ():
+            if step in known:
                 continue
             row = child.run("bench.scale", *command, "--members", str(work.members), "--step", step, one_core=False)
             row |= {"stage": stage, "step": step, "disk_mb": _disk_mb(work.folder / "gateway")}
             known[step] = row
-            work.measured.write_text("".join(json.dumps(one) + "\n" for one in known.values()))
-            print(
-                f"  {work.members:,} {step}: {row['cpu']:.1f} CPU s, {row['wall']:.1f} s, {row['tree_mb']:,} MB",
-                file=sys.stderr,
-            )
-    return list(known.values())
+            with kept.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            told = f"{row['cpu']:.1f} CPU s, {row['wall']:.1f} s, {row['tree_mb']:,} MB"
+            print(f"  {work.members:,} {step}: {told}", file=sys.stderr)
+        rows += known.values()
+    return rows
 
 
 def _disk_mb(folder: Path) -> dict[str, int]:
@@ -212,8 +227,8 @@ def show(sizes: dict[int, list[dict[str, Any]]]) -> None:
             cells = (f"{wall:.1f}", f"{cpu:.1f}", f"{each:.1f}", *grown, f"{peak:,}")
             print(f"{members:>9,}  {stage:<10}" + "".join(f"{cell:>11}" for cell in cells))
     for members, rows in sizes.items():
-        made = rows[0]
-        what = f"{made['resources']:,} resources, {made['json_mb']:,} MB of JSON"
+        resources, size = (sum(row.get(name, 0) for row in rows) for name in ("resources", "json_mb"))
+        what = f"{resources:,} resources, {size:,} MB of JSON"
         print(f"{members:,} members: {what}; kept, MB: {rows[-1]['disk_mb']}")
 
 
@@ -223,6 +238,7 @@ def main() -> None:
     parser.add_argument("sizes", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--keep", type=Path, help="folder of all sizes, kept; default: a temporary one")
     parser.add_argument("--from", dest="first", choices=STAGES, default=STAGES[0])
+    parser.add_argument("--to", dest="last", choices=STAGES, default=STAGES[-1])
     parser.add_argument("--drawn", type=float, default=0.53, help="share of visits with some twenty laboratory results")
     parser.add_argument("--pull-members", type=int, default=100_000)
     parser.add_argument("--buckets", type=int, default=0, help="default: one for 12,500 members, at least 8")
@@ -248,7 +264,9 @@ def main() -> None:
         for members in options.sizes:
             one = work(folder, members)
             one.folder.mkdir(parents=True, exist_ok=True)
-            found[members] = measure(one, command, options.first)
+            found[members] = measure(one, command, options.first, options.last)
+    if options.last != STAGES[-1]:
+        return
     print(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}")
     show(found)
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 import pyarrow as pa
@@ -193,13 +194,19 @@ def _write(folder: Path, part: int, sheets: Sheets, counts: dict[str, int], comp
         if not rows:
             continue
         path = folder / f"{resource_type}.{part:03}.ndjson"
-        with gzip_ng.open(f"{path}.gz", "wb", compresslevel=1) if compressed else path.open("wb") as file:
+        with _opened(path, compressed) as file:
             for sheet in parts:
                 for lines in sheet.lines():
                     file.write(lines)
                     size += len(lines)
         counts[resource_type] = counts.get(resource_type, 0) + rows
     return size
+
+
+def _opened(path: Path, compressed: bool) -> IO[bytes]:
+    if not compressed:
+        return path.open("wb")
+    return cast(IO[bytes], gzip_ng.open(f"{path}.gz", "wb", compresslevel=1))  # type: ignore[no-untyped-call] # it has no types
 
 
 def generate(
@@ -211,6 +218,7 @@ def generate(
     batch: int = BATCH,
     drawn: float = 0.0,
     compressed: bool = False,
+    batches: range | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Summary:
     """Write a population to ``folder``.
@@ -220,6 +228,8 @@ def generate(
     ``year`` the measurement year, whose data and the year before are written. The same arguments give the same bytes.
     ``drawn`` is the share of the EHR's visits with blood drawn, each of which gives a result for every analyte of
     :data:`~fhir_gateway.sandbox.population.laboratory.ANALYTES`; ``compressed`` writes gzip.
+    ``batches`` writes only some of the batches, so that several processes can write one population, each into a folder;
+    providers are in that of the first batch.
     ``folder`` must be empty or new. ``progress`` is called with the number of persons written so far.
     """
     if (
@@ -238,17 +248,20 @@ def generate(
     counts: Counts = {"ehr": {}, "payer": {}}
     for source in counts:
         (folder / source).mkdir(parents=True, exist_ok=True)
-    batches = -(-patients // batch)
-    first_seed, *seeds = np.random.SeedSequence(seed).spawn(batches + 1)
+    number_of_batches = -(-patients // batch)
+    chosen = batches if batches is not None else range(number_of_batches)
+    first_seed, *seeds = np.random.SeedSequence(seed).spawn(number_of_batches + 1)
     directory = make_directory(np.random.default_rng(first_seed), patients)
     size = 0
     for source, prefix in (("ehr", EHR_PREFIX), ("payer", PAYER_PREFIX)):
+        if 0 not in chosen:
+            continue
         providers = provider_sheets(Ids(prefix, seed), directory, year, us_core=source == "ehr")
         size += _write(folder / source, 0, providers, counts[source], compressed)
     total, persons = Truth(), list[pa.Table]()
-    for number, sequence in enumerate(seeds):
+    for number in chosen:
         first = number * batch
-        made = _make_batch(sequence, number, first, min(batch, patients - first), directory, seed, year, drawn)
+        made = _make_batch(seeds[number], number, first, min(batch, patients - first), directory, seed, year, drawn)
         for source, sheets in made.sheets.items():
             size += _write(folder / source, number, sheets, counts[source], compressed)
         total, persons = total + made.truth, [*persons, made.persons]
