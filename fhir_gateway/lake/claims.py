@@ -60,6 +60,8 @@ ENCOUNTER_COLUMNS = ("status", "class.code", "period.start", "period.end")
 PRACTITIONER_COLUMNS = ("identifier", "qualification", "name")
 ROLE_COLUMNS = ("identifier", "practitioner", "organization", "specialty", "code")
 ORGANIZATION_COLUMNS = ("identifier", "name")
+#: What the directory is made of.
+DIRECTORY_TYPES = frozenset({"Practitioner", "PractitionerRole", "Organization"})
 
 
 _AMOUNT = pa.decimal128(28, 8)
@@ -158,8 +160,9 @@ class ClaimSource(Protocol):
         columns: Sequence[str] | None = None,
         bucket: int | None = None,
         version: int | None = None,
+        members: pa.Array | None = None,
     ) -> pa.Table:
-        """Newest rows of a resource type."""
+        """Newest rows of a resource type (of these members)."""
 
 
 def claims(
@@ -169,18 +172,24 @@ def claims(
     paid_through: date | None = None,
     precedence: Sequence[str] = (),
     providers: pa.Table | None = None,
+    members: pa.Array | None = None,
 ) -> pa.Table:
-    """Claim lines of a lake (of one member bucket, as of a version and a payment date), providers resolved.
+    """Claim lines of a lake (of one member bucket, of these members, as of a version and a payment date), providers
+    resolved.
 
     ``providers`` is the :func:`directory` of that version, for whoever has it already.
     """
+
+    def read(resource_type: str, columns: Sequence[str]) -> pa.Table:
+        return lake.read(resource_type, columns, bucket=bucket, version=version, members=members)
+
     return claim_lines(
-        lake.read("ExplanationOfBenefit", EOB_COLUMNS, bucket=bucket, version=version),
+        read("ExplanationOfBenefit", EOB_COLUMNS),
         directory(lake, version=version) if providers is None else providers,
-        lake.read("Claim", CLAIM_COLUMNS, bucket=bucket, version=version),
+        read("Claim", CLAIM_COLUMNS),
         paid_through,
         precedence,
-        lake.read("Encounter", ENCOUNTER_COLUMNS, bucket=bucket, version=version),
+        read("Encounter", ENCOUNTER_COLUMNS),
     )
 
 

@@ -58,7 +58,7 @@ ORDER BY source, reference
 
 -- section: submitters
 CREATE TABLE submitters AS
-SELECT _source, 'Claim/' || id AS claim,
+SELECT _source, _member, 'Claim/' || id AS claim,
   CASE WHEN provider.reference LIKE '%Organization/%' THEN typed_reference(provider.reference) END AS organization,
   list_distinct(list_transform(flatten(list_transform(coalesce(item, []), lambda x: coalesce(x.encounter, []))),
     lambda x: typed_reference(x.reference))) AS encounters
@@ -304,8 +304,8 @@ WITH info AS (
 ), visited AS ( -- encounters that lines of the claim name, else those of the claim that it answers
   SELECT rid, unnest(CASE WHEN len(own) > 0 THEN own ELSE theirs END) AS reference
   FROM (SELECT rid, list_distinct(flatten(list(encounters))) AS own FROM lines GROUP BY rid) l
-  JOIN (SELECT rid, _source, typed_reference(claim.reference) AS claim FROM eobs) e USING (rid)
-  LEFT JOIN (SELECT _source, claim, encounters AS theirs FROM submitters) s USING (_source, claim)
+  JOIN (SELECT rid, _source, _member, typed_reference(claim.reference) AS claim FROM eobs) e USING (rid)
+  LEFT JOIN (SELECT _source, _member, claim, encounters AS theirs FROM submitters) s USING (_source, _member, claim)
 ), stayed AS ( -- when the inpatient ones took place, else when any did
   SELECT v.rid, coalesce(min(opened) FILTER (inpatient), min(opened)) AS opened,
     coalesce(max(closed) FILTER (inpatient), CASE WHEN NOT bool_or(inpatient) THEN max(closed) END) AS closed
@@ -336,7 +336,7 @@ WITH info AS (
     CASE WHEN h.billing LIKE 'Practitioner%' THEN b.specialty END AS person_specialty
   FROM header h
   LEFT JOIN directory b ON b.source = h._source AND b.reference = h.billing
-  LEFT JOIN submitters s ON s._source = h._source AND s.claim = h.claim
+  LEFT JOIN submitters s ON s._source = h._source AND s._member = h._member AND s.claim = h.claim
   LEFT JOIN directory d ON d.source = h._source
     AND d.reference = CASE WHEN h.billing LIKE 'Organization/%' THEN h.billing ELSE s.organization END
 )

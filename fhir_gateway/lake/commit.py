@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,7 +17,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -31,10 +31,10 @@ from fhir_gateway.lake.object_tables import open_table
 from fhir_gateway.lake.ordering import Seats, seats
 from fhir_gateway.lake.persons import PersonAssigner
 from fhir_gateway.lake.places import ObjectPath, Place, keep
-from fhir_gateway.lake.placing import STORED_COLUMNS, Placement, clear, place
+from fhir_gateway.lake.placing import STORED_COLUMNS, Before, Placement, place
 from fhir_gateway.lake.quarantine import QuarantineWriter
 from fhir_gateway.lake.replay import Replay
-from fhir_gateway.lake.staging import Progress, StagedLines, gathered, stage
+from fhir_gateway.lake.staging import Progress, StagedLines, StagedRows, gathered, stage
 from fhir_gateway.lake.tables import FEW_IDS, ResourceTable
 from fhir_gateway.lake.texts import Texts
 from fhir_gateway.lake.typed import typed_rows
@@ -89,15 +89,15 @@ class Commit:
                 lines = self.replay.stage(self.folder, texts, quarantine, self.progress)
         finally:
             quarantine.close()
-        placements = {name: self._place(name, lines) for name in sorted(lines.rows)}
-        clear(self.connection)
         doomed = {name: rows for name in sorted(self.deletions) if (rows := self._doomed(name, lines)) is not None}
+        (self.folder / "accepted").mkdir()
+        placements = {name: self._place(name, lines.rows.pop(name)) for name in sorted(lines.rows)}
         ledger = self._ledger(lines, placements, doomed)
         before = self.log.get(self.base) if self.base else None
         known = read_links(self.log.folder / before.links if before and before.links else None)
         links = self._links(lines, placements, known, before.persons if before else None)
         same = links.table is known
-        seated, laid = self._seat(placements, doomed, links, same)
+        seated, laid = seats(links.table, self.pull.source, links.moved), self._laid(links, same)
         moved, mark = links.moved, links.mark
         del known, links
         lines.scanner.rest()
@@ -122,23 +122,29 @@ class Commit:
     def _table(self, resource_type: str) -> ResourceTable:
         return self.opened.setdefault(resource_type, open_table(self.root, resource_type))
 
-    def _place(self, resource_type: str, lines: StagedLines) -> Placement:
+    def _place(self, resource_type: str, rows: StagedRows) -> Placement:
         state = self.before.get(resource_type)
-        rows = lines.rows[resource_type]
         if state is None and rows.all_different():
-            return Placement(rows.count, 0, 0, None)
-        old: pa.RecordBatchReader | pa.Table | None = None
-        staged: pa.RecordBatchReader | pa.Table = rows.heads()
-        ids = rows.few_ids()
-        few = ids is not None and len(ids) <= FEW_IDS
-        if few:
-            staged = staged.read_all()
-        if state is not None:
-            old = self._table(resource_type).scan(state.delta_version, STORED_COLUMNS, ids)
-            if few:
-                old = old.read_all()
+            return Placement(rows.count, 0, 0, rows)
         arrived = self.replay.version if self.replay else self.version
-        return place(self.connection, resource_type, self.pull.source, staged, old, arrived)
+        before = self._before(resource_type, state.delta_version, rows) if state else None
+        placed = place(self.connection, self.pull.source, rows, before, arrived, self.folder / "accepted")
+        rows.forget()
+        return placed
+
+    def _before(self, resource_type: str, delta_version: int, rows: StagedRows) -> Before:
+        """The stored rows that staged ones are compared with."""
+        table = self._table(resource_type)
+        ids = rows.few_ids()
+        if ids is not None and len(ids) > FEW_IDS:
+            ids = None
+        written = Counter[int]()  # rows by commit
+        for file in table.files(delta_version):
+            written[file.seq] += file.rows
+        size = written.total()
+        if ids is not None:  # so many, when a resource was written as often as others
+            size = min(size, len(ids) * -(-size // max(written.values(), default=1)))
+        return Before(size, lambda: table.scan(delta_version, STORED_COLUMNS, ids))
 
     def _doomed(self, resource_type: str, lines: StagedLines) -> pa.Table | None:
         """Stored rows that the source says are gone; None for a type without a table."""
@@ -146,10 +152,13 @@ class Commit:
         if state is None:
             return None
         staged = lines.rows.get(resource_type)
-        brought = staged.heads().read_all()["id"] if staged else pa.array([], pa.string())
-        ids = self.deletions[resource_type]
         return doomed_rows(
-            self.connection, self._table(resource_type), state.delta_version, self.pull.source, ids, brought
+            self.connection,
+            self._table(resource_type),
+            state.delta_version,
+            self.pull.source,
+            self.deletions[resource_type],
+            staged,
         )
 
     def _ledger(
@@ -175,67 +184,36 @@ class Commit:
     def _links(
         self, lines: StagedLines, placements: Mapping[str, Placement], known: pa.Table, mark: str | None
     ) -> Links:
-        parts = [f"select _patient from {p.accepted}" for p in placements.values() if p.accepted]  # noqa: S608 - our names
-        patients = " union ".join(parts) or "select null::varchar as _patient"
-        ids = self.connection.sql(f"from ({patients}) where _patient is not null").to_arrow_table()["_patient"]
-        first = [
-            lines.rows[name].patients()
-            for name, placed in placements.items()
-            if placed.accepted is None and belongs_to_patients(name)
-        ]
-        ids = pa.chunked_array([*ids.chunks, *first], pa.string()).unique()
-        del first
+        here = [placed.accepted.patients() for name, placed in placements.items() if belongs_to_patients(name)]
+        ids = pa.chunked_array(here, pa.string()).unique()
+        del here
         nobody = pa.table({"_patient": pa.array([], pa.string()), "_member": pa.array([], pa.string())})
         assigned = [nobody]
-        for rows in self._person_elements(lines, placements["Patient"]) if "Patient" in placements else ():
+        for rows in self._person_elements(lines, placements["Patient"].accepted) if "Patient" in placements else ():
             members = self.persons.assign(self.pull.source, rows)
             assigned.append(pa.table({"_patient": rows["id"], "_member": members}))
-        self.connection.register("patients_here", pa.table({"_patient": ids}))
         placed = pa.concat_tables(assigned)
         return update_links(known, self.pull.source, ids, placed, self.persons, self.buckets, mark)
 
-    def _person_elements(self, lines: StagedLines, placed: Placement) -> Iterator[pa.Table]:
+    def _person_elements(self, lines: StagedLines, accepted: StagedRows) -> Iterator[pa.Table]:
         """Accepted Patient rows in the layout that the assigner reads, so many at a time."""
         full = spec.column_structure("Patient")
         shape = {name: full[name] for name in _PERSON_ELEMENTS}
-        accepted = None
-        if placed.accepted:
-            found = self.connection.sql(f"select _order from {placed.accepted}")  # noqa: S608 - our name
-            accepted = found.fetchnumpy()["_order"]
         schema = pa.schema([pa.field(n, spec.arrow_type(full[n])) for n in _PERSON_ELEMENTS])
-        for rows in gathered(lines.rows["Patient"].batches()):
-            if accepted is not None:
-                rows = rows.filter(pa.array(np.isin(rows["_order"].to_numpy(), accepted)))
-            if not rows.num_rows:
-                continue
+        for rows in gathered(accepted.batches()):
             pieces = typed_rows(self.connection, lines.scanner.grammar, "Patient", lines.texts, rows, shape)
             elements = [piece.columns for piece in pieces]
             patients = pa.Table.from_struct_array(pa.chunked_array(elements, pa.struct(schema)))
             patients = patients.add_column(0, "id", rows["id"])
             yield patients.take(pc.sort_indices(patients["id"]))
 
-    def _seat(
-        self, placements: Mapping[str, Placement], doomed: Mapping[str, pa.Table], links: Links, same: bool
-    ) -> tuple[Seats, Path | None]:
-        """Where the source's patients sit, and the file of all links (None: they are as they were, or there are none).
-
-        The links themselves are not needed any more: DuckDB has those that it needs as the table ``links``.
-        """
-        if doomed or links.changed or any(placed.accepted for placed in placements.values()):
-            self.connection.register("links_given", links.table)
-            self.connection.register("patients_moved", links.moved.select(["_patient"]))
-            self.connection.execute(
-                "create table links as from links_given "
-                "where _patient in (from patients_here union from patients_moved)"
-            )
-            for name in ("links_given", "patients_moved"):
-                self.connection.unregister(name)
-        self.connection.unregister("patients_here")
-        path = None
-        if links.table.num_rows and not same:
-            path = self.folder / "links.parquet"
-            pq.write_table(links.table, path, compression="zstd")
-        return seats(links.table, self.pull.source), path
+    def _laid(self, links: Links, same: bool) -> Path | None:
+        """The file of all links; None when they are as they were, or there are none."""
+        if same or not links.table.num_rows:
+            return None
+        path = self.folder / "links.parquet"
+        pq.write_table(links.table, path, compression="zstd")
+        return path
 
     def _write_all(
         self,
@@ -249,7 +227,6 @@ class Commit:
         names = sorted({*placements, *doomed, *(self.before if moved.num_rows else ())})
 
         def write(name: str) -> TableState | None:
-            placed = placements.get(name)
             with self.connection.cursor() as connection:
                 writing = Writing(
                     connection,
@@ -263,9 +240,7 @@ class Commit:
                     seated,
                     self.folder / f"parts-{name}",
                 )
-                if placed is not None and placed.accepted is None:
-                    return writing.first(lines.rows[name])
-                return writing.run(lines.rows.get(name), placed.accepted if placed else None, doomed.get(name))
+                return writing.run(placements[name].accepted if name in placements else None, doomed.get(name))
 
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
             states = dict(zip(names, pool.map(write, names), strict=True))

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import duckdb
 import numpy as np
 import pyarrow as pa
 
 from fhir_gateway.lake.lines import LineBlock
+from fhir_gateway.lake.placing import ACCEPTED
 from fhir_gateway.lake.scan import CHECKED, Scanner
-from fhir_gateway.lake.tables import ResourceTable
+from fhir_gateway.lake.staging import StagedRows
+from fhir_gateway.lake.tables import FEW_IDS, ResourceTable
 from fhir_gateway.lake.texts import Texts
 
-_COLUMNS = ("_source", "id", "_patient", "_member", "_last_updated", "_version", "_seq", "_deleted", "_raw", "_bucket")
-#: What a moved row has beside the columns of a checked one: whose it is, and where it lay.
-_BESIDE = pa.schema([("_source", pa.string()), ("old_bucket", pa.int32()), ("old_member", pa.string())])
-#: Columns of moved rows that say where each goes and lay.
-MOVED = ["_order", "_source", "id", "_patient", "old_bucket", "old_member"]
+_KEYS = ("_source", "id", "_patient")
+_COLUMNS = ("_source", "id", "_patient", "_member", "_seq", "_deleted", "_bucket")
+_TEXTS = ("_source", "id", "_seq", "_deleted", "_raw")
+#: What a moved row is: an accepted one, and whose it is.
+MOVED = pa.schema([*ACCEPTED, ("_source", pa.string())])
+#: What it has beside the columns of a checked one.
+_BESIDE = pa.schema([field for field in MOVED if field.name not in CHECKED.names])
 _BATCH_ROWS = 1000
+#: Bytes of moved rows that are held in memory.
+_HELD_BYTES = 1 << 20
 
 
 def moved_rows(
@@ -26,56 +34,77 @@ def moved_rows(
     version: int,
     moved: pa.Table,
     source: str,
-    replaced: pa.ChunkedArray | pa.Array,
+    accepted: StagedRows | None,
+    doomed: pa.Table | None,
     texts: Texts,
-) -> pa.Table:
+    folder: Path,
+) -> StagedRows:
     """Newest stored rows whose patient is in ``moved`` (pairs ``_source``, ``_patient``).
 
-    Left out are the ids of ``source`` in ``replaced``: the commit writes them anyway. The rows are checked rows, whose
-    order is below all that is staged, with ``_source``, ``old_bucket`` and ``old_member``; the scanner has learned
-    their columns, their text is laid down in ``texts``.
+    Left out are the ids of ``source`` that are ``accepted``, as the commit writes them anyway, or ``doomed``. The rows
+    are of ``MOVED``; the scanner has learned their columns, their text is laid down in ``texts``.
     """
+    rows = StagedRows(table.resource_type, folder, MOVED)
     connection.register("moved", moved)
-    connection.register("replaced", pa.table({"id": replaced}))
-    connection.register("stored_rows", table.scan(version, ("_source", "id", "_patient")))
+    connection.register("stored_rows", table.scan(version, _KEYS))
     connection.execute(
         "create or replace temp table touched as "
         "select distinct s._source, s.id from stored_rows s join moved using (_source, _patient)"
     )
-    connection.register("stored_rows", table.scan(version, _COLUMNS))
-    found = connection.sql(
+    for replaced in (accepted, doomed):
+        if replaced is not None:
+            connection.register("replaced", replaced.ids() if isinstance(replaced, StagedRows) else replaced)
+            connection.execute("delete from touched where _source = ? and id in (select id from replaced)", [source])
+            connection.unregister("replaced")
+    asked = _few(connection)
+    connection.register("stored_rows", table.scan(version, _COLUMNS, asked))
+    connection.execute(
         """
-        select _source, id, _bucket as old_bucket, _member as old_member, _raw
+        create or replace temp table leaving as
+        select _source, id, _seq, _bucket as old_bucket, _member as old_member
         from (
             select s.* from stored_rows s semi join touched using (_source, id)
             qualify 1 = row_number() over (partition by _source, id order by _seq desc, _deleted)
         ) c
         semi join moved using (_source, _patient)
-        where not _deleted and not (_source = ? and id in (select id from replaced))
-        """,
-        params=[source],
-    ).to_arrow_table()
-    for name in ("moved", "replaced", "stored_rows"):
+        where not _deleted
+        """
+    )
+    # texts go by, and are never all there
+    connection.register("stored_rows", table.scan(version, _TEXTS, asked))
+    found = connection.sql(
+        "select l._source, old_bucket, old_member, s._raw from stored_rows s join leaving l using (_source, id, _seq) "
+        "where not s._deleted"
+    )
+    for batch in found.to_arrow_reader(_BATCH_ROWS):
+        for part in _checked(scanner, table.resource_type, batch, rows.count, texts):
+            rows.add(part)
+        if rows.held > _HELD_BYTES:
+            rows.spill()
+    rows.close()
+    for name in ("moved", "stored_rows"):
         connection.unregister(name)
-    schema = pa.schema([*CHECKED, *_BESIDE])
-    parts = [
-        part
-        for first in range(0, found.num_rows, _BATCH_ROWS)
-        for part in _checked(
-            scanner, table.resource_type, found.slice(first, _BATCH_ROWS), first - found.num_rows, texts
-        )
-    ]
-    return pa.Table.from_batches(parts, schema)
+    for name in ("touched", "leaving"):
+        connection.execute(f"drop table {name}")
+    return rows
 
 
-def _checked(scanner: Scanner, resource_type: str, rows: pa.Table, order: int, texts: Texts) -> list[pa.RecordBatch]:
+def _few(connection: duckdb.DuckDBPyConnection) -> pa.ChunkedArray | None:
+    """The ids of ``touched``, when they are few."""
+    ((count,),) = connection.execute("select count(*) from touched").fetchall()
+    return connection.sql("select distinct id from touched").to_arrow_table()["id"] if count <= FEW_IDS else None
+
+
+def _checked(
+    scanner: Scanner, resource_type: str, rows: pa.RecordBatch, order: int, texts: Texts
+) -> list[pa.RecordBatch]:
     """Stored rows as checked ones."""
     text = b"".join(line.encode() + b"\n" for line in rows["_raw"].to_pylist())
-    beside = rows.select(_BESIDE.names).combine_chunks()
+    beside = rows.select(_BESIDE.names)
     parts = []
     block = LineBlock(text, 1, rows.num_rows)
     for _, batch in scanner.scan(block, resource_type, resource_type, order, texts).rows:
-        there = beside.take(batch["_order"].to_numpy() - np.int64(order)).cast(_BESIDE)
-        columns = [*batch.columns, *(column.combine_chunks() for column in there.columns)]
-        parts.append(pa.record_batch(columns, schema=pa.schema([*CHECKED, *_BESIDE])))
+        there = beside.take(pa.array(batch["_order"].to_numpy() - np.int64(order))).cast(_BESIDE)
+        columns = [*batch.columns, *there.columns]
+        parts.append(pa.record_batch(columns, schema=MOVED))
     return parts

@@ -6,22 +6,20 @@ these files is put in order by itself. So memory does not grow with the rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fhir_gateway.lake.staging import StagedRows, gathered, id_words
+from fhir_gateway.lake import parting
+from fhir_gateway.lake.staging import gathered, id_words
 from fhir_gateway.lake.tables import NO_BUCKET
 
-#: Rows that are in memory at a time.
-_PART_ROWS = 1 << 15
 #: Files that rows are parted into; a file that holds too many yet is parted again.
 _FEWEST_PARTS = 8
 _MOST_PARTS = 64
@@ -34,66 +32,99 @@ _Key = npt.NDArray[np.uint64]
 _Rows = Callable[[], Iterable[pa.Table]]
 
 
+class _Places(NamedTuple):
+    """Places of a source's patients among all seats, by the hash of their ids, which ``hashed`` has sorted."""
+
+    hashed: npt.NDArray[np.uint64]
+    place: npt.NDArray[np.int32]
+    alike: pa.Array | None
+    """The patients' ids, when two of them have the same hash; they are in the order of ``place``."""
+
+    def of(self, ids: pa.Array) -> npt.NDArray[np.int32]:
+        """The places of patients (each is here, or null: -1)."""
+        if not len(self.place):
+            return np.full(len(ids), -1, np.int32)
+        if self.alike is not None:
+            at = pc.index_in(ids, self.alike).fill_null(0).to_numpy()
+        else:
+            at = np.minimum(np.searchsorted(self.hashed, id_words(ids)[2]), len(self.place) - 1)
+        found: npt.NDArray[np.int32] = self.place[at]
+        found[pc.is_null(ids).to_numpy(zero_copy_only=False)] = -1
+        return found
+
+
 @dataclass(frozen=True, slots=True)
 class Seats:
-    """The patients of a source by bucket and person, and ``rank``, the person's place in this order.
+    """Patients by bucket, person and source, and ``rank``, the place of a person's source in this order.
 
-    ``place`` are places of patients in it by the hash of their ids, which ``hashed`` has sorted.
+    All patients of ``source`` have a seat, of other sources those whose rows a commit writes as well.
     """
 
     source: str
     members: pa.Array
     buckets: pa.Array
     rank: npt.NDArray[np.int32]
-    hashed: npt.NDArray[np.uint64]
-    place: npt.NDArray[np.int32]
-    alike: pa.Array | None
-    """The patients' ids, when two of them have the same hash."""
+    places: Mapping[str, _Places]
 
-    def of(self, patients: pa.ChunkedArray) -> npt.NDArray[np.int32]:
-        """The places of patients (each is here, or null: -1)."""
+    def of(self, patients: pa.ChunkedArray, sources: pa.ChunkedArray | None = None) -> npt.NDArray[np.int32]:
+        """The seats of patients (each has one, or is null: -1), who are of ``source`` where nothing else is said."""
         ids = patients.combine_chunks()
-        if self.alike is not None:
-            return np.asarray(pc.index_in(ids, self.alike).fill_null(-1))
-        if not len(self.place):
-            return np.full(len(ids), -1, np.int32)
-        hashed = id_words(ids)[2]
-        found = self.place[np.minimum(np.searchsorted(self.hashed, hashed), len(self.place) - 1)]
-        found[pc.is_null(ids).to_numpy(zero_copy_only=False)] = -1
+        if sources is None:
+            return self.places[self.source].of(ids)
+        found = np.full(len(ids), -1, np.int32)
+        for source in sources.unique().to_pylist():
+            own = pc.equal(sources, source).to_numpy()
+            found[own] = self.places[source].of(ids.filter(pa.array(own)))
         return found
 
 
-def seats(links: pa.Table, source: str) -> Seats:
-    """What ``links`` say of a source's patients."""
+def seats(links: pa.Table, source: str, moved: pa.Table | None = None) -> Seats:
+    """What ``links`` say of a source's patients, and of others who ``moved`` (pairs ``_source``, ``_patient``)."""
     own = links.filter(pc.field("_source") == source)
-    own = own.take(pc.sort_indices(own, [("_bucket", "ascending"), ("_member", "ascending")]))
-    patients, members, buckets = (own[name].combine_chunks() for name in ("_patient", "_member", "_bucket"))
-    codes = members.dictionary_encode().indices.to_numpy()
-    rank = np.cumsum(np.diff(codes, prepend=codes[:1]) != 0, dtype=np.int32)
-    hashed = id_words(patients)[2]
-    place = np.argsort(hashed).astype(np.int32)
-    hashed = hashed[place]
-    alike = patients if _repeated(hashed) else None
-    return Seats(source, members, buckets, rank, hashed, place, alike)
+    if moved is not None and moved.num_rows:
+        others = links.filter(pc.field("_source") != source)
+        own = pa.concat_tables([own, others.join(moved, ["_source", "_patient"], join_type="left semi")])
+    by = [("_bucket", "ascending"), ("_member", "ascending"), ("_source", "ascending")]
+    own = own.take(pc.sort_indices(own, by))
+    sources, patients, members, buckets = (
+        own[name].combine_chunks() for name in ("_source", "_patient", "_member", "_bucket")
+    )
+    first = np.zeros(len(members), np.bool_)  # of a person, and of a source of theirs
+    for keys in (members, sources):
+        codes = keys.dictionary_encode().indices.to_numpy()
+        first |= np.diff(codes, prepend=codes[:1]) != 0
+    places = {}
+    for name in {source, *pc.unique(sources).to_pylist()}:
+        place = pc.indices_nonzero(pc.equal(sources, name)).to_numpy().astype(np.int32)
+        hashed = id_words(patients.take(pa.array(place)))[2]
+        order = np.argsort(hashed)
+        hashed, place = hashed[order], place[order]
+        places[name] = _Places(hashed, place, patients.take(pa.array(place)) if _repeated(hashed) else None)
+    return Seats(source, members, buckets, np.cumsum(first, dtype=np.int32), places)
 
 
-def first_rows(staged: StagedRows, seated: Seats, scratch: Path) -> Iterator[pa.Table]:
-    """All staged rows in their order, a part after the other, with ``_source``, ``_member`` and ``_bucket``."""
+def placed(
+    batches: Callable[[], Iterable[pa.RecordBatch]], count: int, seated: Seats, scratch: Path
+) -> Iterator[pa.Table]:
+    """So many rows in their order, a part after the other, with ``_source``, ``_member`` and ``_bucket``.
+
+    Rows that do not say their ``_source`` are of that of the seats. ``batches`` are asked for more than once.
+    """
 
     def rows() -> Iterator[pa.Table]:
-        for found in gathered(staged.batches()):
-            place = seated.of(found["_patient"])
+        for found in gathered(batches()):
+            seat = seated.of(found["_patient"], found["_source"] if "_source" in found.column_names else None)
             # who belongs to nobody comes first: the bucket of nobody is below all others
-            rank = np.where(place < 0, -1, seated.rank[place]) if len(seated.rank) else place
-            yield found.append_column("rank", pa.array(rank)).append_column("place", pa.array(place))
+            rank = np.where(seat < 0, -1, seated.rank[seat]) if len(seated.rank) else seat
+            yield found.append_column("rank", pa.array(rank)).append_column("seat", pa.array(seat))
 
-    for found in ordered(rows, staged.count, scratch):
-        place = found["place"].to_numpy()
+    for found in ordered(rows, count, scratch):
+        place = found["seat"].to_numpy()
         seat = pa.array(place, mask=place < 0)
-        yield (
-            found.append_column("_source", pa.repeat(seated.source, found.num_rows))
-            .append_column("_member", seated.members.take(seat))
-            .append_column("_bucket", seated.buckets.take(seat).fill_null(NO_BUCKET))
+        if "_source" not in found.column_names:
+            found = found.append_column("_source", pa.repeat(seated.source, found.num_rows))
+        yield found.append_column("_member", seated.members.take(seat)).append_column(
+            "_bucket", seated.buckets.take(seat).fill_null(NO_BUCKET)
         )
 
 
@@ -107,11 +138,11 @@ def ordered(rows: _Rows, count: int, scratch: Path) -> Iterator[pa.Table]:
     for part in _in_parts(rows, count, scratch, 0):
         waiting.append(part)
         size += part.num_rows
-        while size >= _PART_ROWS:
+        while size >= parting.PART_ROWS:
             whole = pa.concat_tables(waiting)
-            yield whole.slice(0, _PART_ROWS)
-            size -= _PART_ROWS
-            waiting = [whole.slice(_PART_ROWS)]
+            yield whole.slice(0, parting.PART_ROWS)
+            size -= parting.PART_ROWS
+            waiting = [whole.slice(parting.PART_ROWS)]
             del whole
     if size:
         yield pa.concat_tables(waiting)
@@ -119,24 +150,27 @@ def ordered(rows: _Rows, count: int, scratch: Path) -> Iterator[pa.Table]:
 
 def _in_parts(rows: _Rows, count: int, scratch: Path, depth: int) -> Iterator[pa.Table]:
     """The rows in their order; they are told apart by the key of ``depth``, and alike in those before it."""
-    if count <= _PART_ROWS or depth == len(_KEYS):
+    if count <= parting.PART_ROWS or depth == len(_KEYS):
         whole = pa.concat_tables(rows())
         if whole.num_rows:
             ids = whole["id"].combine_chunks()
             yield whole.take(pa.array(in_order(whole["rank"].to_numpy(), ids)))
         return
     splits = _splits(rows(), count, depth)
-    scratch.mkdir(parents=True)
-    for path, held in _parted(rows(), splits, scratch, depth):
-        deeper = depth + (held == count)  # the splits part any two keys: all rows have the same
-        yield from _in_parts(partial(_read, path), held, path.with_suffix(""), deeper)
-        path.unlink()
+
+    def between(rows: pa.Table) -> npt.NDArray[np.int64]:
+        return np.searchsorted(splits, _KEYS[depth](rows), "right")
+
+    for part in parting.parted(rows(), len(splits) + 1, between, scratch):
+        deeper = depth + (part.size == count)  # the splits part any two keys: all rows have the same
+        yield from _in_parts(part.read, part.size, part.path.with_suffix(""), deeper)
+        part.path.unlink()
     scratch.rmdir()
 
 
 def _splits(rows: Iterable[pa.Table], count: int, depth: int) -> _Key:
     """Keys that part the rows into files of about the same size, of any two keys that are there at least one pair."""
-    parts = min(max(count // (_PART_ROWS // 2), _FEWEST_PARTS), _MOST_PARTS)
+    parts = min(max(count // (parting.PART_ROWS // 2), _FEWEST_PARTS), _MOST_PARTS)
     step = max(count // (parts * _SAMPLED), 1)
     sample, at = [], 0
     for found in rows:
@@ -147,32 +181,6 @@ def _splits(rows: Iterable[pa.Table], count: int, depth: int) -> _Key:
     splits, times = np.unique(keys[np.arange(1, parts) * len(keys) // parts], return_counts=True)
     often = splits[times > 1]  # one key of many rows has a file of its own
     return np.unique(np.concatenate([splits, often[often < _END] + np.uint64(1)]))
-
-
-def _parted(rows: Iterable[pa.Table], splits: _Key, scratch: Path, depth: int) -> list[tuple[Path, int]]:
-    """Files of the rows between splits, in their order, and how many rows each holds."""
-    writers: dict[int, pa.ipc.RecordBatchFileWriter] = {}
-    held = np.zeros(len(splits) + 1, np.int64)
-    for found in rows:
-        part = np.searchsorted(splits, _KEYS[depth](found), "right")
-        order = np.argsort(part, kind="stable")
-        counts = np.bincount(part, minlength=len(held))
-        held += counts
-        found = found.take(pa.array(order)).combine_chunks()
-        for number, (start, end) in enumerate(pairwise([0, *np.cumsum(counts).tolist()])):
-            if start < end:
-                if number not in writers:
-                    writers[number] = pa.ipc.new_file(str(scratch / f"{number}.arrow"), found.schema)
-                writers[number].write_table(found.slice(start, end - start))
-    for writer in writers.values():
-        writer.close()
-    return [(scratch / f"{number}.arrow", int(held[number])) for number in sorted(writers)]
-
-
-def _read(path: Path) -> Iterator[pa.Table]:
-    with pa.OSFile(str(path)) as file:  # not mapped into memory: its pages would count as ours
-        batches = pa.ipc.open_file(file)
-        yield from gathered(batches.get_batch(number) for number in range(batches.num_record_batches))
 
 
 def in_order(rank: np.ndarray, ids: pa.StringArray) -> np.ndarray:

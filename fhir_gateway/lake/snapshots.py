@@ -100,9 +100,9 @@ class Snapshots:
         schema = layout(resource_type, tuple(dict.fromkeys([*KEY_COLUMNS, *(columns or ())])))
         version = self.version if version is None else version
         state = self._log.tables(version).get(resource_type)
-        if state is None:
-            return _no_rows(schema, sparse)
         own = belongs_to_patients(resource_type)
+        if state is None or (own and members is not None and not len(members)):
+            return _no_rows(schema, sparse)
         asked = (bucket, members, coded, sparse, ordered) if own else (None, None, None, sparse, ordered)
 
         def rows() -> pa.Table:

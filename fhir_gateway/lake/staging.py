@@ -34,16 +34,21 @@ _SMALL_ROWS = 64
 _SMALL_BATCHES = 512
 #: Rows that are worth a call that prepares a thousand times as much as it does for one.
 _GATHERED_ROWS = 1 << 14
+_IDS = pa.schema([("id", pa.string())])
 #: Ids that are compared at a time, by eight bytes each, and files of them that are open at a time.
 _COMPARED = 1 << 18
 _MOST_FILES = 256
 
 
 class StagedRows:
-    """Checked resources of one type: batches of :data:`~fhir_gateway.lake.scan.CHECKED`, in the order of the pull."""
+    """Checked resources of one type: batches of :data:`~fhir_gateway.lake.scan.CHECKED`, in the order of the pull.
 
-    def __init__(self, resource_type: str, folder: Path) -> None:
+    Or, with another ``schema``, such rows with more columns.
+    """
+
+    def __init__(self, resource_type: str, folder: Path, schema: pa.Schema = CHECKED) -> None:
         self.resource_type = resource_type
+        self.schema = schema
         self._path = folder / f"{resource_type}.arrow"
         self._writer: pa.ipc.RecordBatchFileWriter | None = None
         self._held: list[pa.RecordBatch] = []
@@ -71,7 +76,7 @@ class StagedRows:
         if not self._held:
             return
         if self._writer is None:
-            self._writer = pa.ipc.new_file(str(self._path), CHECKED)
+            self._writer = pa.ipc.new_file(str(self._path), self.schema)
         for batch in self._held:
             self._writer.write_batch(batch)
         self._held, self._seen, self.held = [], 0, 0
@@ -82,9 +87,9 @@ class StagedRows:
             self.spill()
             self._writer.close()
 
-    def heads(self) -> pa.RecordBatchReader:
-        """All rows, a batch after the other."""
-        return pa.RecordBatchReader.from_batches(CHECKED, self.batches())
+    def ids(self) -> pa.RecordBatchReader:
+        """The ids of all rows."""
+        return pa.RecordBatchReader.from_batches(_IDS, (batch.select(["id"]) for batch in self.batches()))
 
     def few_ids(self) -> pa.ChunkedArray | None:
         """The ids of all rows, when they are few enough to be held in memory beside the rest."""
@@ -125,6 +130,13 @@ class StagedRows:
                     return False
         return True
 
+    def forget(self) -> None:
+        """The rows are not needed any more."""
+        self._held = []
+        if self._writer is not None:
+            self._writer = None
+            self._path.unlink()
+
     def batches(self) -> Iterator[pa.RecordBatch]:
         """All rows."""
         if self._writer is not None:
@@ -157,10 +169,11 @@ def _repeated(hashed: np.ndarray) -> bool:
 
 def id_words(ids: pa.StringArray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The first and second eight bytes of each as numbers that sort as the ids do, and a hash of the whole."""
-    _, offsets, text = ids.buffers()
     first, second, hashed = (np.empty(len(ids), np.uint64) for _ in range(3))
-    places = np.frombuffer(offsets, np.int32, len(ids) + 1, ids.offset * 4)
-    heads.words(_read_only(np.frombuffer(text, np.uint8)), _read_only(places), first, second, hashed)
+    if len(ids):
+        _, offsets, text = ids.buffers()
+        places = np.frombuffer(offsets, np.int32, len(ids) + 1, ids.offset * 4)
+        heads.words(_read_only(np.frombuffer(text or b"", np.uint8)), _read_only(places), first, second, hashed)
     return first, second, hashed
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from fhir_gateway.errors import ConfigurationError, ConflictError
+from fhir_gateway.errors import ConfigurationError, ConflictError, Location
 from fhir_gateway.lake.compacting import copied
 from fhir_gateway.lake.links import read_links, update_links
 from fhir_gateway.lake.object_tables import open_table
@@ -92,6 +92,17 @@ class Lake(Snapshots):
         if buckets not in (None, stated["buckets"]):
             raise ConfigurationError(f"the lake was made with {stated['buckets']} buckets, not {buckets}")
         return cls(root, stated["buckets"], scratch, guard)
+
+    @classmethod
+    def existing(cls, url: str) -> Lake:
+        """Open a lake that another process made: ConfigurationError when it is not there, and none is made."""
+        try:
+            content(place_of(url) / LOG_FOLDER / "lake.json")
+        except FileNotFoundError:
+            raise ConfigurationError(
+                "there is no lake here: every machine has to see it under the same path or URL", location=Location(url)
+            ) from None
+        return cls.open(url)
 
     @property
     def url(self) -> str:

@@ -279,7 +279,7 @@ def test_rows_parted_before_sorting_are_the_same_rows(
     tables = []
     for first, size in ((True, 1 << 20), (True, 100), (True, 7), (False, 1 << 20), (False, 100), (False, 7)):
         monkeypatch.setattr("fhir_gateway.lake.staging.StagedRows.all_different", lambda _, first=first: first)
-        monkeypatch.setattr("fhir_gateway.lake.ordering._PART_ROWS", size)
+        monkeypatch.setattr("fhir_gateway.lake.parting.PART_ROWS", size)
         monkeypatch.setattr("fhir_gateway.lake.staging._HELD_BYTES", size)
         lake = Lake.open(tmp_path / f"lake-{first}-{size}", buckets=4)
         assert lake.commit(pull, people).balanced

@@ -46,7 +46,7 @@ def test_many_rows_come_by_rank_and_id_through_the_disk(
     how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However alike they are, never more than a part of them is in order in memory at a time."""
-    monkeypatch.setattr("fhir_gateway.lake.ordering._PART_ROWS", 64)
+    monkeypatch.setattr("fhir_gateway.lake.parting.PART_ROWS", 64)
     sorted_at_once = []
     monkeypatch.setattr(
         "fhir_gateway.lake.ordering.in_order",
@@ -93,7 +93,7 @@ def test_patients_are_seated_by_bucket_and_person(alike: bool, monkeypatch: pyte
         [["a", "a", "b", "a"], ["x", "y", "x", "z"], ["p2", "p1", "p3", "p2"], [0, 1, 0, 0]], schema=SCHEMA
     )
     seated = seats(links, "a")
-    assert (seated.alike is not None) is alike
+    assert (seated.places["a"].alike is not None) is alike
     places = seated.of(pa.chunked_array([["z", None], ["y", "x"]]))
     assert places[1] == -1
     found = places[[0, 2, 3]]

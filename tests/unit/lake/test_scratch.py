@@ -30,7 +30,7 @@ def test_memory_is_used_again_when_nobody_has_what_was_made_in_it() -> None:
 def test_rows_come_by_rank_through_parts_on_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
-    monkeypatch.setattr("fhir_gateway.lake.ordering._PART_ROWS", 100)
+    monkeypatch.setattr("fhir_gateway.lake.parting.PART_ROWS", 100)
     ranks = np.random.default_rng(rows).permutation(rows).astype(np.int32)
     given = pa.table({"rank": ranks, "id": [str(rank) for rank in ranks]})
     batches = [given.slice(at, 77) for at in range(0, rows, 77)]
