@@ -4,7 +4,7 @@
 
 Over the population that ``bench.main_job`` left in FOLDER: a second attribution (churn), a pull of a clinic of which
 some lines are refused and a few persons were admitted yesterday, and what follows from data: risk scores and coding
-gaps, utilization, checks of claims, prediction models and their lists, outreach, alerts, projections, disputes, clients.
+gaps, utilization, claim checks, prediction models and their lists, outreach, alerts, projections, disputes, clients.
 Each step is made once; FOLDER says which were. Nothing is written that a job, a command or a form would not write.
 """
 
@@ -44,6 +44,7 @@ from fhir_gateway.jobs.risk import score_members
 from fhir_gateway.jobs.risk_gaps import compute_gaps
 from fhir_gateway.jobs.utilization import compute, publish
 from fhir_gateway.sandbox.server import SandboxServer
+from fhir_gateway.sources.endpoint import Endpoint
 
 #: The day that the demo's contracts are settled on; measures are of the year before.
 TODAY = datetime(2026, 4, 1, tzinfo=UTC)
@@ -157,8 +158,8 @@ def _disputed(gateway: Gateway, _: Path) -> None:
     """One answered and one open for each settlement; its notice opens the window."""
     for run in gateway.settlements.runs():
         settlement_runs.notify(gateway, run.id, TODAY)
-        _, _, settlement = settlement_runs.settled(gateway, run.id)
-        for line in settlement.payable()[:2]:
+        settlement = settlement_runs.settled(gateway, run.id)[2]
+        for line in islice(settlement.payable(), 2):
             filed = settlement_runs.open_dispute(
                 gateway, run.id, line.id, "claims", Decimal("1000.00"), "Claims are missing", "bench", TODAY
             )
@@ -184,6 +185,15 @@ def _clients(gateway: Gateway, _: Path) -> None:
         raise SystemExit(f"a client may not register itself: {answer.body}")
 
 
+def _unfinished(gateway: Gateway, _: Path) -> None:
+    """An endpoint that nobody has registered us at, a pull that waits and a job that waits: their pages follow them."""
+    gateway.endpoints.add(Endpoint("hospital", "https://hospital.example/fhir"))
+    row = begin_endpoint(gateway, "clinic")
+    with closing(JobBook(gateway)) as book:
+        book.submit("pull", row.id, pull_id=row.id)
+        book.submit("claims", calculation_id("claims"), asked={"now": TODAY.isoformat()})
+
+
 #: In their order: a pull makes a new version of the lake, which what follows is about.
 STEPS: dict[str, Callable[[Gateway, Path], None]] = {
     "attributed": _twice_attributed,
@@ -196,6 +206,7 @@ STEPS: dict[str, Callable[[Gateway, Path], None]] = {
     "projections": _projected,
     "disputes": _disputed,
     "clients": _clients,
+    "unfinished": _unfinished,
 }
 
 

@@ -27,6 +27,7 @@ from fhir_gateway.equity.underserved import social_risk
 from fhir_gateway.errors import InputError, Location, NotFoundError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.equity_answers import noted
+from fhir_gateway.jobs.kept_dimensions import kept_dimensions
 from fhir_gateway.jobs.utilization import compute
 from fhir_gateway.risk.utilization.metrics import metrics as utilization_definitions
 
@@ -52,13 +53,17 @@ def reference_tables(gateway: Gateway) -> ReferenceTables:
 def member_dimensions(
     gateway: Gateway, on: date, members: Iterable[str] | None = None, version: int | None = None
 ) -> MemberDimensions:
-    """Everybody, or these members, with every dimension as of a day, out of a lake version (default: the newest)."""
-    version = gateway.lake.version if version is None else version
+    """Everybody, or these members, with every dimension as of a day, out of a lake version (default: the newest).
+
+    What was computed of everybody is kept: for these members it is read.
+    """
+    at = gateway.lake.version if version is None else version
 
     def read(kind: str, columns: Sequence[str], coded: dict[str, frozenset[str]] | None) -> pa.Table:
-        return gateway.lake.read(kind, list(columns), version=version, coded=coded, ordered=False)
+        return gateway.lake.read(kind, list(columns), version=at, coded=coded, ordered=False)
 
-    found = dimensions_of(read, reference_tables(gateway), on)
+    tables = reference_tables(gateway)
+    found = kept_dimensions(gateway, tables, on, at, lambda: dimensions_of(read, tables, on))
     return found if members is None else found.take(pa.array(sorted(set(members)), pa.string()))
 
 
