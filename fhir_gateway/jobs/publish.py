@@ -16,14 +16,22 @@ from functools import cache
 from typing import Any
 
 import duckdb
+import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fhir_gateway.errors import NotFoundError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.locks import hold
-from fhir_gateway.jobs.served import compare, read_former, write_present
-from fhir_gateway.lake.store import Lake
+from fhir_gateway.jobs.served import (
+    NOT_ADDRESSED,
+    addressed,
+    compare,
+    read_former,
+    referred_to,
+    write_present,
+)
 from fhir_gateway.r4 import spec
 from fhir_gateway.r4.exact import parsed
 from fhir_gateway.sources.outcome import Progress, PullProgress
@@ -34,6 +42,8 @@ REPORTER = "gateway"
 """Id of the Organization that reports: ourselves."""
 
 _KEYS = ("_hash", "_seq")
+#: Rows whose texts are in memory at once, a few kilobytes each.
+_AT_ONCE = 20_000
 _REFERENCE = re.compile(r'("reference"\s*:\s*)("(?:[^"\\]|\\.)*")')
 
 _GOLDEN = """
@@ -85,41 +95,60 @@ def _publish(gateway: Gateway, progress: Progress | None) -> Published:
     difference = compare(
         patients, ranks, copies, former, lambda kind: lake.read(kind, ["_raw"], version=version, ordered=False)
     )
-    texts = {
-        kind: _texts(lake, version, kind, rows, difference.keys(kind))
-        for kind, rows in {"Patient": patients, **copies}.items()
-    }
     counts: dict[str, int] = {}
 
     def put(kind: str, resources: Iterator[dict[str, Any]]) -> None:
         with collector_off():
             outcome = gateway.resources.put_many(resources)
-        counts[kind] = outcome.created + outcome.updated
+        counts[kind] = counts.get(kind, 0) + outcome.created + outcome.updated
 
     put("Organization", iter([reporter(gateway)]))
     own = counts.pop("Organization")
-    references = References(gateway, patients, copies)
-    golden = _golden(texts["Patient"], ranks)
-    for kind in ("Patient", *PUBLISHED):
-        rows = golden if kind == "Patient" else texts[kind]
-        if progress:
-            progress(PullProgress("publish", kind, 0, rows.num_rows))
-        put(kind, _patients(rows, references) if kind == "Patient" else _copies(rows, references))
+    by_address = []
+    for kind, rows in {"Patient": patients, **copies}.items():
+        changed, done = _changed(kind, rows, difference.keys(kind)), 0
+        counts.setdefault(kind, 0)
+        for some in _in_slices(changed):
+            if progress:
+                progress(PullProgress("publish", kind, done, changed.num_rows))
+            texts = lake.texts(kind, some, version)
+            persons, *others = referred_to(texts, patients, *copies.values())
+            references = References(gateway, persons, dict(zip(copies, others, strict=True)))
+            put(kind, _patients(_golden(texts, ranks), references) if kind == "Patient" else _copies(texts, references))
+            by_address.append(addressed(kind, texts))
+            done += some.num_rows
     gone = {(row["kind"], _served_as(row["source"], row["id"])) for row in difference.gone.to_pylist()}
     if not former.num_rows:  # served by an older gateway, which kept no digests
         gone |= {("Patient", id) for id in set(gateway.resources.ids("Patient")) - set(difference.persons.to_pylist())}
     for kind, resource_id in sorted(gone):
         with suppress(NotFoundError):  # somebody deleted it already
             gateway.resources.delete(kind, resource_id)
-    write_present(gateway.engine, version, difference.digests(texts))
+    write_present(gateway.engine, version, difference.digests(pa.concat_tables([NOT_ADDRESSED, *by_address])))
     counts["Organization"] += own
     return Published(len(difference.persons), counts)
 
 
-def _texts(lake: Lake, version: int, kind: str, rows: pa.Table, keys: pa.Table) -> pa.Table:
-    """The rows of a type that are to be served anew, with `_raw`; all copies of such a person."""
+def _changed(kind: str, rows: pa.Table, keys: pa.Table) -> pa.Table:
+    """The rows of a type that are to be served anew, those of a bucket and a member together; of such a person all."""
+    if not keys.num_rows:
+        return rows.slice(0, 0)
     names = (["_member"], ["id"]) if kind == "Patient" else (["_source", "id"], ["source", "id"])
-    return lake.texts(kind, rows.join(keys, *names, "left semi") if keys.num_rows else rows.slice(0, 0), version)
+    chosen = rows.join(keys, *names, "left semi")
+    return chosen.sort_by([("_bucket", "ascending"), ("_member", "ascending")])
+
+
+def _in_slices(rows: pa.Table) -> Iterator[pa.Table]:
+    """Rows whose texts are in memory at once, none of a member apart from the others."""
+    members = rows["_member"].combine_chunks()
+    starts = (
+        np.flatnonzero(pc.fill_null(pc.not_equal(members[1:], members[:-1]), True).to_numpy(zero_copy_only=False)) + 1
+    )
+    first = 0
+    while first < rows.num_rows:
+        at = np.searchsorted(starts, first + _AT_ONCE)
+        last = int(starts[at]) if at < len(starts) else rows.num_rows
+        yield rows.slice(first, last - first)
+        first = last
 
 
 def _golden(patients: pa.Table, ranks: pa.Table) -> pa.Table:

@@ -31,6 +31,9 @@ DIGESTS = pa.schema(
 )
 """A row per served resource; `source` is empty for persons, who may have several."""
 
+NOT_ADDRESSED = pa.schema([DIGESTS.field(name) for name in ("kind", "source", "id")]).empty_table()
+"""Keys of what has references by URL or UUID, when there is nothing."""
+
 RENDERING = 2
 """Raise it when what is served of a row changes: then everything is served anew."""
 
@@ -67,8 +70,16 @@ _PATIENT_LINES = "SELECT '' AS source, _member AS id, _source AS sender, _raw FR
 _COPY_LINES = "SELECT _source AS source, id, _source AS sender, _raw FROM rows"
 
 _ADDRESSED = """
-INSERT INTO addressed
-SELECT DISTINCT $kind, source, id FROM ({lines}) WHERE regexp_matches(_raw, '"reference"\\s*:\\s*"(https?:|urn:)')
+SELECT DISTINCT $kind AS kind, source, id FROM ({lines}) WHERE regexp_matches(_raw, '"reference"\\s*:\\s*"(https?:|urn:)')
+"""
+# The last segment of each reference, of a URL, a path or a URN, without its version; a text may escape its characters.
+_REFERRED = r"""
+CREATE TABLE referred AS
+WITH written AS (
+    SELECT unnest(regexp_extract_all(_raw, '"reference"\s*:\s*("(?:[^"\\]|\\.)*")', 1))::JSON ->> '$' AS reference
+    FROM rows
+)
+SELECT DISTINCT regexp_extract(split_part(reference, '/_history/', 1), '([^/:]*)$', 1) AS id FROM written
 """
 _DIGESTS = """
 SELECT kind, source, id, digest, a.id IS NOT NULL AS addressed
@@ -97,16 +108,32 @@ class Difference:
         """Ids of all who are served."""
         return self.present.filter(pc.equal(self.present["kind"], "Patient"))["id"].combine_chunks()
 
-    def digests(self, texts: Mapping[str, pa.Table]) -> pa.Table:
-        """The digests to keep; `texts` are the rows, with `_raw`, of what is served anew."""
+    def digests(self, addressed: pa.Table) -> pa.Table:
+        """The digests to keep; ``addressed`` are the rows of :func:`addressed` of all that is served anew."""
         with duckdb.connect() as connection:
             connection.register("present", self.present)
-            connection.execute("CREATE TABLE addressed (kind VARCHAR, source VARCHAR, id VARCHAR)")
-            for kind, rows in texts.items():
-                if rows.num_rows:
-                    connection.register("rows", rows)
-                    connection.execute(_ADDRESSED.format(lines=_lines(kind)), {"kind": kind})
+            connection.register("addressed", addressed)
             return connection.sql(_DIGESTS).to_arrow_table().cast(DIGESTS)
+
+
+def addressed(kind: str, rows: pa.Table) -> pa.Table:
+    """Keys of those of some rows, with ``_raw``, that have references by URL or UUID."""
+    with duckdb.connect() as connection:
+        connection.register("rows", rows)
+        return connection.sql(_ADDRESSED.format(lines=_lines(kind)), params={"kind": kind}).to_arrow_table()
+
+
+def referred_to(rows: pa.Table, *among: pa.Table) -> list[pa.Table]:
+    """Of each table the rows that the texts of ``rows`` may refer to: whose id ends a reference of theirs."""
+    with duckdb.connect() as connection:
+        connection.register("rows", rows)
+        connection.execute(_REFERRED)
+        found = []
+        for table in among:
+            connection.register("known", table)
+            chosen = "SELECT known.* FROM known SEMI JOIN referred ON referred.id = known.id"
+            found.append(connection.sql(chosen).to_arrow_table())
+        return found
 
 
 def _lines(kind: str) -> str:
