@@ -10,7 +10,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 ARGS ?=
 
-.PHONY: help install demo test test-browser newcomer test-postgresql test-third-party test-risk-packages lint type docs site pages openapi lock conformance bench-measures bench-ingest bench-incremental bench-server bench-settlement bench-attribution bench-claims bench-risk bench-console chaos fuzz tiny-files
+.PHONY: help install demo test test-browser newcomer test-postgresql test-spark test-third-party test-risk-packages lint type docs site pages openapi lock conformance bench-measures bench-ingest bench-incremental bench-server bench-settlement bench-attribution bench-claims bench-risk bench-console chaos fuzz tiny-files
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -35,6 +35,11 @@ test: install ## Run the tests (ARGS="tests/unit -k name" for some)
 
 test-postgresql: install ## Run the tests of the control plane on a throwaway PostgreSQL as well
 	@tests/support/with_postgresql.sh $(BIN)/python -m pytest tests/unit/db tests/unit/identity tests/unit/jobs tests/unit/auth tests/unit/contracts/test_settlement_store.py tests/unit/sources/test_pull_log.py tests/api/test_audit_events.py $(ARGS)
+
+# pyspark is half a gigabyte: it is installed where Spark is tested.
+test-spark: install ## Run what is computed by Spark, in local-cluster mode with several JVMs (Debian's Java 17, installed where it can be)
+	@$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[spark]'
+	@tests/support/with_java.sh $(BIN)/python -m pytest tests/spark $(ARGS)
 
 test-browser: install ## Three people's stories at the console, in Chromium (Debian's, installed where it can be); pictures in build/screenshots
 	@tests/support/with_chromium.sh $(BIN)/python -m pytest tests/e2e/test_browser.py tests/e2e/test_newcomer.py $(ARGS)
@@ -89,7 +94,7 @@ openapi: install ## Write openapi/openapi.json and openapi/contract.schema.json 
 	@$(BIN)/python -m fhir_gateway.contracts.schema
 
 lock: install ## Write requirements.lock anew from pyproject.toml
-	@$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --upgrade --quiet \
+	@$(BIN)/uv pip compile pyproject.toml --group dev --extra spark --universal --python-version 3.11 --upgrade --quiet \
 	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements.lock
 	@$(BIN)/uv pip compile --group third-party --universal --python-version 3.11 --upgrade --quiet \
 	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file tests/support/third-party.lock

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from fhir_gateway.cli.context import context, parse_period
+from fhir_gateway.cli.elsewhere import On, SparkMaster, cluster_of, refuse_in_background
 from fhir_gateway.cli.jobs import calculate_later
 from fhir_gateway.errors import ConfigurationError
 
@@ -21,6 +22,8 @@ def evaluate(
         bool, typer.Option(help="Evaluate all, not only those whose data changed since an earlier run.")
     ] = False,
     background: Annotated[bool, typer.Option(help="Leave it to a worker or the server.")] = False,
+    on: On = "here",
+    spark_master: SparkMaster = None,
 ) -> None:
     """Evaluate measures over everybody in the lake."""
     from fhir_gateway.jobs import evaluate as job
@@ -30,10 +33,11 @@ def evaluate(
         raise ConfigurationError("give the measurement period, such as --period 2025")
     wanted = [] if packages in (None, ["all"]) else list(packages or ())
     if background:
+        refuse_in_background(on)
         days = [day.isoformat() for day in parse_period(period)]
         calculate_later(here, "evaluate", packages=wanted, period=days, now=parse_instant(now), everybody=everybody)
         return
-    with here.output.progress() as progress:
+    with cluster_of(on, spark_master) as cluster, here.output.progress() as progress:
         reports = job.evaluate(
             here.gateway,
             wanted,
@@ -41,6 +45,7 @@ def evaluate(
             now=parse_instant(now),
             everybody=everybody,
             progress=progress,
+            cluster=cluster,
         )
     rows: list[dict[str, Any]] = []
     for report in reports:

@@ -121,8 +121,8 @@ def _compact_group(group: GroupResult) -> GroupResult:
     return replace(group, populations=tuple(populations))
 
 
-class _Worker:
-    """What a process keeps from batch to batch."""
+class SliceEvaluator:
+    """What a process keeps from batch to batch; the lake is there already."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -132,18 +132,19 @@ class _Worker:
         if recipe.withdrawn:
             without = zip(self.evaluators, recipe.withdrawn, strict=True)
             self.evaluators = [evaluator.without(members) for evaluator, members in without]
-        lake = Lake.open(recipe.lake, recipe.buckets)
+        lake = Lake.existing(recipe.lake)
         maps = maps_of(evaluator.package for evaluator in self.evaluators)
         self.population = LakePopulation(lake, version=recipe.version, maps=maps, copies=recipe.copies)
 
     def evaluate(self, cut: Slice) -> list[PartResult]:
+        """Results of a slice, one per package."""
         batch = self.population.batch(cut)
         parts = evaluate_batch(self.evaluators, batch, self.recipe.period, self.recipe.now)
         return [compact(part) for part in parts]
 
 
 _recipe: Recipe | None = None
-_worker: _Worker | None = None
+_worker: SliceEvaluator | None = None
 
 
 def _prepare(recipe: Recipe) -> None:
@@ -168,7 +169,7 @@ def _evaluate(cut: Slice) -> list[PartResult]:
     global _worker
     if _worker is None:
         assert _recipe is not None  # noqa: S101 - the pool prepares its processes
-        _worker = _Worker(_recipe)
+        _worker = SliceEvaluator(_recipe)
     return _worker.evaluate(cut)
 
 

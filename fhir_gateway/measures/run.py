@@ -11,6 +11,7 @@ from datetime import date, datetime
 
 import pyarrow as pa
 
+from fhir_gateway.cluster import Cluster
 from fhir_gateway.errors import ConfigurationError
 from fhir_gateway.lake.changes import Changes
 from fhir_gateway.lake.store import Lake
@@ -19,6 +20,7 @@ from fhir_gateway.measures.evaluate import Evaluator, evaluate_batch, nobody
 from fhir_gateway.measures.model import PartResult
 from fhir_gateway.measures.population import BATCH_MEMBERS, LakePopulation, Slice
 from fhir_gateway.measures.processes import Recipe, evaluate_slices, processes_for
+from fhir_gateway.measures.remote import evaluate_on
 from fhir_gateway.measures.reuse import Earlier, NotReusable, earlier, joined, set_aside_of
 from fhir_gateway.measures.store import ResultStore
 from fhir_gateway.measures.supplement import maps_of
@@ -40,12 +42,14 @@ def evaluate_lake(
     copies: Copies = "once",
     reuse: bool = False,
     tell: Tell | None = None,
+    cluster: Cluster | None = None,
 ) -> tuple[str, ...]:
     """Evaluate measures over everybody in ``lake`` and save the results; the ids of their runs, in the same order.
 
     ``processes`` is by default what :func:`processes_for` says; it changes nothing in the results. When a batch fails,
     nothing is stored. ``copies`` of one visit by several sources count once, or all of them. A measure is evaluated
-    again where only the whole population shows which members have to fail (:func:`Evaluator.without`).
+    again where only the whole population shows which members have to fail (:func:`Evaluator.without`). With ``cluster``
+    it evaluates the batches, and the same comes of it.
 
     With ``reuse`` only those are evaluated whose data changed since a run of the same measure, content and period,
     where there is one to go by; the results are the same (:mod:`fhir_gateway.measures.reuse`).
@@ -63,12 +67,15 @@ def evaluate_lake(
             processes=processes,
             batch_members=batch_members,
             tell=tell,
+            cluster=cluster,
         )
     slices = population.slices()
     total = sum(len(cut.members) for cut in slices)
     full = total // max((len(cut.members) for cut in slices), default=1)
     processes = processes or processes_for(full, len(evaluators))
-    if processes > 1 and len(slices) > 1:
+    if cluster is not None and slices:
+        parts = evaluate_on(cluster, recipe_of(evaluators, lake, population, period, now), evaluators, slices)
+    elif processes > 1 and len(slices) > 1:
         recipe = recipe_of(evaluators, lake, population, period, now)
         parts = evaluate_slices(recipe, slices, processes)
     else:
@@ -101,6 +108,7 @@ def evaluate_lake(
                     processes=processes,
                     batch_members=batch_members,
                     copies=copies,
+                    cluster=cluster,
                 )
             else:
                 runs.append(writer.finish())
@@ -118,6 +126,7 @@ def _evaluate_changed(
     processes: int | None,
     batch_members: int,
     tell: Tell | None,
+    cluster: Cluster | None,
 ) -> tuple[str, ...]:
     """Evaluate those who changed where there is a run to go by, and everybody for the other measures."""
     version, copies = population.lake_version, population.copies
@@ -192,6 +201,7 @@ def _evaluate_changed(
             batch_members=batch_members,
             copies=copies,
             tell=tell,
+            cluster=cluster,
         )
         runs |= dict(zip(rest, done, strict=True))
     return tuple(runs[number] for number in range(len(evaluators)))

@@ -16,6 +16,7 @@ from fhir_gateway.cql import Episodes
 from fhir_gateway.cql.evaluation import Failure
 from fhir_gateway.cql.values import BoolVec, IntVec, ListVec, NullVec, Vec
 from fhir_gateway.measures import MeasurePackage, MeasureResult, MemoryPopulation, evaluate
+from fhir_gateway.sources.models import StagedFile, StagedPull
 from tests.measures.published import rename
 
 BASE = "http://measures.example"
@@ -184,3 +185,31 @@ def groups_of(name: str) -> list[tuple[str, list[dict[str, Any]]]]:
 def result_of(name: str, now: datetime = NOW) -> MeasureResult:
     """One of our packages evaluated over its cases."""
     return evaluate(MeasurePackage.load(MEASURES / name), MemoryPopulation(groups_of(name)), PERIOD, now)
+
+
+def stage_cases(folder: Path, copies: int) -> StagedPull:
+    """All cases of all our packages, some times over, as files by type."""
+    texts: dict[str, list[str]] = {}
+    for copy in range(copies):
+        for name in NAMES:
+            for member, resources in groups_of(name):
+                for resource in resources:
+                    text = json.dumps(resource).replace(member, f"{name}-{copy}-{member}")
+                    texts.setdefault(resource["resourceType"], []).append(text)
+    files = []
+    for resource_type, lines in texts.items():
+        path = folder / f"{resource_type}.ndjson"
+        path.write_text("\n".join(lines))
+        files.append(StagedFile(path, path.name, resource_type, None))
+    return StagedPull("pull", "ehr", "files", None, tuple(files))
+
+
+def saved(folder: Path) -> dict[str, bytes]:
+    """All files of a store, without how long it took."""
+    found = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        if path.name == "header.json":
+            content = json.dumps({**json.loads(content), "seconds": 0}).encode()
+        found[str(path.relative_to(folder))] = content
+    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,9 +16,20 @@ from fhir_gateway.measures import Evaluator, LakePopulation, MeasurePackage, Res
 from fhir_gateway.measures.evaluate import evaluate_together
 from fhir_gateway.measures.processes import evaluate_slices, free_memory, processes_for
 from fhir_gateway.measures.run import evaluate_lake, recipe_of
-from fhir_gateway.sources.models import StagedFile, StagedPull
 from tests.support.lake_pulls import People
-from tests.support.measures import MEASURES, NAMES, NOW, PERIOD, groups_of, library, measure, true, write
+from tests.support.measures import (
+    MEASURES,
+    NAMES,
+    NOW,
+    PERIOD,
+    groups_of,
+    library,
+    measure,
+    saved,
+    stage_cases,
+    true,
+    write,
+)
 from tests.support.measures import population as stated
 
 COPIES = 2
@@ -27,45 +37,17 @@ COPIES = 2
 SIZE = 12
 
 
-def _stage(folder: Path) -> StagedPull:
-    """All cases of all our packages, some times over, as files by type."""
-    texts: dict[str, list[str]] = {}
-    for copy in range(COPIES):
-        for name in NAMES:
-            for member, resources in groups_of(name):
-                for resource in resources:
-                    text = json.dumps(resource).replace(member, f"{name}-{copy}-{member}")
-                    texts.setdefault(resource["resourceType"], []).append(text)
-    files = []
-    for resource_type, lines in texts.items():
-        path = folder / f"{resource_type}.ndjson"
-        path.write_text("\n".join(lines))
-        files.append(StagedFile(path, path.name, resource_type, None))
-    return StagedPull("pull", "ehr", "files", None, tuple(files))
-
-
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     folder = tmp_path_factory.mktemp("run")
     lake = Lake.open(folder / "lake", buckets=3)
-    lake.commit(_stage(folder), People())
+    lake.commit(stage_cases(folder, COPIES), People())
     return lake
 
 
 @pytest.fixture(scope="module")
 def evaluators() -> list[Evaluator]:
     return [Evaluator(MeasurePackage.load(MEASURES / name)) for name in NAMES]
-
-
-def saved(folder: Path) -> dict[str, bytes]:
-    """All files of a store, without how long it took."""
-    found = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        content = path.read_bytes()
-        if path.name == "header.json":
-            content = json.dumps({**json.loads(content), "seconds": 0}).encode()
-        found[str(path.relative_to(folder))] = content
-    return found
 
 
 def run(evaluators: Sequence[Evaluator], lake: Lake, folder: Path, **options: Any) -> tuple[str, ...]:
