@@ -20,6 +20,7 @@ from fhir_gateway.measures.run import evaluate_lake
 from fhir_gateway.measures.store import ResultStore
 from fhir_gateway.measures.supplement import supplemented
 from fhir_gateway.sources.outcome import Progress, PullProgress
+from fhir_gateway.telemetry.spans import traced
 
 SERVED = frozenset({"Measure", "Library"})
 """Resources of a package that are served beside its reports."""
@@ -54,6 +55,7 @@ class EvaluationReport:
         return self.results.load(self.run)
 
 
+@traced("evaluate")
 def evaluate(
     gateway: Gateway,
     packages: Sequence[str],
@@ -88,7 +90,7 @@ def evaluate(
 
     now = instant(gateway, now)
     settings = gateway.settings
-    runs = evaluate_lake(
+    runs = traced("evaluate.members")(evaluate_lake)(
         evaluators,
         gateway.lake,
         period,
@@ -109,6 +111,7 @@ def evaluate(
     return reports
 
 
+@traced("evaluate.report")
 def _serve(gateway: Gateway, package: MeasurePackage, run: str) -> EvaluationReport:
     """Serve the summary of a run with the content it was made by; one result at a time is in memory."""
     result = gateway.results.load(run)
