@@ -15,9 +15,10 @@ the least of ``--times`` runs:
 - the same files again under another pull id: everything is unchanged;
 - a pull of one resource in a hundred, changed.
 
-Memory: the sandbox populations of ``--memory`` persons, and of 4, 16 and 60 times as many (``--steps``), each committed
-in a process of its own; printed is the most memory that process ever had, and how much more of it more input takes.
-Alone: ``--patients 0``. The largest needs some 15 GB of disk where temporary files are.
+Memory: the sandbox populations of ``--memory`` persons, and of 4, 16 and 60 times as many (``--steps``), committed into
+a new lake; then the same again, then with half of it changed, then one resource in a hundred of it changed. Each commit
+is a process of its own; printed is the most memory that process ever had, and how much more of it more input takes.
+Alone: ``--patients 0``. The largest needs some 20 GB of disk where temporary files are.
 """
 
 from __future__ import annotations
@@ -133,12 +134,14 @@ def into_columns(pull: StagedPull) -> None:
             make(name)
 
 
-def changed(pull: StagedPull, path: Path, every: int) -> StagedPull:
-    """One resource in `every`, changed."""
+def changed(pull: StagedPull, path: Path, every: int, *, rest: bool = False) -> StagedPull:
+    """One resource in `every`, changed; the `rest` as it was, or left out."""
     with path.open("wb") as out:
         for number, line in enumerate(lines_of(pull)):
             if number % every == 0:
                 out.write(orjson.dumps({**orjson.loads(line), "language": "en"}) + b"\n")
+            elif rest:
+                out.write(line + b"\n")
     return StagedPull("changed", pull.source, "files", None, (StagedFile(path, path.name),))
 
 
@@ -202,13 +205,16 @@ def sandbox_folders(population: Path) -> list[Path]:
     return [population / "ehr", population / "payer"]
 
 
-def commit_once(folder: Path) -> dict[str, Any]:
-    """In a process of its own: the commit of a folder, and the most memory that took."""
-    with tempfile.TemporaryDirectory() as scratch:
-        pull = stage_files(sandbox_folders(folder), "bench", Path(scratch) / "split")
-        ledger = Lake.open(Path(scratch) / "lake").commit(pull, EveryoneIsOneself())
-    rows = sum(entry.rows_stored for entry in ledger.entries)
-    return {"rows": rows, "peak_mb": peak_mb()}
+#: What is committed after another: of how many resources one is changed (0: none), and whether the rest comes as well.
+_COMMITS = {"first": (0, True), "all again": (0, True), "half changed": (2, True), "1 % changed": (100, False)}
+
+
+def commit_once(lake: Path, name: str, files: list[Path]) -> dict[str, Any]:
+    """In a process of its own: the commit of files, and the most memory that took."""
+    pull = StagedPull(name, "bench", "files", None, tuple(StagedFile(path, path.name) for path in files))
+    ledger = Lake.open(lake).commit(pull, EveryoneIsOneself())
+    new = sum(entry.rows_stored + entry.rows_replaced for entry in ledger.entries)
+    return {"rows": sum(entry.lines_read for entry in ledger.entries), "new": new, "peak_mb": peak_mb()}
 
 
 def peak_mb() -> float:
@@ -220,32 +226,38 @@ def peak_mb() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def committed(persons: int) -> tuple[float, dict[str, Any]]:
-    """The MB of a sandbox population, and what :func:`commit_once` says of it."""
+def committed(persons: int) -> tuple[float, dict[str, dict[str, Any]]]:
+    """The MB of a sandbox population, and what :func:`commit_once` says of each of ``_COMMITS``."""
+    found = {}
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        generate(folder, patients=persons, seed=7, year=2025)
-        size = sum(path.stat().st_size for path in folder.rglob("*.ndjson")) / 1e6
-        command = [sys.executable, "-m", "bench.ingest", str(folder), "--once"]
-        return size, json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+        population = Path(scratch) / "population"
+        generate(population, patients=persons, seed=7, year=2025)
+        pull = stage_files(sandbox_folders(population), "bench", Path(scratch) / "split")
+        size = sum(file.path.stat().st_size for file in pull.files) / 1e6
+        for name, (every, rest) in _COMMITS.items():
+            path = Path(scratch) / "changed.ndjson"
+            files = changed(pull, path, every, rest=rest).files if every else pull.files
+            command = [sys.executable, "-m", "bench.ingest", "--once", str(Path(scratch) / "lake"), name]
+            done = subprocess.run([*command, *(str(file.path) for file in files)], check=True, capture_output=True)
+            found[name] = json.loads(done.stdout)
+    return size, found
 
 
 def measure_memory(persons: int, steps: list[int]) -> None:
     committed(10)  # compiles the walk, where nobody has: that takes memory as well
-    table = Table(title="Peak memory of a commit")
-    for heading in ("persons", "resources", "MB of JSON", "peak MB", "input, times the first", "peak, times the first"):
+    table = Table(title="Peak memory of a commit, MB (and times that of the first row)")
+    for heading in ("persons", "resources", "MB of JSON", "times the first", *_COMMITS):
         table.add_column(heading, justify="right")
     first = None
     for times in steps:
         size, found = committed(persons * times)
-        first = first or (size, found["peak_mb"])
+        first = first or (size, found)
         table.add_row(
             f"{persons * times:,}",
-            f"{found['rows']:,}",
+            f"{found['first']['rows']:,}",
             f"{size:,.0f}",
-            f"{found['peak_mb']:,.0f}",
             f"{size / first[0]:.1f}",
-            f"{found['peak_mb'] / first[1]:.2f}",
+            *(f"{of['peak_mb']:,.0f} ({of['peak_mb'] / first[1][name]['peak_mb']:.2f})" for name, of in found.items()),
         )
     Console(width=140).print(table)
 
@@ -258,10 +270,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 4, 16, 60])
     parser.add_argument("--peer", type=int, default=2000)
     parser.add_argument("--times", type=int, default=3)
-    parser.add_argument("--once", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--once", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.once:
-        print(json.dumps(commit_once(options.folder)))
+        lake, name, *files = options.once
+        print(json.dumps(commit_once(Path(lake), name, [Path(file) for file in files])))
         return
     cores = f"{os.cpu_count()} cores, {platform.machine()}, {time.strftime('%Y-%m-%d', time.gmtime())}"
     print(f"python -m bench.ingest --patients {options.patients} --memory {options.memory} ({cores})\n")

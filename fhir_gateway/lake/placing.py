@@ -164,8 +164,10 @@ def _told(
 def _decided(
     connection: duckdb.DuckDBPyConnection, staged: pa.Table, old: pa.Table | None, arrived: int
 ) -> tuple[pa.Table, int]:
-    """The accepted of rows of ``_FRESH_COLUMNS``: their place ``row_at``, whether that is the first of its id (``fresh``),
-    and ``BEFORE``. And of how many others the last of several contents took the place, with nothing to order them.
+    """The accepted of rows of ``_FRESH_COLUMNS``, and how many others gave way to the last of several contents.
+
+    Of the accepted: their place ``row_at``, whether they are the first of their id (``fresh``), and ``BEFORE``. Given
+    way have those of the same id that nothing orders.
     """
     connection.register("staged", staged)
     connection.register("stored_rows", old if old is not None else _STORED_SCHEMA.empty_table())
