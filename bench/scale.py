@@ -19,6 +19,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import resource
 import shutil
 import sys
@@ -113,7 +114,7 @@ def attribute(work: Work) -> dict[str, Any]:
     """Attribute everybody, and serve the roster."""
     from fhir_gateway.jobs.attribute import attribute as run
 
-    report = run(_gateway(work), str(_contract()), now=AS_OF)
+    report = run(_gateway(work), str(_contract(work)), now=AS_OF)
     return {"known": report.attribution.table.num_rows, "lines": report.lines.num_rows, "roster": len(report.members)}
 
 
@@ -134,7 +135,7 @@ def settle(work: Work) -> dict[str, Any]:
     """Settle from what is kept."""
     from fhir_gateway.jobs.settle import settle as run
 
-    report = run(_gateway(work), str(_contract()), now=AS_OF)
+    report = run(_gateway(work), str(_contract(work)), now=AS_OF)
     return {"roster": len(report.attribution.members), "total": str(report.settlement.total)}
 
 
@@ -147,10 +148,17 @@ def _gateway(work: Work) -> Any:
     )
 
 
-def _contract() -> Path:
+def _contract(work: Work) -> Path:
+    """The demo's two-sided contract, with a seventh of all practices: a provider grows with the population."""
     from fhir_gateway.demo.tour import CONTRACTS
 
-    return next(path for path in CONTRACTS if path.stem.startswith("shared-savings"))
+    template = next(path for path in CONTRACTS if path.stem.startswith("shared-savings")).read_text()
+    known = json.loads((work.population / "0" / "roster.json").read_text())
+    practices = [one["tin"] for one in known["practices"]]
+    stated = json.dumps(practices[: max(2, len(practices) // 7)])
+    path = work.folder / "contract.toml"
+    path.write_text(re.sub(r"(?m)^tins = .*$", f"tins = {stated}", template))
+    return path
 
 
 def _cpu() -> float:
