@@ -49,6 +49,7 @@ from fhir_gateway.sources.endpoint import Endpoint
 #: The day that the demo's contracts are settled on; measures are of the year before.
 TODAY = datetime(2026, 4, 1, tzinfo=UTC)
 YEAR = date(2025, 1, 1), date(2025, 12, 31)
+_EVE = TODAY.date() - timedelta(1)
 #: Persons of the clinic, and of how many of its lines one is refused.
 _CLINIC, _REFUSED = 2_000, 20
 _POLL_SECONDS = 1.0
@@ -138,14 +139,14 @@ def _utilization(gateway: Gateway, _: Path) -> None:
 
 
 def _predicted(gateway: Gateway, _: Path) -> None:
-    predictions.score(gateway, YEAR[1], now=TODAY)
-    prediction_models.learn(gateway, YEAR[1], now=TODAY)
-    work_lists.work_list(gateway, YEAR[1], now=TODAY)
-    work_lists.readmission_list(gateway, YEAR[1], now=TODAY)
+    predictions.score(gateway, _EVE, now=TODAY)
+    prediction_models.learn(gateway, _EVE, now=TODAY)
+    work_lists.work_list(gateway, _EVE, now=TODAY)
+    work_lists.readmission_list(gateway, _EVE, now=TODAY)
 
 
 def _called(gateway: Gateway, _: Path) -> None:
-    outreach.refresh(gateway, YEAR[1], now=TODAY)
+    outreach.refresh(gateway, _EVE, now=TODAY)
 
 
 def _projected(gateway: Gateway, _: Path) -> None:

@@ -10,7 +10,10 @@ from itertools import groupby
 from typing import Any
 
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,15})(\.[0-9]{1,10})?")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _FINEST = 4  # decimals of a share's steps
+#: Rows of a table (bands of a corridor, steps of a ladder) that have sliders; longer ones are price lists.
+_MOST_ROWS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,25 +49,41 @@ def sliders(document: Mapping[str, Any]) -> list[tuple[str, list[Slider]]]:
 
 
 def numbers(document: Mapping[str, Any]) -> dict[str, Decimal]:
-    """Numeric terms by their path; amounts may be texts."""
+    """Numeric terms by their path; amounts may be texts.
+
+    Tables are lists of mappings: their rows are named by id or by place, and texts in them are codes. Lists of plain
+    values are codes and tax numbers, and years say which rules hold: of these there is nothing to try.
+    """
     found: dict[str, Decimal] = {}
     for name in ("arrangements", "measures"):
         for one in document.get(name, ()):
             if isinstance(one, dict) and "id" in one:
-                _collect(one, f"{name}.{one['id']}", found)
+                _collect(one, f"{name}.{one['id']}", found, texts=True)
     return found
 
 
-def _collect(terms: Mapping[str, Any], path: str, found: dict[str, Decimal]) -> None:
+def _collect(terms: Mapping[str, Any], path: str, found: dict[str, Decimal], *, texts: bool) -> None:
     for key, value in terms.items():
         here = f"{path}.{key}"
+        if key == "id" or key == "year" or key.endswith("_year"):
+            continue
         if isinstance(value, dict):
-            _collect(value, here, found)
+            _collect(value, here, found, texts=texts)
+        elif isinstance(value, list) and len(value) <= _MOST_ROWS:
+            for place, row in enumerate(value, 1):
+                if isinstance(row, dict):
+                    _collect(row, f"{here}.{_row_name(row, place)}", found, texts=False)
         elif isinstance(value, str):
-            if _NUMBER.fullmatch(value):
+            if texts and _NUMBER.fullmatch(value):
                 found[here] = Decimal(value)
         elif isinstance(value, int | float | Decimal) and not isinstance(value, bool):
             found[here] = Decimal(str(value))
+
+
+def _row_name(row: Mapping[str, Any], place: int) -> str:
+    """A row's id, or its place."""
+    named = str(row.get("id", ""))
+    return named if _NAME.fullmatch(named) else str(place)
 
 
 def _slider(path: str, value: Decimal) -> Slider:

@@ -14,9 +14,9 @@ from fhir_gateway.errors import ContractError
 def changed(stated: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Parsed terms with some set otherwise; the terms given are left alone.
 
-    A path is names joined by points; in a list an element is named by its ``id`` (``arrangements.savings.rate``), or
-    for distributions by its ``arrangement``. A term that was left to its default may be set. ContractError names a path
-    that leads nowhere.
+    A path is names joined by points; in a list an element is named by its ``id`` (``arrangements.savings.rate``), for
+    distributions by its ``arrangement``, and any by its place, from 1 (``measures.visits.scoring.steps.2.points``). A
+    term that was left to its default may be set. ContractError names a path that leads nowhere.
     """
     terms: dict[str, Any] = deepcopy(dict(stated))
     for path, value in changes.items():
@@ -25,7 +25,8 @@ def changed(stated: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
         for number, name in enumerate(names):
             place = _inside(place, name, ".".join(names[: number + 1]))
         if isinstance(place, list):
-            place[place.index(_inside(place, last, path))] = value
+            found = _inside(place, last, path)
+            place[next(number for number, one in enumerate(place) if one is found)] = value
         elif isinstance(place, dict):
             place[last] = value
         else:
@@ -52,5 +53,7 @@ def _inside(place: Any, name: str, path: str) -> Any:
         for element in place:
             if isinstance(element, dict) and name in (element.get("id"), element.get("arrangement")):
                 return element
-        raise ContractError(f"{path}: there is none of that id")
+        if name.isascii() and name.isdigit() and 1 <= int(name) <= len(place):
+            return place[int(name) - 1]
+        raise ContractError(f"{path}: there is none of that id or place")
     raise ContractError(f"{path}: is no group of terms")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,11 @@ from hypothesis import strategies as st
 
 from fhir_gateway.console.frame import size
 from fhir_gateway.console.sliders import numbers, sliders
+from fhir_gateway.contracts.changes import changed
+from fhir_gateway.contracts.documents import read_document
+from fhir_gateway.demo.tour import CONTRACTS
+
+EXAMPLES = Path(__file__).parents[3] / "docs" / "use" / "contracts"
 
 VALUES = st.decimals(min_value=-(10**9), max_value=10**9, places=4) | st.integers(-(10**6), 10**6).map(Decimal)
 
@@ -49,13 +55,19 @@ def test_numbers_are_those_of_arrangements_and_measures_by_their_path() -> None:
     document = {
         "period": {"start": 2025},
         "arrangements": [
-            {"id": "a", "kind": "x", "rate": "0.5", "on": True, "deep": {"amount": 4}, "steps": [{"at": 1}]}
+            {"id": "a", "kind": "x", "rate": "0.5", "on": True, "deep": {"amount": 4}, "performance_year": 2025},
+            {"id": "t", "tins": ["123456789"], "codes": [470], "steps": [{"at": 1, "drg": "470"}, {"at": 2}]},
+            {"id": "f", "fees": [{"id": "care", "pmpm": 6}, {"id": "7", "pmpm": 8}], "long": [{"at": 1}] * 13},
         ],
         "measures": [{"id": "m", "weight": Decimal("0.3"), "name": "7 days"}, {"weight": 1}],
     }
     assert numbers(document) == {
         "arrangements.a.rate": Decimal("0.5"),
         "arrangements.a.deep.amount": 4,
+        "arrangements.t.steps.1.at": 1,
+        "arrangements.t.steps.2.at": 2,
+        "arrangements.f.fees.care.pmpm": 6,
+        "arrangements.f.fees.2.pmpm": 8,
         "measures.m.weight": Decimal("0.3"),
     }
 
@@ -66,3 +78,21 @@ def test_numbers_are_those_of_arrangements_and_measures_by_their_path() -> None:
 )
 def test_sizes_are_in_the_unit_that_suits_them(bytes_: int, shown: str) -> None:
     assert size(bytes_) == shown
+
+
+def test_each_slider_changes_the_number_that_it_names() -> None:
+    for path in (*EXAMPLES.glob("*.yaml"), *CONTRACTS):
+        document = read_document(path)
+        terms = numbers(document)
+        for name, value in terms.items():
+            after = numbers(changed(document, {name: value + 7}))
+            assert {one: after[one] for one in terms if after[one] != terms[one]} == {name: value + 7}
+
+
+def test_a_contract_of_tables_has_their_sliders() -> None:
+    found = numbers(read_document(EXAMPLES / "risk_pool.yaml"))
+    assert {name.partition(".pay.")[2]: str(value) for name, value in found.items() if "corridor" in name} == {
+        "corridor.losses.1.through": "0.1",
+        "corridor.losses.1.share": "0.5",
+        "corridor.losses.2.share": "0.25",
+    }
