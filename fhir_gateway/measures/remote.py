@@ -1,4 +1,4 @@
-"""Evaluation by a cluster: what other machines need beside the lake goes along, and they do what a process here does."""
+"""Evaluation by a cluster: what machines need beside the lake goes along, and they do what a process here does."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import orjson
 
 from fhir_gateway.cluster import Cluster
+from fhir_gateway.cql.profiles import ProfilePolicy
 from fhir_gateway.measures.evaluate import Evaluator
 from fhir_gateway.measures.model import PartResult
 from fhir_gateway.measures.population import Slice
@@ -38,11 +39,9 @@ def _entries(evaluator: Evaluator) -> list[dict[str, object]]:
 def evaluator_of(sent: Sent) -> Callable[[Slice], list[PartResult]]:
     """On another machine: evaluates slices, with packages as they were sent."""
     with tempfile.TemporaryDirectory() as folder:
-        packages = []
-        for number, (content, (_, digest, profiles)) in enumerate(
-            zip(sent.packages, sent.recipe.packages, strict=True)
-        ):
-            path = Path(folder) / f"{number}.json.gz"
+        packages: list[tuple[str, str, ProfilePolicy]] = []
+        for content, (_, digest, profiles) in zip(sent.packages, sent.recipe.packages, strict=True):
+            path = Path(folder) / f"{len(packages)}.json.gz"
             path.write_bytes(content)
             packages.append((str(path), digest, profiles))
         return SliceEvaluator(replace(sent.recipe, packages=tuple(packages))).evaluate

@@ -1,4 +1,4 @@
-"""A Spark cluster as :class:`~fhir_gateway.cluster.Cluster`: tasks become small jobs, some of them under way at once."""
+"""A Spark cluster as :class:`~fhir_gateway.cluster.Cluster`: tasks become small jobs, some under way at once."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ class SparkCluster:
         def job(first: int, some: Sequence[Task]) -> list[bytes]:
             context.setJobGroup(group, f"{what}, {first + 1} to {first + len(some)} of {len(tasks)}")
             pickled = [pickle.dumps(task, protocol=pickle.HIGHEST_PROTOCOL) for task in some]
-            return context.parallelize(pickled, len(pickled)).map(function).collect()
+            found: list[bytes] = context.parallelize(pickled, len(pickled)).map(function).collect()
+            return found
 
         pool = ThreadPoolExecutor(_JOBS, thread_name_prefix="spark-job")
         waiting: deque[Future[list[bytes]]] = deque()

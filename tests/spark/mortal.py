@@ -73,3 +73,12 @@ class Mortal:
         answer = self._worker(task)
         self._deaths.answered()
         return answer
+
+
+def stumbling(name: str) -> Callable[[int], int]:
+    """A worker that stumbles, over a text that is nobody's business."""
+
+    def work(_: int) -> int:
+        raise ValueError(f"{name} has no birth date")
+
+    return work
