@@ -8,7 +8,8 @@ measures are evaluated over everybody, and the contract is settled from the kept
 command line runs, over a lake and a control plane (SQLite) in one folder. Each stage runs in a process of its own, each
 pull too: wall, CPU of all its processes, and the peak of resident memory of all of them together. ``--keep`` keeps the
 folders of all sizes; what is there is not done again, and what was measured of it stays: a run that was interrupted
-goes on. ``--from`` and ``--to`` do only some stages; ``--from`` a stage after ``ingest`` does it again.
+goes on. ``--from`` and ``--to`` do only some stages; ``--from`` a stage after ``ingest`` does it again, ``--from fifty
+--to fifty`` evaluates fifty measures.
 
 Four measures are the repository's; the fifth (CMS122) is of the published ones, whose folder ``--data`` names.
 """
@@ -34,8 +35,12 @@ from typing import Any
 from bench import child
 
 STAGES = ("generate", "ingest", "attribute", "evaluate", "settle")
+#: Beside the others, and only when asked for: what the size of a machine for fifty measures is computed from.
+BESIDE = ("fifty",)
 SOURCES = ("ehr", "payer")
 YEAR = 2025
+#: The published measure that is evaluated with our four.
+FIFTH = "CMS122"
 AS_OF = datetime(YEAR + 1, 4, 1, tzinfo=UTC)
 #: Persons of one part file, so that a pull is of whole files.
 BATCH = 10_000
@@ -118,14 +123,15 @@ def attribute(work: Work) -> dict[str, Any]:
     return {"known": report.attribution.table.num_rows, "lines": report.lines.num_rows, "roster": len(report.members)}
 
 
-def evaluate(work: Work) -> dict[str, Any]:
-    """Five measures over everybody."""
+def evaluate(work: Work, measures: int = 5) -> dict[str, Any]:
+    """Five measures, or so many, over everybody: ours and published ones, the fifth first."""
     from fhir_gateway.jobs.evaluate import evaluate as run
 
     gateway = _gateway(work)
-    packages = [*map(str, gateway.measure_packages()), *map(str, sorted(work.data.glob("CMS122*"))[:1])]
-    if len(packages) != 5:
-        raise SystemExit(f"{work.data}: no CMS122 here; name the folder with --data")
+    published = sorted(work.data.glob("*FHIR*"), key=lambda path: (not path.name.startswith(FIFTH), path.name))
+    packages = list(map(str, [*gateway.measure_packages(), *published][:measures]))
+    if len(packages) != measures:
+        raise SystemExit(f"{work.data}: too few measures here; name the folder with --data")
     reports = run(gateway, packages, (date(YEAR, 1, 1), date(YEAR, 12, 31)), now=AS_OF)
     rates = {f"{one.measure} {rate.group}": [rate.denominator, rate.numerator] for one in reports for rate in one.rates}
     return {"evaluated": reports[0].members, "failed": sum(one.failed for one in reports), "rates": rates}
@@ -171,7 +177,7 @@ def _steps(work: Work) -> Iterator[tuple[str, list[str]]]:
     """Stages, each with the arguments of its processes."""
     yield "generate", [f"generate {part}" for part in range(work.parts)]
     yield "ingest", [f"ingest {source} {part}" for part in range(work.parts) for source in SOURCES]
-    for name in STAGES[2:]:
+    for name in (*STAGES[2:], *BESIDE):
         yield name, [name]
 
 
@@ -180,6 +186,7 @@ def run_step(work: Work, step: str) -> None:
     name, *arguments = step.split()
     doing: dict[str, Callable[..., dict[str, Any]]] = {
         "generate": generate, "ingest": ingest, "attribute": attribute, "evaluate": evaluate, "settle": settle,
+        "fifty": lambda work: evaluate(work, 50),
     }  # fmt: skip
     wall, cpu = time.perf_counter(), _cpu()
     told = doing[name](work, *(int(one) if one.isdigit() else one for one in arguments))
@@ -189,12 +196,13 @@ def run_step(work: Work, step: str) -> None:
 def measure(work: Work, command: Sequence[str], first: str, last: str) -> list[dict[str, Any]]:
     """Do the steps of these stages that were not done before; all that was measured, before and now, in order."""
     rows: list[dict[str, Any]] = []
+    order = (*STAGES, *BESIDE)
     for stage, steps in _steps(work):
         kept = work.measured(stage)
         if first == stage and stage not in ("generate", "ingest"):
             kept.unlink(missing_ok=True)
         known = {row["step"]: row for row in map(json.loads, kept.read_text().splitlines())} if kept.exists() else {}
-        for step in steps if STAGES.index(first) <= STAGES.index(stage) <= STAGES.index(last) else ():
+        for step in steps if order.index(first) <= order.index(stage) <= order.index(last) else ():
             if step in known:
                 continue
             row = child.run("bench.scale", *command, "--members", str(work.members), "--step", step, one_core=False)
@@ -224,8 +232,10 @@ def show(sizes: dict[int, list[dict[str, Any]]]) -> None:
     print(f"{'members':>9}  {'stage':<10}" + "".join(f"{head:>11}" for head in heads))
     before: dict[str, list[float]] = {}
     for members, rows in sizes.items():
-        for stage in (*STAGES, "all"):
-            mine = [row for row in rows if row["stage"] == stage or stage == "all"]
+        for stage in (*STAGES, "all", *BESIDE):
+            mine = [row for row in rows if row["stage"] == stage or (stage == "all" and row["stage"] in STAGES)]
+            if not mine:
+                continue
             wall, cpu = (sum(row[name] for row in mine) for name in ("wall", "cpu"))
             each = cpu / members * 1e6
             past = before.setdefault(stage, [])
@@ -245,8 +255,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sizes", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--keep", type=Path, help="folder of all sizes, kept; default: a temporary one")
-    parser.add_argument("--from", dest="first", choices=STAGES, default=STAGES[0])
-    parser.add_argument("--to", dest="last", choices=STAGES, default=STAGES[-1])
+    parser.add_argument("--from", dest="first", choices=(*STAGES, *BESIDE), default=STAGES[0])
+    parser.add_argument("--to", dest="last", choices=(*STAGES, *BESIDE), default=STAGES[-1])
     parser.add_argument("--drawn", type=float, default=0.53, help="share of visits with some twenty laboratory results")
     parser.add_argument("--pull-members", type=int, default=100_000)
     parser.add_argument("--buckets", type=int, default=0, help="default: one for 12,500 members, at least 8")
@@ -273,7 +283,7 @@ def main() -> None:
             one = work(folder, members)
             one.folder.mkdir(parents=True, exist_ok=True)
             found[members] = measure(one, command, options.first, options.last)
-    if options.last != STAGES[-1]:
+    if options.last in STAGES[:-1]:
         return
     print(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}")
     show(found)
