@@ -87,9 +87,11 @@ def matched(
     ones = parted(one(), 1 << bits, part, scratch / "one")
     others = {found.number: found for found in parted(other(), 1 << bits, part, scratch / "other")}
     for mine in ones:
-        there = others.get(mine.number)
+        there = others.pop(mine.number, None)
         size = max(mine.size, there.size if there else 0)
         yield from matched(mine.read, there.read if there else tuple, size, scratch / str(mine.number), depth + 1)
-        mine.path.unlink()
-        if there:
-            there.path.unlink()
+        for done in (mine, there):
+            if done is not None:
+                done.path.unlink()
+    for unasked in others.values():
+        unasked.path.unlink()
