@@ -156,9 +156,10 @@ def _gateway(work: Work) -> Any:
 
 def _contract(work: Work) -> Path:
     """The demo's two-sided contract, with a seventh of all practices: a provider grows with the population."""
-    from fhir_gateway.demo.tour import CONTRACTS
+    import fhir_gateway
 
-    template = next(path for path in CONTRACTS if path.stem.startswith("shared-savings")).read_text()
+    (package,) = fhir_gateway.__path__
+    template = (Path(package) / "demo" / "contracts" / "shared-savings-2025.toml").read_text()
     known = json.loads((work.population / "0" / "roster.json").read_text())
     practices = [one["tin"] for one in known["practices"]]
     stated = json.dumps(practices[: max(2, len(practices) // 7)])
