@@ -144,7 +144,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     app.include_router(davinci_export.router(gateway, respond_async), prefix=FHIR_PATH)
     app.include_router(everything.router(interactions), prefix=FHIR_PATH)
     bundles = Bundles(writes, pushed, remarking, trail, FHIR_PATH)
-    app.include_router(rest.router(interactions, changing, patching, bundles), prefix=FHIR_PATH)
+    app.router.routes.extend(rest.routes(interactions, changing, patching, bundles, FHIR_PATH))
     app.include_router(endpoints.router(gateway))
     app.include_router(clients.router(gateway))
     app.include_router(outreach.router(gateway))

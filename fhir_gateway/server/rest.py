@@ -22,21 +22,26 @@ from fhir_gateway.server.registry import SERVED, WRITES, ServedType
 from fhir_gateway.server.searching import Searching
 
 
-def router(interactions: Interactions, changing: Changing, patching: Patching, bundles: Bundles) -> APIRouter:
-    """All of them, below the FHIR base; those of one type are told from operations by their names."""
-    routes = APIRouter()
-    _add_system(routes, interactions, bundles)
+def routes(
+    interactions: Interactions, changing: Changing, patching: Patching, bundles: Bundles, base_path: str
+) -> list[BaseRoute]:
+    """All of them, below the FHIR base; those of one type are told from operations by their names.
+
+    Routes, not a router to be included: for each of several hundred that would build another one at the first request.
+    """
+    found = APIRouter(prefix=base_path)
+    _add_system(found, interactions, bundles)
     for name, served in SERVED.items():
-        _add_type(routes, name, interactions)
-        _add_changes(routes, served, changing, patching)
-    return routes
+        _add_type(found, name, interactions)
+        _add_changes(found, served, changing, patching)
+    return found.routes
 
 
 def shortcuts(interactions: Interactions, changing: Changing, patching: Patching, base_path: str) -> list[BaseRoute]:
     """The interactions with all types as a few routes, to be asked first.
 
     The router tries one route after the other, several hundred of them: for a read that took longer than the read.
-    What these routes do not match, and what the documentation says, is the router's above.
+    What these do not match, and what the documentation says, is that of ``routes``.
     """
     reading, searching, history = Reading(interactions), Searching(interactions), History(interactions)
 
