@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pyspark import SparkContext
 
 _INSTALL = "pip install 'fhir-gateway[spark]'"
+#: The command shows progress itself; and a driver that writes results may take its time to fetch the next ones.
+_SETTINGS = {"spark.ui.showConsoleProgress": "false", "spark.python.authenticate.socketTimeout": "600s"}
 
 
 @contextmanager
@@ -34,7 +36,9 @@ def spark_context(master: str | None = None) -> Iterator[SparkContext]:
     if running is None and "PYSPARK_GATEWAY_PORT" not in os.environ and not _has_java():
         raise ConfigurationError("--on spark needs Java 17 or newer (JAVA_HOME, or java on the path)")
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    builder = SparkSession.builder.appName("fhir-gateway").config("spark.ui.showConsoleProgress", "false")
+    builder = SparkSession.builder.appName("fhir-gateway")
+    for name, value in _SETTINGS.items():
+        builder = builder.config(name, value)
     try:
         session = running or (builder.master(master) if master else builder).getOrCreate()
         context = session.sparkContext

@@ -30,6 +30,8 @@ def cluster() -> Iterator[SparkCluster]:
     """Two executors; what tests send to them is found below the checkout."""
     with pytest.MonkeyPatch.context() as patch:
         checkout = str(Path(__file__).parents[2])
+        patch.setenv("SPARK_CONF_DIR", str(Path(__file__).parent / "conf"))
+        patch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
         patch.setenv("PYTHONPATH", os.pathsep.join([checkout, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]))
         with spark_context(MASTER) as context:
             yield SparkCluster(context)

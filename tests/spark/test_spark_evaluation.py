@@ -48,7 +48,14 @@ def run(tmp_path: Path, lake: Lake, evaluators: list[Evaluator]) -> Run:
     def made(name: str, cluster: Cluster | None, measures: int = len(NAMES), **options: Any) -> dict[str, bytes]:
         store = ResultStore(tmp_path / name)
         runs = evaluate_lake(
-            evaluators[:measures], lake, PERIOD, NOW, store, batch_members=SIZE, cluster=cluster, processes=1, **options
+            evaluators[:measures],
+            lake,
+            PERIOD,
+            NOW,
+            store,
+            cluster=cluster,
+            processes=1,
+            **{"batch_members": SIZE, **options},
         )
         found = saved(tmp_path / name)
         for one in runs:
@@ -87,7 +94,7 @@ def test_deaths_without_end_end_the_run_and_store_nothing(cluster: SparkCluster,
     counted.mkdir()
     deaths = Deaths(counted, "python", frozenset(range(10_000)))
     with pytest.raises(GatewayError, match=r"Spark gave up on a task .* nothing was stored"):
-        run("spark", MortalCluster(cluster, deaths), measures=1)
+        run("spark", MortalCluster(cluster, deaths), measures=1, batch_members=10**6)
     assert not [name for name in saved(tmp_path / "spark") if name.endswith("header.json")]
 
 
