@@ -90,13 +90,24 @@ def next_version(
 
 def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """True when two versions of a list differ at most in ``meta`` and in change types."""
-    return _unmarked(one) == _unmarked(other)
+    members, others = one.get("member", ()), other.get("member", ())
+    return (
+        len(members) == len(others)
+        and _about(one) == _about(other)
+        and all(
+            mine == theirs or _unmarked(mine) == _unmarked(theirs) for mine, theirs in zip(members, others, strict=True)
+        )
+    )
 
 
-def _unmarked(group: Mapping[str, Any]) -> dict[str, Any]:
-    members = [{**one, "extension": _without_change(one)} for one in group.get("member", ())]
+def _about(group: Mapping[str, Any]) -> dict[str, Any]:
+    """What a list says beside its entries; of ``meta`` only whose it is."""
     security = group.get("meta", {}).get("security")
-    return {name: value for name, value in group.items() if name != "meta"} | {"member": members, "meta": security}
+    return {name: value for name, value in group.items() if name not in ("meta", "member")} | {"meta": security}
+
+
+def _unmarked(one: Entry) -> dict[str, Any]:
+    return {**one, "extension": _without_change(one)}
 
 
 def _without_change(one: Entry) -> list[dict[str, Any]]:

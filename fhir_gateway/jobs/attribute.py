@@ -12,7 +12,8 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime
+from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +22,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fhir_gateway.attribution import COVERAGE_COLUMNS, LINE_COLUMNS, Attribution, atr_group, decisions
-from fhir_gateway.attribution import attribute as attribute_members
+from fhir_gateway.attribution import COVERAGE_COLUMNS, Attribution, atr_group, decisions
 from fhir_gateway.attribution.decisions import Decision
 from fhir_gateway.attribution.entries import Key, same
-from fhir_gateway.contracts import COST_COLUMNS, Contract
+from fhir_gateway.contracts import Contract
 from fhir_gateway.db.audience import label, labelled
-from fhir_gateway.errors import ContractError, NotFoundError
+from fhir_gateway.errors import NotFoundError
 from fhir_gateway.factory import Gateway
-from fhir_gateway.jobs.attribution_facts import known_facts, with_ccns
+from fhir_gateway.jobs.attribution_facts import known_directory
+from fhir_gateway.jobs.attribution_kept import Found, found, kept_lines, of_members
 from fhir_gateway.jobs.attribution_runs import attributions_folder, note_run
-from fhir_gateway.jobs.claim_lines import kept_claim_lines
 from fhir_gateway.jobs.clock import instant
-from fhir_gateway.jobs.people import persons_of
 from fhir_gateway.jobs.publish import published_id
-from fhir_gateway.lake.claims import directory
 from fhir_gateway.sources.outcome import Progress, PullProgress
 from fhir_gateway.telemetry.spans import traced
 
@@ -43,24 +41,32 @@ from fhir_gateway.telemetry.spans import traced
 _FOUND_TOGETHER = 1 << 13
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class AttributionReport:
     """Attribution under a contract: the evidence, what it was computed from, and the roster served.
 
-    ``lines`` has the columns that attribution and settlement look at. ``decisions`` is a digest of the decisions that
-    were applied, empty when there are none. ``evidence`` names what is kept of it (:func:`kept_attribution`),
-    ``rested_on`` what else than the lake it was computed from.
+    ``decisions`` is a digest of the decisions that were applied, empty when there are none. ``evidence`` names what is
+    kept of it (:func:`kept_attribution`), ``rested_on`` what else than the lake it was computed from.
     """
 
+    gateway: Gateway = field(repr=False)
     contract: Contract
     attribution: Attribution
-    lines: pa.Table
-    coverage: pa.Table
     lake_version: int
     group: Mapping[str, Any]
     decisions: str = ""
     evidence: str = ""
     rested_on: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def lines(self) -> pa.Table:
+        """Claim lines with the columns that attribution and settlement look at, read when they are asked for."""
+        return kept_lines(self.gateway, self.contract, self.lake_version, self.contract.claims.paid_through)
+
+    @cached_property
+    def coverage(self) -> pa.Table:
+        """Coverage with the columns that attribution looks at, read when it is asked for."""
+        return self.gateway.lake.read("Coverage", COVERAGE_COLUMNS, version=self.lake_version)
 
     @property
     def members(self) -> pa.Array:
@@ -76,54 +82,34 @@ class AttributionReport:
 
 @traced("attribute")
 def attribute(
-    gateway: Gateway, contract_name: str, *, now: datetime | None = None, progress: Progress | None = None
+    gateway: Gateway,
+    contract_name: str,
+    *,
+    now: datetime | None = None,
+    everybody: bool = False,
+    progress: Progress | None = None,
 ) -> AttributionReport:
     """Who is the contract's patient in its period, by the claims paid through its run-out.
 
     The Group keeps what changed against its version before. From the same lake version and the same terms the same
-    roster comes, and no new version of it.
+    roster comes, and no new version of it. Where there is a run to go by only those are attributed whose data changed
+    since, unless ``everybody`` is to be; the outcome is the same (:mod:`fhir_gateway.jobs.attribution_kept`).
     """
     contract = Contract.load(gateway.contract(contract_name))
     if progress:
         progress(PullProgress("attribute", contract.title))
-    found = computed(gateway, contract)
-    attribution, group, digest, key = _serve(
-        gateway, contract, found.attribution, found.lines, found.lake_version, instant(gateway, now), found.rested_on
-    )
-    return replace(found, attribution=attribution, group=group, decisions=digest, evidence=key)
+    version = gateway.lake.version
+    made = found(gateway, contract, version, everybody=everybody)
+    attribution, group, digest, key = _serve(gateway, contract, made, version, instant(gateway, now))
+    return AttributionReport(gateway, contract, attribution, version, group, digest, key, made.stamps)
 
 
 @traced("attribute.compute")
 def computed(gateway: Gateway, contract: Contract, *, version: int | None = None) -> AttributionReport:
     """Attribution on a lake version (default: the newest) without anybody's decisions; nothing is written or served."""
-    if contract.attribution_terms is None:
-        raise ContractError("attribution.terms: none were loaded")
-    lake = gateway.lake
-    version = lake.version if version is None else version
-    lines = kept_lines(gateway, contract, version, contract.claims.paid_through)
-    coverage = lake.read("Coverage", COVERAGE_COLUMNS, version=version)
-    people = persons_of(gateway, version)
-    known = known_facts(gateway, contract, contract.attribution_terms, version, people)
-    attribution = attribute_members(
-        with_ccns(gateway, contract, lines, version),
-        coverage,
-        contract.attribution_terms,
-        contract.dates,
-        contract.participants,
-        selections=known.selections,
-        members=lake.members(version=version),
-        deaths=people.filter(people["died"].is_valid()).select(["member", "died"]),
-        facts=known.facts,
-    )
-    return AttributionReport(contract, attribution, lines, coverage, version, {}, rested_on=known.stamps)
-
-
-def kept_lines(
-    gateway: Gateway, contract: Contract, version: int, paid_through: date, members: pa.Array | None = None
-) -> pa.Table:
-    """Claim lines (of these members) with the columns that attribution and settlement of a contract look at."""
-    columns = sorted({*LINE_COLUMNS, *COST_COLUMNS, *contract.needs().lines})
-    return kept_claim_lines(gateway, version, paid_through, columns, contract.claims.precedence, members)
+    version = gateway.lake.version if version is None else version
+    made = of_members(gateway, contract, version)
+    return AttributionReport(gateway, contract, made.attribution, version, {}, rested_on=made.stamps)
 
 
 def kept_attribution(gateway: Gateway, contract: Contract, evidence: str) -> AttributionReport:
@@ -140,16 +126,7 @@ def kept_attribution(gateway: Gateway, contract: Contract, evidence: str) -> Att
         participants=contract.participants,
     )
     version = header["lake_version"]
-    return AttributionReport(
-        contract,
-        attribution,
-        kept_lines(gateway, contract, version, contract.claims.paid_through),
-        gateway.lake.read("Coverage", COVERAGE_COLUMNS, version=version),
-        version,
-        {},
-        header["decisions"],
-        evidence,
-    )
+    return AttributionReport(gateway, contract, attribution, version, {}, header["decisions"], evidence)
 
 
 def organizations(gateway: Gateway, version: int) -> dict[str, str]:
@@ -161,13 +138,12 @@ def organizations(gateway: Gateway, version: int) -> dict[str, str]:
 def _serve(
     gateway: Gateway,
     contract: Contract,
-    attribution: Attribution,
-    lines: pa.Table,
+    made: Found,
     version: int,
     now: datetime,
-    stamps: Mapping[str, Any],
 ) -> tuple[Attribution, Mapping[str, Any], str, str]:
     """The attribution as decided, the list served, the digest of the decisions, the name of the evidence."""
+    attribution, stamps = made.attribution, made.stamps
     tins = contract.provider.tins
     practices = tins if len(tins) > 1 else ()
     lists: dict[str, str | None] = {contract.id: None} | {_practice_list(contract.id, tin): tin for tin in practices}
@@ -212,7 +188,7 @@ def _serve(
     header = {"contract": contract.digest, "lake_version": version, "computed": now.isoformat(), "decisions": digest}
     header |= {"terms": attribution.terms.rule, "terms_digest": attribution.terms.digest, "rivals": attribution.rivals}
     header |= {"period": [day.isoformat() for day in attribution.period], **stamps}
-    _keep(attributions_folder(gateway, contract.id) / key, aligned, _services(contract, lines), header)
+    _keep(attributions_folder(gateway, contract.id) / key, aligned, made.services, header)
     note_run(gateway, contract.id, key)
     return aligned, gateway.resources.read("Group", contract.id).json(), digest, key
 
@@ -240,16 +216,6 @@ def _decide(
     ), final
 
 
-def _services(contract: Contract, lines: pa.Table) -> pa.Table:
-    """Which practice and clinician of the contract saw which member, by any claim line."""
-    numbers = [
-        pc.is_in(lines[name], value_set=pa.array(getattr(contract.provider, f"{name}s"), pa.string()))
-        for name in ("tin", "npi")
-    ]
-    seen = lines.filter(pc.or_(*numbers)).select(["_member", "tin", "npi"]).rename_columns(["member", "tin", "npi"])
-    return seen.group_by(["member", "tin", "npi"]).aggregate([]).sort_by([("member", "ascending")])
-
-
 def _practice_list(contract_id: str, tin: str) -> str:
     """Id of a practice's list; one that is too long for FHIR is shortened by a digest."""
     name = f"{contract_id}-{tin}"
@@ -258,7 +224,7 @@ def _practice_list(contract_id: str, tin: str) -> str:
 
 def _served(gateway: Gateway, version: int, kind: str, numbers: tuple[str, ...]) -> dict[str, str]:
     ranks = {endpoint.name: rank for rank, endpoint in enumerate(gateway.endpoints.all())}
-    rows = directory(gateway.lake, version).select(["source", "reference", *numbers]).to_pylist()
+    rows = known_directory(gateway, version).select(["source", "reference", *numbers]).to_pylist()
     rows.sort(key=lambda row: (ranks.get(row["source"], len(ranks)), row["source"], row["reference"]))
     found: dict[str, str] = {}
     for row in rows:

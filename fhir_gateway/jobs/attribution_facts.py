@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fhir_gateway.attribution import AttributionTerms, Facts
@@ -34,38 +36,64 @@ class Known:
     stamps: Mapping[str, Any]
 
 
-def known_facts(gateway: Gateway, contract: Contract, terms: AttributionTerms, version: int, people: pa.Table) -> Known:
-    """All that a contract's attribution needs to know of its members and clinicians."""
-    selections, programmes, batches = selections_of(gateway, contract, version)
+def known_facts(
+    gateway: Gateway,
+    contract: Contract,
+    terms: AttributionTerms,
+    version: int,
+    people: pa.Table,
+    members: pa.Array | None = None,
+) -> Known:
+    """All that a contract's attribution needs to know of its members (or of these) and clinicians."""
+    selections, programmes, batches = selections_of(gateway, contract, version, members)
     stamps: dict[str, Any] = {"selections": batches} if batches else {}
     residence = None
     rule = terms.eligibility
     if rule.countries or rule.service_area or "geography" in terms.methods:
         counties = contract.given["counties"].table if "counties" in contract.given else None
-        residence = residences(gateway.lake.read("Patient", list(ADDRESS_COLUMNS), version=version), counties)
+        patients = gateway.lake.read("Patient", list(ADDRESS_COLUMNS), version=version, members=members)
+        residence = residences(patients, counties)
     previous = None
-    if contract.attribution.previous and terms.stickiness:
-        found = newest_evidence(gateway, contract.attribution.previous)
-        if found is not None:
-            previous = pq.read_table(found / "members.parquet")
-            stamps["previous"] = f"{contract.attribution.previous}/{found.name}"
+    found = run_before(gateway, contract)
+    if found is not None:
+        previous = _theirs(pq.read_table(found / "members.parquet"), members)
+        stamps["previous"] = f"{contract.attribution.previous}/{found.name}"
     born = people.filter(people["birth_date"].is_valid()).select(["member", "birth_date"])
     return Known(
         Facts(
             residence=residence,
-            programmes=programmes,
+            programmes=_theirs(programmes, members),
             births=born.rename_columns(["member", "born"]).cast(BIRTH_SCHEMA),
             providers=clinicians(gateway, version),
             previous=previous,
         ),
-        selections,
+        _theirs(selections, members),
         stamps,
     )
 
 
-#: Clinicians of the lake version that was asked for last, by gateway: a directory is small, and read for every member
-#: whose attribution somebody looks at. Arrow tables do not change, so any thread may have them.
+def run_before(gateway: Gateway, contract: Contract) -> Path | None:
+    """The run whose winners sticky terms stay with, where they have one."""
+    terms, name = contract.attribution_terms, contract.attribution.previous
+    return newest_evidence(gateway, name) if terms is not None and terms.stickiness and name else None
+
+
+def _theirs(table: pa.Table, members: pa.Array | None) -> pa.Table:
+    return table if members is None else table.filter(pc.is_in(table["member"], value_set=members))
+
+
+#: Directory and clinicians of the lake version that was asked for last, by gateway: they are small, and read for every
+#: member whose attribution somebody looks at. Arrow tables do not change, so any thread may have them.
+_DIRECTORIES: WeakKeyDictionary[Gateway, tuple[int, pa.Table]] = WeakKeyDictionary()
 _CLINICIANS: WeakKeyDictionary[Gateway, tuple[int, pa.Table]] = WeakKeyDictionary()
+
+
+def known_directory(gateway: Gateway, version: int) -> pa.Table:
+    """The directory of a lake version (:func:`fhir_gateway.lake.claims.directory`)."""
+    known = _DIRECTORIES.get(gateway)
+    if known is None or known[0] != version:
+        known = _DIRECTORIES[gateway] = (version, directory(gateway.lake, version))
+    return known[1]
 
 
 def clinicians(gateway: Gateway, version: int) -> pa.Table:
@@ -78,7 +106,7 @@ def clinicians(gateway: Gateway, version: int) -> pa.Table:
 
 def _clinicians(gateway: Gateway, version: int) -> pa.Table:
     with duckdb.connect() as connection:
-        connection.register("directory", directory(gateway.lake, version))
+        connection.register("directory", known_directory(gateway, version))
         found = connection.sql(
             """
             SELECT DISTINCT npi, tin, specialty, NULL::DATE AS start, NULL::DATE AS "end" FROM directory
@@ -91,22 +119,33 @@ def _clinicians(gateway: Gateway, version: int) -> pa.Table:
 
 def with_ccns(gateway: Gateway, contract: Contract, lines: pa.Table, version: int) -> pa.Table:
     """Claim lines with the CCN of their facility, where the terms or the contract know facilities by CCN."""
-    terms = contract.attribution_terms
-    by_ccn = terms is not None and any(one.ccns for one in terms.facility_services)
-    if not by_ccn and not any(one.ccns for one in contract.participants):
+    known = facilities(gateway, contract, version)
+    if known is None:
         return lines
     with duckdb.connect() as connection:
-        connection.register("organizations", gateway.lake.read("Organization", ["identifier"], version=version))
+        connection.register("facilities", known)
         connection.register("lines", lines)
         return connection.sql(
             """
-            WITH facilities AS (
-              SELECT _source AS source, 'Organization/' || id AS organization, min(i.value) AS ccn
-              FROM (SELECT _source, id, unnest(identifier) AS i FROM organizations)
-              WHERE list_contains($systems, i.system) GROUP BY ALL
-            )
             SELECT l.*, CASE WHEN l.bill_type IS NOT NULL THEN f.ccn END AS ccn
             FROM lines l LEFT JOIN facilities f ON f.source = l.source AND f.organization = l.organization
+            """
+        ).to_arrow_table()
+
+
+def facilities(gateway: Gateway, contract: Contract, version: int) -> pa.Table | None:
+    """The CCN of each facility; None where neither the terms nor the contract know facilities by CCN."""
+    terms = contract.attribution_terms
+    by_ccn = terms is not None and any(one.ccns for one in terms.facility_services)
+    if not by_ccn and not any(one.ccns for one in contract.participants):
+        return None
+    with duckdb.connect() as connection:
+        connection.register("organizations", gateway.lake.read("Organization", ["identifier"], version=version))
+        return connection.sql(
+            """
+            SELECT _source AS source, 'Organization/' || id AS organization, min(i.value) AS ccn
+            FROM (SELECT _source, id, unnest(identifier) AS i FROM organizations)
+            WHERE list_contains($systems, i.system) GROUP BY ALL ORDER BY ALL
             """,
             params={"systems": list(CCN_SYSTEMS)},
         ).to_arrow_table()

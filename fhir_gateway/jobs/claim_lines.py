@@ -1,7 +1,9 @@
 """Claim lines of a lake version, derived once and kept beside the lake.
 
 Which version of a claim counts depends on the day it was paid through, and on nothing else of a contract; contracts of
-one year share their lines. They are derived bucket by bucket, so memory is bounded by the largest bucket.
+one year share their lines. They are derived bucket by bucket, so memory is bounded by the largest bucket. Where lines
+of an earlier lake version are kept, only those of members who changed since are derived: lines of a member are made of
+the member's own rows and of the directory.
 """
 
 from __future__ import annotations
@@ -11,20 +13,24 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import date
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fhir_gateway.factory import Gateway
-from fhir_gateway.lake.claims import LINE_SCHEMA, claims, directory
+from fhir_gateway.lake.claims import DIRECTORY_TYPES, LINE_SCHEMA, claims, directory
 from fhir_gateway.lake.links import bucket_of
+from fhir_gateway.lake.store import Lake
 
 #: Rows of a row group at most (a bucket's are sorted by member: in so few those of one are found by statistics), and
 #: the key of the file's metadata that says how many row groups each bucket has.
@@ -32,6 +38,10 @@ _ROWS = 1 << 14
 _ROW_GROUPS = b"buckets"
 #: Members whose buckets are looked up.
 _FEW = 64
+#: Members who changed whose lines are derived at once.
+_TOGETHER = 20_000
+#: Seconds after which lines of an earlier lake version are deleted that nobody went by.
+_AGE = 40 * 86_400.0
 
 
 def kept_claim_lines(
@@ -45,19 +55,41 @@ def kept_claim_lines(
     """Columns of the claim lines of (these) members (:data:`LINE_SCHEMA`) at a lake version, as of a payment date.
 
     Of a claim that several sources sent the first of ``precedence`` is believed. Lines are grouped by bucket and sorted
-    within. Those of nobody known are left out. What an earlier version of the lake or of this program derived is
-    deleted.
+    within. Those of nobody known are left out. Of other lake versions the newest lines are kept, to go by, for
+    :data:`_AGE` seconds; what another version of this program derived is deleted.
     """
     path = _path(gateway, version, paid_through, precedence)
-    folder = path.parent
     try:
         return _read(gateway, path, columns, members)
     except FileNotFoundError:
         _derive(gateway, version, paid_through, precedence, path)
-    for other in folder.parent.iterdir():
-        if other != folder:
-            shutil.rmtree(other, ignore_errors=True)  # somebody may be deleting it too
+    _tidy(path, version)
     return _read(gateway, path, columns, members)
+
+
+def _tidy(path: Path, version: int) -> None:
+    """Delete what another version of this program derived, lines of versions before the newest, and what is old."""
+    folder = path.parent
+    newest = max([version, *(number for number, _ in _others(path))])
+    for other in folder.parent.iterdir():
+        number, _, derivation = other.name.partition("-")
+        if derivation != _derivation():
+            shutil.rmtree(other, ignore_errors=True)  # somebody may be deleting it too
+        elif other != folder:
+            if int(number) < newest:
+                (other / path.name).unlink(missing_ok=True)
+            with suppress(OSError):  # somebody may be deleting it too; or it has lines as of other days
+                for kept in other.iterdir():
+                    if kept.stat().st_mtime < time.time() - _AGE:
+                        kept.unlink()
+                other.rmdir()
+
+
+def _others(path: Path) -> Iterator[tuple[int, Path]]:
+    """The same lines of other lake versions, by this program."""
+    for found in path.parent.parent.glob(f"*-{_derivation()}/{path.name}"):
+        if found != path:
+            yield int(found.parent.name.partition("-")[0]), found
 
 
 def _read(gateway: Gateway, path: Path, columns: Sequence[str], members: pa.Array | None) -> pa.Table:
@@ -131,11 +163,14 @@ def _derive(gateway: Gateway, version: int, paid_through: date | None, precedenc
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor, partial = tempfile.mkstemp(prefix=".deriving-", dir=path.parent)
     os.close(descriptor)
+
+    def derived(bucket: int | None, members: pa.Array | None = None) -> pa.Table:
+        return claims(lake, bucket, version, paid_through, precedence, providers, members)
+
     try:
         with pq.ParquetWriter(partial, LINE_SCHEMA, compression="zstd", compression_level=1) as writer:
             groups = []
-            for bucket in range(lake.buckets):
-                lines = claims(lake, bucket, version, paid_through, precedence, providers)
+            for lines in _by_going_on(lake, version, path, providers, derived) or map(derived, range(lake.buckets)):
                 writer.write_table(lines, row_group_size=_ROWS)
                 groups.append(max(1, -(-lines.num_rows // _ROWS)))  # of an empty table there is one too
                 del lines  # before the next bucket is read
@@ -144,3 +179,56 @@ def _derive(gateway: Gateway, version: int, paid_through: date | None, precedenc
     except BaseException:
         Path(partial).unlink(missing_ok=True)
         raise
+
+
+def _by_going_on(
+    lake: Lake,
+    version: int,
+    path: Path,
+    providers: pa.Table,
+    derived: Callable[[int | None, pa.Array], pa.Table],
+) -> Iterator[pa.Table] | None:
+    """The lines of each bucket by those of an earlier version, and of those who changed since; None: all are needed."""
+    since, kept = max((one for one in _others(path) if one[0] < version), default=(0, path))
+    if not since:
+        return None
+    changes = lake.changes(since, version)
+    if changes.shared & DIRECTORY_TYPES and not directory(lake, since).equals(providers):
+        return None
+    if 2 * len(changes.members) > len(lake.members(version=version)):
+        return None  # as fast as looking for them
+    try:
+        file = pq.ParquetFile(kept, memory_map=True)
+    except FileNotFoundError:  # somebody is tidying
+        return None
+    groups = json.loads(file.metadata.metadata[_ROW_GROUPS])
+    return _gone_on(lake, file, groups, changes.members, derived) if len(groups) == lake.buckets else None
+
+
+def _gone_on(
+    lake: Lake,
+    file: pq.ParquetFile,
+    groups: Sequence[int],
+    changed: pa.Array,
+    derived: Callable[[int | None, pa.Array], pa.Table],
+) -> Iterator[pa.Table]:
+    """The lines of each bucket; those of members who changed are derived, some buckets at once."""
+    places = np.array([bucket_of(one, lake.buckets) for one in changed.to_pylist()], np.int64)
+    counts = np.bincount(places, minlength=lake.buckets)
+    batches = np.concatenate([[0], np.cumsum(counts)[:-1]]) // _TOGETHER
+    first, fresh, at = 0, LINE_SCHEMA.empty_table(), np.empty(0, np.int64)
+    with file:
+        for bucket, count in enumerate(groups):
+            if bucket == 0 or batches[bucket] != batches[bucket - 1]:
+                mine = changed.filter(pa.array(batches[places] == batches[bucket])) if len(places) else changed
+                fresh = derived(None, mine) if len(mine) else LINE_SCHEMA.empty_table()
+                names = fresh["_member"].combine_chunks().dictionary_encode()
+                numbers = np.array([bucket_of(one, lake.buckets) for one in names.dictionary.to_pylist()], np.int64)
+                at = numbers[names.indices.to_numpy()]
+            lines = file.read_row_groups(list(range(first, first + count)))
+            first += count
+            if counts[bucket]:
+                stay = lines.filter(pc.invert(pc.is_in(lines["_member"], value_set=changed)))
+                lines = pa.concat_tables([stay, fresh.filter(pa.array(at == bucket))]).combine_chunks()
+                lines = lines.take(pc.sort_indices(lines["_member"]))  # stable: within a member they are in order
+            yield lines

@@ -21,9 +21,11 @@ FROM patients WHERE _member IS NOT NULL GROUP BY _member ORDER BY _member
 """
 
 
-def persons_of(gateway: Gateway, version: int, bucket: int | None = None) -> pa.Table:
-    """A row per member (of a bucket): member, birth_date, gender, died (null: alive or unknown), sorted by member."""
+def persons_of(gateway: Gateway, version: int, bucket: int | None = None, members: pa.Array | None = None) -> pa.Table:
+    """A row per member (of a bucket, of these members), sorted by member: member, birth_date, gender, died (null: alive
+    or unknown)."""
     with duckdb.connect() as connection:
         columns = ["birthDate", "gender", "deceasedDateTime"]
-        connection.register("patients", gateway.lake.read("Patient", columns, bucket=bucket, version=version))
+        rows = gateway.lake.read("Patient", columns, bucket=bucket, version=version, members=members)
+        connection.register("patients", rows)
         return connection.sql(_PEOPLE).to_arrow_table()

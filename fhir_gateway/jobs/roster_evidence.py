@@ -27,8 +27,9 @@ from fhir_gateway.contracts import Contract
 from fhir_gateway.contracts.documents import SUFFIXES
 from fhir_gateway.errors import ContractError, InputError, NotFoundError
 from fhir_gateway.factory import Gateway
-from fhir_gateway.jobs.attribute import AttributionReport, kept_attribution, kept_lines
+from fhir_gateway.jobs.attribute import AttributionReport, kept_attribution
 from fhir_gateway.jobs.attribution_facts import clinicians, with_ccns
+from fhir_gateway.jobs.attribution_kept import kept_lines
 from fhir_gateway.jobs.attribution_runs import attributions_folder, evidence_runs, newest_evidence
 from fhir_gateway.jobs.people import persons_of
 from fhir_gateway.jobs.selections import selections_of

@@ -84,15 +84,20 @@ def load(
     return batch, rows.num_rows - known.num_rows
 
 
-def selections_of(gateway: Gateway, contract: Contract, version: int) -> tuple[pa.Table, pa.Table, list[str]]:
-    """Selections and programmes for a contract's attribution, and the ids of the batches they are from."""
+def selections_of(
+    gateway: Gateway, contract: Contract, version: int, members: pa.Array | None = None
+) -> tuple[pa.Table, pa.Table, list[str]]:
+    """Selections and programmes for a contract's attribution, and the ids of the batches they are from.
+
+    With ``members`` of whom patients nominated only what these did.
+    """
     standing = gateway.selections.standing(contract.id)
     batches = [one.id for one in gateway.selections.batches(contract.id) if one.withdrawn_at is None]
     elsewhere = pc.starts_with(standing["kind"], _PROGRAMME)
     found = [standing.filter(pc.invert(elsewhere))] if "loaded" in contract.attribution.selections_from else []
     for source in contract.attribution.selections_from:
         if source == "generalPractitioner":
-            found.append(_nominated(gateway, version, contract.dates[0]))
+            found.append(_nominated(gateway, version, contract.dates[0], members))
         elif source.startswith("roster:"):
             found.append(_of_roster(of_source(gateway, source.removeprefix("roster:"), contract.id), contract.dates[0]))
     selections = pa.concat_tables(found) if found else SELECTION_SCHEMA.empty_table()
@@ -101,10 +106,11 @@ def selections_of(gateway: Gateway, contract: Contract, version: int) -> tuple[p
     return selections, _programmes(standing, contract.dates[1]), batches
 
 
-def _nominated(gateway: Gateway, version: int, day: date) -> pa.Table:
+def _nominated(gateway: Gateway, version: int, day: date, members: pa.Array | None) -> pa.Table:
     """Whom patients nominated; made when the source last said so, on ``day`` where it does not say."""
     with duckdb.connect() as connection:
-        connection.register("patients", gateway.lake.read("Patient", ["generalPractitioner"], version=version))
+        patients = gateway.lake.read("Patient", ["generalPractitioner"], version=version, members=members)
+        connection.register("patients", patients)
         connection.register("directory", directory(gateway.lake, version))
         return connection.sql(_NOMINATED, params={"day": day}).to_arrow_table().cast(SELECTION_SCHEMA)
 

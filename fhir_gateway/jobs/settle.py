@@ -26,7 +26,8 @@ from fhir_gateway.contracts.vbpr import measure, performance_report, quality_rep
 from fhir_gateway.db.audience import label, labelled
 from fhir_gateway.errors import ContractError
 from fhir_gateway.factory import Gateway
-from fhir_gateway.jobs.attribute import AttributionReport, attribute, kept_lines, organizations
+from fhir_gateway.jobs.attribute import AttributionReport, attribute, organizations
+from fhir_gateway.jobs.attribution_kept import kept_lines
 from fhir_gateway.jobs.claim_lines import copies_set_aside
 from fhir_gateway.jobs.clock import instant
 from fhir_gateway.jobs.contract_results import results_of
@@ -66,17 +67,19 @@ def settle(
     interim: date | None = None,
     by: str | None = None,
     reason: str | None = None,
+    everybody: bool = False,
 ) -> SettlementReport:
     """Settle a contract on the newest lake version, for its whole period or, ``interim``, up to a cut of its calendar.
 
     Measures of the contract that have no result for its period and this lake version are evaluated first, as of
     ``now``. The same inputs give the same settlement under the same report id, and no second run. A contract that was
-    settled before with other terms under the same version is refused.
+    settled before with other terms under the same version is refused. Measures and attribution go by who changed since
+    they were computed last, unless they are to be computed of ``everybody``; the settlement is the same.
     """
     moment = instant(gateway, now)
     path = gateway.contract(contract_name)
     cut = _cut(Contract.load(path), interim)
-    attributed = attribute(gateway, contract_name, now=moment, progress=progress)
+    attributed = attribute(gateway, contract_name, now=moment, everybody=everybody, progress=progress)
     contract = attributed.contract
     results = results_of(gateway, contract, attributed.lake_version, moment, progress)
     if progress:

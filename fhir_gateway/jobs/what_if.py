@@ -20,7 +20,8 @@ from fhir_gateway.contracts.projection import Projection
 from fhir_gateway.contracts.projection import project as project_inputs
 from fhir_gateway.errors import Location
 from fhir_gateway.factory import Gateway
-from fhir_gateway.jobs.attribute import AttributionReport, computed, kept_attribution, kept_lines
+from fhir_gateway.jobs.attribute import AttributionReport, computed, kept_attribution
+from fhir_gateway.jobs.attribution_kept import kept_lines
 from fhir_gateway.jobs.clock import instant
 from fhir_gateway.jobs.contract_results import results_of
 from fhir_gateway.jobs.settle import compute, inputs_of
@@ -61,11 +62,7 @@ def what_if(
         key = _attributed_by(contract)
         if key not in bases:
             bases[key] = _base(gateway, contract)
-        base = replace(
-            bases[key],
-            contract=contract,
-            lines=kept_lines(gateway, contract, bases[key].lake_version, contract.claims.paid_through),
-        )
+        base = replace(bases[key], contract=contract)
         results = results_of(gateway, contract, base.lake_version, moment, progress)
         found.append(Outcome(name, contract, changes, compute(gateway, base, results, None)))
     return found

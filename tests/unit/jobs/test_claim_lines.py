@@ -17,6 +17,7 @@ from fhir_gateway.jobs.claim_lines import copies_set_aside, kept_claim_line_buck
 from fhir_gateway.jobs.pull import pull_files
 from fhir_gateway.lake.claims import LINE_SCHEMA, claims
 from fhir_gateway.sandbox.population import generate
+from tests.support.changing import KINDS, Changing
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,7 @@ def test_each_bucket_has_the_lines_of_its_members(
 
 
 def test_a_new_lake_version_replaces_what_was_kept(gateway: Gateway, tmp_path: Path) -> None:
+    shutil.rmtree(gateway.data_folder / "claim-lines", ignore_errors=True)
     version = gateway.lake.version
     before = kept_claim_lines(gateway, version, None, ["eob"])
     old = _kept(gateway)
@@ -113,3 +115,36 @@ def test_lines_of_few_members_are_found_in_their_row_groups(
         assert kept_claim_lines(gateway, version, None, columns, members=wanted).equals(expected)
         eobs = kept_claim_lines(gateway, version, None, ["eob"], members=wanted)
         assert eobs.equals(expected.select(["eob"]))
+
+
+def test_lines_by_who_changed_are_the_lines_of_everybody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pull after pull, of all payment dates; some buckets at once, or each by itself."""
+    monkeypatch.setattr(claim_lines, "_ROWS", 50)
+    derived: list[int | None] = []
+    true = claim_lines.claims
+
+    def counted(*given: object) -> pa.Table:
+        derived.append(None if given[-1] is None else len(given[-1]))  # type: ignore[arg-type]
+        return true(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(claim_lines, "claims", counted)
+    gateway = Gateway(Settings(data_dir=tmp_path / "gateway", lake_buckets=3))
+    changing = Changing(gateway, tmp_path, 40, 7)
+    days = (None, date(2025, 6, 30))
+    for number, kind in enumerate(("", *KINDS)):
+        if kind:
+            changing.pull(kind)
+        monkeypatch.setattr(claim_lines, "_TOGETHER", (1, 100)[number % 2])
+        version = gateway.lake.version
+        derived.clear()
+        some = [list(kept_claim_line_buckets(gateway, version, day, LINE_SCHEMA.names)) for day in days]
+        assert (None in derived) is (kind in ("", "directory"))
+        assert len(_kept(gateway)) == len(days)
+        shutil.move(gateway.data_folder / "claim-lines", tmp_path / "aside")
+        for day, buckets in zip(days, some, strict=True):
+            for bucket, lines in enumerate(kept_claim_line_buckets(gateway, version, day, LINE_SCHEMA.names)):
+                assert lines.equals(buckets[bucket])
+        bytes_of = [path.read_bytes() for path in _kept(gateway)]
+        shutil.rmtree(gateway.data_folder / "claim-lines")
+        shutil.move(tmp_path / "aside", gateway.data_folder / "claim-lines")
+        assert [path.read_bytes() for path in _kept(gateway)] == bytes_of

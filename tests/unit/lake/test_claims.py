@@ -234,7 +234,11 @@ def test_practitioner_bills_himself_through_his_organization(directory: pa.Table
 
 
 def test_submitted_claim_names_the_organization_an_eob_does_not(directory: pa.Table) -> None:
-    submitted = rows("Claim", [{"id": "k1", "provider": {"reference": "Organization/o2"}}], ["provider", "item"])
+    submitted = rows(
+        "Claim",
+        [{"id": "k1", "patient": {"reference": "Patient/p1"}, "provider": {"reference": "Organization/o2"}}],
+        ["provider", "item"],
+    )
     bill = eob("e1", 1, provider={"reference": "Practitioner/d2"}, claim={"reference": "Claim/k1"})
     (line,) = lines(bill, directory=directory, submitted_claims=submitted)
     assert (line["organization"], line["tin"]) == ("Organization/o2", "999999998")

@@ -1,0 +1,195 @@
+"""What attribution found, before anybody's decisions, kept so that the next run is about those who changed.
+
+Every member is judged by the member's own rows alone, by the directory, and by what is in no lake: selections, lists,
+programmes and who won before. Where a run of the same contract and program is kept whose directory and lists were the
+same, only members whose rows are others since are attributed; the outcome is that of attributing everybody.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from fhir_gateway.attribution import COVERAGE_COLUMNS, LINE_COLUMNS, Attribution
+from fhir_gateway.attribution import attribute as attribute_members
+from fhir_gateway.contracts import COST_COLUMNS, Contract
+from fhir_gateway.errors import ContractError
+from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs.attribution_facts import facilities, known_directory, known_facts, run_before, with_ccns
+from fhir_gateway.jobs.claim_lines import kept_claim_lines
+from fhir_gateway.jobs.people import persons_of
+from fhir_gateway.jobs.selections import selections_of
+
+_HEADER = "header.json"
+_TABLES = ("members", "candidates", "services")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Who is whose patient by the data; ``services`` says which practice and clinician of the contract saw whom.
+
+    ``stamps`` name what is neither in the lake nor in the contract.
+    """
+
+    attribution: Attribution
+    services: pa.Table
+    stamps: Mapping[str, Any]
+
+
+def kept_lines(
+    gateway: Gateway, contract: Contract, version: int, paid_through: date, members: pa.Array | None = None
+) -> pa.Table:
+    """Claim lines (of these members) with the columns that attribution and settlement of a contract look at."""
+    columns = sorted({*LINE_COLUMNS, *COST_COLUMNS, *contract.needs().lines})
+    return kept_claim_lines(gateway, version, paid_through, columns, contract.claims.precedence, members)
+
+
+def of_members(gateway: Gateway, contract: Contract, version: int, members: pa.Array | None = None) -> Found:
+    """Attribution of these members, or of everybody, on a lake version; ContractError without terms."""
+    terms = contract.attribution_terms
+    if terms is None:
+        raise ContractError("attribution.terms: none were loaded")
+    lines = kept_lines(gateway, contract, version, contract.claims.paid_through, members)
+    people = persons_of(gateway, version, members=members)
+    known = known_facts(gateway, contract, terms, version, people, members)
+    attribution = attribute_members(
+        with_ccns(gateway, contract, lines, version),
+        gateway.lake.read("Coverage", COVERAGE_COLUMNS, version=version, members=members),
+        terms,
+        contract.dates,
+        contract.participants,
+        selections=known.selections,
+        members=people["member"].combine_chunks(),
+        deaths=people.filter(people["died"].is_valid()).select(["member", "died"]),
+        facts=known.facts,
+    )
+    return Found(attribution, _services(contract, lines), known.stamps)
+
+
+def found(gateway: Gateway, contract: Contract, version: int, *, everybody: bool = False) -> Found:
+    """Attribution on a lake version, of those who changed where there is a run to go by, unless ``everybody``; kept."""
+    folder = gateway.data_folder / "attribution-runs" / contract.id
+    world = _world(gateway, contract, version)
+    since, path = _earlier(folder, world, version)
+    if everybody or path is None:
+        made = of_members(gateway, contract, version)
+    else:
+        made = _gone_on(gateway, contract, version, since, path)
+    if everybody or since != version:
+        _keep(folder, made, {"world": world, "version": version})
+    return made
+
+
+def _gone_on(gateway: Gateway, contract: Contract, version: int, since: int, path: Path) -> Found:
+    """A kept run with the members who changed since put in their place."""
+    terms = contract.attribution_terms
+    if terms is None:
+        raise ContractError("attribution.terms: none were loaded")
+    before = [pq.read_table(path / f"{name}.parquet") for name in _TABLES]
+    stamps = orjson.loads((path / _HEADER).read_bytes())["stamps"]
+    changed = gateway.lake.changes(since, version).members
+    if 2 * len(changed) > before[0].num_rows:
+        return of_members(gateway, contract, version)
+    if len(changed):
+        anew = of_members(gateway, contract, version, changed)
+        stamps = anew.stamps
+        fresh = (anew.attribution.table, anew.attribution.candidates, anew.services)
+        orders = (["member"], ["member", "rank"], _SERVICE)
+        before = [_replaced(*one, changed) for one in zip(before, fresh, orders, strict=True)]
+    table, candidates, services = before
+    attribution = Attribution(table, candidates, terms, contract.dates, tuple(contract.participants))
+    return Found(attribution, services, stamps)
+
+
+def _replaced(before: pa.Table, fresh: pa.Table, order: Sequence[str], changed: pa.Array) -> pa.Table:
+    """Rows of members, sorted, with those of the members who changed made anew."""
+    stay = before.filter(pc.invert(pc.is_in(before["member"], value_set=changed)))
+    return pa.concat_tables([stay, fresh]).combine_chunks().sort_by([(one, "ascending") for one in order])
+
+
+def _earlier(folder: Path, world: str, version: int) -> tuple[int, Path | None]:
+    """The kept run to go by, and its lake version."""
+    for header in folder.glob(f"[!.]*/{_HEADER}"):
+        stated = orjson.loads(header.read_bytes())
+        if stated["world"] == world and stated["version"] <= version:
+            return stated["version"], header.parent
+    return 0, None
+
+
+def _world(gateway: Gateway, contract: Contract, version: int) -> str:
+    """A digest of all that an attribution rests on but the members' own rows."""
+    nobody = pa.array([], pa.string())
+    selections, programmes, batches = selections_of(gateway, contract, version, nobody)
+    before, known = run_before(gateway, contract), facilities(gateway, contract, version)
+    tables = [
+        known_directory(gateway, version),
+        *([] if known is None else [known]),
+        *(one.sort_by([(name, "ascending") for name in one.column_names]) for one in (selections, programmes)),
+    ]
+    digest = hashlib.sha256(f"{contract.digest} {_program()} {batches} {before and before.name}".encode())
+    for table in tables:
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table.combine_chunks())
+        digest.update(sink.getvalue())
+    return digest.hexdigest()
+
+
+@cache
+def _program() -> str:
+    """Changes with the program that attributes."""
+    root = files("fhir_gateway")
+    parts = [
+        one.read_bytes()
+        for folder in ("attribution", "attribution/methods", "lake", "jobs")
+        for one in sorted(root.joinpath(folder).iterdir(), key=lambda one: one.name)
+        if one.name.endswith((".py", ".sql")) and (folder not in ("lake", "jobs") or one.name.startswith(_LOOKED_AT))
+    ]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+#: Modules of other rooms that say what is attributed from.
+_LOOKED_AT = ("attribution_", "claim", "people", "selections", "rosters", "macros")
+
+
+def _keep(folder: Path, made: Found, header: Mapping[str, Any]) -> None:
+    """Keep a run, whole or not at all, in the place of those before it."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    partial = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
+    tables = (made.attribution.table, made.attribution.candidates, made.services)
+    for name, table in zip(_TABLES, tables, strict=True):
+        pq.write_table(table, partial / f"{name}.parquet")
+    (partial / _HEADER).write_bytes(orjson.dumps({**header, "stamps": dict(made.stamps)}))
+    target = folder / f"{header['version']}-{partial.name.removeprefix('.saving-')}"
+    os.rename(partial, target)
+    for other in folder.glob("[!.]*"):
+        if other != target:
+            shutil.rmtree(other, ignore_errors=True)  # somebody may be deleting it too
+
+
+_SERVICE = ("member", "tin", "npi")
+
+
+def _services(contract: Contract, lines: pa.Table) -> pa.Table:
+    """Which practice and clinician of the contract saw which member, by any claim line."""
+    numbers = [
+        pc.is_in(lines[name], value_set=pa.array(getattr(contract.provider, f"{name}s"), pa.string()))
+        for name in ("tin", "npi")
+    ]
+    seen = lines.filter(pc.or_(*numbers)).select(["_member", "tin", "npi"]).rename_columns(list(_SERVICE))
+    distinct = seen.group_by(list(_SERVICE)).aggregate([])
+    return distinct.sort_by([(name, "ascending") for name in _SERVICE]).combine_chunks()
