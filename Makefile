@@ -70,11 +70,12 @@ test-third-party: install .third-party/.installed ## Servers and clients that ar
 test-risk-packages: install .risk-package/.installed ## Compare risk scores of 10,000 random members with two packages that are not ours
 	@$(BIN)/python -m tests.support.risk_packages $(ARGS)
 
-lint: install ## Check style, format, the direction of imports, and the image's recipe
+lint: install ## Check style, format, the direction of imports, and what is deployed (image, compose, Kubernetes, alerts)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports
 	@$(BIN)/hadolint docker/Dockerfile
+	@$(BIN)/python -m tests.support.deployment
 	@$(BIN)/mkdocs build --strict --quiet
 
 type: install ## Check types

@@ -1,14 +1,15 @@
 #!/bin/sh
-# Starts the gateway. Secrets given as files (FHIR_GATEWAY_..._FILE, as Docker and Kubernetes mount them) become
-# settings of this process alone: they are in no image, no compose file and no `docker inspect`.
+# Starts the gateway. Secrets given as files (..._FILE, as Docker and Kubernetes mount them) become settings of this
+# process alone: they are in no image, no compose file and no `docker inspect`.
 set -eu
 
-for name in DATABASE_URL ENCRYPTION_KEY; do
-    eval "file=\${FHIR_GATEWAY_${name}_FILE:-}"
+for name in FHIR_GATEWAY_DATABASE_URL FHIR_GATEWAY_ENCRYPTION_KEY FHIR_GATEWAY_METRICS_TOKEN FHIR_GATEWAY_SMTP_URL \
+    FHIR_GATEWAY_OPENID AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY; do
+    eval "file=\${${name}_FILE:-}"
     if [ -n "$file" ]; then
-        eval "FHIR_GATEWAY_${name}=\$(cat \"\$file\")"
-        export "FHIR_GATEWAY_${name}"
-        unset "FHIR_GATEWAY_${name}_FILE"
+        value=$(cat "$file") # by itself, so that a file that cannot be read ends this script
+        export "$name=$value"
+        unset "${name}_FILE" value
     fi
 done
 

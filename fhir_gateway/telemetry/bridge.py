@@ -74,7 +74,9 @@ class MetricsExport:
 
 def metrics_data(families: Iterable[Family], resource: Resource, began: int, now: int) -> MetricsData:
     """Families of Prometheus as they stand ``now``; counters count since ``began`` (nanoseconds of the epoch)."""
-    metrics = [Metric(one.name, one.documentation, _unit(one), _points(one, began, now)) for one in families]
+    metrics = [
+        Metric(one.name, one.documentation, _unit(one), _points(one, began, now)) for one in families if one.samples
+    ]
     return MetricsData([ResourceMetrics(resource, [ScopeMetrics(_SCOPE, metrics, "")], "")])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import isroutine
 from typing import TYPE_CHECKING, Any
 
 from fhir_gateway.telemetry import spans
@@ -52,9 +53,15 @@ def begin(scope: Mapping[str, Any], started: int | None = None) -> RequestSpan |
 
 
 def template(scope: Mapping[str, Any]) -> str | None:
-    """The template of the route that a request was given to, as it was declared: it holds no ids."""
-    path = getattr(scope.get("route"), "path_format", None)
-    return path if isinstance(path, str) else None
+    """The template of the route that a request was given to: its path with names in the place of parameters' values.
+
+    None where no route took it, or where a value is not a whole segment: then nothing of the path may be said.
+    """
+    if not isroutine(scope.get("endpoint")):  # none, or an application that is mounted and may not know the rest
+        return None
+    names = {str(value): f"{{{name}}}" for name, value in scope["path_params"].items()}
+    segments = scope["path"].split("/")
+    return "/".join(names.get(one, one) for one in segments) if names.keys() <= set(segments) else None
 
 
 def _caller(scope: Mapping[str, Any]) -> Context:
