@@ -51,7 +51,7 @@ from fhir_gateway.factory import Gateway
 
 LIMIT = 0.200
 #: Addresses of one page at most, and pages that are read to find them.
-_ADDRESSES, _CRAWLED = 60, 12
+_ADDRESSES, _CRAWLED = 60, 6
 _LINK = re.compile(r'(?:href|hx-get|data-follow)="([^"#]+)"')
 _FILTERS = re.compile(r'<form method="get"[^>]*>(.*?)</form>', re.DOTALL)
 _CHOICE = re.compile(r'<select[^>]* name="([^"]+)"[^>]*>(.*?)</select>', re.DOTALL)
@@ -199,7 +199,8 @@ async def walk(reader: Reader, pages: Pages) -> Walk:
     while waiting:
         address = waiting.pop(0)
         route = pages.of(address)
-        if route is None or crawled[route] >= _CRAWLED:
+        most = 1 if "." in (route or "") else _CRAWLED  # files lead nowhere
+        if route is None or route in REPORTS or crawled[route] >= most:
             continue
         crawled[route] += 1
         answer, took = await reader.get(address)

@@ -14,10 +14,11 @@ from typing import Any
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
+from anyio import CapacityLimiter, to_thread
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, Response
 
 from fhir_gateway.console.accounts import Accounts
 from fhir_gateway.console.roles import Permission
@@ -35,6 +36,8 @@ POLICY = (
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
 _MOST_FIELDS = 200
+#: Reports that are made at the same time.
+_LONG_AT_ONCE = 2
 _MOST_FORM_BYTES = 256 * 1024
 
 
@@ -75,6 +78,14 @@ class Frame:
             "moment": self._moment,
         }
         self._templates.globals |= {"static": static_address, "path": PATH}
+
+    async def in_turn(self, make: Callable[[], Response]) -> Response:
+        """What takes long, in a thread of its own. A few at once: others wait without a thread that pages need."""
+        return await to_thread.run_sync(make, limiter=self._long_work)
+
+    @cached_property
+    def _long_work(self) -> CapacityLimiter:
+        return CapacityLimiter(_LONG_AT_ONCE)
 
     @cached_property
     def accounts(self) -> Accounts:

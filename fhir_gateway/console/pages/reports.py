@@ -37,17 +37,25 @@ def router(frame: Frame) -> APIRouter:
         return frame.page(request, "reports.html", periods=named, days=days, forms=tuple(FORMS))
 
     @routes.get("/reports/quality.{form}")
-    def quality(form: str, session: SeeQuality, period: str = "") -> Response:
-        return answer(reports.quality_report(gateway, _period(period), session.audience), form, "quality")
+    async def quality(form: str, session: SeeQuality, period: str = "") -> Response:
+        def make() -> Response:
+            return answer(reports.quality_report(gateway, _period(period), session.audience), form, "quality")
+
+        return await frame.in_turn(make)
 
     @routes.get("/reports/board.{form}")
-    def board(form: str, session: SeeContracts, period: str = "", as_of: str = "") -> Response:
-        day = _day(as_of, "as of") if as_of else None
-        return answer(reports.board_report(gateway, _period(period), session.audience, day), form, "board")
+    async def board(form: str, session: SeeContracts, period: str = "", as_of: str = "") -> Response:
+        def make() -> Response:
+            day = _day(as_of, "as of") if as_of else None
+            return answer(reports.board_report(gateway, _period(period), session.audience, day), form, "board")
+
+        return await frame.in_turn(make)
 
     @routes.get("/reports/loss-ratio.{form}")
-    def loss_ratio(form: str, session: SeeContracts) -> Response:
-        return answer(reports.loss_ratio_report(gateway, session.audience), form, "loss-ratio")
+    async def loss_ratio(form: str, session: SeeContracts) -> Response:
+        return await frame.in_turn(
+            lambda: answer(reports.loss_ratio_report(gateway, session.audience), form, "loss-ratio")
+        )
 
     return routes
 

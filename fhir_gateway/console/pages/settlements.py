@@ -49,16 +49,20 @@ def router(frame: Frame) -> APIRouter:
         )
 
     @routes.get("/settlements/{run_id}/statement.{form}")
-    def written(run_id: str, form: str, session: See) -> Response:
+    async def written(run_id: str, form: str, session: See) -> Response:
         """The statement as a page or a file."""
-        run, contract, settlement = contracts.settled(session.audience, run_id)
-        if form in FORMS:
-            return answer(statement(settlement, contract, run.id, run.state), form, run.id)
-        if form not in _EXACT:
-            raise NotFoundError(f"a statement is written as {', '.join((*FORMS, *_EXACT))}")
-        body = statement_csv(settlement) if form == "csv" else stated(settlement)
-        disposition = {"Content-Disposition": f'attachment; filename="{run.id}.{form}"'}
-        return Response(body, media_type=_EXACT[form], headers=disposition)
+
+        def make() -> Response:
+            run, contract, settlement = contracts.settled(session.audience, run_id)
+            if form in FORMS:
+                return answer(statement(settlement, contract, run.id, run.state), form, run.id)
+            if form not in _EXACT:
+                raise NotFoundError(f"a statement is written as {', '.join((*FORMS, *_EXACT))}")
+            body = statement_csv(settlement) if form == "csv" else stated(settlement)
+            disposition = {"Content-Disposition": f'attachment; filename="{run.id}.{form}"'}
+            return Response(body, media_type=_EXACT[form], headers=disposition)
+
+        return await frame.in_turn(make)
 
     @routes.get("/settlements/{run_id}/lines/{line_id:path}")
     def line(request: Request, run_id: str, line_id: str, session: See) -> Response:
