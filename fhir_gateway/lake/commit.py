@@ -34,7 +34,7 @@ from fhir_gateway.lake.places import ObjectPath, Place, keep
 from fhir_gateway.lake.placing import STORED_COLUMNS, Before, Placement, place
 from fhir_gateway.lake.quarantine import QuarantineWriter
 from fhir_gateway.lake.replay import Replay
-from fhir_gateway.lake.staging import Progress, StagedLines, StagedRows, gathered, stage
+from fhir_gateway.lake.staging import Progress, StagedLines, StagedRows, gathered, patients, stage
 from fhir_gateway.lake.tables import FEW_IDS, ResourceTable
 from fhir_gateway.lake.texts import Texts
 from fhir_gateway.lake.typed import typed_rows
@@ -184,9 +184,7 @@ class Commit:
     def _links(
         self, lines: StagedLines, placements: Mapping[str, Placement], known: pa.Table, mark: str | None
     ) -> Links:
-        here = [placed.accepted.patients() for name, placed in placements.items() if belongs_to_patients(name)]
-        ids = pa.chunked_array(here, pa.string()).unique()
-        del here
+        ids = patients(placed.accepted for name, placed in placements.items() if belongs_to_patients(name))
         nobody = pa.table({"_patient": pa.array([], pa.string()), "_member": pa.array([], pa.string())})
         assigned = [nobody]
         for rows in self._person_elements(lines, placements["Patient"].accepted) if "Patient" in placements else ():
@@ -203,9 +201,9 @@ class Commit:
         for rows in gathered(accepted.batches()):
             pieces = typed_rows(self.connection, lines.scanner.grammar, "Patient", lines.texts, rows, shape)
             elements = [piece.columns for piece in pieces]
-            patients = pa.Table.from_struct_array(pa.chunked_array(elements, pa.struct(schema)))
-            patients = patients.add_column(0, "id", rows["id"])
-            yield patients.take(pc.sort_indices(patients["id"]))
+            people = pa.Table.from_struct_array(pa.chunked_array(elements, pa.struct(schema)))
+            people = people.add_column(0, "id", rows["id"])
+            yield people.take(pc.sort_indices(people["id"]))
 
     def _laid(self, links: Links, same: bool) -> Path | None:
         """The file of all links; None when they are as they were, or there are none."""

@@ -7,19 +7,23 @@ commit who has become another person and must move.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fhir_gateway.errors import GatewayError
+from fhir_gateway.lake.index import Index
 from fhir_gateway.lake.persons import PersonAssigner, PersonHistory
 from fhir_gateway.lake.places import Place, opened
 
 SCHEMA = pa.schema(
     [("_source", pa.string()), ("_patient", pa.string()), ("_member", pa.string()), ("_bucket", pa.int32())]
 )
+_MOVED = pa.schema([SCHEMA.field("_source"), SCHEMA.field("_patient")])
 
 
 def bucket_of(member: str, buckets: int) -> int:
@@ -53,30 +57,11 @@ def read_links(path: Place | None) -> pa.Table:
 ASKED = 1 << 14
 
 
-def _persons(answer: pa.Array, asked: int) -> pa.Array:
-    if len(answer) != asked or answer.null_count:
+def _looked_up(persons: PersonAssigner, source: str, ids: pa.Array) -> pa.Array:
+    answer = persons.lookup(source, ids)
+    if len(answer) != len(ids) or answer.null_count:
         raise GatewayError("the person assigner must give one person for every patient")
     return answer.cast(pa.string())
-
-
-def _looked_up(persons: PersonAssigner, source: str, ids: pa.Array) -> pa.Array:
-    """The persons of patients of a source."""
-    parts = [ids.slice(first, ASKED) for first in range(0, len(ids), ASKED)]
-    return pa.concat_arrays([_persons(persons.lookup(source, part), len(part)) for part in parts])
-
-
-def _hashed(members: pa.Array, buckets: int) -> pa.Array:
-    """The buckets of members."""
-    parts = (members.slice(first, ASKED).to_pylist() for first in range(0, len(members), ASKED))
-    found = [pa.array([bucket_of(member, buckets) for member in part], pa.int32()) for part in parts]
-    return pa.concat_arrays([pa.array([], pa.int32()), *found])
-
-
-def _buckets(members: pa.ChunkedArray, known: pa.Table, buckets: int) -> pa.ChunkedArray:
-    """The bucket of each member; hashed are those who are new, a few microseconds each."""
-    places = known["_bucket"].take(pc.index_in(members, known["_member"].combine_chunks()))
-    new = pc.unique(members.filter(pc.is_null(places)))
-    return pc.coalesce(places, _hashed(new, buckets).take(pc.index_in(members, new)))
 
 
 def update_links(
@@ -91,66 +76,71 @@ def update_links(
     """Ask for all ``patients`` (ids of ``source``) and all known ones; ``assigned`` are answers already given.
 
     Where the assigner can say whom it placed since ``mark``, of the known ones only they are looked at; when nothing
-    is different the table is ``known`` itself.
+    is different the table is ``known`` itself. Those of ``patients`` that are not known come after those that are.
     """
-    now = None
-    if isinstance(persons, PersonHistory):
-        now, placed = persons.placed_since(mark)
-        if placed is not None:
-            return _followed(known, source, patients, placed, persons, buckets, now)
-    parts = []
-    for name in sorted({source, *known["_source"].unique().to_pylist()}):
-        ids = known.filter(pc.field("_source") == name)["_patient"].combine_chunks()
-        if name == source:
-            ids = pc.unique(pa.concat_arrays([ids, patients.cast(pa.string())])).drop_null()
-        ids = ids.take(pc.sort_indices(ids))
-        if not len(ids):
-            continue
-        members = _looked_up(persons, name, ids)
-        if name == source and assigned.num_rows:
-            at = pc.index_in(ids, assigned["_patient"])
-            members = pc.coalesce(assigned["_member"].combine_chunks().take(at), members)
-        parts.append(pa.table({"_source": pa.repeat(name, len(ids)), "_patient": ids, "_member": members}))
-    if not parts:
-        return Links(SCHEMA.empty_table(), SCHEMA.empty_table(), now)
-    table = pa.concat_tables(parts)
-    table = table.append_column("_bucket", _buckets(table["_member"], known, buckets)).cast(SCHEMA)
-    before = known.select(["_source", "_patient", "_member"]).rename_columns(["_source", "_patient", "_before"])
-    joined = table.join(before, ["_source", "_patient"], join_type="inner")
-    moved = joined.filter(pc.field("_member") != pc.field("_before"))
-    return Links(table, moved.select(["_source", "_patient"]), now)
+    now, placed = persons.placed_since(mark) if isinstance(persons, PersonHistory) else (None, None)
+    followed = placed is not None
+    if placed is None:
+        placed = assigned.append_column("_source", pa.repeat(source, assigned.num_rows))
+    told = _Told(placed)
+    patients = patients.cast(pa.string()).drop_null().unique()
+    here, seen = Index(patients), np.zeros(len(patients), np.bool_)
+    parts, moved = [], []
+    for batch in known.to_batches(max_chunksize=ASKED):
+        for name, rows in by_source(batch):
+            if name == source:
+                places = here.places(rows["_patient"])
+                seen[places[places >= 0]] = True
+            members = told.of(name, rows["_patient"])
+            if members.null_count:
+                others = rows["_member"] if followed else _looked_up(persons, name, rows["_patient"])
+                members = pc.coalesce(members, others)
+            other = pc.not_equal(members, rows["_member"])
+            if pc.any(other, min_count=0).as_py():
+                gone = rows.filter(other)
+                parts.append(_linked(gone["_source"], gone["_patient"], members.filter(other), buckets))
+                moved.append(gone.select(_MOVED.names))
+                rows = rows.filter(pc.invert(other))
+            parts.append(rows)
+    table = pa.Table.from_batches(parts, SCHEMA) if moved else known
+    fresh = patients.filter(pa.array(~seen))
+    new = []
+    for ids in (fresh.slice(at, ASKED) for at in range(0, len(fresh), ASKED)):
+        members = told.of(source, ids)
+        if members.null_count:
+            members = pc.coalesce(members, _looked_up(persons, source, ids))
+        new.append(_linked(pa.repeat(source, len(ids)), ids, members, buckets))
+    if new:
+        table = pa.concat_tables([table, pa.Table.from_batches(new)])
+    return Links(table, pa.Table.from_batches(moved, _MOVED), now)
 
 
-def _followed(
-    known: pa.Table,
-    source: str,
-    patients: pa.Array,
-    placed: pa.Table,
-    persons: PersonAssigner,
-    buckets: int,
-    mark: str,
-) -> Links:
-    """The known links with those of ``placed`` who are somebody else now, and with the patients not known so far."""
-    keys = ["_source", "_patient"]
-    joined = known.join(placed.rename_columns([*keys, "_now"]), keys, join_type="inner")
-    moved = joined.filter(pc.field("_now") != pc.field("_member")).select([*keys, "_now"])
-    table = known
-    if moved.num_rows:
-        members = moved["_now"].combine_chunks()
-        table = pa.concat_tables(
-            [
-                known.join(moved, keys, join_type="left anti").select(SCHEMA.names),
-                _linked(moved["_source"], moved["_patient"], members, buckets),
-            ]
-        )
-    here = known.filter(pc.field("_source") == source)["_patient"]
-    fresh = patients.cast(pa.string()).drop_null().unique()
-    fresh = fresh.filter(pc.invert(pc.is_in(fresh, value_set=here.filter(pc.is_in(here, value_set=fresh)))))
-    if len(fresh):
-        members = _looked_up(persons, source, fresh)
-        table = pa.concat_tables([table, _linked(pa.repeat(source, len(fresh)), fresh, members, buckets)])
-    return Links(table, moved.select(keys), mark)
+def by_source(batch: pa.RecordBatch) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """The rows of each source, with its name."""
+    names = batch["_source"].unique().to_pylist()
+    for name in names:
+        yield name, batch if len(names) == 1 else batch.filter(pc.equal(batch["_source"], name))
 
 
-def _linked(sources: pa.Array, patients: pa.Array, members: pa.Array, buckets: int) -> pa.Table:
-    return pa.table([sources, patients, members, _hashed(members, buckets)], schema=SCHEMA)
+class _Told:
+    """Who patients are as the assigner said of itself: rows of ``_source``, ``_patient``, ``_member``."""
+
+    def __init__(self, rows: pa.Table) -> None:
+        self._found: dict[str, tuple[Index, pa.Array]] = {}
+        for name in rows["_source"].unique().to_pylist():
+            own = rows.filter(pc.equal(rows["_source"], name))
+            patients, members = (own[column].combine_chunks() for column in ("_patient", "_member"))
+            self._found[name] = Index(patients), members.cast(pa.string())
+
+    def of(self, source: str, patients: pa.Array) -> pa.Array:
+        """The members of patients of a source; null of whom nothing was said."""
+        if source not in self._found:
+            return pa.nulls(len(patients), pa.string())
+        index, members = self._found[source]
+        places = index.places(patients)
+        return members.take(pa.array(places, mask=places < 0))
+
+
+def _linked(sources: pa.Array, patients: pa.Array, members: pa.Array, buckets: int) -> pa.RecordBatch:
+    hashed = [bucket_of(member, buckets) for member in members.to_pylist()]
+    return pa.record_batch([sources, patients, members, pa.array(hashed, pa.int32())], schema=SCHEMA)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fhir_gateway.lake import parting
+from fhir_gateway.lake.index import Index
+from fhir_gateway.lake.links import ASKED, by_source
 from fhir_gateway.lake.staging import gathered, id_words
 from fhir_gateway.lake.tables import NO_BUCKET
 
@@ -32,27 +33,6 @@ _Key = npt.NDArray[np.uint64]
 _Rows = Callable[[], Iterable[pa.Table]]
 
 
-class _Places(NamedTuple):
-    """Places of a source's patients among all seats, by the hash of their ids, which ``hashed`` has sorted."""
-
-    hashed: npt.NDArray[np.uint64]
-    place: npt.NDArray[np.int32]
-    alike: pa.Array | None
-    """The patients' ids, when two of them have the same hash; they are in the order of ``place``."""
-
-    def of(self, ids: pa.Array) -> npt.NDArray[np.int32]:
-        """The places of patients (each is here, or null: -1)."""
-        if not len(self.place):
-            return np.full(len(ids), -1, np.int32)
-        if self.alike is not None:
-            at = pc.index_in(ids, self.alike).fill_null(0).to_numpy()
-        else:
-            at = np.minimum(np.searchsorted(self.hashed, id_words(ids)[2]), len(self.place) - 1)
-        found: npt.NDArray[np.int32] = self.place[at]
-        found[pc.is_null(ids).to_numpy(zero_copy_only=False)] = -1
-        return found
-
-
 @dataclass(frozen=True, slots=True)
 class Seats:
     """Patients by bucket, person and source, and ``rank``, the place of a person's source in this order.
@@ -64,42 +44,50 @@ class Seats:
     members: pa.Array
     buckets: pa.Array
     rank: npt.NDArray[np.int32]
-    places: Mapping[str, _Places]
+    places: Mapping[str, Index]
 
     def of(self, patients: pa.ChunkedArray, sources: pa.ChunkedArray | None = None) -> npt.NDArray[np.int32]:
         """The seats of patients (each has one, or is null: -1), who are of ``source`` where nothing else is said."""
         ids = patients.combine_chunks()
         if sources is None:
-            return self.places[self.source].of(ids)
+            return self.places[self.source].places(ids)
         found = np.full(len(ids), -1, np.int32)
         for source in sources.unique().to_pylist():
             own = pc.equal(sources, source).to_numpy()
-            found[own] = self.places[source].of(ids.filter(pa.array(own)))
+            found[own] = self.places[source].places(ids.filter(pa.array(own)))
         return found
 
 
 def seats(links: pa.Table, source: str, moved: pa.Table | None = None) -> Seats:
     """What ``links`` say of a source's patients, and of others who ``moved`` (pairs ``_source``, ``_patient``)."""
-    own = links.filter(pc.field("_source") == source)
-    if moved is not None and moved.num_rows:
-        others = links.filter(pc.field("_source") != source)
-        own = pa.concat_tables([own, others.join(moved, ["_source", "_patient"], join_type="left semi")])
-    by = [("_bucket", "ascending"), ("_member", "ascending"), ("_source", "ascending")]
-    own = own.take(pc.sort_indices(own, by))
-    sources, patients, members, buckets = (
-        own[name].combine_chunks() for name in ("_source", "_patient", "_member", "_bucket")
-    )
-    first = np.zeros(len(members), np.bool_)  # of a person, and of a source of theirs
-    for keys in (members, sources):
-        codes = keys.dictionary_encode().indices.to_numpy()
-        first |= np.diff(codes, prepend=codes[:1]) != 0
-    places = {}
-    for name in {source, *pc.unique(sources).to_pylist()}:
-        place = pc.indices_nonzero(pc.equal(sources, name)).to_numpy().astype(np.int32)
-        hashed = id_words(patients.take(pa.array(place)))[2]
-        order = np.argsort(hashed)
-        hashed, place = hashed[order], place[order]
-        places[name] = _Places(hashed, place, patients.take(pa.array(place)) if _repeated(hashed) else None)
+    own: dict[str, list[pa.RecordBatch]] = {source: []}
+    others = {}
+    if moved is not None:
+        for name in set(moved["_source"].unique().to_pylist()) - {source}:
+            others[name] = Index(moved.filter(pc.equal(moved["_source"], name))["_patient"].combine_chunks())
+    for batch in links.to_batches(max_chunksize=ASKED):
+        for name, rows in by_source(batch):
+            if name in others:
+                rows = rows.filter(pa.array(others[name].places(rows["_patient"]) >= 0))
+            if name == source or name in others:
+                own.setdefault(name, []).append(rows)
+    names = sorted(own)
+    table = pa.Table.from_batches([batch for name in names for batch in own[name]], links.schema)
+    members, buckets = (table[name].combine_chunks() for name in ("_member", "_bucket"))
+    order = in_order(buckets.to_numpy(), members)  # keeps the order of what is alike: by source
+    sizes = [sum(batch.num_rows for batch in own[name]) for name in names]
+    sources = np.repeat(np.arange(len(names), dtype=np.int32), sizes)[order]
+    seat = np.empty(len(order), np.int32)
+    seat[order] = np.arange(len(order), dtype=np.int32)
+    places, start = {}, 0
+    for name, size in zip(names, sizes, strict=True):
+        patients = table["_patient"].slice(start, size).combine_chunks()
+        places[name] = Index(patients, seat[start : start + size], sure=True)
+        start += size
+    members, buckets = members.take(pa.array(order)), buckets.take(pa.array(order))
+    first = np.zeros(len(order), np.bool_)  # of a person, and of a source of theirs
+    first[1:] = pc.not_equal(members[1:], members[:-1]).to_numpy(zero_copy_only=False)
+    first[1:] |= sources[1:] != sources[:-1]
     return Seats(source, members, buckets, np.cumsum(first, dtype=np.int32), places)
 
 

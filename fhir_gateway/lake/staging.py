@@ -97,19 +97,6 @@ class StagedRows:
             return None
         return pa.chunked_array([batch["id"] for batch in self._held], pa.string())
 
-    def patients(self) -> pa.Array:
-        """The patient ids in the rows, each once."""
-        found: list[pa.Array] = []
-        size, most = 0, _GATHERED_ROWS
-        for rows in gathered(self.batches()):
-            found.append(rows["_patient"].unique())
-            size += len(found[-1])
-            if size > most:  # twice what there was: each is looked at a few times only
-                found = [pa.chunked_array(found).unique()]
-                size = len(found[0])
-                most = max(most, 2 * size)
-        return pa.chunked_array(found, pa.string()).unique().drop_null()
-
     def all_different(self) -> bool:
         """Whether no id occurs twice: by hashes of them, through the disk where they are many."""
         hashed = (id_words(rows["id"].combine_chunks())[2] for rows in gathered(self.batches()))
@@ -160,6 +147,20 @@ def gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
             waiting, count = [], 0
     if waiting:
         yield pa.Table.from_batches(waiting)
+
+
+def patients(types: Iterable[StagedRows]) -> pa.Array:
+    """The patient ids in the rows of types, each once."""
+    found: list[pa.Array] = []
+    size, most = 0, _GATHERED_ROWS
+    for rows in (rows for one in types for rows in gathered(one.batches())):
+        found.append(rows["_patient"].unique())
+        size += len(found[-1])
+        if size > most:  # twice what there was: each is looked at a few times only
+            found = [pa.chunked_array(found).unique()]
+            size = len(found[0])
+            most = max(most, 2 * size)
+    return pa.chunked_array(found, pa.string()).unique().drop_null()
 
 
 def _repeated(hashed: np.ndarray) -> bool:
