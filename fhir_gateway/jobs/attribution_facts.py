@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -35,16 +35,28 @@ class Known:
     selections: pa.Table
     stamps: Mapping[str, Any]
 
+    def of(self, members: pa.Array) -> Known:
+        """What is known of these members, and of all clinicians."""
+        facts = self.facts
+        theirs = {
+            name: None if table is None else _theirs(table, members)
+            for name, table in (
+                ("residence", facts.residence),
+                ("programmes", facts.programmes),
+                ("previous", facts.previous),
+            )
+        }
+        return Known(replace(facts, **theirs), _theirs(self.selections, members), self.stamps)
+
 
 def known_facts(
     gateway: Gateway,
     contract: Contract,
     terms: AttributionTerms,
     version: int,
-    people: pa.Table,
     members: pa.Array | None = None,
 ) -> Known:
-    """All that a contract's attribution needs to know of its members (or of these) and clinicians."""
+    """All that a contract's attribution needs to know of its members (or of these) and clinicians, but for births."""
     selections, programmes, batches = selections_of(gateway, contract, version, members)
     stamps: dict[str, Any] = {"selections": batches} if batches else {}
     residence = None
@@ -58,18 +70,22 @@ def known_facts(
     if found is not None:
         previous = _theirs(pq.read_table(found / "members.parquet"), members)
         stamps["previous"] = f"{contract.attribution.previous}/{found.name}"
-    born = people.filter(people["birth_date"].is_valid()).select(["member", "birth_date"])
     return Known(
         Facts(
             residence=residence,
             programmes=_theirs(programmes, members),
-            births=born.rename_columns(["member", "born"]).cast(BIRTH_SCHEMA),
             providers=clinicians(gateway, version),
             previous=previous,
         ),
         _theirs(selections, members),
         stamps,
     )
+
+
+def births(people: pa.Table) -> pa.Table:
+    """When people (:func:`~fhir_gateway.jobs.people.persons_of`) were born."""
+    born = people.filter(people["birth_date"].is_valid()).select(["member", "birth_date"])
+    return born.rename_columns(["member", "born"]).cast(BIRTH_SCHEMA)
 
 
 def run_before(gateway: Gateway, contract: Contract) -> Path | None:

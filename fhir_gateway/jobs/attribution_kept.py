@@ -11,8 +11,8 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import cache
 from importlib.resources import files
@@ -29,13 +29,22 @@ from fhir_gateway.attribution import attribute as attribute_members
 from fhir_gateway.contracts import COST_COLUMNS, Contract
 from fhir_gateway.errors import ContractError
 from fhir_gateway.factory import Gateway
-from fhir_gateway.jobs.attribution_facts import facilities, known_directory, known_facts, run_before, with_ccns
-from fhir_gateway.jobs.claim_lines import kept_claim_lines
+from fhir_gateway.jobs.attribution_facts import (
+    births,
+    facilities,
+    known_directory,
+    known_facts,
+    run_before,
+    with_ccns,
+)
+from fhir_gateway.jobs.claim_lines import kept_claim_line_buckets, kept_claim_lines
 from fhir_gateway.jobs.people import persons_of
 from fhir_gateway.jobs.selections import selections_of
 
 _HEADER = "header.json"
 _TABLES = ("members", "candidates", "services")
+#: Claim lines whose members are attributed at once: some 800 bytes each.
+_TOGETHER = 750_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,34 +59,95 @@ class Found:
     stamps: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """What is known of some members."""
+
+    lines: pa.Table
+    coverage: pa.Table
+    people: pa.Table
+
+    @property
+    def members(self) -> pa.Array:
+        """All of them, by whatever is known."""
+        named = [self.lines["_member"], self.coverage["_member"], self.people["member"]]
+        return pc.unique(pa.chunked_array([chunk for one in named for chunk in one.chunks], pa.string()))
+
+
 def kept_lines(
     gateway: Gateway, contract: Contract, version: int, paid_through: date, members: pa.Array | None = None
 ) -> pa.Table:
     """Claim lines (of these members) with the columns that attribution and settlement of a contract look at."""
-    columns = sorted({*LINE_COLUMNS, *COST_COLUMNS, *contract.needs().lines})
-    return kept_claim_lines(gateway, version, paid_through, columns, contract.claims.precedence, members)
+    return kept_claim_lines(gateway, version, paid_through, _columns(contract), contract.claims.precedence, members)
+
+
+def _columns(contract: Contract) -> list[str]:
+    return sorted({*LINE_COLUMNS, *COST_COLUMNS, *contract.needs().lines})
 
 
 def of_members(gateway: Gateway, contract: Contract, version: int, members: pa.Array | None = None) -> Found:
-    """Attribution of these members, or of everybody, on a lake version; ContractError without terms."""
+    """Attribution of these members, or of everybody, on a lake version; ContractError without terms.
+
+    Everybody is worked on some buckets at once, so memory does not grow with the members but for the outcome.
+    """
     terms = contract.attribution_terms
     if terms is None:
         raise ContractError("attribution.terms: none were loaded")
-    lines = kept_lines(gateway, contract, version, contract.claims.paid_through, members)
-    people = persons_of(gateway, version, members=members)
-    known = known_facts(gateway, contract, terms, version, people, members)
-    attribution = attribute_members(
-        with_ccns(gateway, contract, lines, version),
-        gateway.lake.read("Coverage", COVERAGE_COLUMNS, version=version, members=members),
+    known = known_facts(gateway, contract, terms, version, members)
+    parts, services = [], []
+    for rows in (
+        _in_parts(gateway, contract, version) if members is None else [_of(gateway, contract, version, members)]
+    ):
+        mine = known if members is not None else known.of(rows.members)
+        parts.append(
+            attribute_members(
+                with_ccns(gateway, contract, rows.lines, version),
+                rows.coverage,
+                terms,
+                contract.dates,
+                contract.participants,
+                selections=mine.selections,
+                members=rows.people["member"].combine_chunks(),
+                deaths=rows.people.filter(rows.people["died"].is_valid()).select(["member", "died"]),
+                facts=replace(mine.facts, births=births(rows.people)),
+            )
+        )
+        services.append(_services(contract, rows.lines))
+    attribution = Attribution(
+        _sorted([one.table for one in parts], ("member",)),
+        _sorted([one.candidates for one in parts], ("member", "rank")),
         terms,
         contract.dates,
-        contract.participants,
-        selections=known.selections,
-        members=people["member"].combine_chunks(),
-        deaths=people.filter(people["died"].is_valid()).select(["member", "died"]),
-        facts=known.facts,
+        tuple(contract.participants),
     )
-    return Found(attribution, _services(contract, lines), known.stamps)
+    return Found(attribution, _sorted(services, _SERVICE), known.stamps)
+
+
+def _of(gateway: Gateway, contract: Contract, version: int, members: pa.Array) -> _Rows:
+    return _Rows(
+        kept_lines(gateway, contract, version, contract.claims.paid_through, members),
+        gateway.lake.read("Coverage", COVERAGE_COLUMNS, version=version, members=members),
+        persons_of(gateway, version, members=members),
+    )
+
+
+def _in_parts(gateway: Gateway, contract: Contract, version: int) -> Iterator[_Rows]:
+    """What is known of everybody, so many claim lines at once."""
+    claims = contract.claims
+    buckets = kept_claim_line_buckets(gateway, version, claims.paid_through, _columns(contract), claims.precedence)
+    waiting: list[_Rows] = []
+    for bucket, lines in enumerate(buckets):
+        coverage = gateway.lake.read("Coverage", COVERAGE_COLUMNS, bucket=bucket, version=version)
+        waiting.append(_Rows(lines, coverage, persons_of(gateway, version, bucket)))
+        if sum(one.lines.num_rows for one in waiting) >= _TOGETHER or bucket + 1 == gateway.lake.buckets:
+            names = ("lines", "coverage", "people")
+            yield _Rows(*(pa.concat_tables([getattr(one, name) for one in waiting]) for name in names))
+            waiting = []
+
+
+def _sorted(parts: Sequence[pa.Table], order: Sequence[str]) -> pa.Table:
+    rows = pa.concat_tables(parts)
+    return rows if len(parts) == 1 else rows.sort_by([(one, "ascending") for one in order]).combine_chunks()
 
 
 def found(gateway: Gateway, contract: Contract, version: int, *, everybody: bool = False) -> Found:

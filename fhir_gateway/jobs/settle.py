@@ -16,7 +16,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fhir_gateway.contracts import Contract, Settlement, SettlementInputs, collect
+from fhir_gateway.contracts import COST_COLUMNS, Contract, Settlement, SettlementInputs, collect
 from fhir_gateway.contracts import settle as settle_contract
 from fhir_gateway.contracts.calendar import Cut
 from fhir_gateway.contracts.fhir_contract import fhir_contract
@@ -27,8 +27,7 @@ from fhir_gateway.db.audience import label, labelled
 from fhir_gateway.errors import ContractError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.attribute import AttributionReport, attribute, organizations
-from fhir_gateway.jobs.attribution_kept import kept_lines
-from fhir_gateway.jobs.claim_lines import copies_set_aside
+from fhir_gateway.jobs.claim_lines import copies_set_aside, kept_claim_lines
 from fhir_gateway.jobs.clock import instant
 from fhir_gateway.jobs.contract_results import results_of
 from fhir_gateway.jobs.contract_versions import register
@@ -187,10 +186,20 @@ def _cut(contract: Contract, interim: date | None) -> Cut | None:
 
 
 def _lines(gateway: Gateway, attributed: AttributionReport, cut: Cut | None) -> pa.Table:
-    """Claim lines as of the last day that payments count; of an interim settlement that day is earlier."""
-    if cut is None:
-        return attributed.lines
-    return kept_lines(gateway, attributed.contract, attributed.lake_version, cut.paid_through)
+    """Claim lines as of the last day that payments count; of an interim settlement that day is earlier.
+
+    Of everybody where an arrangement looks at columns (:class:`~fhir_gateway.contracts.arrangements.facts.Facts`), else
+    of the roster.
+    """
+    contract, needs = attributed.contract, attributed.contract.needs()
+    return kept_claim_lines(
+        gateway,
+        attributed.lake_version,
+        contract.claims.paid_through if cut is None else cut.paid_through,
+        sorted({*COST_COLUMNS, *needs.lines}),
+        contract.claims.precedence,
+        None if needs else attributed.members,
+    )
 
 
 @traced("settle.record")
