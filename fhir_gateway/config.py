@@ -93,6 +93,33 @@ class Threshold(BaseModel):
     value: Decimal = Field(description="The threshold: a line is below it, or not.")
 
 
+class Schedule(BaseModel):
+    """A job that workers begin at given moments, each of them once, however many workers there are."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$", description="What its jobs' ids begin with.")
+    cron: str = Field(description="Five fields of cron (minute, hour, day, month, weekday), in `time_zone`.")
+    job: Literal["pull", "evaluate", "attribute", "settle", "claims", "compact", "retain"] = Field(
+        description="What is done. A pull brings what changed since the last one."
+    )
+    source: str | None = Field(default=None, description="Endpoint of a pull.")
+    contract: str | None = Field(default=None, description="Contract of an attribution or settlement.")
+    packages: tuple[str, ...] = Field(default=(), description="Measure packages of an evaluation; empty: all.")
+    files: int = Field(default=8, ge=1, description="Most files of a bucket that a compaction leaves.")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        from croniter import croniter
+
+        if len(self.cron.split()) != 5 or not croniter.is_valid(self.cron):
+            raise ValueError(f"schedule {self.name}: cron takes five fields, as in 30 2 * * 1-5")
+        needs = {"pull": "source", "attribute": "contract", "settle": "contract"}.get(self.job)
+        if needs is not None and getattr(self, needs) is None:
+            raise ValueError(f"schedule {self.name}: {self.job} needs {needs}")
+        return self
+
+
 class Settings(BaseSettings):
     """All settings, with the embedded defaults (SQLite and a local folder)."""
 
@@ -174,6 +201,9 @@ class Settings(BaseSettings):
         default=True, description="Whether `serve` works on jobs and goes on with those that were interrupted."
     )
     jobs_at_once: int = Field(default=2, ge=1, description="Jobs that one worker carries out at the same time.")
+    schedules: tuple[Schedule, ...] = Field(
+        default=(), description="Jobs that workers begin by themselves: a JSON list (see jobs.md)."
+    )
     async_at_once: int = Field(
         default=2, ge=1, description="Asynchronous requests of clients that one worker carries out at the same time."
     )
@@ -270,6 +300,12 @@ class Settings(BaseSettings):
         except (ZoneInfoNotFoundError, ValueError, OSError):  # unknown, no such kind of name, or a folder of zones
             raise ValueError("not an IANA time zone that this machine knows") from None
         return value
+
+    @model_validator(mode="after")
+    def _schedules_have_names(self) -> Self:
+        if len({one.name for one in self.schedules}) != len(self.schedules):
+            raise ValueError("schedules names one twice")
+        return self
 
     @model_validator(mode="after")
     def _someone_issues_tokens(self) -> Self:

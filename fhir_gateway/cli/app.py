@@ -26,6 +26,7 @@ from fhir_gateway.cli import (
     lake,
     ledger,
     measure,
+    migrate,
     outreach,
     persons,
     predict,
@@ -86,6 +87,7 @@ app.command("serve")(serve.serve)
 app.command("worker")(jobs.worker)
 app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)
+app.command("migrate")(migrate.migrate)
 
 
 def _version(wanted: bool) -> None:

@@ -9,33 +9,67 @@ from __future__ import annotations
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import Column
 from sqlalchemy.engine import Connection, Engine
 
 from fhir_gateway.db.engine import create_engine, snapshot, transaction
 from fhir_gateway.db.tables import metadata
+from fhir_gateway.errors import ConfigurationError
 
 _FOLDER = Path(__file__).parent / "migrations"
 
 
 def upgrade(engine: Engine) -> None:
-    """Create or upgrade all tables; cheap when there is nothing to do, safe from several processes at once."""
+    """Create or upgrade all tables; cheap when there is nothing to do, safe from several processes at once.
+
+    Tables of a newer release are left as they are: this one goes on with them while the newer one takes its place.
+    ConfigurationError where it could not, because what it needs is not there any more.
+    """
+    current = revision(engine)
+    if current == _head():
+        return
+    if current is not None and current not in _known():
+        if problems := [one for one in differences(engine) if not _bearable(one)]:
+            raise ConfigurationError(
+                f"the control plane was brought to migration {current} by a newer release, and this one cannot work "
+                f"with it ({len(problems)} differences): start the newer one"
+            )
+        return
+    with transaction(engine, lock="migrations") as connection:
+        command.upgrade(_configuration(connection), "head")
+
+
+def revision(engine: Engine) -> str | None:
+    """The last migration that a database had; None for an empty one."""
     with snapshot(engine) as connection:
-        current = MigrationContext.configure(connection).get_current_revision()
-    if current != _head():
-        with transaction(engine, lock="migrations") as connection:
-            command.upgrade(_configuration(connection), "head")
+        return MigrationContext.configure(connection).get_current_revision()
 
 
 @cache
 def _head() -> str | None:
     """The last migration there is; all are read to find it."""
     return ScriptDirectory(str(_FOLDER)).get_current_head()
+
+
+@cache
+def _known() -> frozenset[str]:
+    return frozenset(one.revision for one in ScriptDirectory(str(_FOLDER)).walk_revisions())
+
+
+def _bearable(difference: Any) -> bool:
+    """Whether code can work with a database that differs from its tables so: by something more, that may stay empty."""
+    kind = difference[0] if isinstance(difference, tuple) else None
+    if kind == "remove_column":
+        column: Column[Any] = difference[3]
+        return bool(column.nullable or column.server_default is not None)
+    return kind in ("remove_table", "remove_index", "remove_fk")
 
 
 def differences(engine: Engine) -> list[object]:

@@ -134,6 +134,19 @@ class JobBook:
             )
         return self.job(id)
 
+    def once(self, kind: str, id: str, /, **arguments: Any) -> bool:
+        """Let a worker do a job of that kind unless there is or was one of that id; whether there was none.
+
+        Of several processes that say so at once, each may hear that there was none: the job is one all the same.
+        """
+        if self.find(id) is not None:
+            return False
+        queue = QUEUES.get(kind, QUEUE)
+        self._client.enqueue(
+            {"workflow_name": kind, "workflow_id": id, "queue_name": queue, "app_version": VERSION}, **arguments
+        )
+        return True
+
     def again(self, id: str, queue: str | None) -> None:
         """Begin a job anew that has ended, or whose process has died; steps decide themselves what is left to do."""
         if self.job(id).state in ("done", "failed", "cancelled"):

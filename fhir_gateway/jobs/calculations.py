@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
 from datetime import UTC, date, datetime
 from typing import Any
 
+from fhir_gateway.errors import ConflictError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.attribute import attribute
+from fhir_gateway.jobs.book import JobBook
 from fhir_gateway.jobs.claim_quality import check_and_keep
 from fhir_gateway.jobs.evaluate import evaluate
+from fhir_gateway.jobs.pull import begin_endpoint
 from fhir_gateway.jobs.quality_views import refresh
 from fhir_gateway.jobs.settle import settle
+from fhir_gateway.jobs.since import LAST
 
 Asked = Mapping[str, Any]
 
@@ -54,11 +59,20 @@ def _retain(gateway: Gateway, asked: Asked) -> list[str]:
     return []
 
 
+def _pull(gateway: Gateway, asked: Asked) -> list[str]:
+    """Leave what changed since the last pull to a job of its own, which outlives its process step by step."""
+    row = begin_endpoint(gateway, asked["source"], since=LAST)
+    with closing(JobBook(gateway)) as book, suppress(ConflictError):  # it is waiting or under way already
+        book.submit("pull", row.id, pull_id=row.id)
+    return []
+
+
 CALCULATIONS: Mapping[str, Callable[[Gateway, Asked], list[str]]] = {
     "evaluate": _evaluate,
     "attribute": _attribute,
     "settle": _settle,
     "claims": _claims,
+    "scheduled-pull": _pull,
     "compact": _compact,
     "retain": _retain,
 }

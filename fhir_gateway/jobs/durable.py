@@ -25,6 +25,7 @@ from fhir_gateway.jobs.book import APPLICATION, QUEUE, QUEUES, VERSION, Job, Job
 from fhir_gateway.jobs.calculations import CALCULATIONS
 from fhir_gateway.jobs.deliveries import Deliveries
 from fhir_gateway.jobs.locks import hold
+from fhir_gateway.jobs.schedules import Schedules
 from fhir_gateway.sources.outcome import Progress
 from fhir_gateway.telemetry import meters
 
@@ -92,6 +93,7 @@ class Worker:
                 )
                 self._held.enter_context(Deliveries(self.gateway))
                 self._held.enter_context(AlertWatch(self.gateway))
+                self._held.enter_context(Schedules(self.gateway))
                 self._patrol = threading.Thread(target=self._go_on, name="jobs-patrol", daemon=True)
                 self._patrol.start()
         except BaseException:

@@ -48,6 +48,14 @@ class Remembered:
 @contextmanager
 def control_plane(kind: str, folder: Path) -> Iterator[Engine]:
     """An upgraded, empty control plane; skips PostgreSQL visibly when there is none. Its schema is emptied first."""
+    with empty_database(kind, folder) as engine:
+        upgrade(engine)
+        yield engine
+
+
+@contextmanager
+def empty_database(kind: str, folder: Path) -> Iterator[Engine]:
+    """A database without tables; that of PostgreSQL is emptied first."""
     if kind == "sqlite":
         engine = create_engine(f"sqlite:///{folder}/control.db")
     else:
@@ -58,7 +66,6 @@ def control_plane(kind: str, folder: Path) -> Iterator[Engine]:
         with transaction(engine) as connection:
             connection.execute(sa.text("DROP SCHEMA public CASCADE"))
             connection.execute(sa.text("CREATE SCHEMA public"))
-    upgrade(engine)
     try:
         yield engine
     finally:
