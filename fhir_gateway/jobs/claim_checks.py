@@ -52,8 +52,9 @@ def check_lake(gateway: Gateway, names: Iterable[str] | None = None, source: str
     lake, tables = gateway.lake, claim_tables(gateway)
     providers, lists = directory(lake), attributed(gateway)
     parts = []
-    for bucket in range(lake.buckets):
-        rows = lake.read("Claim", CLAIM_PATHS, bucket=bucket)
+    version = lake.version
+    for bucket in range(lake.buckets_of(version)):
+        rows = lake.read("Claim", CLAIM_PATHS, bucket=bucket, version=version)
         if not rows.num_rows:
             continue
         for name in sorted(pc.unique(rows["_source"]).to_pylist()):
@@ -61,11 +62,10 @@ def check_lake(gateway: Gateway, names: Iterable[str] | None = None, source: str
                 continue
             mine = rows.filter(pc.equal(rows["_source"], name))
             claims = lake_rows(mine, _keys(mine))
-            known = _known(gateway, name, providers, lists, bucket=bucket)
+            known = _known(gateway, name, providers, lists, bucket=bucket, version=version)
             # the batch is the history: every claim of these patients is in it
-            known = replace(
-                known, history=claims.slice(0, 0), denied=_denied(gateway, _own_id, source=name, bucket=bucket)
-            )
+            denied = _denied(gateway, _own_id, source=name, bucket=bucket, version=version)
+            known = replace(known, history=claims.slice(0, 0), denied=denied)
             parts.append(check(claims, known, tables, chosen))
     return together(parts)
 
@@ -179,11 +179,12 @@ def _denied(
     source: str | None = None,
     bucket: int | None = None,
     members: pa.Array | None = None,
+    version: int | None = None,
 ) -> pa.Table:
     """What payers denied, as far as the answers may be read: of one source, or of all."""
     answers = []
     for kind, columns in (("ExplanationOfBenefit", EOB_ANSWER), ("ClaimResponse", RESPONSE_ANSWER)):
-        rows = gateway.lake.read(kind, columns, bucket=bucket, members=members)
+        rows = gateway.lake.read(kind, columns, bucket=bucket, members=members, version=version)
         mine = pc.equal(rows["_source"], source) if source is not None else pa.array([True] * rows.num_rows, pa.bool_())
         answers.append(rows.filter(mine) if reads(kind) else rows.slice(0, 0))
     return denied_lines(answers[0], answers[1], called)
@@ -266,13 +267,14 @@ def _known(
     lists: pa.Table | None,
     bucket: int | None = None,
     members: pa.Array | None = None,
+    version: int | None = None,
 ) -> Context:
     """What one source says of patients and coverage, and its directory."""
     lake = gateway.lake
-    covered = lake.read("Coverage", COVERAGE_COLUMNS, bucket=bucket, members=members)
+    covered = lake.read("Coverage", COVERAGE_COLUMNS, bucket=bucket, members=members, version=version)
     covered = covered.filter(pc.equal(covered["_source"], source))
     return Context(
-        patients=patients(lake.read("Patient", PATIENT_COLUMNS, bucket=bucket, members=members)),
+        patients=patients(lake.read("Patient", PATIENT_COLUMNS, bucket=bucket, members=members, version=version)),
         coverages=coverages(covered, _own_id),
         attributed=lists,
         directory=providers.filter(pc.equal(providers["source"], source)),

@@ -98,13 +98,14 @@ def _read(gateway: Gateway, path: Path, columns: Sequence[str], members: pa.Arra
         only = None if members is None else pc.field("_member").isin(members)
         return pq.read_table(path, columns=list(columns), filters=only, memory_map=True)
     wanted = members.cast(pa.string())
-    names: dict[int, list[str]] = {}
-    for one in wanted.to_pylist():
-        names.setdefault(bucket_of(one, gateway.lake.buckets), []).append(one)
     with pq.ParquetFile(path, memory_map=True) as kept:
+        groups = json.loads(kept.metadata.metadata[_ROW_GROUPS])
+        names: dict[int, list[str]] = {}
+        for one in wanted.to_pylist():
+            names.setdefault(bucket_of(one, len(groups)), []).append(one)
         place = [kept.metadata.row_group(0).column(n).path_in_schema for n in range(kept.metadata.num_columns)]
         first, chosen = 0, []
-        for bucket, count in enumerate(json.loads(kept.metadata.metadata[_ROW_GROUPS])):
+        for bucket, count in enumerate(groups):
             for group in range(first, first + count) if bucket in names else ():
                 told = kept.metadata.row_group(group).column(place.index("_member")).statistics
                 if told is None or not told.has_min_max or any(told.min <= one <= told.max for one in names[bucket]):
@@ -170,7 +171,9 @@ def _derive(gateway: Gateway, version: int, paid_through: date | None, precedenc
     try:
         with pq.ParquetWriter(partial, LINE_SCHEMA, compression="zstd", compression_level=1) as writer:
             groups = []
-            for lines in _by_going_on(lake, version, path, providers, derived) or map(derived, range(lake.buckets)):
+            for lines in _by_going_on(lake, version, path, providers, derived) or map(
+                derived, range(lake.buckets_of(version))
+            ):
                 writer.write_table(lines, row_group_size=_ROWS)
                 groups.append(max(1, -(-lines.num_rows // _ROWS)))  # of an empty table there is one too
                 del lines  # before the next bucket is read
@@ -202,19 +205,19 @@ def _by_going_on(
     except FileNotFoundError:  # somebody is tidying
         return None
     groups = json.loads(file.metadata.metadata[_ROW_GROUPS])
-    return _gone_on(lake, file, groups, changes.members, derived) if len(groups) == lake.buckets else None
+    return _gone_on(file, groups, changes.members, derived) if len(groups) == lake.buckets_of(version) else None
 
 
 def _gone_on(
-    lake: Lake,
     file: pq.ParquetFile,
     groups: Sequence[int],
     changed: pa.Array,
     derived: Callable[[int | None, pa.Array], pa.Table],
 ) -> Iterator[pa.Table]:
     """The lines of each bucket; those of members who changed are derived, some buckets at once."""
-    places = np.array([bucket_of(one, lake.buckets) for one in changed.to_pylist()], np.int64)
-    counts = np.bincount(places, minlength=lake.buckets)
+    buckets = len(groups)
+    places = np.array([bucket_of(one, buckets) for one in changed.to_pylist()], np.int64)
+    counts = np.bincount(places, minlength=buckets)
     batches = np.concatenate([[0], np.cumsum(counts)[:-1]]) // _TOGETHER
     first, fresh, at = 0, LINE_SCHEMA.empty_table(), np.empty(0, np.int64)
     with file:
@@ -223,7 +226,7 @@ def _gone_on(
                 mine = changed.filter(pa.array(batches[places] == batches[bucket])) if len(places) else changed
                 fresh = derived(None, mine) if len(mine) else LINE_SCHEMA.empty_table()
                 names = fresh["_member"].combine_chunks().dictionary_encode()
-                numbers = np.array([bucket_of(one, lake.buckets) for one in names.dictionary.to_pylist()], np.int64)
+                numbers = np.array([bucket_of(one, buckets) for one in names.dictionary.to_pylist()], np.int64)
                 at = numbers[names.indices.to_numpy()]
             lines = file.read_row_groups(list(range(first, first + count)))
             first += count

@@ -33,7 +33,7 @@ def buckets(gateway: Gateway, version: int) -> Iterator[Bucket]:
     lines = kept_claim_lines(gateway, version, None, LINE_COLUMNS)
     providers = directory(lake, version)
     precedence = tuple(one.name for one in gateway.endpoints.all())
-    for number in range(lake.buckets):
+    for number in range(lake.buckets_of(version)):
         members = lake.members(number, version)
         if not len(members):
             continue

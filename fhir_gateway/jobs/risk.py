@@ -149,7 +149,7 @@ def _derive(gateway: Gateway, version: int, path: Path) -> None:
     os.close(descriptor)
     try:
         with pq.ParquetWriter(partial, DIAGNOSIS_SCHEMA, compression="zstd", compression_level=1) as writer:
-            for bucket in range(gateway.lake.buckets):
+            for bucket in range(gateway.lake.buckets_of(version)):
                 eobs = gateway.lake.read("ExplanationOfBenefit", DIAGNOSIS_EOB_COLUMNS, bucket=bucket, version=version)
                 mine = lines.filter(pc.is_in(lines["_member"], value_set=pc.unique(eobs["_member"]).drop_null()))
                 writer.write_table(risk_diagnoses(eobs, mine))

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fhir_gateway.lake.columns import table_schema
+from fhir_gateway.lake.links import bucket_of
 from fhir_gateway.lake.parts import BucketWriter
 from fhir_gateway.lake.places import side_by_side
 from fhir_gateway.lake.reading import Only, filled, footer, stored_rows
@@ -41,21 +42,39 @@ class Copied:
     tombstones: bool
 
 
-def copied(table: ResourceTable, files: Sequence[StoredFile], seq: int, scratch: Path) -> Copied:
-    """Write the newest rows of the ``files`` of one bucket, as part of lake version ``seq``."""
+def copied(
+    table: ResourceTable, files: Sequence[StoredFile], seq: int, scratch: Path, buckets: int | None = None
+) -> Copied:
+    """Write the newest rows of the ``files`` of one bucket, as part of lake version ``seq``.
+
+    With ``buckets`` into those of so many that it is parted into.
+    """
     bucket = files[0].bucket
     keys = pa.concat_tables(side_by_side(lambda file: stored_rows(file.path, bucket, _KEYS), files, table.path))
     kept = _newest(keys)
+    del keys
+    kept = kept.append_column("_bucket", pa.repeat(pa.scalar(bucket, pa.int32()), kept.num_rows))
+    if buckets is not None:
+        kept = in_buckets(kept, buckets)
+        kept = kept.take(pc.sort_indices(kept["_bucket"]))  # stable: in reading order within each
     full = table_schema(table.resource_type)
     schema = filled(full, [footer(file.path).schema for file in files])
     writer = BucketWriter(table, seq, scratch, COPY)
     for first in range(0, kept.num_rows, _PIECE):
         piece = kept.slice(first, _PIECE)
         rows = _rows(table, files, schema, piece)
-        if "_bucket" not in rows.column_names:
-            rows = rows.append_column("_bucket", pa.repeat(pa.scalar(bucket, pa.int32()), rows.num_rows))
-        writer.add(rows)
+        if "_bucket" in rows.column_names:
+            rows = rows.drop_columns("_bucket")
+        writer.add(rows.append_column("_bucket", piece["_bucket"]))
     return Copied(writer.close(), bool(pc.any(kept["_deleted"]).as_py()))
+
+
+def in_buckets(rows: pa.Table, buckets: int) -> pa.Table:
+    """Rows of members, or links to them, with ``_bucket`` that of so many."""
+    members = rows["_member"].combine_chunks().dictionary_encode()
+    places = np.array([bucket_of(one, buckets) for one in members.dictionary.to_pylist()], np.int32)
+    at = pa.array(places[members.indices.to_numpy()], pa.int32())
+    return rows.set_column(rows.column_names.index("_bucket"), "_bucket", at)
 
 
 def _newest(keys: pa.Table) -> pa.Table:

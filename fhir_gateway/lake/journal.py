@@ -6,7 +6,7 @@ that version, and its number in the file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,22 +66,29 @@ def rows_with(
             yield _read(file, group, size, schema).take(found)
 
 
-def rows_like(files: Iterable[StoredFile], schema: pa.Schema, rows: pa.Table, buckets: int) -> Iterator[pa.Table]:
+def rows_like(
+    files: Iterable[StoredFile], schema: pa.Schema, rows: pa.Table, buckets: Callable[[int], int]
+) -> Iterator[pa.Table]:
     """Live rows of files: those of ``rows`` by ``_source``, ``id``, ``_bucket``, ``_seq``, with its other columns.
 
-    Only files that hold some are opened.
+    Only files that hold some are opened. ``buckets`` is how many there were in a lake version: a row may be in another
+    bucket by now than where it was written, but buckets are only ever parted into several.
     """
-    places = rows["_seq"].to_numpy() * (2 * buckets) + rows["_bucket"].to_numpy()  # no bucket is -1
+    seqs, bucket = rows["_seq"].to_numpy(), rows["_bucket"].to_numpy()
+    versions, at = np.unique(seqs, return_inverse=True)
+    counts = np.array([buckets(int(version)) for version in versions], np.int64)
+    stride = 2 * int(counts.max(initial=1))
+    places = seqs * stride + np.where(bucket < 0, bucket, bucket % counts[at])  # no bucket is -1
     order = np.argsort(places, kind="stable")
     for file in files:
-        place = file.seq * (2 * buckets) + file.bucket
+        place = file.seq * stride + file.bucket
         first, end = np.searchsorted(places, [place, place + 1], sorter=order)
         if first == end:
             continue
         wanted = rows.take(pa.array(order[first:end]))
         for found in rows_with(file, schema, pc.unique(wanted["id"])):
-            live = found.filter(pc.invert(found["_deleted"])).drop_columns("_deleted")
-            yield live.join(wanted, ["_source", "id", "_bucket", "_seq"], join_type="inner")
+            live = found.filter(pc.invert(found["_deleted"])).drop_columns(["_deleted", "_bucket"])
+            yield live.join(wanted, ["_source", "id", "_seq"], join_type="inner")
 
 
 def _bounds(file: StoredFile) -> Iterator[tuple[int, int, int]]:

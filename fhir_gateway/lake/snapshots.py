@@ -23,8 +23,8 @@ from fhir_gateway.lake.places import Place
 from fhir_gateway.lake.quarantine import QuarantinedLine, read_quarantine
 from fhir_gateway.lake.reading import Only, stored_rows
 from fhir_gateway.lake.storage import StoredTable, stored_table
-from fhir_gateway.lake.tables import ResourceTable, StoredFile, in_order
-from fhir_gateway.lake.versions import LakeVersion, TableState, VersionLog
+from fhir_gateway.lake.tables import NO_BUCKET, ResourceTable, StoredFile, in_order
+from fhir_gateway.lake.versions import PARTED, LakeVersion, TableState, VersionLog
 from fhir_gateway.r4 import spec
 
 #: Columns that every read gives.
@@ -37,8 +37,9 @@ class Snapshots:
     """What the versions of a lake hold. Its tables know the files of what they read: one object serves one process."""
 
     def __init__(self, root: Place, buckets: int, log: VersionLog) -> None:
+        """``buckets`` is how many the lake was founded with."""
         self.root = root
-        self.buckets = buckets
+        self._founded = buckets
         self._log = log
         self._tables: dict[str, ResourceTable] = {}
         self._kept = KeptTables()
@@ -47,6 +48,16 @@ class Snapshots:
     def version(self) -> int:
         """Newest version; 0 while empty. Every commit of a pull adds one."""
         return self._log.latest
+
+    @property
+    def buckets(self) -> int:
+        """Number of member buckets of the newest version."""
+        return self.buckets_of(self.version)
+
+    def buckets_of(self, version: int | None) -> int:
+        """Number of member buckets of a version (None: the newest)."""
+        version = self.version if version is None else version
+        return (self._log.get(version).buckets if version else None) or self._founded
 
     def settled(self) -> int:
         """The newest version, such that whatever is committed later has a later time than that of this call."""
@@ -103,16 +114,17 @@ class Snapshots:
         own = belongs_to_patients(resource_type)
         if state is None or (own and members is not None and not len(members)):
             return _no_rows(schema, sparse)
+        count = self.buckets_of(version)
         asked = (bucket, members, coded, sparse, ordered) if own else (None, None, None, sparse, ordered)
 
         def rows() -> pa.Table:
             try:
-                return self._rows(resource_type, schema, state, *asked)
+                return self._rows(resource_type, schema, state, count, *asked)
             except FileNotFoundError:  # copies that newer ones took the place of: their rows are in what was written
                 if not any(file.copy for file in self._table(resource_type).files(state.delta_version)):
                     raise
-                files = self._written(resource_type, version)
-                return self._rows(resource_type, schema, replace(state, superseded=True), *asked, files)
+                files = self._rest(resource_type, version)
+                return self._rows(resource_type, schema, replace(state, superseded=True), count, *asked, files)
 
         return rows() if own else self._kept.get((resource_type, state, tuple(columns or ()), sparse, ordered), rows)
 
@@ -126,11 +138,30 @@ class Snapshots:
             files.update(self._written(resource_type, state.written))
         return in_order(files)
 
+    def _rest(self, resource_type: str, version: int) -> tuple[StoredFile, ...]:
+        """Files that a version can be read from without the copies of compactions.
+
+        Those of all commits, or what the lake was parted anew into and the files of commits since: their buckets are
+        those of the version.
+        """
+        parted = max((one for one in self._parted() if one <= version), default=0)
+        files = set(self._written(resource_type, version))
+        if state := self._log.tables(parted).get(resource_type):
+            there = self._table(resource_type).files(state.delta_version)
+            since = {file for file in files if file.seq > parted or file.bucket == NO_BUCKET}  # nobody's stay there
+            files = since | {file for file in there if file.copy and file.seq == parted}
+        return in_order(files)
+
+    def _parted(self) -> list[int]:
+        """The versions that parted the lake anew."""
+        return [one.version for one in self.versions() if one.kind == PARTED]
+
     def _rows(
         self,
         resource_type: str,
         schema: pa.Schema,
         state: TableState,
+        buckets: int,
         bucket: int | None,
         members: pa.Array | None,
         coded: Coded | None,
@@ -140,7 +171,7 @@ class Snapshots:
     ) -> pa.Table:
         """The newest rows of a state of a table, or of ``files``."""
         table = self._table(resource_type)
-        chosen = _places(resource_type, bucket, members, self.buckets)
+        chosen = _places(resource_type, bucket, members, buckets)
         only = None if members is None else Only("_member", members)
         if not state.superseded:
             parts = table.read(state.delta_version, schema, chosen, only, coded=coded, sparse=sparse, files=files)
@@ -219,7 +250,7 @@ class Snapshots:
         if rows.num_rows:
             written = self._written(resource_type, self.version if version is None else version)
             schema = self.journal_schema(resource_type, ["_raw"])
-            yield from rows_like(written, schema, rows, self.buckets)
+            yield from rows_like(written, schema, rows, self.buckets_of)
 
     def rows(self, version: int | None = None) -> int:
         """How many rows of patients there are of all types, superseded ones too: a measure of what evaluating takes."""

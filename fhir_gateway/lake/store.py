@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 import time
+import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,17 +16,19 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from fhir_gateway.errors import ConfigurationError, ConflictError, Location
-from fhir_gateway.lake.compacting import copied
+from fhir_gateway.errors import ConfigurationError, ConflictError, InputError, Location
+from fhir_gateway.lake.compacting import copied, in_buckets
+from fhir_gateway.lake.lines import read_blocks
 from fhir_gateway.lake.links import read_links, update_links
 from fhir_gateway.lake.object_tables import open_table
 from fhir_gateway.lake.persons import PersonAssigner
-from fhir_gateway.lake.places import Place, below, content, names, place_of, publish, remove
+from fhir_gateway.lake.places import Place, below, content, keep, names, place_of, publish, remove
 from fhir_gateway.lake.quarantine import read_quarantine
 from fhir_gateway.lake.snapshots import Snapshots
-from fhir_gateway.lake.tables import COPY, StoredFile
-from fhir_gateway.lake.versions import LOG_FOLDER, Guard, TableState, VersionLog, no_guard
+from fhir_gateway.lake.tables import COPY, NO_BUCKET, StoredFile
+from fhir_gateway.lake.versions import LOG_FOLDER, PARTED, Guard, LakeVersion, TableState, VersionLog, no_guard
 from fhir_gateway.r4 import spec
 from fhir_gateway.sources.models import Ledger, StagedPull
 
@@ -33,8 +36,11 @@ if TYPE_CHECKING:  # and where it is used: the compiler of the walk takes a seco
     from fhir_gateway.lake.replay import Edits, Replay
     from fhir_gateway.lake.staging import Progress
 
-#: Member buckets of a new lake of which nobody says how many.
+#: Member buckets of a new lake at least, where nobody says how many; and of any lake at most.
 BUCKETS = 8
+MOST_BUCKETS = 4096
+#: Members that a bucket is meant for: what is computed bucket by bucket takes some hundred MB for so many.
+MEMBERS_OF_A_BUCKET = 12_500
 _FORMAT = 1
 #: How often a commit begins anew when another writer was first.
 _ATTEMPTS = 5
@@ -61,9 +67,13 @@ class Lake(Snapshots):
     Here is how versions are made; how they are read is in :class:`Snapshots`.
     """
 
-    def __init__(self, root: Place, buckets: int, scratch: Path | None = None, guard: Guard = no_guard) -> None:
+    def __init__(
+        self, root: Place, buckets: int, scratch: Path | None = None, guard: Guard = no_guard, *, chosen: bool = False
+    ) -> None:
+        """``chosen``: the first pull may have more buckets made."""
         super().__init__(root, buckets, VersionLog(root / LOG_FOLDER, guard))
         self._scratch = scratch
+        self._chosen = chosen
 
     @classmethod
     def open(
@@ -74,8 +84,9 @@ class Lake(Snapshots):
         A lake on object storage needs a local folder while it writes, ``scratch`` (by default a temporary one), and
         should have a ``guard`` that keeps writers waiting for each other: without, the second begins anew.
 
-        Without ``buckets`` a lake keeps the number that it was made with; a new one gets :data:`BUCKETS`.
-        ConfigurationError when it exists with another number of buckets than asked for, or rests where it cannot.
+        Without ``buckets`` a lake keeps the number that it has; of a new one the first pull decides, by its patients
+        (:func:`buckets_for`). ConfigurationError when it exists with another number of buckets than asked for, or rests
+        where it cannot.
         """
         root = place_of(url)
         about = root / LOG_FOLDER / "lake.json"
@@ -85,13 +96,15 @@ class Lake(Snapshots):
             if isinstance(about, Path):
                 about.parent.mkdir(parents=True, exist_ok=True)
             made = BUCKETS if buckets is None else buckets
-            publish(about, json.dumps({"format": _FORMAT, "buckets": made}).encode())
-            return cls(root, made, scratch, guard)
+            open_ = {"chosen": True} if buckets is None else {}  # by the first pull
+            publish(about, json.dumps({"format": _FORMAT, "buckets": made} | open_).encode())
+            return cls(root, made, scratch, guard, chosen=buckets is None)
         if stated["format"] != _FORMAT:
             raise ConfigurationError(f"the lake has format {stated['format']}, this program reads {_FORMAT}")
-        if buckets not in (None, stated["buckets"]):
+        lake = cls(root, stated["buckets"], scratch, guard, chosen=stated.get("chosen", False))
+        if buckets not in (None, stated["buckets"]) and buckets != lake.buckets:
             raise ConfigurationError(f"the lake was made with {stated['buckets']} buckets, not {buckets}")
-        return cls(root, stated["buckets"], scratch, guard)
+        return lake
 
     @classmethod
     def existing(cls, url: str) -> Lake:
@@ -176,12 +189,15 @@ class Lake(Snapshots):
 
         base = self._log.latest
         self._roll_back(base)
+        buckets = self.buckets_of(base)
+        if base == 0 and self._chosen:
+            buckets = buckets_for(_patients(pull), buckets)
         with self._scratch_folder() as folder:
             commit = Commit(
                 self.root,
                 self._log,
                 base,
-                self.buckets,
+                buckets,
                 folder,
                 pull,
                 persons,
@@ -191,7 +207,7 @@ class Lake(Snapshots):
                 self._tables,
             )
             try:
-                manifest = commit.run()
+                manifest = replace(commit.run(), buckets=None if buckets == self._founded else buckets)
                 self._log.add(manifest)
             except BaseException:
                 self._tables = {}  # they know of files that no manifest names
@@ -209,40 +225,101 @@ class Lake(Snapshots):
             for name in self.types():
                 base = self._log.latest
                 self._roll_back(base)
-                state = self._log.tables(base)[name]
-                table = self._table(name)
-                many = _of_buckets(table.files(state.delta_version), most)
+                many = _of_buckets(self._table(name).files(self._log.tables(base)[name].delta_version), most)
                 if not many:
                     continue
-                before = self._log.get(base)
-                with self._scratch_folder() as folder:
-                    try:
-                        copies = [copied(table, files, base + 1, folder) for files in many]
-                        added = [file for one in copies for file in one.files]
-                        removed = [file for files in many for file in files]
-                        left = len(table.files(state.delta_version)) > len(removed)
-                        superseded = state.superseded and (left or any(one.tombstones for one in copies))
-                        compacted = TableState(table.change(added, removed), superseded, base)
-                        pull = f"compact-{base + 1}"
-                        self._log.add(
-                            replace(
-                                before,
-                                version=base + 1,
-                                pull_id=pull,
-                                source="lake",
-                                kind="compact",
-                                transaction_time=None,
-                                tables={**before.tables, name: compacted},
-                                ledger=Ledger(pull, "lake", ()),
-                                quarantine=None,
-                                replays=None,
-                            )
-                        )
-                    except BaseException:
-                        self._tables = {}  # they know of files that no manifest names
-                        raise
-                done.append(Compacted(name, len(removed), len(added)))
+                with self._scratch_folder() as folder, self._forgetting():
+                    state, one = self._laid_down(name, many, base, folder)
+                    self._log.add(self._upkeep("compact", base, {name: state}))
+                done.append(one)
         return tuple(done)
+
+    def rebucket(self, buckets: int | None = None) -> tuple[Compacted, ...]:
+        """Part the lake's members into so many buckets (by default :meth:`advised`), a multiple of those there are.
+
+        That is one version, of kind ``rebucket``, of copies as compaction makes them: readers are on theirs until it is
+        there, and whoever is killed before has done nothing. What is read does not change, of no version. InputError
+        for a number that the buckets cannot be parted into.
+        """
+        with self._log.writing():
+            base = self._log.latest
+            before = self.buckets_of(base)
+            buckets = self.advised() if buckets is None else buckets
+            if buckets == before:
+                return ()
+            if base == 0:
+                raise InputError("the lake is empty: it is parted by its first pull, or by FHIR_GATEWAY_LAKE_BUCKETS")
+            if buckets < before or buckets % before or buckets > MOST_BUCKETS:
+                raise InputError(f"{before} buckets are parted into a multiple of them, at most {MOST_BUCKETS}")
+            self._roll_back(base)
+            states, done = {}, []
+            with self._scratch_folder() as folder, self._forgetting():
+                for name, state in self._log.tables(base).items():
+                    of_members = _of_buckets(
+                        [one for one in self._table(name).files(state.delta_version) if one.bucket != NO_BUCKET], 1
+                    )
+                    if of_members:
+                        states[name], one = self._laid_down(name, of_members, base, folder, buckets)
+                        done.append(one)
+                made = self._upkeep(PARTED, base, states)
+                links = self._links_in(made, buckets, folder) if made.links else None
+                self._log.add(replace(made, buckets=buckets, links=links))
+        return tuple(done)
+
+    def advised(self) -> int:
+        """How many buckets the lake should have by its members: never fewer than it has."""
+        present = self.buckets
+        state = self._log.tables(self.version).get("Patient")
+        files = self._table("Patient").files(state.delta_version) if state else ()
+        if sum(file.rows for file in files) <= present * MEMBERS_OF_A_BUCKET:  # there are not more members than rows
+            return present
+        return buckets_for(len(self.members()), present)
+
+    def _laid_down(
+        self, name: str, many: Sequence[Sequence[StoredFile]], base: int, folder: Path, buckets: int | None = None
+    ) -> tuple[TableState, Compacted]:
+        """A table whose buckets ``many`` rest on copies of their rows that count, in the version after ``base``."""
+        table, state = self._table(name), self._log.tables(base)[name]
+        copies = [copied(table, files, base + 1, folder, buckets) for files in many]
+        added = [file for one in copies for file in one.files]
+        removed = [file for files in many for file in files]
+        left = len(table.files(state.delta_version)) > len(removed)
+        superseded = state.superseded and (left or any(one.tombstones for one in copies))
+        made = TableState(table.change(added, removed), superseded, base)
+        return made, Compacted(name, len(removed), len(added))
+
+    def _upkeep(self, kind: str, base: int, states: Mapping[str, TableState]) -> LakeVersion:
+        """The version after ``base`` that differs in nothing but what tables rest on."""
+        before, pull = self._log.get(base), f"{kind}-{base + 1}"
+        return replace(
+            before,
+            version=base + 1,
+            pull_id=pull,
+            source="lake",
+            kind=kind,
+            transaction_time=None,
+            tables={**before.tables, **states},
+            ledger=Ledger(pull, "lake", ()),
+            quarantine=None,
+            replays=None,
+        )
+
+    def _links_in(self, made: LakeVersion, buckets: int, folder: Path) -> str:
+        """The links of a version with the buckets of so many, kept; the name of the file."""
+        links = read_links(self._log.folder / str(made.links))
+        pq.write_table(in_buckets(links, buckets), folder / "links.parquet", compression="zstd")
+        target = self._log.folder / f"links-{made.version:08d}-{uuid.uuid4().hex[:12]}.parquet"
+        keep(folder / "links.parquet", target)
+        return target.name
+
+    @contextmanager
+    def _forgetting(self) -> Iterator[None]:
+        """Tables forget files that no manifest names, when the version that would name them fails."""
+        try:
+            yield
+        except BaseException:
+            self._tables = {}
+            raise
 
     def retain(self, age: float = ORPHANED) -> int:
         """Remove files that nobody needs: copies that newer ones took the place of, and what killed writers left.
@@ -255,7 +332,7 @@ class Lake(Snapshots):
             latest, now = self._log.latest, time.time()
             for name, state in self._log.tables(latest).items():
                 table = self._table(name)
-                files = (*table.files(state.delta_version), *self._written(name, latest))
+                files = (*table.files(state.delta_version), *self._written(name, latest), *self._parted_files(name))
                 needed = {table.path_of(file) for file in files}
                 for path, written in below(table.path):
                     if not path.endswith(".parquet") or path in needed:
@@ -264,6 +341,12 @@ class Lake(Snapshots):
                         remove(table.path / path)
                         removed += 1
         return removed
+
+    def _parted_files(self, name: str) -> Iterator[StoredFile]:
+        """What the lake was parted anew into: versions since are read from it where their copies are gone."""
+        for version in self._parted():
+            if state := self._log.tables(version).get(name):
+                yield from self._table(name).files(state.delta_version)
 
     @contextmanager
     def _scratch_folder(self) -> Iterator[Path]:
@@ -311,9 +394,26 @@ class Lake(Snapshots):
             list(pool.map(look, here))
 
 
+def buckets_for(members: int, present: int = BUCKETS) -> int:
+    """How many buckets so many members should lie in: ``present``, or that doubled until they fit."""
+    buckets = present
+    while members > buckets * MEMBERS_OF_A_BUCKET and 2 * buckets <= MOST_BUCKETS:
+        buckets *= 2
+    return buckets
+
+
+def _patients(pull: StagedPull) -> int:
+    """How many patients a pull brings, as far as its files tell."""
+    return sum(
+        file.expected_count or sum(block.count for block in read_blocks(file))
+        for file in pull.files
+        if file.resource_type == "Patient" or (file.resource_type is None and file.name.startswith("Patient"))
+    )
+
+
 def _of_buckets(files: Sequence[StoredFile], most: int) -> list[list[StoredFile]]:
     """The files of each bucket that rests on so many."""
     found: dict[int, list[StoredFile]] = {}
     for file in files:
         found.setdefault(file.bucket, []).append(file)
-    return [there for there in found.values() if len(there) >= max(most, 2)]
+    return [there for there in found.values() if len(there) >= most]

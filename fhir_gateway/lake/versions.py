@@ -25,6 +25,8 @@ except ImportError:  # pragma: no cover - only where there is no POSIX
     fcntl = None  # type: ignore[assignment]
 
 LOG_FOLDER = "_lake"
+#: Kind of the versions that part the lake into more buckets.
+PARTED = "rebucket"
 _NAME = re.compile(r"v([0-9]{8,})\.json")
 #: Manifests that are fetched from an object storage at once.
 _AT_ONCE = 16
@@ -57,6 +59,8 @@ class LakeVersion:
 
     ``persons`` is the mark of the assigner whose answers the links are.
 
+    ``buckets`` is how many there are since the lake was parted anew; None: as many as it was founded with.
+
     ``replays`` is the version whose refused lines this one took in again: its quarantine stands in the place of that
     one's.
     """
@@ -73,6 +77,7 @@ class LakeVersion:
     links: str | None
     replays: int | None = None
     persons: str | None = None
+    buckets: int | None = None
 
 
 def manifest_number(path: Path) -> int | None:
@@ -140,7 +145,7 @@ class VersionLog:
         """Publish a version, as committed now; ConflictError when another writer published that version before."""
         with self._locked("publishing"):
             stamped = replace(version, committed_at=datetime.now(UTC).isoformat())
-            publish(self._manifest(version.version), json.dumps(asdict(stamped), indent=1, sort_keys=True).encode())
+            publish(self._manifest(version.version), json.dumps(_encoded(stamped), indent=1, sort_keys=True).encode())
 
     def settled(self) -> int:
         """Newest version, once none is being published: one that comes later is committed later than this was asked."""
@@ -163,6 +168,13 @@ class VersionLog:
             if fcntl is not None:
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _encoded(version: LakeVersion) -> dict[str, Any]:
+    row = asdict(version)
+    if version.buckets is None:  # programs from before lakes were parted anew read the others
+        del row["buckets"]
+    return row
 
 
 def _decoded(row: dict[str, Any]) -> LakeVersion:

@@ -61,9 +61,8 @@ class ReadableLake(Protocol):
     def version(self) -> int:
         """Newest version."""
 
-    @property
-    def buckets(self) -> int:
-        """Number of member buckets."""
+    def buckets_of(self, version: int | None) -> int:
+        """Number of member buckets of a version (None: the newest)."""
 
     def members(self, bucket: int | None = None, version: int | None = None) -> pa.Array:
         """Sorted person ids."""
@@ -216,7 +215,10 @@ class LakePopulation:
     def _members(self) -> dict[int, pa.Array]:
         """Members by bucket; buckets without any are left out."""
         if self._wanted is None:
-            found = ((b, self._lake.members(bucket=b, version=self._version)) for b in range(self._lake.buckets))
+            found = (
+                (b, self._lake.members(bucket=b, version=self._version))
+                for b in range(self._lake.buckets_of(self._version))
+            )
             return {bucket: members for bucket, members in found if len(members)}
         patients = self._lake.read("Patient", version=self._version, members=self._wanted)
         here = {}

@@ -34,7 +34,7 @@ def plan(resource_type: str, export: Export, moment: Frozen) -> list[Json]:
         return []
     limited = keep_persons(export, moment)
     about = {"type": resource_type, "version": version, "limited": limited}
-    return [{**about, "bucket": bucket} for bucket in range(lake.buckets)]
+    return [{**about, "bucket": bucket} for bucket in range(lake.buckets_of(version))]
 
 
 def gone(export: Export, moment: Frozen, resource_type: str) -> Iterator[list[str]]:

@@ -146,7 +146,9 @@ class BucketedLake:
     """A lake of one version whose members lie in buckets by the last letter of their id."""
 
     version = 7
-    buckets = 3
+
+    def buckets_of(self, version: int | None) -> int:
+        return 3
 
     def __init__(self, groups: Sequence[tuple[str, list[dict[str, Any]]]]) -> None:
         self._all = MemoryPopulation(groups)
