@@ -119,8 +119,10 @@ def attribute(work: Work) -> dict[str, Any]:
     """Attribute everybody, and serve the roster."""
     from fhir_gateway.jobs.attribute import attribute as run
 
-    report = run(_gateway(work), str(_contract(work)), now=AS_OF)
-    return {"known": report.attribution.table.num_rows, "lines": report.lines.num_rows, "roster": len(report.members)}
+    gateway = _gateway(work)
+    shutil.rmtree(gateway.data_folder / "claim-lines", ignore_errors=True)  # of a run before: nothing to go by
+    report = run(gateway, str(_contract(work)), now=AS_OF, everybody=True)
+    return {"known": report.attribution.table.num_rows, "roster": len(report.members)}
 
 
 def evaluate(work: Work, measures: int = 5) -> dict[str, Any]:
@@ -132,7 +134,7 @@ def evaluate(work: Work, measures: int = 5) -> dict[str, Any]:
     packages = list(map(str, [*gateway.measure_packages(), *published][:measures]))
     if len(packages) != measures:
         raise SystemExit(f"{work.data}: too few measures here; name the folder with --data")
-    reports = run(gateway, packages, (date(YEAR, 1, 1), date(YEAR, 12, 31)), now=AS_OF)
+    reports = run(gateway, packages, (date(YEAR, 1, 1), date(YEAR, 12, 31)), now=AS_OF, everybody=True)
     rates = {f"{one.measure} {rate.group}": [rate.denominator, rate.numerator] for one in reports for rate in one.rates}
     return {"evaluated": reports[0].members, "failed": sum(one.failed for one in reports), "rates": rates}
 
