@@ -139,7 +139,7 @@ def _in_parts(gateway: Gateway, contract: Contract, version: int) -> Iterator[_R
     for bucket, lines in enumerate(buckets):
         coverage = gateway.lake.read("Coverage", COVERAGE_COLUMNS, bucket=bucket, version=version)
         waiting.append(_Rows(lines, coverage, persons_of(gateway, version, bucket)))
-        if sum(one.lines.num_rows for one in waiting) >= _TOGETHER or bucket + 1 == gateway.lake.buckets:
+        if sum(one.lines.num_rows for one in waiting) >= _TOGETHER or bucket + 1 == gateway.lake.buckets_of(version):
             names = ("lines", "coverage", "people")
             yield _Rows(*(pa.concat_tables([getattr(one, name) for one in waiting]) for name in names))
             waiting = []
