@@ -118,3 +118,17 @@ def test_lines_do_not_depend_on_buckets(tmp_path: Path, buckets: int) -> None:
             changing.pull(kind)
         found.append(claims(gateway.lake).sort_by(order))
     assert found[0].equals(found[1])
+
+
+def test_everybody_in_parts_is_everybody_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contract = tmp_path / "contract.toml"
+    contract.write_text(CONTRACT.read_text().replace('terms = "commercial-primary-care"', STICKY))
+    gateway = Gateway(Settings(data_dir=tmp_path / "gateway", lake_buckets=4))
+    Changing(gateway, tmp_path, 30, 3).pull("claims")
+    found = []
+    for together in (10**6, 1):
+        monkeypatch.setattr(attribution_kept, "_TOGETHER", together)
+        report = attribute(gateway, str(contract), now=NOW, everybody=True)
+        found.append(_evidence(gateway, report.contract.id, report.evidence))
+        _forget(gateway, report.contract.id, report.evidence)
+    assert found[0] == found[1]
