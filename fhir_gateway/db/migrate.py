@@ -7,6 +7,7 @@ what the migrations make and writes the difference to ``db/migrations/versions``
 from __future__ import annotations
 
 import sys
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,19 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Column
+from psycopg.errors import LockNotAvailable
+from sqlalchemy import Column, text
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import OperationalError
 
 from fhir_gateway.db.engine import create_engine, snapshot, transaction
 from fhir_gateway.db.tables import metadata
 from fhir_gateway.errors import ConfigurationError
 
 _FOLDER = Path(__file__).parent / "migrations"
+_LOCK_WAIT = "2s"
+_PAUSE_SECONDS = 1.0
+_ATTEMPTS = 600
 
 
 def upgrade(engine: Engine) -> None:
@@ -42,7 +48,27 @@ def upgrade(engine: Engine) -> None:
                 f"with it ({len(problems)} differences): start the newer one"
             )
         return
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            _upgrade(engine)
+        except OperationalError as error:
+            if not isinstance(error.orig, LockNotAvailable) or attempt == _ATTEMPTS:
+                raise
+            time.sleep(_PAUSE_SECONDS)
+        else:
+            return
+
+
+def _upgrade(engine: Engine) -> None:
+    """One attempt, which leaves everything or nothing.
+
+    Who changes a table of PostgreSQL waits for those who read it, and everybody who comes then waits for him: one long
+    reader would keep out all. So nobody is waited for longer than a moment, and readers have their turn before the
+    next attempt.
+    """
     with transaction(engine, lock="migrations") as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_WAIT}'"))
         command.upgrade(_configuration(connection), "head")
 
 

@@ -5,6 +5,7 @@ Every migration was the last one of some release: rows go into the tables of eac
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -21,6 +22,7 @@ from fhir_gateway.db.engine import create_engine, snapshot, transaction
 from fhir_gateway.db.migrate import differences, revision, upgrade
 from fhir_gateway.errors import ConfigurationError
 from tests.support.databases import KINDS, empty_database
+from tests.support.waiting import until
 
 REVISIONS = sorted(one.revision for one in ScriptDirectory(str(migrate._FOLDER)).walk_revisions())
 ROWS = 3
@@ -172,3 +174,27 @@ def test_an_empty_database_has_no_migration() -> None:
     engine = create_engine("sqlite://")
     assert revision(engine) is None
     engine.dispose()
+
+
+def test_a_long_reader_holds_up_the_migration_and_no_other_reader(tmp_path: Path) -> None:
+    with empty_database("postgresql", tmp_path) as engine:
+        bring(engine, "0001")
+        ended = threading.Event()
+
+        def migrating() -> None:
+            upgrade(engine)
+            ended.set()
+
+        with engine.connect() as long_reader:
+            long_reader.execute(sa.text("SELECT count(*) FROM source_pull")).all()  # and its transaction goes on
+            thread = threading.Thread(target=migrating, daemon=True)
+            thread.start()
+            waiting = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as reader:
+                for _ in range(3):
+                    until(lambda: reader.execute(waiting).scalar_one() > 0)  # it waits for the long reader
+                    assert reader.execute(sa.text("SELECT count(*) FROM source_pull")).scalar_one() == 0
+            assert not ended.is_set()
+        thread.join()
+        assert ended.is_set()
+        assert revision(engine) == REVISIONS[-1]
