@@ -10,7 +10,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 ARGS ?=
 
-.PHONY: help install demo test test-browser newcomer test-postgresql test-spark test-third-party test-risk-packages lint type docs site pages openapi lock conformance bench-measures bench-ingest bench-incremental bench-server bench-settlement bench-attribution bench-claims bench-risk bench-console chaos fuzz tiny-files
+.PHONY: help install demo test test-browser newcomer test-postgresql test-spark test-third-party test-risk-packages lint type docs site pages openapi lock conformance bench-measures bench-ingest bench-incremental bench-server bench-settlement bench-attribution bench-claims bench-risk bench-console bench-scale chaos fuzz tiny-files
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -34,7 +34,7 @@ test: install ## Run the tests (ARGS="tests/unit -k name" for some)
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
 test-postgresql: install ## Run the tests of the control plane on a throwaway PostgreSQL as well
-	@tests/support/with_postgresql.sh $(BIN)/python -m pytest tests/unit/db tests/unit/identity tests/unit/jobs tests/unit/auth tests/unit/contracts/test_settlement_store.py tests/unit/sources/test_pull_log.py tests/api/test_audit_events.py $(ARGS)
+	@tests/support/with_postgresql.sh $(BIN)/python -m pytest tests/unit/db tests/unit/identity tests/unit/jobs tests/unit/auth tests/unit/contracts/test_settlement_store.py tests/unit/sources/test_pull_log.py tests/api/test_audit_events.py tests/e2e/test_several_processes.py tests/e2e/test_upgrade.py $(ARGS)
 
 # pyspark is half a gigabyte: it is installed where Spark is tested.
 test-spark: install ## Run what is computed by Spark, in local-cluster mode with several JVMs (Debian's Java 17, installed where it can be)
@@ -132,6 +132,9 @@ bench-server: install ## Measure reads, searches and evaluations over HTTP with 
 
 bench-settlement: install ## Measure settlement at 100,000 and 1,000,000 members next to a query by hand (ARGS=20000)
 	@$(BIN)/python -m bench.settlement $(ARGS)
+
+bench-scale: install ## Measure from nothing to a settlement at 10,000, 100,000 and 1,000,000 members (ARGS="10000 --keep FOLDER")
+	@$(BIN)/python -m bench.scale $(ARGS)
 
 bench-incremental: install ## Measure what a 1 % change costs when it is pulled incrementally
 	@$(BIN)/python -m bench.incremental $(ARGS)
