@@ -100,7 +100,7 @@ class Schedule(BaseModel):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$", description="What its jobs' ids begin with.")
     cron: str = Field(description="Five fields of cron (minute, hour, day, month, weekday), in `time_zone`.")
-    job: Literal["pull", "evaluate", "attribute", "settle", "claims", "compact", "retain"] = Field(
+    job: Literal["pull", "evaluate", "attribute", "settle", "claims", "compact", "rebucket", "retain"] = Field(
         description="What is done. A pull brings what changed since the last one."
     )
     source: str | None = Field(default=None, description="Endpoint of a pull.")
@@ -135,7 +135,10 @@ class Settings(BaseSettings):
         description="Data plane: folder, or s3://, abfss:// or gs:// URL; default `lake` in the data folder.",
     )
     lake_buckets: int | None = Field(
-        default=None, ge=1, le=4096, description="Member buckets of a new lake (8 when not set); fixed once it exists."
+        default=None,
+        ge=1,
+        le=4096,
+        description="Member buckets of a new lake (not set: by the first pull's patients); more by `lake rebucket`.",
     )
     processes: int | None = Field(
         default=None,
@@ -199,6 +202,11 @@ class Settings(BaseSettings):
     )
     jobs_in_server: bool = Field(
         default=True, description="Whether `serve` works on jobs and goes on with those that were interrupted."
+    )
+    retain_days: int | None = Field(
+        default=None,
+        ge=1,
+        description="Days until `lake retain` removes evaluations and attributions that nothing names; not set: never.",
     )
     jobs_at_once: int = Field(default=2, ge=1, description="Jobs that one worker carries out at the same time.")
     schedules: tuple[Schedule, ...] = Field(

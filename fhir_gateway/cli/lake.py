@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -31,13 +32,41 @@ def compact(
 
 
 @app.command()
+def rebucket(
+    command: typer.Context,
+    buckets: Annotated[
+        int | None, typer.Option(min=1, help="A multiple of those there are; default: by the members.")
+    ] = None,
+    background: Annotated[bool, typer.Option(help="Leave it to a worker or the server.")] = False,
+) -> None:
+    """Part the lake's members into more buckets, where it has outgrown them; what is read does not change."""
+    here = context(command)
+    if background:
+        calculate_later(here, "rebucket", **({} if buckets is None else {"buckets": buckets}))
+        return
+    lake = here.gateway.lake
+    before = lake.buckets
+    rows = [
+        {"type": one.resource_type, "files_before": one.files_before, "files": one.files}
+        for one in lake.rebucket(buckets)
+    ]
+    here.output.say(f"{before} buckets" + (f" are {lake.buckets} now" if rows else " are enough"))
+    here.output.table("Parted", ("type", "files_before", "files"), rows)
+
+
+@app.command()
 def retain(
     command: typer.Context,
     background: Annotated[bool, typer.Option(help="Leave it to a worker or the server.")] = False,
 ) -> None:
-    """Remove files that nobody needs: replaced copies, and what killed writers left a day ago."""
+    """Remove what nobody needs: replaced copies, what killed writers left, by `retain_days` results of before."""
+    from datetime import UTC, datetime
+
     here = context(command)
     if background:
         calculate_later(here, "retain")
         return
-    here.output.table("Removed", ("files",), [{"files": here.gateway.lake.retain()}])
+    from fhir_gateway.jobs.retention import retain as let_go
+
+    columns = ("files", "evaluations", "attributions", "named")
+    here.output.table("Removed", columns, [asdict(let_go(here.gateway, datetime.now(UTC)))])

@@ -20,6 +20,7 @@ from fhir_gateway.jobs.claim_quality import check_and_keep
 from fhir_gateway.jobs.evaluate import evaluate
 from fhir_gateway.jobs.pull import begin_endpoint
 from fhir_gateway.jobs.quality_views import refresh
+from fhir_gateway.jobs.retention import retain
 from fhir_gateway.jobs.settle import settle
 from fhir_gateway.jobs.since import LAST
 
@@ -54,8 +55,13 @@ def _compact(gateway: Gateway, asked: Asked) -> list[str]:
     return []
 
 
+def _rebucket(gateway: Gateway, asked: Asked) -> list[str]:
+    gateway.lake.rebucket(asked.get("buckets"))
+    return []
+
+
 def _retain(gateway: Gateway, asked: Asked) -> list[str]:
-    gateway.lake.retain()
+    retain(gateway, _instant(asked))
     return []
 
 
@@ -74,6 +80,7 @@ CALCULATIONS: Mapping[str, Callable[[Gateway, Asked], list[str]]] = {
     "claims": _claims,
     "scheduled-pull": _pull,
     "compact": _compact,
+    "rebucket": _rebucket,
     "retain": _retain,
 }
 """What each kind does with what is asked; it gives the ids of what is served then."""

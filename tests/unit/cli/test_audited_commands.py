@@ -37,7 +37,7 @@ SILENT = {
     *("roster withdraw", "serve", "status", "terminology coverage", "terminology date", "terminology expand"),
     *("terminology import", "terminology list", "terminology lock", "terminology lookup", "user add", "user code"),
     *("user disable", "user enable", "user list", "user password", "utilization import", "utilization metrics"),
-    *("migrate", "worker"),
+    *("lake rebucket", "migrate", "worker"),
 }
 
 Command = Callable[..., tuple[int, str]]
