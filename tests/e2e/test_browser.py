@@ -14,27 +14,36 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from fastapi.routing import APIRoute
 from playwright.sync_api import Browser, expect
 from rich.console import Console
+from starlette.routing import Match
 
 from fhir_gateway.alerts.models import Alert
+from fhir_gateway.auth.assertion import generate_key, public_key_set
+from fhir_gateway.auth.registration import Registration
 from fhir_gateway.console.accounts import Accounts
 from fhir_gateway.console.app import with_console
+from fhir_gateway.console.frame import Frame
+from fhir_gateway.console.pages import PAGES
 from fhir_gateway.console.roles import Role
 from fhir_gateway.demo.steps import Steps
 from fhir_gateway.demo.tour import Options, open_gateway, run
 from fhir_gateway.factory import Gateway
+from fhir_gateway.jobs import settlement_runs
 from fhir_gateway.jobs.book import JobBook
 from fhir_gateway.jobs.claim_quality import check_and_keep
 from fhir_gateway.jobs.contract_versions import kept_document
 from fhir_gateway.jobs.durable import Worker
 from fhir_gateway.jobs.outreach import refresh
+from fhir_gateway.jobs.pull import pull_files
 from fhir_gateway.jobs.risk import score_members
 from fhir_gateway.jobs.risk_gaps import compute_gaps
 from fhir_gateway.jobs.utilization import compute, publish
 from fhir_gateway.jobs.what_if import what_if
 from fhir_gateway.sandbox.server.runner import SandboxServer
 from fhir_gateway.server.serve import GatewayServer
+from fhir_gateway.sources.endpoint import Endpoint
 from tests.support.browser import PROGRAM, Window, chromium
 from tests.support.serving import free_port
 from tests.support.waiting import HANG, until
@@ -68,6 +77,41 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         stack.enter_context(Worker(gateway, background=True))
         stack.enter_context(GatewayServer(gateway, port=port, application=with_console))
         yield Served(gateway, base, ehr.fhir_url)
+
+
+@dataclass(frozen=True)
+class Filled:
+    """Ids of a run of coding gaps and of a report of utilization."""
+
+    gaps: str
+    report: str
+
+
+@pytest.fixture(scope="module")
+def filled(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Filled:
+    """What else pages show: scores, gaps, utilization, checks, calls, an alert, a refused line, what is half set up."""
+    gateway, now = served.gateway, datetime(2026, 4, 1, tzinfo=UTC)
+    score_members(gateway, "CMS-HCC-V28", 2026)
+    gaps = compute_gaps(gateway, "V28", 2026, rate=Decimal(12000), now=now)
+    for year in (2024, 2025):
+        period = (date(year, 1, 1), date(year, 12, 31))
+        report = publish(gateway, compute(gateway, period, dimensions=("sex", "age-band")), now).report
+    check_and_keep(gateway, now)
+    refresh(gateway, date(2025, 12, 31), now=now)
+    member = gateway.lake.members()[0].as_py()
+    gateway.alerts.post([Alert("admission", "a", "Admitted to hospital", now.isoformat(), member=member)], {})
+    file = tmp_path_factory.mktemp("files") / "Patient.ndjson"
+    file.write_text('{"resourceType":"Patient","id":"1"}\n{"resourceType":"Patient","id":"2","gender":"none"}\n')
+    pull_files(gateway, [file], "files")
+    gateway.endpoints.add(Endpoint("half-way", "https://half-way.example/fhir"))
+    asked = {"client_name": "Dashboard", "scope": "system/*.rs", "jwks": public_key_set(generate_key("ES384", "k"))}
+    assert Registration(gateway.authorization.store, "open").register(asked, None).status == 201
+    if not gateway.settlements.disputes():
+        settled = gateway.settlements.runs()[0].id
+        settlement_runs.notify(gateway, settled, now)
+        line = next(iter(settlement_runs.settled(gateway, settled)[2].payable()))
+        settlement_runs.open_dispute(gateway, settled, line.id, "claims", Decimal(10), "Claims are missing", "us", now)
+    return Filled(gaps.run.id, report)
 
 
 @pytest.fixture(scope="module")
@@ -390,22 +434,12 @@ def test_reports_are_pages_that_everybody_can_read(served: Served, enter: Enter)
     window.look("statement")
 
 
-def test_risk_utilization_claims_and_outreach_are_for_everybody(served: Served, enter: Enter) -> None:
-    gateway, now = served.gateway, datetime(2026, 4, 1, tzinfo=UTC)
-    score_members(gateway, "CMS-HCC-V28", 2026)
-    gaps = compute_gaps(gateway, "V28", 2026, rate=Decimal(12000), now=now)
-    for year in (2024, 2025):
-        period = (date(year, 1, 1), date(year, 12, 31))
-        report = publish(gateway, compute(gateway, period, dimensions=("sex", "age-band")), now).report
-    check_and_keep(gateway, now)
-    refresh(gateway, date(2025, 12, 31), now=now)
-    member = gateway.lake.members()[0].as_py()
-    gateway.alerts.post([Alert("admission", "a", "Admitted to hospital", now.isoformat(), member=member)], {})
+def test_risk_utilization_claims_and_outreach_are_for_everybody(filled: Filled, enter: Enter) -> None:
     window = enter("olga", "outreach")
     page = window.page
     for part, *below in (
-        ("Risk", f"risk/gaps/{gaps.run.id}"),
-        ("Utilization", f"utilization/{report}?metric=paid-pmpm"),
+        ("Risk", f"risk/gaps/{filled.gaps}"),
+        ("Utilization", f"utilization/{filled.report}?metric=paid-pmpm"),
         ("Claims", "claims/findings", "claims/edits"),
         ("Predictions",),
         ("Alerts",),
@@ -416,7 +450,7 @@ def test_risk_utilization_claims_and_outreach_are_for_everybody(served: Served, 
         for address in below:
             page.goto(f"/console/{address}")
             window.look(address.partition("?")[0].replace("/", "-"))
-    page.goto(f"/console/risk/gaps/{gaps.run.id}")
+    page.goto(f"/console/risk/gaps/{filled.gaps}")
     page.get_by_role("table").get_by_role("link").first.click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("Risk of")
     window.look("risk-of-a-member")
@@ -465,3 +499,39 @@ def test_the_it_manager_turns_keys_and_sees_what_lies_where(served: Served, ente
     window.walk()
     page.get_by_role("button", name="Remove").click()
     expect(page.get_by_text("Nobody is told.")).to_be_visible()
+
+
+#: Pages that nothing leads to in this population, and why.
+NOT_THERE = {
+    "/predictions/models/{model_id}": "a model is learned from a thousand members",
+    "/predictions/{name}": "a list needs a model",
+}
+
+
+def test_every_page_is_looked_at(served: Served, filled: Filled, enter: Enter) -> None:
+    """One address of each page that links lead to, whoever made it: no page is there that nobody looked at."""
+    frame = Frame(served.gateway)
+    routes = [one for pages in PAGES for one in pages.router(frame).routes if isinstance(one, APIRoute)]
+    wanted = [one for one in routes if "GET" in one.methods and not re.search(r"/events$|\.", one.path)]
+    window, seen, waiting = enter("ada", "admin"), dict[str, str](), ["/console/"]
+    known, wrong = set(waiting), list[str]()
+    while waiting:
+        address = waiting.pop(0)
+        path = address.partition("?")[0].removeprefix("/console") or "/"
+        scope = {"type": "http", "method": "GET", "path": path, "root_path": "", "headers": []}
+        route = next((one.path for one in wanted if one.matches(scope)[0] is Match.FULL), None)
+        if route is None or route in seen:
+            continue
+        seen[route] = address
+        window.page.goto(address)
+        try:
+            window.look(f"page-{re.sub(r'[^a-z]+', '-', route).strip('-') or 'first'}")
+        except AssertionError as complaint:  # all of them are told at once
+            wrong.append(str(complaint))
+            window.forget()
+        links = window.page.eval_on_selector_all("a[href]", "those => those.map((one) => one.getAttribute('href'))")
+        follow = [one.partition("#")[0] for one in links if one.startswith("/console/")]
+        waiting += [one for one in dict.fromkeys(follow) if one not in known]
+        known |= set(follow)
+    assert not wrong, "\n".join(wrong)
+    assert {one.path for one in wanted} - set(seen) == set(NOT_THERE)

@@ -89,6 +89,11 @@ class Window:
         """Fail with all that pages did and no page may."""
         assert not self._complaints, "\n".join(self._complaints)
 
+    def forget(self) -> None:
+        """What was complained about is told elsewhere."""
+        self._complaints.clear()
+        self.page.set_viewport_size(DESK)  # type: ignore[arg-type]
+
     def sign_in(self, name: str, password: str, secret: str | None) -> None:
         """By the form. A code that was too old when it arrived is followed by the next one."""
         page = self.page
