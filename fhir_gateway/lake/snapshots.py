@@ -31,6 +31,8 @@ from fhir_gateway.r4 import spec
 KEY_COLUMNS = ("_source", "id", "_member", "_bucket", "_last_updated")
 #: Below so many rows DuckDB needs longer to open (17 ms of CPU) than Arrow to sort; above, it uses all cores.
 _FEW_TO_SORT = 50_000
+#: Members who changed that are kept in memory.
+_MOST_CHANGED = 100_000
 
 
 class Snapshots:
@@ -43,6 +45,7 @@ class Snapshots:
         self._log = log
         self._tables: dict[str, ResourceTable] = {}
         self._kept = KeptTables()
+        self._changes: dict[tuple[int, int], Changes] = {}  # of versions that were asked for last; they never change
 
     @property
     def version(self) -> int:
@@ -265,9 +268,15 @@ class Snapshots:
     def changes(self, since: int, version: int | None = None) -> Changes:
         """Whose data is other in ``version`` (default: the newest) than it was in the version ``since``."""
         version = self.version if version is None else version
+        known = self._changes.get((since, version))
+        if known is not None:
+            return known
         before = self._log.tables(since)
         other = (name for name, state in self._log.tables(version).items() if state != before.get(name))
-        return changed(((self._table(name), self._written(name, version)) for name in other), since)
+        found = changed(((self._table(name), self._written(name, version)) for name in other), since)
+        if len(found.members) <= _MOST_CHANGED:  # evaluation, claim lines and attribution of a day ask alike
+            self._changes = {(since, version): found, **dict([*self._changes.items()][:3])}
+        return found
 
     def members(self, bucket: int | None = None, version: int | None = None) -> pa.Array:
         """Persons with a Patient row, sorted."""
