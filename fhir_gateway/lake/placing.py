@@ -18,9 +18,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fhir_gateway.lake import parting
 from fhir_gateway.lake.columns import OWN_COLUMNS
 from fhir_gateway.lake.parting import matched
 from fhir_gateway.lake.scan import CHECKED
+from fhir_gateway.lake.sought import SoughtIds
 from fhir_gateway.lake.staging import StagedRows, gathered, id_words
 from fhir_gateway.lake.tables import BUCKET
 
@@ -85,9 +87,15 @@ def place(
     for what is accepted.
     """
 
+    sought = None
+    if before is not None and before.size > parting.PART_ROWS:
+        sought = SoughtIds(staged.count, (_hashes(rows) for rows in gathered(staged.batches())))
+
     def stored_rows() -> Iterable[pa.Table]:
         for rows in gathered(before.rows()) if before else ():
             own = pc.equal(rows["_source"], source)
+            if sought is not None:
+                own = pc.and_(own, pa.array(sought.may_have(_hashes(rows))))
             yield rows.filter(own).drop_columns(["_source"])
 
     accepted = StagedRows(staged.resource_type, scratch, ACCEPTED)
