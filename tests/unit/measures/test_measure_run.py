@@ -16,6 +16,7 @@ from fhir_gateway.measures import Evaluator, LakePopulation, MeasurePackage, Res
 from fhir_gateway.measures.evaluate import evaluate_together
 from fhir_gateway.measures.processes import evaluate_slices, free_memory, processes_for
 from fhir_gateway.measures.run import evaluate_lake, recipe_of
+from tests.support.clusters import PickledCluster
 from tests.support.lake_pulls import People
 from tests.support.measures import (
     MEASURES,
@@ -78,6 +79,14 @@ def test_saved_parts_are_what_is_evaluated_in_memory(tmp_path: Path, lake: Lake,
 def test_processes_change_nothing(tmp_path: Path, lake: Lake, evaluators: list[Evaluator]) -> None:
     assert run(evaluators[:2], lake, tmp_path / "one") == run(evaluators[:2], lake, tmp_path / "two", processes=2)
     assert saved(tmp_path / "one") == saved(tmp_path / "two")
+
+
+def test_a_cluster_changes_nothing(tmp_path: Path, lake: Lake, evaluators: list[Evaluator]) -> None:
+    """What goes to other machines comes back the same; tests/spark has real ones."""
+    cluster = PickledCluster()
+    assert run(evaluators[:2], lake, tmp_path / "one") == run(evaluators[:2], lake, tmp_path / "two", cluster=cluster)
+    assert saved(tmp_path / "one") == saved(tmp_path / "two")
+    assert cluster.said == ["evaluate 2 measures"]
 
 
 DAY = {"type": "Quantity", "value": 1, "unit": "d"}
