@@ -21,6 +21,8 @@
     ├── SourceError                  502 transient   exit 6   a remote endpoint failed or broke its own protocol
     │   └── SourceAuthError          502 login       exit 6   the remote refused our credentials; says which check
     ├── StorageError                 503 transient   exit 6   the object storage of the lake refuses or fails
+    │   └── StorageFull              507 no-store    exit 6   the disk is full; says where, if that is known
+    ├── ControlPlaneError            503 no-store    exit 6   the database of the control plane is away, or busy
     └── LedgerError                  500 exception   exit 7   counts of a hop do not balance; nothing was committed
 
 Only ``server`` and ``cli`` translate errors to HTTP or exit codes. Messages never carry patient data or secrets:
@@ -175,6 +177,18 @@ class StorageError(GatewayError):
     """The object storage of the lake refuses or fails; what was under way has changed nothing."""
 
     code, status, issue_type, exit_code = "storage-failed", 503, "transient", 6
+
+
+class StorageFull(StorageError):
+    """A disk is full: what was under way has changed nothing, and can be done again when there is room."""
+
+    code, status, issue_type = "storage-full", 507, "no-store"
+
+
+class ControlPlaneError(GatewayError):
+    """The database of the control plane does not answer, or is busy for too long; it may be tried again."""
+
+    code, status, issue_type, exit_code = "control-plane-away", 503, "no-store", 6
 
 
 class LedgerError(GatewayError):

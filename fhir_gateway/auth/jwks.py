@@ -71,6 +71,11 @@ class _Entry:
     fetched_at: float
 
 
+def _just_now(entry: _Entry, now: float) -> bool:
+    """Whether it was fetched a moment ago; not in what is the future since the clock was set back."""
+    return 0 <= now - entry.fetched_at < RETRY_SECONDS
+
+
 class JwksCache:
     """JWK Sets by URL. Redirects are not followed: the registered URL is the only one that was agreed on."""
 
@@ -88,9 +93,9 @@ class JwksCache:
             entry = self._entries.get((url, public))
         now = time.time()
         if entry is not None:
-            if entry.jwks is not None and now < entry.expires_at:
+            if entry.jwks is not None and entry.fetched_at <= now < entry.expires_at:
                 return entry.jwks
-            if entry.jwks is None and now < entry.fetched_at + RETRY_SECONDS:
+            if entry.jwks is None and _just_now(entry, now):
                 raise SourceError("the JWK Set could not be fetched a moment ago")
         return self._fetch(url, public)
 
@@ -98,7 +103,7 @@ class JwksCache:
         """Fetch again because a key id is unknown (rotation); None when that was just done."""
         with self._lock:
             entry = self._entries.get((url, public))
-            if entry is not None and time.time() < entry.fetched_at + RETRY_SECONDS:
+            if entry is not None and _just_now(entry, time.time()):
                 return None
             if entry is not None:
                 entry.fetched_at = time.time()  # of threads that come at once, one asks

@@ -25,6 +25,8 @@ from fhir_gateway.db.engine import snapshot, table_of, transaction
 from fhir_gateway.errors import ConflictError, NotFoundError
 
 _PURGE_INTERVAL_SECONDS = 60
+_CLOCK_SECONDS = 2 * 86_400
+"""How far a clock may be wrong."""
 
 
 class ClientRow(SQLModel, table=True):
@@ -249,9 +251,12 @@ class AuthStore:
         self.state = object()
 
     def purge(self, now: int) -> None:
-        """Delete assertions and tokens that can no longer be accepted anyway."""
+        """Delete assertions and tokens that can no longer be accepted anyway.
+
+        Assertions are kept for days more: were the clock ahead and is set right, those used before must not pass again.
+        """
         with transaction(self._engine) as connection:
-            connection.execute(delete(_ASSERTION).where(_ASSERTION.c.expires_at < now))
+            connection.execute(delete(_ASSERTION).where(_ASSERTION.c.expires_at < now - _CLOCK_SECONDS))
             connection.execute(delete(_TOKEN).where(_TOKEN.c.expires_at < now))
 
     def _purge_is_due(self, now: float) -> bool:

@@ -121,3 +121,11 @@ def run() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        from fhir_gateway.faults import known
+
+        found = known(error)
+        if found is None:
+            raise
+        Output("--json" in sys.argv).fail(found)
+        sys.exit(found.exit_code)

@@ -18,6 +18,7 @@ from fhir_gateway.console.pages import PAGES
 from fhir_gateway.console.unexpected import Unexpected
 from fhir_gateway.errors import GatewayError
 from fhir_gateway.factory import Gateway
+from fhir_gateway.faults import away
 from fhir_gateway.server.access import access_of
 from fhir_gateway.server.app import create_app
 
@@ -80,7 +81,10 @@ def _answer_errors(pages: FastAPI, frame: Frame) -> None:
     def invalid(request: Request, _: Exception) -> Response:
         return problem(request, 400, "the request does not fit the page")
 
-    def unexpected(request: Request) -> Response:
+    def unexpected(request: Request, error: Exception) -> Response:
+        found = away(error)
+        if found is not None:
+            return problem(request, found.status, f"{found.message}; try again in a while")
         return problem(request, 500, "something went wrong here; the log says what, under the number of this request")
 
     pages.add_middleware(Unexpected, answer=unexpected)

@@ -18,7 +18,7 @@ log = logging.getLogger("fhir_gateway.console")
 class Unexpected:
     """Plain ASGI around the pages. Once an answer has begun nothing can be said any more: the connection is closed."""
 
-    def __init__(self, app: ASGIApp, answer: Callable[[Request], Response]) -> None:
+    def __init__(self, app: ASGIApp, answer: Callable[[Request, Exception], Response]) -> None:
         self._app = app
         self._answer = answer
 
@@ -35,9 +35,9 @@ class Unexpected:
             await self._app(scope, receive, sent)
         except (ClientDisconnect, ClientStalled):
             raise
-        except Exception:
+        except Exception as error:
             if begun:
                 raise
             request = Request(scope, receive)
             log.exception("request %s failed: %s", access_of(request).request_id, access_of(request).interaction)
-            await self._answer(request)(scope, receive, send)
+            await self._answer(request, error)(scope, receive, send)

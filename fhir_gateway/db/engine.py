@@ -35,6 +35,9 @@ _POOL: dict[str, Any] = {"pool_size": 15, "max_overflow": 0, "pool_use_lifo": Tr
 
 #: A connection to PostgreSQL that rested longer is asked whether it is there still, which takes as long as a statement.
 IDLE_SECONDS = 1.0
+#: How long a server may take to answer a new connection, unless the URL says otherwise (``connect_timeout``): one whose
+#: machine is gone never answers.
+CONNECT_SECONDS = 10
 _USED = "fhir_gateway.used"
 
 
@@ -57,7 +60,10 @@ def create_engine(url: str) -> Engine:
 
 
 def _postgresql(url: URL) -> Engine:
-    engine = sa.create_engine(url.set(drivername="postgresql+psycopg"), **_PRIVATE, **_POOL)
+    arguments: dict[str, Any] = _PRIVATE | _POOL
+    if "connect_timeout" not in url.query:
+        arguments |= {"connect_args": {"connect_timeout": CONNECT_SECONDS}}
+    engine = sa.create_engine(url.set(drivername="postgresql+psycopg"), **arguments)
     dialect: Any = engine.dialect
 
     @event.listens_for(engine, "checkin")

@@ -22,7 +22,7 @@ from fhir_gateway.errors import ConfigurationError, ConflictError, InputError, N
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.alerts import find, wanted
 from fhir_gateway.jobs.locks import hold
-from fhir_gateway.jobs.patience import Patience, Rounds, now_ms
+from fhir_gateway.jobs.patience import Patience, Rounds, is_due, now_ms
 from fhir_gateway.jobs.rest_hook import DeliveryError, RestHook
 
 _log = logging.getLogger("fhir_gateway.alerts")
@@ -38,7 +38,7 @@ def deliver(gateway: Gateway, hook: RestHook, patience: Patience | None = None, 
     """Send to every channel what waits for it and is due; how many alerts were taken."""
     taken = 0
     for channel in gateway.alerts.channels():
-        if channel.state != "off" and channel.due <= now_ms():
+        if channel.state != "off" and is_due(channel.due, now_ms()):
             try:
                 with hold(gateway, f"alerts-{channel.id}"):
                     taken += _send(gateway, hook, channel, patience or Patience(), mail or send_mail)

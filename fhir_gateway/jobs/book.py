@@ -166,7 +166,12 @@ class JobBook:
     @cached_property
     def _client(self) -> DBOSClient:
         url = open_database(self._gateway)
-        return DBOSClient(system_database_url=url, serializer=JsonValues(), application_name=APPLICATION)
+        return DBOSClient(
+            system_database_url=url,
+            serializer=JsonValues(),
+            application_name=APPLICATION,
+            retry_connection_errors=False,  # whoever asks is told that the database is away, and does not hang
+        )
 
 
 def open_database(gateway: Gateway) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -24,7 +25,7 @@ from fhir_gateway.db.tables import metadata
 from fhir_gateway.errors import ConflictError, InputError, NotFoundError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.locks import hold
-from fhir_gateway.jobs.patience import Patience, Rounds, now_ms
+from fhir_gateway.jobs.patience import Patience, Rounds, is_due, now_ms
 from fhir_gateway.jobs.rest_hook import DeliveryError, RestHook
 from fhir_gateway.subscriptions.notifications import Event, Kind, notification
 from fhir_gateway.subscriptions.store import Change, Channel
@@ -92,14 +93,14 @@ def deliver(gateway: Gateway, hook: RestHook, subscription: str, patience: Patie
 
 def _due(channel: Channel, now: int) -> Kind | None:
     """What is to be sent now."""
-    if channel.status == "off" or channel.due > now:
+    if channel.status == "off" or not is_due(channel.due, now):
         return None
     if not channel.sent:
         return "handshake"
     if channel.delivered < channel.events:
         return "event-notification"
     heartbeat = channel.terms.heartbeat
-    return "heartbeat" if heartbeat is not None and channel.sent + heartbeat * 1000 <= now else None
+    return "heartbeat" if heartbeat is not None and not now - heartbeat * 1000 < channel.sent <= now else None
 
 
 def _attempt(gateway: Gateway, hook: RestHook, channel: Channel, kind: Kind, patience: Patience) -> None:
@@ -192,7 +193,7 @@ class Deliveries(Rounds):
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="subscriber")
         self._busy: set[str] = set()
         self._lock = threading.Lock()
-        self._swept = 0
+        self._swept: float | None = None
 
     def round(self) -> None:
         """Make events of all changes, begin with who is due, and now and then forget old events."""
@@ -202,9 +203,9 @@ class Deliveries(Rounds):
         for channel in self._gateway.subscriptions.at_work():
             if _due(channel, now) is not None:
                 self._begin(channel.id)
-        if now - self._swept > self._patience.keep * 1000 / 100:
+        if self._swept is None or time.monotonic() - self._swept > self._patience.keep / 100:
             self._gateway.subscriptions.sweep(now - int(self._patience.keep * 1000))
-            self._swept = now
+            self._swept = time.monotonic()
 
     def close(self) -> None:
         """Wait for those who are being told."""

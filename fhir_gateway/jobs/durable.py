@@ -13,18 +13,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from dbos import DBOS, SetWorkflowID
 
 from fhir_gateway.errors import ConflictError, GatewayError
 from fhir_gateway.factory import Gateway
+from fhir_gateway.faults import away
 from fhir_gateway.jobs import pull, requests
 from fhir_gateway.jobs.alert_delivery import AlertWatch
 from fhir_gateway.jobs.book import APPLICATION, QUEUE, QUEUES, VERSION, Job, JobBook, JsonValues, open_database
 from fhir_gateway.jobs.calculations import CALCULATIONS
 from fhir_gateway.jobs.deliveries import Deliveries
 from fhir_gateway.jobs.locks import hold
+from fhir_gateway.jobs.outlasting import Abandoned, outlast
 from fhir_gateway.jobs.schedules import Schedules
 from fhir_gateway.sources.outcome import Progress
 from fhir_gateway.telemetry import meters
@@ -35,10 +37,13 @@ MOST_RECOVERIES = 5
 REQUESTS = QUEUES[requests.JOB]
 
 _PATROL_SECONDS = 5.0
+_ROUNDS_ALONE = 12
+"""Patrols that find a job of ours with nobody at it before it is begun anew: it may just have been taken."""
 _SWEEP_SECONDS = 60.0
 _REQUESTS_SECONDS = 0.25
 """How often waiting requests are looked for: somebody polls for them."""
 
+T = TypeVar("T")
 _log = logging.getLogger("fhir_gateway.jobs")
 _working: Worker | None = None
 
@@ -61,6 +66,8 @@ class Worker:
         self._background = background
         self._leaving = threading.Event()
         self._busy = 0
+        self._under_way: set[str] = set()
+        self._rounds_alone: dict[str, int] = {}
         self._idle = threading.Condition()
         self._held = ExitStack()
         self._patrol: threading.Thread | None = None
@@ -71,7 +78,7 @@ class Worker:
             raise ConflictError("this process carries out jobs already")
         _working = self
         try:
-            self._held.enter_context(hold(self.gateway, f"executor-{self.executor}", once=True))
+            self._held.enter_context(hold(self.gateway, f"executor-{self.executor}", once=True, fresh=True))
             DBOS(
                 config={
                     "name": APPLICATION,
@@ -133,10 +140,20 @@ class Worker:
         self.check()
         return self._background
 
+    def outlasting(self, work: Callable[[], T]) -> T:
+        """Do a step, again where the database went away meanwhile; leave when this worker is to."""
+        try:
+            return outlast(self.gateway, work, self._leaving.wait)
+        except Abandoned:
+            raise Interrupted from None
+
     def go_on(self) -> list[str]:
         """Take over the jobs of processes that died; their ids."""
         taken = []
         for job in self.book.jobs(["running"], limit=1000):
+            if job.executor == self.executor:
+                self._look_after(job)
+                continue
             if job.recoveries >= MOST_RECOVERIES:
                 if job.kind == requests.JOB:
                     requests.give_up(self.gateway, job.id)
@@ -148,6 +165,16 @@ class Worker:
             taken.append(job.id)
             _log.info("going on with job %s of %s, which is gone", job.id, job.executor)
         return taken
+
+    def _look_after(self, job: Job) -> None:
+        """Begin a job of ours anew that nobody is at: its end could not be written down, the disk was full."""
+        alone = 0 if job.id in self._under_way else self._rounds_alone.get(job.id, 0) + 1
+        self._rounds_alone[job.id] = alone
+        if alone >= _ROUNDS_ALONE:
+            del self._rounds_alone[job.id]
+            _log.warning("job %s is not under way any more; beginning it again", job.id)
+            self.book.count_recovery(job)
+            self.book.again(job.id, QUEUES.get(job.kind, QUEUE))
 
     def _adopt(self, job: Job, queue: str | None) -> None:
         """Queue a job of a process that died; ConflictError when it lives. Its lock keeps out other adopters."""
@@ -166,20 +193,23 @@ class Worker:
                 if time.monotonic() - swept > _SWEEP_SECONDS:
                     swept = time.monotonic()
                     requests.RequestLog(self.gateway).sweep()
-            except Exception:  # noqa: BLE001 - a database that is away for a while must not end the patrol
-                _log.exception("looking for jobs to go on with failed; trying again")
+            except Exception as error:  # noqa: BLE001 - a database that is away for a while must not end the patrol
+                _log.error("looking for jobs to go on with failed; trying again", exc_info=not away(error))
             self._leaving.wait(_PATROL_SECONDS)
 
     @contextmanager
     def _at_work(self, kind: str) -> Iterator[None]:
+        id = DBOS.workflow_id or ""
         with self._idle:
             self._busy += 1
+            self._under_way.add(id)
         try:
             with meters.job(kind):
                 yield
         finally:
             with self._idle:
                 self._busy -= 1
+                self._under_way.discard(id)
                 self._idle.notify_all()
 
     def _leave(self) -> None:
@@ -199,10 +229,15 @@ class Worker:
 @DBOS.workflow(name="pull")
 def _pull(pull_id: str) -> dict[str, Any]:
     worker = _worker()
-    with worker._at_work("pull"):
-        report = pull.run(
-            worker.gateway, pull_id, progress=worker.progress, step=_step, wait=worker.wait, check=worker.check
-        )
+    gateway = worker.gateway
+    with worker._at_work("pull"), ExitStack() as held:
+
+        def take_place() -> None:
+            held.enter_context(pull.held(gateway, gateway.pulls.get(pull_id).source, worker.wait))
+
+        worker.outlasting(take_place)
+        pull.bring(gateway, pull_id, progress=worker.progress, step=_step, check=worker.check, holding=True)
+        report = worker.outlasting(lambda: pull.report(gateway, pull_id))
     return {"lake_version": report.lake_version, "complete": report.complete}
 
 
@@ -210,7 +245,11 @@ def _pull(pull_id: str) -> dict[str, Any]:
 def _request(request_id: str) -> str | None:
     worker = _worker()
     with worker._at_work(requests.JOB):
-        return DBOS.run_step({"name": requests.JOB}, requests.carry_out, worker.gateway, request_id, worker.check)
+
+        def work() -> str | None:
+            return requests.carry_out(worker.gateway, request_id, worker.check)
+
+        return DBOS.run_step({"name": requests.JOB}, lambda: worker.outlasting(work))
 
 
 def _calculation(kind: str) -> None:
@@ -220,7 +259,11 @@ def _calculation(kind: str) -> None:
     def carry_out(asked: dict[str, Any]) -> list[str]:
         worker = _worker()
         with worker._at_work(kind):
-            return DBOS.run_step({"name": kind}, CALCULATIONS[kind], worker.gateway, asked)
+
+            def work() -> list[str]:
+                return CALCULATIONS[kind](worker.gateway, asked)
+
+            return DBOS.run_step({"name": kind}, lambda: worker.outlasting(work))
 
 
 for _kind in CALCULATIONS:
@@ -228,7 +271,8 @@ for _kind in CALCULATIONS:
 
 
 def _step(name: str, work: Callable[[], None]) -> None:
-    DBOS.run_step({"name": name}, work)
+    worker = _worker()
+    DBOS.run_step({"name": name}, lambda: worker.outlasting(work))
 
 
 def _worker() -> Worker:

@@ -16,9 +16,10 @@ def hold(
     *,
     wait: Callable[[], bool] | None = None,
     once: bool = False,
+    fresh: bool = False,
 ) -> AbstractContextManager[None]:
     """Hold the lock of that name; ConflictError with `refusal` when somebody else does and `wait` says not to wait.
 
-    ``once`` leaves nothing behind of a lock whose name nobody will ask for again.
+    ``once`` leaves nothing behind of a lock whose name nobody will ask for again; ``fresh``: nobody had it before.
     """
-    return locks.hold(gateway.engine, gateway.data_folder, name, refusal, wait=wait, once=once)
+    return locks.hold(gateway.engine, gateway.data_folder, name, refusal, wait=wait, once=once, fresh=fresh)

@@ -9,10 +9,23 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
+from fhir_gateway.faults import away
+
+LONGEST = 3600.0
+"""Seconds that a receiver is left alone at most, however often it failed."""
+
 
 def now_ms() -> int:
     """Milliseconds since 1970."""
     return int(datetime.now(UTC).timestamp() * 1000)
+
+
+def is_due(due: int, now: int) -> bool:
+    """Whether an instant has come, both in milliseconds since 1970.
+
+    None is set further ahead than :data:`LONGEST`: one that is was set before the clock was set back.
+    """
+    return not now < due <= now + int(LONGEST * 1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +44,7 @@ class Patience:
 
     pause: float = 1.0
     first: float = 2.0
-    longest: float = 3600.0
+    longest: float = LONGEST
     error_after: int = 3
     give_up: float = 3 * 86_400.0
     keep: float = 7 * 86_400.0
@@ -43,7 +56,7 @@ class Patience:
     def after(self, state: str, failures: int, failing_since: int | None) -> Setback:
         """What one more failure makes of a receiver: in ``error`` after some, ``off`` after days."""
         now, failures = now_ms(), failures + 1
-        since = failing_since or now
+        since = min(failing_since or now, now)  # the clock may have been set back
         if now - since >= self.give_up * 1000:
             state = "off"
         elif failures >= self.error_after:
@@ -82,6 +95,7 @@ class Rounds:
         while not self.leaving.is_set():
             try:
                 self.round()
-            except Exception:  # noqa: BLE001 - a database that is away for a while must not end the rounds
-                self._log.exception("%s: this round failed; trying again", self._thread.name)
+            except Exception as error:  # noqa: BLE001 - a database that is away for a while must not end the rounds
+                told = "%s: this round failed; trying again"
+                self._log.error(told, self._thread.name, exc_info=not away(error))
             self.leaving.wait(self._pause)

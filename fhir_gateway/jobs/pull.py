@@ -20,7 +20,15 @@ from typing import Any, TypedDict, Unpack
 
 import pyarrow.compute as pc
 
-from fhir_gateway.errors import ConfigurationError, ConflictError, GatewayError, LedgerError, SourceError
+from fhir_gateway.errors import (
+    ConfigurationError,
+    ConflictError,
+    ControlPlaneError,
+    GatewayError,
+    LedgerError,
+    SourceError,
+    StorageError,
+)
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.locks import hold
 from fhir_gateway.jobs.persons import link
@@ -153,7 +161,7 @@ def begin_files(
             return gateway.pulls.start(
                 staged.id, source, "files", {"files": [str(path).rstrip("/").rsplit("/", 1)[-1] for path in paths]}
             )
-    except GatewayError:
+    except BaseException:
         shutil.rmtree(drafts, ignore_errors=True)
         raise
 
@@ -173,11 +181,26 @@ def run(
     check: Callable[[], None] | None = None,
     holding: bool = False,
 ) -> PullReport:
+    """Bring a pull to its end (:func:`bring`) and say what it brought."""
+    bring(gateway, pull_id, progress=progress, step=step, wait=wait, check=check, holding=holding)
+    return report(gateway, pull_id)
+
+
+def bring(
+    gateway: Gateway,
+    pull_id: str,
+    *,
+    progress: Progress | None = None,
+    step: Step | None = None,
+    wait: Callable[[], bool] | None = None,
+    check: Callable[[], None] | None = None,
+    holding: bool = False,
+) -> None:
     """Bring a pull to its end from wherever it is. One pull of a source at a time: ConflictError when there is another.
 
-    A source that fails leaves its pull to be gone on with; any other error of ours ends it. ``step`` carries out each
-    step, ``wait`` says whether to wait for another pull of the source, ``check`` raises when it is time to stop.
-    Who is ``holding`` the source's place already says so.
+    A source or a storage that fails leaves its pull to be gone on with; any other error of ours ends it. ``step``
+    carries out each step, ``wait`` says whether to wait for another pull of the source, ``check`` raises when it is
+    time to stop. Who is ``holding`` the source's place already says so.
     """
     row = gateway.pulls.get(pull_id)
     carry = step or (lambda _, work: work())
@@ -186,12 +209,12 @@ def run(
             carry("download", lambda: _download(gateway, pull_id, progress, check))
             carry("commit", lambda: _commit(gateway, pull_id, progress))
         except GatewayError as error:
-            if not isinstance(error, SourceError) or isinstance(error, ExportFailed):
+            passing = isinstance(error, SourceError | StorageError | ControlPlaneError)
+            if not passing or isinstance(error, ExportFailed):
                 _end(gateway, pull_id, error)
             raise
         carry("publish", lambda: _publish(gateway, pull_id, progress))
         carry("close", lambda: _close(gateway, pull_id))
-    return report(gateway, pull_id)
 
 
 def report(gateway: Gateway, pull_id: str) -> PullReport:

@@ -22,8 +22,9 @@ import sqlalchemy as sa
 
 from fhir_gateway.db.audience import EVERYONE, Audience, Grant
 from fhir_gateway.db.engine import snapshot, table_of, transaction
-from fhir_gateway.errors import GatewayError, NotFoundError, TooManyRequests
+from fhir_gateway.errors import ControlPlaneError, GatewayError, NotFoundError, StorageFull, TooManyRequests
 from fhir_gateway.factory import Gateway
+from fhir_gateway.faults import known
 from fhir_gateway.jobs.book import JobBook
 from fhir_gateway.jobs.tables import JobRequest
 
@@ -304,8 +305,11 @@ def carry_out(gateway: Gateway, id: str, check: Callable[[], None]) -> str | Non
     except Cancelled:
         kept = False
     except Exception as error:
-        kept = log.end(id, "failed", _failure(error))
-        if kept and not isinstance(error, GatewayError):
+        found = known(error) or error
+        if isinstance(found, ControlPlaneError):
+            raise  # whoever carries it out waits for the database
+        kept = log.end(id, "failed", _failure(found))
+        if kept and not isinstance(found, GatewayError):
             _log.exception("request %s of kind %s failed", id, asked.kind)
         if kept:
             raise
@@ -340,7 +344,8 @@ def _failure(error: Exception) -> dict[str, Any]:
     """What the client may know of an error: nothing of the inside."""
     if isinstance(error, GatewayError) and error.status != GatewayError.status:
         path = error.location.path
-        return {"status": error.status, "issue": error.issue_type, "message": str(error), "path": path}
+        said = error.message if isinstance(error, StorageFull) else str(error)  # not where our files lie
+        return {"status": error.status, "issue": error.issue_type, "message": said, "path": path}
     return {"status": 500, "issue": "exception", "message": "internal error", "path": None}
 
 

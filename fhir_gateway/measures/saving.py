@@ -50,7 +50,7 @@ _INTEGERS = (pa.int16(), pa.int32(), pa.int64())
 
 _PARTIAL = ".saving-"
 #: Seconds after which a run that nobody has added to is taken for that of a process that was killed.
-_ABANDONED = 86_400
+_ABANDONED = 7 * 86_400  # far more than a clock that is wrong by a day makes of a run that lives
 
 Json = dict[str, Any]
 

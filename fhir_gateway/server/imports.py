@@ -104,7 +104,7 @@ def sender(gateway: Gateway, header: str | None) -> AccessToken:
 def draft(gateway: Gateway, held: ExitStack) -> Path:
     """A folder for a body, gone at the end of ``held``; its lock says that somebody is at work in it."""
     name = f"{DRAFT}{secrets.token_hex(8)}"
-    held.enter_context(hold(gateway, name, once=True))
+    held.enter_context(hold(gateway, name, once=True, fresh=True))
     folder = gateway.staging_folder / name
     folder.mkdir(parents=True, mode=0o700)
     held.callback(shutil.rmtree, folder, ignore_errors=True)

@@ -18,12 +18,13 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fhir_gateway.errors import TooManyRequests
+from fhir_gateway.faults import away, known
 from fhir_gateway.logs import request_id
 from fhir_gateway.server.audit import Access, AuditTrail
 from fhir_gateway.server.disclosure import note
 from fhir_gateway.server.metrics import Metrics
 from fhir_gateway.server.patience import ClientStalled
-from fhir_gateway.server.problems import error_response, internal_error
+from fhir_gateway.server.problems import error_response, failure_response
 from fhir_gateway.server.throttle import Throttle
 from fhir_gateway.telemetry import requests as request_spans
 
@@ -103,14 +104,19 @@ class RequestFrame:
                     await self._app(scope, receive, answer)
         except (ClientDisconnect, ClientStalled):  # in the middle of its request or answer: nobody is left
             access.status = CLIENT_CLOSED
-        except Exception:
-            log.exception("request %s failed: %s %s", access.request_id, access.interaction, access.resource_type)
+        except Exception as error:
+            failed = access.request_id, access.interaction, access.resource_type
+            if away(error):
+                log.error("request %s failed: %s %s: %s", *failed, known(error))
+            else:
+                log.exception("request %s failed: %s %s", *failed)
             if answering:
                 raise  # half an answer is out already: the server closes the connection
-            access.status = 500
+            failure = failure_response(error, access.request_id)
+            access.status = failure.status_code
             if audited:
                 await self._record_failure(access)
-            await internal_error(access.request_id)(scope, receive, self._bare(send, access))
+            await failure(scope, receive, self._bare(send, access))
         finally:
             seconds = time.perf_counter() - started
             self._metrics.answered(access, seconds)
@@ -123,8 +129,8 @@ class RequestFrame:
         """Audit a request that failed; where the trail itself is what fails, the log has it."""
         try:
             await self._trail.record(access)
-        except Exception:
-            log.exception("request %s is not in the audit trail", access.request_id)
+        except Exception as error:
+            log.error("request %s is not in the audit trail", access.request_id, exc_info=not away(error))
 
     def _bare(self, send: Send, access: Access) -> Send:
         async def answer(message: Message) -> None:

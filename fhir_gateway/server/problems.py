@@ -22,8 +22,11 @@ from fhir_gateway.errors import (
     NotFoundError,
     TooManyRequests,
 )
+from fhir_gateway.faults import away
 
 FHIR_JSON = "application/fhir+json"
+#: After how long a client may ask again when what we rest on is away.
+RETRY_SECONDS = 10
 
 
 class UnknownResource(NotFoundError):
@@ -153,9 +156,22 @@ def error_response(error: GatewayError, request_id: str | None = None) -> Respon
     headers = challenge(error) | getattr(error, "headers", {})
     if isinstance(error, TooManyRequests):
         headers["Retry-After"] = str(error.retry_after)
+    elif status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.INSUFFICIENT_STORAGE):
+        headers["Retry-After"] = str(RETRY_SECONDS)
     if isinstance(error, RequestTimeout):
         headers["Connection"] = "close"  # the rest of the request may still come
     return Response(orjson.dumps(body), status, headers, FHIR_JSON)
+
+
+def failure_response(error: Exception, request_id: str | None) -> Response:
+    """The answer to an exception that no route expected: that something we rest on is away or full, if that is why.
+
+    Nothing of the inside is said, where files lie neither; the log has the rest under the same request id.
+    """
+    found = away(error)
+    if found is not None:
+        return error_response(type(found)(found.message), request_id)
+    return internal_error(request_id)
 
 
 def internal_error(request_id: str | None) -> Response:

@@ -104,9 +104,10 @@ class RespondAsync:
     def _poll(self, request: Request, id: str) -> Response:
         asked, _ = self._theirs(request, id)
         if not asked.finished:
-            if time.time() - asked.created > _LOST_SECONDS:
+            age = time.time() - asked.created
+            if not 0 <= age <= _LOST_SECONDS:  # below zero when the clock was set back: looked after as well
                 revive(self._gateway, self._book, asked.id)
-            wait = min(_MOST_WAIT, 1 + int((time.time() - asked.created) / 10))
+            wait = min(_MOST_WAIT, 1 + int(max(0.0, age) / 10))
             response = Response(None, 202, {"Retry-After": str(wait), "X-Progress": asked.progress or asked.state})
         elif asked.failure is not None:
             response = self._failed(request, asked, asked.failure)

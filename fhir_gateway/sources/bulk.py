@@ -163,7 +163,9 @@ class BulkExport:
     def _left(self, state: ExportState) -> float:
         """Seconds that an export may still take; all of them when its beginning is not known."""
         deadline = self._session.profile.export_deadline
-        return deadline if state.kicked_off is None else deadline - (self._session.clock.now() - state.kicked_off)
+        if state.kicked_off is None:
+            return deadline
+        return deadline - max(0.0, self._session.clock.now() - state.kicked_off)  # the clock may have been set back
 
     async def _ask(self, request: ExportRequest, method: Literal["GET", "POST"]) -> httpx.Response:
         base = self._session.endpoint.base_url

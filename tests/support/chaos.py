@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,8 +35,8 @@ from tests.support.moments import Moment, die, stop_at, stop_at_step
 from tests.support.waiting import HANG, until
 
 PULL = ("pull", "ehr", "--mode", "bulk")
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["fhir_gateway.cli.app", "fhir_gateway.jobs.durable", "tests.support.chaos"])
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["fhir_gateway.cli.app", "fhir_gateway.jobs.durable", "tests.support.chaos"])
 
 NOW = {"Retry-After": "0"}
 OUTCOME = json.dumps({"resourceType": "OperationOutcome", "issue": [{"severity": "error", "code": "transient"}]})
@@ -125,7 +125,7 @@ class Field:
     def start(self, *arguments: str, die_at: Moment | int | None = None) -> Any:
         """A process of the real command line."""
         self.runs += 1
-        process = _FORKS.Process(target=_command, args=(str(self.folder), arguments, die_at), daemon=True)
+        process = FORKS.Process(target=command_line, args=(str(self.folder), arguments, die_at), daemon=True)
         process.start()
         return process
 
@@ -188,9 +188,13 @@ class Field:
         return bool(process.exitcode == -signal.SIGKILL)
 
 
-def _command(folder: str, arguments: tuple[str, ...], die_at: Moment | int | None) -> None:
+def command_line(
+    folder: str, arguments: tuple[str, ...], die_at: Moment | int | None, environment: Mapping[str, str] | None = None
+) -> None:
+    """The command line over ``data`` in a folder, in this process; what it prints goes to ``log`` beside that."""
     from fhir_gateway.cli import main
 
+    os.environ.update(environment or {})
     log = os.open(f"{folder}/log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)

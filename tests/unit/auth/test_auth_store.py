@@ -43,8 +43,9 @@ def test_the_same_id_of_another_client_is_another_assertion() -> None:
 
 def test_rows_that_cannot_matter_any_more_are_purged() -> None:
     store = _server(create_engine("sqlite://")).store
-    store.use_assertion("a", "old", 100)
-    store.use_assertion("a", "new", 200)
+    days = 2 * 86_400  # by so much the clock may have been ahead
+    store.use_assertion("a", "old", 100 - days)
+    store.use_assertion("a", "new", 200 - days)
     store.add_token("old", "a", "system/*.rs", 0, 100)
     store.add_token("new", "a", "system/*.rs", 0, 200)
     store.purge(150)
@@ -52,6 +53,13 @@ def test_rows_that_cannot_matter_any_more_are_purged() -> None:
     assert store.token("new") is not None
     assert store.use_assertion("a", "old", 100)
     assert not store.use_assertion("a", "new", 200)
+
+
+def test_an_assertion_stays_used_when_a_clock_that_was_ahead_is_set_right() -> None:
+    store = _server(create_engine("sqlite://")).store
+    assert store.use_assertion("a", "1", 1_000_000)
+    store.purge(1_000_000 + 86_400)
+    assert not store.use_assertion("a", "1", 1_000_000)
 
 
 def test_a_token_is_known_to_every_process_and_stored_only_as_a_digest(tmp_path: Path) -> None:
