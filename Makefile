@@ -145,5 +145,8 @@ fuzz: install ## Send many made-up requests to every route of the OpenAPI docume
 tiny-files: install ## Pull an export of 20,000 files of one line (ARGS="--files 1000")
 	@$(BIN)/python -m tests.support.tiny_files $(ARGS)
 
-chaos: install ## Disturb and kill pulls, and compare what arrives (ARGS="--rounds 100 --seed 7")
-	@$(BIN)/python -m tests.support.chaos $(ARGS)
+test-faults: install ## Strike databases, disks, processes and clocks, and compare what comes of the work (a fixed set)
+	@tests/support/with_faults.sh $(BIN)/python -m pytest tests/chaos $(ARGS)
+
+chaos: install ## The same for as long as you like, and pulls as well: a table of faults (ARGS="--rounds 100 --seed 7")
+	@tests/support/with_faults.sh $(BIN)/python -m tests.support.faults $(ARGS)

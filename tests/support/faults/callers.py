@@ -36,13 +36,13 @@ class Caller:
         gateway.authorization.register_client("payer", scopes=SCOPE, jwks=public_key_set(key))
         return cls(url, key)
 
-    def token(self) -> httpx.Response:
-        """What the server answers to a request for a token."""
+    def token(self, proof: str | None = None) -> httpx.Response:
+        """What the server answers to a request for a token, by an assertion that is new unless it is given."""
         form = {
             "grant_type": "client_credentials",
             "scope": SCOPE,
             "client_assertion_type": ASSERTION_TYPE,
-            "client_assertion": client_assertion("payer", f"{self.url}/auth/token", self.key, "ES384"),
+            "client_assertion": proof or client_assertion("payer", f"{self.url}/auth/token", self.key, "ES384"),
         }
         return httpx.post(f"{self.url}/auth/token", data=form, timeout=HANG)
 

@@ -197,7 +197,9 @@ def outcome(gateway: Gateway) -> dict[str, Any]:
             f"file {path.relative_to(data)}": _bytes(path)
             for folder in ("results", "settlements", "attributions")
             for path in sorted((data / folder).rglob("*"))
-            if path.is_file() and path.name != "services.parquet"  # the same rows in the order of a hash table
+            if path.is_file()
+            and path.name != "services.parquet"  # the same rows in the order of a hash table
+            and not any(part.startswith(".") for part in path.relative_to(data).parts)  # nobody reads them
         },
     }
 
