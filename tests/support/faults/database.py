@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.support.faults.callers import Caller
 from tests.support.faults.postgresql_server import MODES, PostgreSQL
-from tests.support.faults.site import WORK, Site, World, differing, outcome
+from tests.support.faults.site import CALCULATED, UPKEEP, Site, World, differing, outcome
 from tests.support.serving import free_port, serving
 from tests.support.waiting import until
 
@@ -29,7 +29,7 @@ def restarts(
     port = free_port()
     public = f"http://127.0.0.1:{port}"
     caller = Caller.registered(site.gateway, public)
-    ids = site.submit(WORK)
+    ids = site.submit(CALCULATED)
     struck = 0
     with (
         serving(folder / "site" / "data", port, None, JOBS_IN_SERVER="false", **_settings(site)) as process,
@@ -51,6 +51,7 @@ def restarts(
             answered = caller.answers[200]
             until(lambda: caller.answers[200] > answered + 5)
         assert process.poll() is None, "the server died"
+    site.calculate(UPKEEP)
     assert not caller.wrong, caller.wrong[:5]
     wrong = differing(outcome(site.gateway), expected)
     assert not wrong, wrong

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fhir_gateway.jobs.backup import MANIFEST
-from tests.support.faults.site import Site, World, differing, kill, outcome
+from tests.support.faults.site import CALCULATED, UPKEEP, Site, World, differing, kill, outcome
 from tests.support.moments import Moment
 from tests.support.serving import free_port, serving
 from tests.support.waiting import HANG, until
@@ -60,8 +60,7 @@ def everything_at_once(
     """The server, which does jobs too, and a worker are killed in the same moment, again and again; how many kills."""
     chance = random.Random(seed)  # noqa: S311 - a seed, no secret
     site = Site.of(folder / "site", world, pulled)
-    kinds = ["evaluate", "attribute", "settle", "compact"]
-    ids = site.submit(kinds)
+    ids = site.submit(CALCULATED)
     struck = 0
 
     def under_way() -> bool:
@@ -78,6 +77,7 @@ def everything_at_once(
             struck += 2
     with site.workers(1):
         site.ended(ids)
+    site.calculate(UPKEEP)
     _check(site, expected)
     return struck
 

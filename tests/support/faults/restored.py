@@ -1,4 +1,4 @@
-"""A backup is made in the middle of the work and restored elsewhere: there the work goes on, and the same comes of it."""
+"""A backup is made in the middle of the work and restored elsewhere: the work goes on there to the same end."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from tests.support.faults.postgresql_server import PostgreSQL
-from tests.support.faults.site import Site, World, differing, outcome
+from tests.support.faults.site import CALCULATED, UPKEEP, Site, World, differing, outcome
 from tests.support.waiting import HANG, until
-
-KINDS = ("evaluate", "attribute", "settle", "compact", "retain")
 
 
 def while_at_work(
@@ -28,7 +26,7 @@ def while_at_work(
     else:
         site = Site(folder / "site", world, server.url)
         site.prepare()
-    ids = site.submit(KINDS)
+    ids = site.submit(CALCULATED)
     backups = [folder / "backup-0", folder / "backup-1"]
     with site.workers(1):
         until(lambda: any(site.book.job(id).state != "waiting" for id in ids))
@@ -49,6 +47,7 @@ def while_at_work(
 
 
 def _same(site: Site, expected: Mapping[str, Any]) -> None:
+    site.calculate(UPKEEP)
     wrong = differing(outcome(site.gateway), expected)
     assert not wrong, wrong
     site.close()

@@ -33,7 +33,16 @@ NOW = "2026-04-01T00:00:00+00:00"
 YEAR = ["2025-01-01", "2025-12-31"]
 #: Tables whose rows say how things went, not what came of them, or that a single process keeps for itself.
 _COURSE = frozenset(
-    {"alembic_version", "audit_event", "auth_jti", "auth_token", "fhir_search_index", "job_publication", "job_request"}
+    {
+        "alembic_version",
+        "audit_event",
+        "auth_assertion",
+        "auth_client",
+        "auth_token",
+        "fhir_search_index",
+        "job_publication",
+        "job_request",
+    }
 )
 #: When something was written, and how long it took: two quiet runs differ in them.
 _MOMENTS = frozenset({"last_updated", "noticed_at", "started", "finished", "created_at", "outcome", "digests"})
@@ -64,8 +73,11 @@ class World:
         return {**more.get(kind, {}), "now": NOW}
 
 
-#: Calculations in the order of a year's end, with what the lake's upkeep does beside them.
-WORK = ("evaluate", "attribute", "settle", "compact", "retain")
+#: Calculations of a year's end, which may be made side by side.
+CALCULATED = ("evaluate", "attribute", "settle")
+#: The same, and then the lake's upkeep, which makes versions: reports name the version that they were made from.
+UPKEEP = ("compact", "retain")
+WORK = (*CALCULATED, *UPKEEP)
 
 
 _AT_WORK = "carrying out jobs as"
