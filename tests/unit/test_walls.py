@@ -132,16 +132,23 @@ def test_the_image_is_small_in_rights() -> None:
 
 def test_the_compose_file_keeps_secrets_in_files() -> None:
     compose = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text(encoding="utf-8"))
-    gateway, database = compose["services"]["gateway"], compose["services"]["database"]
-    assert database["image"].startswith("postgres:16")
-    assert gateway["depends_on"] == {"database": {"condition": "service_healthy"}}
-    assert set(gateway["secrets"]) | set(database["secrets"]) == set(compose["secrets"])
+    services = compose["services"]
+    assert services["database"]["image"].startswith("postgres:16")
+    assert services["migrate"]["depends_on"] == {"database": {"condition": "service_healthy"}}
+    assert set().union(*(one.get("secrets", ()) for one in services.values())) == set(compose["secrets"])
     assert all(set(secret) == {"file"} for secret in compose["secrets"].values())
-    assert gateway["read_only"] is True
-    assert gateway["ports"] == ["127.0.0.1:8000:8000"]
-    named = set(gateway["environment"]) | set(database["environment"])
+    for name in ("gateway", "worker", "migrate"):
+        ours = services[name]
+        assert ours["read_only"] is True
+        assert ours["cap_drop"] == ["ALL"]
+        if name != "migrate":
+            assert ours["depends_on"]["migrate"] == {"condition": "service_completed_successfully"}
+    published = [port for one in services.values() for port in one.get("ports", ())]
+    assert all(port.startswith("127.0.0.1:") for port in published)
+    assert services["gateway"]["ports"] == ["127.0.0.1:8000:8000"]
+    named = set().union(*(one.get("environment", {}) for one in services.values()))
     assert {
-        name for name in named if re.search("PASSWORD|KEY|DATABASE_URL", name) and not name.endswith("_FILE")
+        name for name in named if re.search("PASSWORD|KEY|TOKEN|DATABASE_URL", name) and not name.endswith("_FILE")
     } == set()
 
 
