@@ -46,6 +46,8 @@ PERSON_SCHEMA = pa.schema(
     [("person", pa.string()), ("anchor", pa.int64()), ("born", pa.int64()), ("living", pa.bool_())]
 )
 _PERSONS_SCHEMA = pa.schema([("id", pa.string()), ("person", pa.string())])
+#: Rows that are Python's objects at a time.
+_AT_A_TIME = 1 << 14
 _PLACED_SCHEMA = pa.schema([("_source", pa.string()), ("_patient", pa.string()), ("_member", pa.string())])
 DECIDED_SCHEMA = pa.schema([("a", pa.int64()), ("b", pa.int64()), ("verdict", pa.string())])
 MATCHED_SCHEMA = pa.schema([("a", pa.int64()), ("b", pa.int64()), ("evidence", pa.string())])
@@ -106,9 +108,11 @@ def placed_since(connection: Connection, mark: str | None) -> pa.Table | None:
     changed = sa.union(sa.select(CHANGE.c.person).where(later), sa.select(CHANGE.c.other).where(later))
     some = sa.select(PATIENT.c.source, PATIENT.c.patient_id, PATIENT.c.person)
     rows = connection.execute(
-        sa.union(some.where(PATIENT.c.number > int(number)), some.where(PATIENT.c.person.in_(changed)))
+        sa.union(some.where(PATIENT.c.number > int(number)), some.where(PATIENT.c.person.in_(changed))),
+        execution_options={"yield_per": _AT_A_TIME},
     )
-    return arrow(rows.all(), _PLACED_SCHEMA)
+    parts = [arrow(part, _PLACED_SCHEMA) for part in rows.partitions()]  # as Python's they are ten times as large
+    return pa.concat_tables([_PLACED_SCHEMA.empty_table(), *parts])
 
 
 def _named(source: str, patient: str) -> str:

@@ -89,6 +89,9 @@ class Commit:
                 lines = self.replay.stage(self.folder, texts, quarantine, self.progress)
         finally:
             quarantine.close()
+        lines.scanner.rest()
+        SCRATCH.rest()
+        give_back()
         doomed = {name: rows for name in sorted(self.deletions) if (rows := self._doomed(name, lines)) is not None}
         (self.folder / "accepted").mkdir()
         placements = {name: self._place(name, lines.rows.pop(name)) for name in sorted(lines.rows)}
@@ -100,7 +103,6 @@ class Commit:
         seated, laid = seats(links.table, self.pull.source, links.moved), self._laid(links, same)
         moved, mark = links.moved, links.mark
         del known, links
-        lines.scanner.rest()
         SCRATCH.rest()
         give_back()
         tables = self._write_all(lines, placements, doomed, moved, seated)

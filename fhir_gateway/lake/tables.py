@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.transaction import AddAction, RemoveAction
 
@@ -35,6 +35,8 @@ NO_BUCKET = -1
 COPY = "copy"
 #: A file with fewer rows is read whole faster than its codes are looked at first.
 FEW_ROWS = 8192
+#: Rows that are read at a time where all are.
+_SCANNED_ROWS = 1 << 14
 FEW_IDS = 1 << 16
 """Ids that are worth looking for row group by row group."""
 #: The column that a table is parted by.
@@ -104,27 +106,33 @@ class ResourceTable(ABC):
 
         With few ``ids`` only the rows of resources that have one of them; with many of them others too.
         """
-        if ids is not None and len(ids) <= FEW_IDS:
-            own = pa.schema([*OWN_COLUMNS, BUCKET])
-            schema = pa.schema([own.field(name) for name in columns])
-            return pa.RecordBatchReader.from_batches(schema, self._rows_of(version, schema, ids))
+        own = pa.schema([*OWN_COLUMNS, BUCKET])
+        schema = pa.schema([own.field(name) for name in columns])
+        few = ids is not None and len(ids) <= FEW_IDS
+        rows = self._rows_of(version, schema, ids) if few else self._all_rows(version, schema)
+        return pa.RecordBatchReader.from_batches(schema, rows)
+
+    def _all_rows(self, version: int, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        """Rows of one file after the other; Arrow's own datasets read several at once, and keep what each says."""
         if isinstance(self.path, ObjectPath):
-            own = pa.schema([*OWN_COLUMNS, BUCKET])
-            schema = pa.schema([own.field(name) for name in columns])
 
             def all_rows(file: StoredFile) -> pa.Table:
                 return stored_rows(file.path, file.bucket, schema)
 
-            tables = side_by_side(all_rows, self.files(version), self.path)
-            return pa.RecordBatchReader.from_batches(schema, (batch for one in tables for batch in one.to_batches()))
-        fragments = ds.dataset(
-            [str(file.path) for file in self.files(version)],
-            schema=pa.schema([*OWN_COLUMNS, BUCKET]),
-            format="parquet",
-            partition_base_dir=str(self.path),
-            partitioning=ds.partitioning(pa.schema([BUCKET]), flavor="hive"),
-        )
-        return fragments.scanner(columns=list(columns)).to_reader()
+            for table in side_by_side(all_rows, self.files(version), self.path):
+                yield from table.to_batches()
+            return
+        stored = [name for name in schema.names if name != BUCKET.name]
+        for listed in self.files(version):
+            with pq.ParquetFile(listed.path) as file:
+                for rows in file.iter_batches(_SCANNED_ROWS, columns=stored, use_threads=False):
+                    arrays = [
+                        pa.repeat(pa.scalar(listed.bucket, pa.int32()), rows.num_rows)
+                        if name == BUCKET.name
+                        else rows[name].cast(schema.field(name).type)
+                        for name in schema.names
+                    ]
+                    yield pa.record_batch(arrays, schema=schema)
 
     def _rows_of(self, version: int, schema: pa.Schema, ids: pa.Array | pa.ChunkedArray) -> Iterator[pa.RecordBatch]:
         """Rows of some resources; of a row group that has none only the ids are read."""
