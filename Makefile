@@ -10,7 +10,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 ARGS ?=
 
-.PHONY: help install demo test test-browser newcomer test-postgresql test-spark test-third-party test-risk-packages lint type docs site pages openapi lock conformance bench-measures bench-ingest bench-incremental bench-server bench-settlement bench-attribution bench-claims bench-risk bench-console bench-scale chaos fuzz tiny-files
+.PHONY: help install demo test test-browser newcomer test-postgresql test-spark test-faults test-third-party test-risk-packages lint type docs site pages openapi lock conformance bench-measures bench-ingest bench-incremental bench-server bench-settlement bench-attribution bench-claims bench-risk bench-console bench-scale chaos fuzz tiny-files
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -146,7 +146,7 @@ tiny-files: install ## Pull an export of 20,000 files of one line (ARGS="--files
 	@$(BIN)/python -m tests.support.tiny_files $(ARGS)
 
 test-faults: install ## Strike databases, disks, processes and clocks, and compare what comes of the work (a fixed set)
-	@tests/support/with_faults.sh $(BIN)/python -m pytest tests/chaos $(ARGS)
+	@tests/support/with_faults.sh $(BIN)/python -m pytest -n 2 tests/chaos $(ARGS)
 
 chaos: install ## The same for as long as you like, and pulls as well: a table of faults (ARGS="--rounds 100 --seed 7")
 	@tests/support/with_faults.sh $(BIN)/python -m tests.support.faults $(ARGS)

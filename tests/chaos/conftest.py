@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.faults.site import WORK, Site, World, outcome
+from tests.support.faults.site import WORK, Site, World, close_all, outcome
 
 _HERE = Path(__file__).parent
 
@@ -19,6 +20,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.path.is_relative_to(_HERE):
                 item.add_marker(pytest.mark.skip(reason="faults are struck by make test-faults"))
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    """What a failed test leaves open is no other test's warning."""
+    yield
+    close_all()
 
 
 @pytest.fixture(scope="session")

@@ -81,6 +81,7 @@ WORK = (*CALCULATED, *UPKEEP)
 
 
 _AT_WORK = "carrying out jobs as"
+_OPEN: list[Site] = []
 
 
 @dataclass
@@ -105,11 +106,13 @@ class Site:
     def gateway(self) -> Gateway:
         """The gateway in this process, which no fault strikes."""
         url = None if self.database_url is None else SecretStr(self.database_url)
+        _OPEN.append(self)
         return Gateway(Settings(data_dir=self.folder / "data", database_url=url, **self.settings))
 
     @cached_property
     def book(self) -> JobBook:
         """Its book of jobs."""
+        _OPEN.append(self)
         return JobBook(self.gateway)
 
     @property
@@ -186,6 +189,12 @@ class Site:
             book.close()
         if gateway := self.__dict__.pop("gateway", None):
             gateway.engine.dispose()
+
+
+def close_all() -> None:
+    """Let go of the databases of rounds that failed in the middle."""
+    while _OPEN:
+        _OPEN.pop().close()
 
 
 def kill(process: Any) -> None:
