@@ -203,3 +203,32 @@ def test_when_everybody_has_to_be_evaluated(tmp_path: Path, evaluated: list[int]
     some, full = check(lake, [evaluator], tmp_path, NOW + timedelta(days=1), evaluated)
     assert full >= 12
     assert (some == 1) is few
+
+
+def test_what_is_said_of_a_member_does_not_depend_on_buckets(tmp_path: Path, evaluators: list[Evaluator]) -> None:
+    """A lake that is parted into more buckets, or was founded with others; a run may go by one from before."""
+    everything, draw = resources_of(0), random.Random(3)  # noqa: S311 - made-up changes
+    said, store = [], ResultStore(tmp_path / "kept")
+    for buckets in (2, 5):
+        lake, people = Lake.open(tmp_path / f"lake-{buckets}", buckets=buckets), People()
+        lake.commit(staged(tmp_path, "all", everything), people)
+        said.append(_by_member(lake, evaluators, store if buckets == 2 else ResultStore(tmp_path / "other"), 0))
+    lake = Lake.open(tmp_path / "lake-2")
+    lake.rebucket(6)
+    said.append(_by_member(lake, evaluators, store, 1))
+    assert said[0] == said[1] == said[2]
+    patients = sorted({one["id"] for one in everything if one["resourceType"] == "Patient"})
+    lake.commit(staged(tmp_path, "more", changed(everything, draw.sample(patients, 5), draw)), People())
+    some = _by_member(lake, evaluators, store, 2)
+    assert some == _by_member(lake, evaluators, ResultStore(tmp_path / "full"), 2)
+
+
+def _by_member(lake: Lake, evaluators: Sequence[Evaluator], store: ResultStore, day: int) -> list[Any]:
+    """Of each measure, what is said of each member."""
+    found: list[Any] = []
+    now = NOW + timedelta(days=day)
+    for run in evaluate_lake(evaluators, lake, PERIOD, now, store, batch_members=40, processes=1, reuse=True):
+        result = store.load(run)
+        columns = [one.raw.tolist() for group in result.groups for one in group.populations]
+        found.append((sorted(zip(result.members.to_pylist(), *columns, strict=True)), result.failed))
+    return found
