@@ -42,11 +42,6 @@ class Links:
     moved: pa.Table
     mark: str | None = None
 
-    @property
-    def changed(self) -> bool:
-        """Whether anyone moved."""
-        return bool(self.moved.num_rows)
-
 
 def read_links(path: Place | None) -> pa.Table:
     """Links of a lake version; none without a file."""
