@@ -6,7 +6,6 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -17,7 +16,6 @@ from dbos import DBOS, DBOSClient, Serializer, WorkflowStatus
 from sqlalchemy import make_url
 
 from fhir_gateway import errors
-from fhir_gateway.db.engine import transaction
 from fhir_gateway.errors import ConflictError, GatewayError, NotFoundError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.locks import hold
@@ -190,16 +188,10 @@ def open_database(gateway: Gateway) -> str:
         os.close(os.open(file, os.O_CREAT | os.O_WRONLY, 0o600))
         url = f"sqlite:///{file}"
     _quiet()
-    with _alone(gateway):  # of several that make them at once all but one would fail
+    # Of several that make them at once in SQLite all but one would fail; in PostgreSQL DBOS waits no longer than 30 s.
+    with hold(gateway, "tables-of-jobs", wait=lambda: True, fresh=True):
         DBOS.migrate(url)
     return url
-
-
-def _alone(gateway: Gateway) -> AbstractContextManager[Any]:
-    """Nobody else makes the tables of jobs meanwhile."""
-    if gateway.engine.dialect.name == "postgresql":
-        return transaction(gateway.engine, lock="tables of jobs")
-    return hold(gateway, "tables-of-jobs", wait=lambda: True)
 
 
 def _quiet() -> None:
