@@ -93,16 +93,19 @@ def attribute(
     contract: Annotated[str, typer.Argument(help="A contract (path or name).")],
     now: Annotated[str | None, typer.Option(help="Instant of the roster, with offset; default: the present.")] = None,
     background: Annotated[bool, typer.Option(help="Leave it to a worker or the server.")] = False,
+    on: On = "here",
+    spark_master: SparkMaster = None,
 ) -> None:
     """Say who is whose patient under a contract, and serve its roster."""
     from fhir_gateway.jobs import attribute as job
 
     here = context(command)
     if background:
+        refuse_in_background(on)
         calculate_later(here, "attribute", contract=contract, now=parse_instant(now))
         return
-    with here.output.progress() as progress:
-        report = job.attribute(here.gateway, contract, now=parse_instant(now), progress=progress)
+    with cluster_of(on, spark_master) as cluster, here.output.progress() as progress:
+        report = job.attribute(here.gateway, contract, now=parse_instant(now), progress=progress, cluster=cluster)
     table = report.attribution.table
     rows: list[dict[str, Any]] = [
         {"members": len(report.members), "of": report.contract.provider.entity, "why": "attributed to the contract"}

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from fhir_gateway.attribution import COVERAGE_COLUMNS, Attribution, atr_group, decisions
 from fhir_gateway.attribution.decisions import Decision
 from fhir_gateway.attribution.entries import Key, same
+from fhir_gateway.cluster import Cluster
 from fhir_gateway.contracts import Contract
 from fhir_gateway.db.audience import label, labelled
 from fhir_gateway.errors import NotFoundError
@@ -88,22 +89,25 @@ def attribute(
     now: datetime | None = None,
     everybody: bool = False,
     progress: Progress | None = None,
+    cluster: Cluster | None = None,
 ) -> AttributionReport:
     """Who is the contract's patient in its period, by the claims paid through its run-out.
 
     The Group keeps what changed against its version before. From the same lake version and the same terms the same
     roster comes, and no new version of it. Where there is a run to go by only those are attributed whose data changed
-    since, unless ``everybody`` is to be; the outcome is the same (:mod:`fhir_gateway.jobs.attribution_kept`).
+    since, unless ``everybody`` is to be; the outcome is the same (:mod:`fhir_gateway.jobs.attribution_kept`). With
+    ``cluster`` it works on everybody's buckets.
     """
     contract = Contract.load(gateway.contract(contract_name))
     if progress:
         progress(PullProgress("attribute", contract.title))
     version = gateway.lake.version
-    made = traced("attribute.compute")(found)(gateway, contract, version, everybody=everybody)
+    made = found(gateway, contract, version, everybody=everybody, cluster=cluster)
     attribution, group, digest, key = _serve(gateway, contract, made, version, instant(gateway, now))
     return AttributionReport(gateway, contract, attribution, version, group, digest, key, made.stamps)
 
 
+@traced("attribute.compute")
 def computed(gateway: Gateway, contract: Contract, *, version: int | None = None) -> AttributionReport:
     """Attribution on a lake version (default: the newest) without anybody's decisions; nothing is written or served."""
     version = gateway.lake.version if version is None else version

@@ -135,7 +135,11 @@ def _clinicians(gateway: Gateway, version: int) -> pa.Table:
 
 def with_ccns(gateway: Gateway, contract: Contract, lines: pa.Table, version: int) -> pa.Table:
     """Claim lines with the CCN of their facility, where the terms or the contract know facilities by CCN."""
-    known = facilities(gateway, contract, version)
+    return with_facilities(lines, facilities(gateway, contract, version))
+
+
+def with_facilities(lines: pa.Table, known: pa.Table | None) -> pa.Table:
+    """Claim lines with the CCN of their facility (:func:`facilities`)."""
     if known is None:
         return lines
     with duckdb.connect() as connection:

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from functools import cache
 from importlib.resources import files
@@ -25,18 +25,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fhir_gateway.attribution import COVERAGE_COLUMNS, LINE_COLUMNS, Attribution
-from fhir_gateway.attribution import attribute as attribute_members
+from fhir_gateway.cluster import Cluster
 from fhir_gateway.contracts import COST_COLUMNS, Contract
-from fhir_gateway.errors import ContractError
 from fhir_gateway.factory import Gateway
-from fhir_gateway.jobs.attribution_facts import (
-    births,
-    facilities,
-    known_directory,
-    known_facts,
-    run_before,
-    with_ccns,
-)
+from fhir_gateway.jobs.attribution_facts import Known, facilities, known_directory, known_facts, run_before
+from fhir_gateway.jobs.attribution_parts import SERVICE, Rows, Tables, attribute_rows, terms_of
+from fhir_gateway.jobs.attribution_remote import attribute_on
 from fhir_gateway.jobs.claim_lines import kept_claim_line_buckets, kept_claim_lines
 from fhir_gateway.jobs.people import persons_of
 from fhir_gateway.jobs.selections import selections_of
@@ -59,21 +53,6 @@ class Found:
     stamps: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """What is known of some members."""
-
-    lines: pa.Table
-    coverage: pa.Table
-    people: pa.Table
-
-    @property
-    def members(self) -> pa.Array:
-        """All of them, by whatever is known."""
-        named = [self.lines["_member"], self.coverage["_member"], self.people["member"]]
-        return pc.unique(pa.chunked_array([chunk for one in named for chunk in one.chunks], pa.string()))
-
-
 def kept_lines(
     gateway: Gateway, contract: Contract, version: int, paid_through: date, members: pa.Array | None = None
 ) -> pa.Table:
@@ -90,58 +69,56 @@ def of_members(gateway: Gateway, contract: Contract, version: int, members: pa.A
 
     Everybody is worked on some buckets at once, so memory does not grow with the members but for the outcome.
     """
-    terms = contract.attribution_terms
-    if terms is None:
-        raise ContractError("attribution.terms: none were loaded")
-    known = known_facts(gateway, contract, terms, version, members)
-    parts, services = [], []
-    for rows in (
-        _in_parts(gateway, contract, version) if members is None else [_of(gateway, contract, version, members)]
-    ):
-        mine = known if members is not None else known.of(rows.members)
-        parts.append(
-            attribute_members(
-                with_ccns(gateway, contract, rows.lines, version),
-                rows.coverage,
-                terms,
-                contract.dates,
-                contract.participants,
-                selections=mine.selections,
-                members=rows.people["member"].combine_chunks(),
-                deaths=rows.people.filter(rows.people["died"].is_valid()).select(["member", "died"]),
-                facts=replace(mine.facts, births=births(rows.people)),
-            )
-        )
-        services.append(_services(contract, rows.lines))
+    known = known_facts(gateway, contract, terms_of(contract), version, members)
+    ccns = facilities(gateway, contract, version)
+    if members is None:
+        everybody = _in_parts(gateway, contract, version)
+        parts = [attribute_rows(contract, rows, known.of(rows.members), ccns) for rows in everybody]
+    else:
+        parts = [attribute_rows(contract, _of(gateway, contract, version, members), known, ccns)]
+    return _put_together(contract, parts, known)
+
+
+def _of_everybody(gateway: Gateway, contract: Contract, version: int, cluster: Cluster | None) -> Found:
+    """The same of everybody, by a cluster where there is one."""
+    if cluster is None:
+        return of_members(gateway, contract, version)
+    known = known_facts(gateway, contract, terms_of(contract), version)
+    parts = list(attribute_on(cluster, gateway, contract, version, known, _columns(contract)))
+    return _put_together(contract, parts, known)
+
+
+def _put_together(contract: Contract, parts: Sequence[Tables], known: Known) -> Found:
+    table, candidates, services = zip(*parts, strict=True)
     attribution = Attribution(
-        _sorted([one.table for one in parts], ("member",)),
-        _sorted([one.candidates for one in parts], ("member", "rank")),
-        terms,
+        _sorted(table, ("member",)),
+        _sorted(candidates, ("member", "rank")),
+        terms_of(contract),
         contract.dates,
         tuple(contract.participants),
     )
-    return Found(attribution, _sorted(services, _SERVICE), known.stamps)
+    return Found(attribution, _sorted(services, SERVICE), known.stamps)
 
 
-def _of(gateway: Gateway, contract: Contract, version: int, members: pa.Array) -> _Rows:
-    return _Rows(
+def _of(gateway: Gateway, contract: Contract, version: int, members: pa.Array) -> Rows:
+    return Rows(
         kept_lines(gateway, contract, version, contract.claims.paid_through, members),
         gateway.lake.read("Coverage", COVERAGE_COLUMNS, version=version, members=members),
         persons_of(gateway, version, members=members),
     )
 
 
-def _in_parts(gateway: Gateway, contract: Contract, version: int) -> Iterator[_Rows]:
+def _in_parts(gateway: Gateway, contract: Contract, version: int) -> Iterator[Rows]:
     """What is known of everybody, so many claim lines at once."""
     claims = contract.claims
     buckets = kept_claim_line_buckets(gateway, version, claims.paid_through, _columns(contract), claims.precedence)
-    waiting: list[_Rows] = []
+    waiting: list[Rows] = []
     for bucket, lines in enumerate(buckets):
         coverage = gateway.lake.read("Coverage", COVERAGE_COLUMNS, bucket=bucket, version=version)
-        waiting.append(_Rows(lines, coverage, persons_of(gateway, version, bucket)))
+        waiting.append(Rows(lines, coverage, persons_of(gateway, version, bucket)))
         if sum(one.lines.num_rows for one in waiting) >= _TOGETHER or bucket + 1 == gateway.lake.buckets_of(version):
             names = ("lines", "coverage", "people")
-            yield _Rows(*(pa.concat_tables([getattr(one, name) for one in waiting]) for name in names))
+            yield Rows(*(pa.concat_tables([getattr(one, name) for one in waiting]) for name in names))
             waiting = []
 
 
@@ -150,38 +127,39 @@ def _sorted(parts: Sequence[pa.Table], order: Sequence[str]) -> pa.Table:
     return rows if len(parts) == 1 else rows.sort_by([(one, "ascending") for one in order]).combine_chunks()
 
 
-def found(gateway: Gateway, contract: Contract, version: int, *, everybody: bool = False) -> Found:
+def found(
+    gateway: Gateway, contract: Contract, version: int, *, everybody: bool = False, cluster: Cluster | None = None
+) -> Found:
     """Attribution on a lake version, of those who changed where there is a run to go by, unless ``everybody``; kept."""
     folder = gateway.data_folder / "attribution-runs" / contract.id
     world = _world(gateway, contract, version)
     since, path = _earlier(folder, world, version)
     if everybody or path is None:
-        made = of_members(gateway, contract, version)
+        made = _of_everybody(gateway, contract, version, cluster)
     else:
-        made = _gone_on(gateway, contract, version, since, path)
+        made = _gone_on(gateway, contract, version, since, path, cluster)
     if everybody or since != version:
         _keep(folder, made, {"world": world, "version": version})
     return made
 
 
-def _gone_on(gateway: Gateway, contract: Contract, version: int, since: int, path: Path) -> Found:
+def _gone_on(
+    gateway: Gateway, contract: Contract, version: int, since: int, path: Path, cluster: Cluster | None
+) -> Found:
     """A kept run with the members who changed since put in their place."""
-    terms = contract.attribution_terms
-    if terms is None:
-        raise ContractError("attribution.terms: none were loaded")
     before = [pq.read_table(path / f"{name}.parquet") for name in _TABLES]
     stamps = orjson.loads((path / _HEADER).read_bytes())["stamps"]
     changed = gateway.lake.changes(since, version).members
     if 2 * len(changed) > before[0].num_rows:
-        return of_members(gateway, contract, version)
+        return _of_everybody(gateway, contract, version, cluster)
     if len(changed):
         anew = of_members(gateway, contract, version, changed)
         stamps = anew.stamps
         fresh = (anew.attribution.table, anew.attribution.candidates, anew.services)
-        orders = (["member"], ["member", "rank"], _SERVICE)
+        orders = (["member"], ["member", "rank"], SERVICE)
         before = [_replaced(*one, changed) for one in zip(before, fresh, orders, strict=True)]
     table, candidates, services = before
-    attribution = Attribution(table, candidates, terms, contract.dates, tuple(contract.participants))
+    attribution = Attribution(table, candidates, terms_of(contract), contract.dates, tuple(contract.participants))
     return Found(attribution, services, stamps)
 
 
@@ -249,17 +227,3 @@ def _keep(folder: Path, made: Found, header: Mapping[str, Any]) -> None:
     for other in folder.glob("[!.]*"):
         if other != target:
             shutil.rmtree(other, ignore_errors=True)  # somebody may be deleting it too
-
-
-_SERVICE = ("member", "tin", "npi")
-
-
-def _services(contract: Contract, lines: pa.Table) -> pa.Table:
-    """Which practice and clinician of the contract saw which member, by any claim line."""
-    numbers = [
-        pc.is_in(lines[name], value_set=pa.array(getattr(contract.provider, f"{name}s"), pa.string()))
-        for name in ("tin", "npi")
-    ]
-    seen = lines.filter(pc.or_(*numbers)).select(["_member", "tin", "npi"]).rename_columns(list(_SERVICE))
-    distinct = seen.group_by(list(_SERVICE)).aggregate([])
-    return distinct.sort_by([(name, "ascending") for name in _SERVICE]).combine_chunks()

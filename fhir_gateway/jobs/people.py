@@ -6,6 +6,7 @@ import duckdb
 import pyarrow as pa
 
 from fhir_gateway.factory import Gateway
+from fhir_gateway.lake.store import Lake
 
 # Of several sources' words the newest that says anything; a partial date of birth is its first day, one of death its
 # last (whoever died in 2025 was covered until then), and of several deaths the earliest counts.
@@ -24,8 +25,13 @@ FROM patients WHERE _member IS NOT NULL GROUP BY _member ORDER BY _member
 def persons_of(gateway: Gateway, version: int, bucket: int | None = None, members: pa.Array | None = None) -> pa.Table:
     """A row per member (of a bucket, of these members), sorted by member: member, birth_date, gender, died (null: alive
     or unknown)."""
+    return people_of(gateway.lake, version, bucket, members)
+
+
+def people_of(lake: Lake, version: int, bucket: int | None = None, members: pa.Array | None = None) -> pa.Table:
+    """The same, where there is a lake and no gateway."""
     with duckdb.connect() as connection:
         columns = ["birthDate", "gender", "deceasedDateTime"]
-        rows = gateway.lake.read("Patient", columns, bucket=bucket, version=version, members=members)
+        rows = lake.read("Patient", columns, bucket=bucket, version=version, members=members)
         connection.register("patients", rows)
         return connection.sql(_PEOPLE).to_arrow_table()
