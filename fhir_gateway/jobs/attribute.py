@@ -102,12 +102,12 @@ def attribute(
     if progress:
         progress(PullProgress("attribute", contract.title))
     version = gateway.lake.version
-    made = found(gateway, contract, version, everybody=everybody, cluster=cluster)
+    attributed = traced("attribute.compute")(found)
+    made = attributed(gateway, contract, version, everybody=everybody, cluster=cluster)
     attribution, group, digest, key = _serve(gateway, contract, made, version, instant(gateway, now))
     return AttributionReport(gateway, contract, attribution, version, group, digest, key, made.stamps)
 
 
-@traced("attribute.compute")
 def computed(gateway: Gateway, contract: Contract, *, version: int | None = None) -> AttributionReport:
     """Attribution on a lake version (default: the newest) without anybody's decisions; nothing is written or served."""
     version = gateway.lake.version if version is None else version
