@@ -215,7 +215,7 @@ def measure(work: Work, command: Sequence[str], first: str, last: str) -> list[d
                 file.write(json.dumps(row) + "\n")
             told = f"{row['cpu']:.1f} CPU s, {row['wall']:.1f} s, {row['tree_mb']:,} MB"
             print(f"  {work.members:,} {step}: {told}", file=sys.stderr)
-        rows += known.values()
+        rows += [known[step] for step in steps if step in known]
     return rows
 
 
