@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from fhir_gateway.cli import submit
 from fhir_gateway.config import Settings
 from fhir_gateway.demo.sources import make_population
 from fhir_gateway.factory import Gateway
-from fhir_gateway.spark import submit
 from tests.support.measures import saved
 from tests.support.waiting import HANG
 

@@ -1,4 +1,4 @@
-"""What ``spark-submit`` is given: ``spark-submit .../spark/submit.py evaluate all --period 2025 --on spark``.
+"""What ``spark-submit`` is given: ``spark-submit .../cli/submit.py evaluate all --period 2025 --on spark``.
 
 It is the ``fhir-gateway`` command; that the session is Spark's own, :mod:`~fhir_gateway.spark.session` finds by itself.
 """
