@@ -4,7 +4,7 @@
 
 All our measures over a synthetic population, in batches of so many members: by one process and by two, by Spark in
 local-cluster mode with one executor and with two, of one core each. Each way runs in a process of its own. Printed are
-seconds until work can be given out and of the evaluation, each with CPU seconds of all processes, those of Java too; the
+seconds until work can be given out and of the evaluation, each with CPU seconds of all processes, Java's too. The
 files of all results are compared byte for byte, and a difference fails the run.
 """
 
