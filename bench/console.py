@@ -283,7 +283,7 @@ async def tried(reader: Reader, made: Walk, times: int) -> list[list[str]]:
     rows = []
     for page in made.found.get("/contracts/{contract_id}/what-if", []):
         text = (await reader.get(page))[0].text
-        name, value = re.findall(r'<input type="range" name="([^"]+)"[^>]* value="([^"]+)"', text)[0]
+        name, value = re.findall(r'<input type="number"[^>]* name="([^"]+)"[^>]* value="([^"]+)"', text)[0]
         given = [f"{float(value) * (1 + number / 100):.4f}" for number in range(times + 1)]
         answers = [await reader.post(page, {name: one}) for one in given]
         for answer, _ in answers:
@@ -377,9 +377,11 @@ def main() -> None:
             reader = Reader(gateway, who, given)
             made, rows = asyncio.run(measured(reader, pages, options.times, options.only, known))
             print(f"\n{who}: milliseconds of {options.times} requests each; limit of p95: {LIMIT * 1000:.0f}")
-            if known is None and options.only in "/contracts/{contract_id}/what-if":
-                rows += asyncio.run(tried(reader, made, options.times))
             _print(rows)
+            if known is None and options.only in "/contracts/{contract_id}/what-if":
+                moves = asyncio.run(tried(reader, made, options.times))
+                _print(moves)
+                rows += moves
             known = known or made
             above += sum(bool(row[-1]) for row in rows)
             untimed += sum(row[1].startswith("NOT TIMED") for row in rows)

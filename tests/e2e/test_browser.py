@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from fhir_gateway.demo.tour import Options, open_gateway, run
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs import settlement_runs
 from fhir_gateway.jobs.book import JobBook
+from fhir_gateway.jobs.calculations import calculation_id
 from fhir_gateway.jobs.claim_quality import check_and_keep
 from fhir_gateway.jobs.contract_versions import kept_document
 from fhir_gateway.jobs.durable import Worker
@@ -103,6 +105,8 @@ def filled(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Filled:
     file = tmp_path_factory.mktemp("files") / "Patient.ndjson"
     file.write_text('{"resourceType":"Patient","id":"1"}\n{"resourceType":"Patient","id":"2","gender":"none"}\n')
     pull_files(gateway, [file], "files")
+    with closing(JobBook(gateway)) as book:
+        book.submit("claims", calculation_id("claims"), asked={"now": now.isoformat()})
     gateway.endpoints.add(Endpoint("half-way", "https://half-way.example/fhir"))
     asked = {"client_name": "Dashboard", "scope": "system/*.rs", "jwks": public_key_set(generate_key("ES384", "k"))}
     assert Registration(gateway.authorization.store, "open").register(asked, None).status == 201
@@ -508,30 +512,35 @@ NOT_THERE = {
 }
 
 
+#: Addresses of one page that are read for their links: only some pulls have refused lines.
+MOST_OF_A_KIND = 4
+
+
 def test_every_page_is_looked_at(served: Served, filled: Filled, enter: Enter) -> None:
-    """One address of each page that links lead to, whoever made it: no page is there that nobody looked at."""
+    """An address of each page, found by links from the first one: there is no page that nobody looked at."""
     frame = Frame(served.gateway)
     routes = [one for pages in PAGES for one in pages.router(frame).routes if isinstance(one, APIRoute)]
     wanted = [one for one in routes if "GET" in one.methods and not re.search(r"/events$|\.", one.path)]
-    window, seen, waiting = enter("ada", "admin"), dict[str, str](), ["/console/"]
+    window, visits, waiting = enter("ada", "admin"), Counter[str](), ["/console/"]
     known, wrong = set(waiting), list[str]()
     while waiting:
         address = waiting.pop(0)
         path = address.partition("?")[0].removeprefix("/console") or "/"
         scope = {"type": "http", "method": "GET", "path": path, "root_path": "", "headers": []}
         route = next((one.path for one in wanted if one.matches(scope)[0] is Match.FULL), None)
-        if route is None or route in seen:
+        if route is None or visits[route] == MOST_OF_A_KIND:
             continue
-        seen[route] = address
+        visits[route] += 1
         window.page.goto(address)
-        try:
-            window.look(f"page-{re.sub(r'[^a-z]+', '-', route).strip('-') or 'first'}")
-        except AssertionError as complaint:  # all of them are told at once
-            wrong.append(str(complaint))
-            window.forget()
+        if visits[route] == 1:
+            try:
+                window.look(f"page-{re.sub(r'[^a-z]+', '-', route).strip('-') or 'first'}")
+            except AssertionError as complaint:  # all of them are told at once
+                wrong.append(str(complaint))
+                window.forget()
         links = window.page.eval_on_selector_all("a[href]", "those => those.map((one) => one.getAttribute('href'))")
         follow = [one.partition("#")[0] for one in links if one.startswith("/console/")]
         waiting += [one for one in dict.fromkeys(follow) if one not in known]
         known |= set(follow)
     assert not wrong, "\n".join(wrong)
-    assert {one.path for one in wanted} - set(seen) == set(NOT_THERE)
+    assert {one.path for one in wanted} - set(visits) == set(NOT_THERE)
