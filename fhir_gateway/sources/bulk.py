@@ -15,7 +15,7 @@ from urllib.parse import urlencode, urljoin
 import httpx
 import orjson
 
-from fhir_gateway.errors import GatewayError, SourceError
+from fhir_gateway.errors import GatewayError, SourceAuthError, SourceError
 from fhir_gateway.sources.deletions import deleted_ids
 from fhir_gateway.sources.download import Downloaded, Downloader, opened
 from fhir_gateway.sources.endpoint import without_query
@@ -223,7 +223,8 @@ class BulkExport:
         failed = [one for one in results if isinstance(one, GatewayError)]
         if failed and not self._accept_partial:
             more = f" (and {len(failed) - 1} more files)" if len(failed) > 1 else ""
-            raise type(failed[0])(f"{failed[0].message}{more}; pulling again goes on with the files that are missing")
+            kind = SourceAuthError if isinstance(failed[0], SourceAuthError) else type(failed[0])
+            raise kind(f"{failed[0].message}{more}; pulling again goes on with the files that are missing")
         issues = [SourceIssue("error", one.message) for one in failed]
         for one in results:
             if isinstance(one, Downloaded) and one.mismatch is not None:

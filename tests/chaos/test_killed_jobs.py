@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.support.faults.kills import backups, everything_at_once, workers
+from tests.support.faults.kills import backups, everything_at_once, replays, workers
 from tests.support.faults.site import WORK, World
 
 
@@ -23,3 +23,7 @@ def test_the_server_and_a_worker_killed_at_once(
 
 def test_a_killed_backup_is_none(tmp_path: Path, world: World, pulled: Path) -> None:
     assert backups(tmp_path, world, pulled, seed=1, most=2)
+
+
+def test_a_killed_replay_is_brought_to_its_end(tmp_path: Path) -> None:
+    assert replays(tmp_path, seed=1, most=1) == 1

@@ -64,6 +64,7 @@ def rounds(world: World, pulled: Path, expected: Mapping[str, Any]) -> Mapping[s
         "kill -9: server and worker at once": lambda folder, seed: kills.everything_at_once(
             folder, world, pulled, expected, seed, 3
         ),
+        "kill -9: replay of refused lines": lambda folder, seed: kills.replays(folder, seed, 4),
         "kill -9: backup": lambda folder, seed: kills.backups(folder, world, pulled, seed, 4),
         "database restarted under jobs and clients": restarts,
         "disk full: pull": full,

@@ -6,6 +6,7 @@ machine is too fast or too slow for it; others go on with what it was at.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fhir_gateway.jobs.backup import MANIFEST
+from fhir_gateway.jobs.pull import pull_files
 from tests.support.faults.site import CALCULATED, UPKEEP, Site, World, differing, kill, outcome
 from tests.support.moments import Moment
 from tests.support.serving import free_port, serving
@@ -112,6 +114,39 @@ def backups(folder: Path, world: World, pulled: Path, seed: int, most: int) -> i
     wrong = differing(outcome(again.gateway), before)
     assert not wrong, wrong
     again.close()
+    return struck
+
+
+def replays(folder: Path, seed: int, most: int) -> int:
+    """A replay of refused lines, killed when the lake has it and before, is there once and in the log; kills."""
+    chance = random.Random(seed)  # noqa: S311 - a seed, no secret
+    sent, mended = folder / "ehr.ndjson", folder / "mended.json"
+    people = [{"resourceType": "Patient", "id": f"p{one}", "gender": "female"} for one in range(5)]
+    wrong = people[2] | {"gender": "none"}
+    sent.write_text("".join(json.dumps(one) + "\n" for one in [*people[:2], wrong, *people[3:]]))
+    mended.write_text(json.dumps(people[2]))
+    struck = 0
+    for number in range(most):
+        site = Site(folder / f"site-{number}", World(folder, ""))
+        site.folder.mkdir()
+        pull_id = pull_files(site.gateway, [sent], "ehr").pull_id
+        (line,) = site.gateway.lake.quarantined(pull_id)
+        command = ("quarantine", "replay", pull_id, "--place", f"{line.file}:{line.line}", "--mended", str(mended))
+        at = Moment("lake/_lake/v00000002.json") if number == 0 else chance.randint(1, MOST_STEPS)
+        process = site.start(*command, die_at=at)
+        process.join(HANG)
+        struck += process.exitcode == -signal.SIGKILL
+        assert number or process.exitcode == -signal.SIGKILL
+        if process.exitcode != 0:
+            again = site.start(*command)
+            again.join(HANG)
+            assert again.exitcode == 0, site.log[-3000:]
+        rows = site.gateway.lake.read("Patient", ["_raw"])
+        assert sorted(rows["id"].to_pylist()) == [one["id"] for one in people]
+        assert site.gateway.resources.counts()["Patient"] == len(people)
+        assert [one.ledger.balanced for one in site.gateway.lake.versions()] == [True, True]
+        assert [one.state for one in site.gateway.pulls.recent()] == ["committed"] * 2
+        site.close()
     return struck
 
 

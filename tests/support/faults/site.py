@@ -39,13 +39,18 @@ _COURSE = frozenset(
         "auth_assertion",
         "auth_client",
         "auth_token",
+        "fhir_change",  # what is still to be told to subscribers
         "fhir_search_index",
         "job_publication",
         "job_request",
     }
 )
+#: Types of what a server publishes of itself when it starts.
+_OF_ITSELF = frozenset(
+    {"CapabilityStatement", "CodeSystem", "OperationDefinition", "SearchParameter", "StructureDefinition", "ValueSet"}
+)
 #: When something was written, and how long it took: two quiet runs differ in them.
-_MOMENTS = frozenset({"last_updated", "noticed_at", "started", "finished", "created_at", "outcome", "digests"})
+_MOMENTS = frozenset({"last_updated", "noticed_at", "started", "finished", "created_at", "outcome", "key"})
 
 
 @dataclass(frozen=True)
@@ -230,7 +235,11 @@ def _tables(gateway: Gateway) -> Iterator[tuple[str, list[str]]]:
     with snapshot(gateway.engine) as connection:
         for name in names:
             rows = connection.execute(sa.text(f"SELECT * FROM {name}")).mappings()  # noqa: S608 - our own tables
-            found = [{key: _plain(value) for key, value in row.items() if key not in _MOMENTS} for row in rows]
+            found = [
+                {key: _plain(value) for key, value in row.items() if key not in _MOMENTS}
+                for row in rows
+                if row.get("type") not in _OF_ITSELF
+            ]
             yield name, sorted(orjson.dumps(one, option=orjson.OPT_SORT_KEYS, default=str).decode() for one in found)
 
 

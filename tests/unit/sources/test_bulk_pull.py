@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from fhir_gateway.errors import ConfigurationError, SourceAuthError, SourceError
-from fhir_gateway.sources.bulk import ExportState
+from fhir_gateway.sources.bulk import BulkExport, ExportState
 from fhir_gateway.sources.endpoint import Endpoint
 from fhir_gateway.sources.outcome import PullOutcome, PullProgress
+from fhir_gateway.sources.token import TokenRefused
 from fhir_gateway.sources.vendors import VendorProfile
 from tests.support.misbehaving import Fault, MisbehavingSource, patients
 
@@ -364,3 +365,10 @@ def test_logs_hold_no_secret(source: MisbehavingSource, pulling: Pulling, caplog
     assert "/fhir/metadata" in caplog.text
     for secret in ("secret-token", "eyJ", "sig=", "_since"):
         assert secret not in caplog.text
+
+
+def test_files_that_were_refused_for_want_of_a_token_say_so() -> None:
+    export = BulkExport.__new__(BulkExport)
+    export._accept_partial = False
+    with pytest.raises(SourceAuthError, match="answered 401; pulling again goes on with the files that are missing"):
+        export._losses([TokenRefused("answered 401", "invalid_client", 86_400.0)])
