@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -66,10 +68,32 @@ def _upgrade(engine: Engine) -> None:
     reader would keep out all. So nobody is waited for longer than a moment, and readers have their turn before the
     next attempt.
     """
+    if engine.dialect.name == "sqlite":
+        with _references_unwatched(engine) as connection:
+            command.upgrade(_configuration(connection), "head")
+        return
     with transaction(engine, lock="migrations") as connection:
-        if engine.dialect.name == "postgresql":
-            connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_WAIT}'"))
+        connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_WAIT}'"))
         command.upgrade(_configuration(connection), "head")
+
+
+@contextmanager
+def _references_unwatched(engine: Engine) -> Iterator[Connection]:
+    """A transaction of SQLite in which a table may be dropped and made anew while rows of others refer to its rows.
+
+    That is how its columns are changed (https://www.sqlite.org/lang_altertable.html#otheralter): with references
+    watched, dropping it is an error or deletes what refers to it. They are looked at once, before the end.
+    """
+    with engine.connect() as connection:
+        driver: Any = connection.connection.driver_connection
+        driver.execute("PRAGMA foreign_keys=OFF")  # means nothing inside a transaction
+        try:
+            with connection.begin():
+                yield connection
+                if connection.exec_driver_sql("PRAGMA foreign_key_check").first() is not None:
+                    raise ConfigurationError("after the migration rows would refer to others that are not there")
+        finally:
+            driver.execute("PRAGMA foreign_keys=ON")
 
 
 def revision(engine: Engine) -> str | None:
