@@ -16,10 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import sqlalchemy as sa
+from pydantic import SecretStr
 
 from fhir_gateway.auth.assertion import client_assertion, generate_key, public_key_set
 from fhir_gateway.config import Settings
@@ -80,8 +82,22 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
     return {"DATA_DIR": str(tmp_path / "data"), "DATABASE_URL": url}
 
 
-def gateway_of(settings: dict[str, str], **more: object) -> Gateway:
-    return Gateway(Settings(data_dir=settings["DATA_DIR"], database_url=settings["DATABASE_URL"], **more))  # type: ignore[arg-type]
+@contextmanager
+def gateway_of(settings: dict[str, str], **more: Any) -> Iterator[Gateway]:
+    """This process's own gateway over the same control plane."""
+    gateway = Gateway(
+        Settings(data_dir=Path(settings["DATA_DIR"]), database_url=SecretStr(settings["DATABASE_URL"]), **more)
+    )
+    try:
+        yield gateway
+    finally:
+        gateway.engine.dispose()
+
+
+@contextmanager
+def book_of(settings: dict[str, str]) -> Iterator[JobBook]:
+    with gateway_of(settings) as gateway, closing(JobBook(gateway)) as book:
+        yield book
 
 
 @contextmanager
@@ -110,7 +126,7 @@ def process(settings: dict[str, str], code: str, *arguments: str) -> Iterator[su
 
 def test_each_job_is_carried_out_once_by_one_of_several_workers(settings: dict[str, str], tmp_path: Path) -> None:
     done, leave = tmp_path / "done", tmp_path / "leave"
-    with ExitStack() as workers, closing(JobBook(gateway_of(settings))) as book:
+    with ExitStack() as workers, book_of(settings) as book:
         for _ in range(3):
             workers.enter_context(process(settings, WORKER, str(done), str(leave)))
         ids = [f"retain-{number}" for number in range(24)]
@@ -141,7 +157,7 @@ def test_a_schedule_fires_once_for_each_moment_however_many_look(settings: dict[
     upkeep = [f"upkeep-{first + timedelta(minutes=10 * step):%Y%m%dT%H%MZ}" for step in range(13)]
     wanted = [*upkeep, "night-20260228T0200Z", "night-20260301T0200Z"]
     done, leave = tmp_path / "done", tmp_path / "leave"
-    with ExitStack() as workers, closing(JobBook(gateway_of(settings))) as book:
+    with ExitStack() as workers, book_of(settings) as book:
         assert Counter(one.id for one in book.jobs(limit=1000)) == Counter(wanted)
         for _ in range(2):
             workers.enter_context(process(settings, WORKER, str(done), str(leave)))
@@ -152,9 +168,9 @@ def test_a_schedule_fires_once_for_each_moment_however_many_look(settings: dict[
 
 def test_an_assertion_counts_once_for_all_servers(settings: dict[str, str], tmp_path: Path) -> None:
     public_url = "https://gateway.example"
-    gateway = gateway_of(settings, public_url=public_url)
     key = generate_key("ES384", "k")
-    gateway.authorization.register_client("a", scopes="system/*.rs", jwks=public_key_set(key))
+    with gateway_of(settings, public_url=public_url) as gateway:
+        gateway.authorization.register_client("a", scopes="system/*.rs", jwks=public_key_set(key))
     stated = {**settings, "PUBLIC_URL": public_url, "JOBS_IN_SERVER": "false"}
     stated.pop("DATA_DIR")
     ports = [free_port(), free_port()]

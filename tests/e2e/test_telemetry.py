@@ -24,7 +24,7 @@ from tests.support.misbehaving import MisbehavingSource, running
 from tests.support.sandbox_contracts import contract_terms, pull_population, tins_of, write_contract
 from tests.support.serving import free_port, serving
 from tests.support.traces import Collector, collecting, listening, said
-from tests.support.waiting import until
+from tests.support.waiting import HANG, until
 
 
 @pytest.fixture
@@ -53,12 +53,12 @@ def test_a_server_that_pulls_tells_a_collector(tmp_path: Path, source: Misbehavi
     with serving(folder, port):
         asked = CliRunner().invoke(app, ["--data-dir", str(folder), "pull", "ehr", "--background"])
         assert asked.exit_code == 0, asked.output
-        httpx.get(f"http://127.0.0.1:{port}/fhir/Patient/ada-lovelace?name=ada")
+        httpx.get(f"http://127.0.0.1:{port}/fhir/Patient/ada-lovelace?name=ada", timeout=HANG)
         wanted = {"job pull", "pull.download", "pull.commit", "pull.publish", "pull.close", "source GET"}
         until(lambda: wanted <= set(collector.spans()))
         until(lambda: "GET /fhir/{resource_type}/{id}" in collector.spans())
         until(lambda: collector.points().get("fhir_gateway_job_seconds"))
-        text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+        text = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=HANG).text
     assert set(collector.points()) <= set(_names(text))
     assert collector.points()["fhir_gateway_lake_rows"] > 0
     (commit,) = collector.spans()["pull.commit"]

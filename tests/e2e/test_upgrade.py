@@ -123,6 +123,14 @@ class Reader(threading.Thread):
         until(lambda: self.failure is not None or len(self.answers) >= before + more)
 
 
+@contextmanager
+def closing_engine(gateway: Gateway) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        gateway.engine.dispose()
+
+
 @pytest.fixture(params=KINDS)
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     with empty_database(request.param, tmp_path) as engine:
@@ -147,7 +155,10 @@ def test_readers_are_answered_all_along_and_what_was_made_stays(database: str, t
         reader.asked(8)
         told = earlier.run(earlier.ROOT, "-m", "fhir_gateway.cli", "--json", "migrate", **said)
         reader.asked(8)
-        with serving(earlier.ROOT, free_port(), JOBS_IN_SERVER="false", **said) as beside, httpx.Client() as http:
+        with (
+            serving(earlier.ROOT, free_port(), JOBS_IN_SERVER="false", **said) as beside,
+            httpx.Client(timeout=HANG) as http,
+        ):
             reader.asked(8)
             headers = reader.headers(http)
             before, after = (http.get(f"{one}{report}", headers=headers, timeout=HANG) for one in (base, beside))
@@ -157,16 +168,17 @@ def test_readers_are_answered_all_along_and_what_was_made_stays(database: str, t
     assert reader.failure is None
     assert {status for _, status in reader.answers} == {200}
     gateway = Gateway(Settings.read(data_dir=tmp_path / "data", database_url=database, public_url=public_url))
-    assert json.loads(told)["migration"] == revision(gateway.engine)
-    assert before.content == after.content
-    assert before.headers["etag"] == after.headers["etag"]
-    for run in made["runs"]:
-        result = gateway.results.load(run)
-        assert result.engine_version == earlier.VERSION
-        summary = gateway.resources.read("MeasureReport", run).json()
-        assert earlier.VERSION in json.dumps(summary), "a report says which engine made it"
-    run, _, _ = settled(gateway, made["report"])
-    assert run.total is not None
-    again = recompute(gateway, made["report"])
-    assert again.differing == ()
-    assert again.same
+    with closing_engine(gateway):
+        assert json.loads(told)["migration"] == revision(gateway.engine)
+        assert before.content == after.content
+        assert before.headers["etag"] == after.headers["etag"]
+        for run in made["runs"]:
+            result = gateway.results.load(run)
+            assert result.engine_version == earlier.VERSION
+            summary = gateway.resources.read("MeasureReport", run).json()
+            assert earlier.VERSION in json.dumps(summary), "a report says which engine made it"
+        run, _, _ = settled(gateway, made["report"])
+        assert run.total is not None
+        again = recompute(gateway, made["report"])
+        assert again.differing == ()
+        assert again.same

@@ -16,6 +16,7 @@ from fhir_gateway.sources.models import LedgerEntry
 from fhir_gateway.telemetry import meters
 from fhir_gateway.telemetry.bridge import metrics_data
 from fhir_gateway.telemetry.scrape import ScrapePort, exposition
+from tests.support.waiting import HANG
 
 
 def test_counters_gauges_and_histograms_become_points() -> None:
@@ -67,7 +68,10 @@ def test_rows_of_a_commit_are_counted_by_what_became_of_them() -> None:
 
 
 def test_a_worker_answers_scrapers_who_may_and_probes() -> None:
-    with ScrapePort(0, "open-sesame") as port, httpx.Client(base_url=f"http://127.0.0.1:{port.port}") as http:
+    with (
+        ScrapePort(0, "open-sesame") as port,
+        httpx.Client(base_url=f"http://127.0.0.1:{port.port}", timeout=HANG) as http,
+    ):
         assert http.get("/health").json() == {"status": "ok"}
         assert http.get("/metrics").status_code == 401
         assert http.get("/elsewhere").status_code == 404
@@ -79,7 +83,7 @@ def test_a_worker_answers_scrapers_who_may_and_probes() -> None:
 
 
 def test_without_a_token_only_this_machine_is_answered() -> None:
-    with ScrapePort(0, None) as port, httpx.Client(base_url=f"http://127.0.0.1:{port.port}") as http:
+    with ScrapePort(0, None) as port, httpx.Client(base_url=f"http://127.0.0.1:{port.port}", timeout=HANG) as http:
         assert http.get("/metrics").status_code == 200
         assert http.get("/metrics", headers={"X-Forwarded-For": "192.0.2.1"}).status_code == 401
 
