@@ -5,6 +5,7 @@ At no time are there more results in memory than those of some batches, however 
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import date, datetime
@@ -214,8 +215,12 @@ def _evaluate_here(
     period: tuple[date, date],
     now: datetime,
 ) -> Iterator[list[PartResult]]:
-    for batch in map(population.batch, slices) if slices else (nobody(),):
-        yield evaluate_batch(evaluators, batch, period, now)
+    if not slices:
+        yield evaluate_batch(evaluators, nobody(), period, now)
+    for number, cut in enumerate(slices):
+        if number:
+            gc.collect()  # tables of a batch know each other, and the collector of itself comes to them too late
+        yield evaluate_batch(evaluators, population.batch(cut), period, now)
 
 
 def recipe_of(
