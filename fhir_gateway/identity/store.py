@@ -62,7 +62,7 @@ _PATIENT_COLUMNS = (
     PATIENT.c.fingerprint,
 )
 _NUMBERED = sa.select(PATIENT.c.number, PATIENT.c.source, PATIENT.c.patient_id)
-_SLICE = 10_000  # ids in one statement; below this many a lookup names them, above it reads the whole source
+_SLICE = 10_000  # ids in one statement
 
 
 def arrow(rows: Sequence[Any], schema: pa.Schema) -> pa.Table:
@@ -73,14 +73,13 @@ def arrow(rows: Sequence[Any], schema: pa.Schema) -> pa.Table:
 
 
 def patients_of(connection: Connection, source: str, ids: pa.Array) -> pa.Table:
-    """Return the stored patients of a source among ``ids`` (distinct), maybe with others of that source."""
-    return arrow(connection.execute(_among(_PATIENT_COLUMNS, source, ids)).all(), PATIENT_SCHEMA)
+    """Return the stored patients of a source among ``ids`` (distinct)."""
+    return _among(connection, _PATIENT_COLUMNS, source, ids, PATIENT_SCHEMA)
 
 
 def assigned(connection: Connection, source: str, ids: pa.Array) -> pa.Table:
     """Return the persons (``id``, ``person``) of the patients of :func:`patients_of`, for less."""
-    rows = connection.execute(_among((PATIENT.c.patient_id, PATIENT.c.person), source, ids)).all()
-    return arrow(rows, _PERSONS_SCHEMA)
+    return _among(connection, (PATIENT.c.patient_id, PATIENT.c.person), source, ids, _PERSONS_SCHEMA)
 
 
 def mark(connection: Connection) -> str:
@@ -120,9 +119,16 @@ def _named(source: str, patient: str) -> str:
     return hashlib.sha256(f"{source}\x1f{patient}".encode()).hexdigest()[:16]
 
 
-def _among(columns: Sequence[sa.Column[Any]], source: str, ids: pa.Array) -> sa.Select[Any]:
-    statement = sa.select(*columns).where(PATIENT.c.source == source)
-    return statement.where(PATIENT.c.patient_id.in_(ids.to_pylist())) if len(ids) <= _SLICE else statement
+def _among(
+    connection: Connection, columns: Sequence[sa.Column[Any]], source: str, ids: pa.Array, schema: pa.Schema
+) -> pa.Table:
+    """By name, some at a time: what a pull asks is not to grow with all who are known of its source."""
+    own = sa.select(*columns).where(PATIENT.c.source == source)
+    found = [schema.empty_table()]
+    for at in range(0, len(ids), _SLICE):
+        some = ids.slice(at, _SLICE).to_pylist()
+        found.append(arrow(connection.execute(own.where(PATIENT.c.patient_id.in_(some))).all(), schema))
+    return pa.concat_tables(found)
 
 
 @dataclass(frozen=True, slots=True)

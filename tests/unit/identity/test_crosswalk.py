@@ -16,6 +16,7 @@ from sqlalchemy.engine import Engine
 
 from fhir_gateway.db.engine import create_engine
 from fhir_gateway.db.migrate import upgrade
+from fhir_gateway.identity import store
 from fhir_gateway.identity.crosswalk import Crosswalk
 from fhir_gateway.identity.models import IdentityRules, PersonChange
 from fhir_gateway.lake.persons import PersonAssigner
@@ -230,6 +231,21 @@ def test_the_last_row_of_a_repeated_patient_counts(crosswalk: Crosswalk) -> None
 def test_no_patients_are_no_persons(crosswalk: Crosswalk) -> None:
     assert assign(crosswalk, "ehr") == []
     assert lookup(crosswalk, "ehr") == []
+
+
+def test_many_are_asked_for_by_name_some_at_a_time(
+    crosswalk: Crosswalk, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a pull reads of the crosswalk does not grow with all who are known of its source."""
+    monkeypatch.setattr(store, "_SLICE", 2)
+    ids = [f"i{number}" for number in range(9)]
+    persons = assign(crosswalk, "ehr", *(patient(one, mbi(f"M{one}")) for one in ids))
+    assert lookup(crosswalk, "ehr", *ids) == persons
+    assert assign(crosswalk, "ehr", *(patient(one, mbi(f"M{one}")) for one in ids)) == persons
+    with engine.connect() as connection:
+        asked = pa.array(["i1", "unknown", "i5", "i8", "i2"])
+        assert sorted(store.assigned(connection, "ehr", asked)["id"].to_pylist()) == ["i1", "i2", "i5", "i8"]
+        assert store.patients_of(connection, "payer", asked).num_rows == 0
 
 
 # A world of few identifiers and demographics, so that links, contradictions and shared identifiers all happen.
