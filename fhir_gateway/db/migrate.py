@@ -6,6 +6,7 @@ what the migrations make and writes the difference to ``db/migrations/versions``
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator
@@ -54,11 +55,17 @@ def upgrade(engine: Engine) -> None:
         try:
             _upgrade(engine)
         except OperationalError as error:
-            if not isinstance(error.orig, LockNotAvailable) or attempt == _ATTEMPTS:
+            if not _held_elsewhere(error) or attempt == _ATTEMPTS:
                 raise
             time.sleep(_PAUSE_SECONDS)
         else:
             return
+
+
+def _held_elsewhere(error: OperationalError) -> bool:
+    """Whether somebody reads a table of PostgreSQL, or writes, perhaps migrates, a SQLite."""
+    busy = getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY
+    return busy or isinstance(error.orig, LockNotAvailable)
 
 
 def _upgrade(engine: Engine) -> None:
