@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fhir_gateway.factory import Gateway
-from fhir_gateway.lake.claims import DIRECTORY_TYPES, LINE_SCHEMA, claims, directory
+from fhir_gateway.lake.claims import DIRECTORY_TYPES, LINE_SCHEMA, claims, directory, naming
 from fhir_gateway.lake.links import bucket_of
 from fhir_gateway.lake.store import Lake
 
@@ -196,16 +196,18 @@ def _by_going_on(
     if not since:
         return None
     changes = lake.changes(since, version)
-    if changes.shared & DIRECTORY_TYPES and not directory(lake, since).equals(providers):
-        return None
-    if 2 * len(changes.members) > len(lake.members(version=version)):
+    changed = changes.members
+    if changes.shared & DIRECTORY_TYPES and not (before := directory(lake, since)).equals(providers):
+        others = (naming(lake, one, version, before, providers) for one in range(lake.buckets_of(version)))
+        changed = pc.unique(pa.chunked_array([changed, *others], pa.string()))
+    if 2 * len(changed) > len(lake.members(version=version)):
         return None  # as fast as looking for them
     try:
         file = pq.ParquetFile(kept, memory_map=True)
     except FileNotFoundError:  # somebody is tidying
         return None
     groups = json.loads(file.metadata.metadata[_ROW_GROUPS])
-    return _gone_on(file, groups, changes.members, derived) if len(groups) == lake.buckets_of(version) else None
+    return _gone_on(file, groups, changed, derived) if len(groups) == lake.buckets_of(version) else None
 
 
 def _gone_on(

@@ -60,6 +60,8 @@ ENCOUNTER_COLUMNS = ("status", "class.code", "period.start", "period.end")
 PRACTITIONER_COLUMNS = ("identifier", "qualification", "name")
 ROLE_COLUMNS = ("identifier", "practitioner", "organization", "specialty", "code")
 ORGANIZATION_COLUMNS = ("identifier", "name")
+#: Where EOBs name entries of the directory.
+_NAMING_COLUMNS = ("provider.reference", "insurer.reference", "careTeam.provider.reference")
 #: What the directory is made of.
 DIRECTORY_TYPES = frozenset({"Practitioner", "PractitionerRole", "Organization"})
 
@@ -200,6 +202,18 @@ def directory(lake: ClaimSource, version: int | None = None) -> pa.Table:
         lake.read("PractitionerRole", ROLE_COLUMNS, version=version),
         lake.read("Organization", ORGANIZATION_COLUMNS, version=version),
     )
+
+
+def naming(lake: ClaimSource, bucket: int, version: int, before: pa.Table, now: pa.Table) -> pa.Array:
+    """Members of a bucket whose claims name somebody of whom two directories say different things."""
+    with _connect(
+        before=before,
+        now=now,
+        eobs=lake.read("ExplanationOfBenefit", _NAMING_COLUMNS, bucket=bucket, version=version),
+        claim_rows=lake.read("Claim", ("provider.reference",), bucket=bucket, version=version),
+    ) as connection:
+        found = connection.sql(_sections()["naming"]).to_arrow_table()
+    return found["_member"].combine_chunks()
 
 
 def _connect(**tables: pa.Table) -> duckdb.DuckDBPyConnection:

@@ -56,6 +56,21 @@ SELECT e._source AS source, e.reference, e.npi, o.tin, e.organization, e.special
 FROM entries e LEFT JOIN orgs o ON o._source = e._source AND o.reference = e.organization
 ORDER BY source, reference
 
+-- section: naming
+WITH others AS (
+  SELECT DISTINCT source, reference
+  FROM ((FROM now EXCEPT FROM before) UNION ALL (FROM before EXCEPT FROM now))
+), named AS (
+  SELECT _member, _source, unnest(
+    [typed_reference(provider.reference), typed_reference(insurer.reference)]
+    || list_transform(coalesce(careTeam, []), lambda x: typed_reference(x.provider.reference))) AS reference
+  FROM eobs
+  UNION ALL
+  SELECT _member, _source, typed_reference(provider.reference) FROM claim_rows
+)
+SELECT DISTINCT _member FROM named n JOIN others o ON o.source = n._source AND o.reference = n.reference
+WHERE _member IS NOT NULL ORDER BY _member
+
 -- section: submitters
 CREATE TABLE submitters AS
 SELECT _source, _member, 'Claim/' || id AS claim,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,11 +60,18 @@ class Changing:
             self._people.same.clear()
             self._commit("payer", theirs[:1])
         elif kind == "directory":
-            ours = self._all["payer"]["PractitionerRole"]
-            other = {**self._draw.choice(ours), "organization": self._draw.choice(ours)["organization"]}
-            self._commit("payer", [other, *theirs[:1]])
+            self._commit("payer", [self._renumbered(), *theirs[:1]])
         else:
             raise AssertionError(kind)
+
+    def _renumbered(self) -> Resource:
+        """The organization that fewest claims name, under another number: their lines are others."""
+        claims = self._all["payer"]["ExplanationOfBenefit"]
+        named = Counter(one["provider"]["reference"].rpartition("/")[2] for one in claims)
+        least = min(named, key=lambda one: (named[one], one))
+        (ours,) = (one for one in self._all["payer"]["Organization"] if one["id"] == least)
+        numbers = [{**one, "value": f"{100_000_000 + self._pulls}"} for one in ours["identifier"]]
+        return {**ours, "identifier": numbers}
 
     def _resources(self, source: str) -> list[Resource]:
         return [one for resources in self._all[source].values() for one in resources]
