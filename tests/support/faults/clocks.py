@@ -125,6 +125,7 @@ def _run(clock: Clock, field: Field, log: Path, most: int = 10) -> None:
         with clock.running("--data-dir", data, *PULL, log=log) as process:
             if process.wait(HANG) == 0:
                 return
+        clock.jump(-clock.ahead)  # a source that tells no time refuses us until somebody sets our clock right
     raise AssertionError(log.read_text("utf-8", "replace")[-3000:])
 
 
