@@ -11,7 +11,7 @@ folders of all sizes; what is there is not done again, and what was measured of 
 goes on. ``--from`` and ``--to`` do only some stages; ``--from`` a stage after ``ingest`` does it again, ``--from fifty
 --to fifty`` evaluates fifty measures.
 
-Four measures are the repository's; the fifth (CMS122) is of the published ones, whose folder ``--data`` names.
+Four measures are the repository's; the fifth (CMS130) is of the published ones, whose folder ``--data`` names.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ BESIDE = ("fifty",)
 SOURCES = ("ehr", "payer")
 YEAR = 2025
 #: The published measure that is evaluated with our four.
-FIFTH = "CMS122"
+FIFTH = "CMS130"
 AS_OF = datetime(YEAR + 1, 4, 1, tzinfo=UTC)
 #: Persons of one part file, so that a pull is of whole files.
 BATCH = 10_000
