@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
+import venv
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ MASTER = "local-cluster[2,1,1024]"
 BIN = Path(sys.executable).parent
 
 
-def command(*words: str | Path) -> None:
+def command(*words: str | Path, **more: str) -> None:
     """Run it to its end; every machine of the cluster is this one."""
     environment = {
         **os.environ,
@@ -32,6 +34,7 @@ def command(*words: str | Path) -> None:
         "PYTHONPATH": str(Path(__file__).parents[2]),
         "SPARK_CONF_DIR": str(Path(__file__).parent / "conf"),
         "SPARK_LOCAL_IP": "127.0.0.1",
+        **more,
     }
     done = subprocess.run(
         [str(BIN / words[0]), *map(str, words[1:])],
@@ -55,6 +58,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "data"
 
 
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """An environment as it travels to executors; what is in it leads back to the one of the tests."""
+    folder = tmp_path / "environment"
+    venv.create(folder, symlinks=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    (site / "tests.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")), "utf-8")
+    with tarfile.open(tmp_path / "environment.tar.gz", "w:gz") as packed:
+        packed.add(folder, ".")
+    return tmp_path / "environment.tar.gz"
+
+
 def served(folder: Path, kind: str) -> dict[str, dict[str, Any]]:
     """Resources of a type as they are served, without when they were stored."""
     gateway = Gateway(Settings(data_dir=folder))
@@ -66,10 +81,16 @@ def served(folder: Path, kind: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def test_evaluate_submitted_to_a_cluster(data: Path, tmp_path: Path) -> None:
+def test_evaluate_submitted_to_a_cluster(data: Path, archive: Path, tmp_path: Path) -> None:
     here, there = (Path(shutil.copytree(data, tmp_path / name)) for name in ("here", "there"))
     asked = ("evaluate", "all", "--period", "2025", *NOW)
     command("fhir-gateway", "--data-dir", here, *asked)
-    command("spark-submit", "--master", MASTER, submit.__file__, "--data-dir", there, *asked, "--on", "spark")
+    command(
+        "spark-submit",
+        *("--master", MASTER, "--archives", f"{archive}#environment"),
+        *(submit.__file__, "--data-dir", there, *asked, "--on", "spark"),
+        PYSPARK_DRIVER_PYTHON=sys.executable,
+        PYSPARK_PYTHON="./environment/bin/python",
+    )
     assert saved(there / "results") == saved(here / "results") != {}
     assert served(there, "MeasureReport") == served(here, "MeasureReport") != {}
