@@ -6,6 +6,7 @@ fork. Each opens the lake and compiles the packages once.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import threading
@@ -24,6 +25,7 @@ import pyarrow as pa
 from fhir_gateway.cql.evaluation import Failure
 from fhir_gateway.cql.profiles import ProfilePolicy
 from fhir_gateway.errors import ConfigurationError, GatewayError, Location
+from fhir_gateway.garbage import spare_what_is_kept
 from fhir_gateway.lake.store import Lake
 from fhir_gateway.measures.copies import Copies
 from fhir_gateway.measures.evaluate import Evaluator, evaluate_batch
@@ -170,6 +172,9 @@ def _evaluate(cut: Slice) -> list[PartResult]:
     if _worker is None:
         assert _recipe is not None  # noqa: S101 - the pool prepares its processes
         _worker = SliceEvaluator(_recipe)
+        spare_what_is_kept()  # the packages: what is left to collect is small
+    else:
+        gc.collect()  # tables of a batch know each other, and the collector of itself comes to them too late
     return _worker.evaluate(cut)
 
 
