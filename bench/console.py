@@ -55,7 +55,7 @@ _ADDRESSES, _CRAWLED = 60, 6
 _LINK = re.compile(r'(?:href|hx-get|data-follow)="([^"#]+)"')
 _FILTERS = re.compile(r'<form method="get"[^>]*>(.*?)</form>', re.DOTALL)
 _CHOICE = re.compile(r'<select[^>]* name="([^"]+)"[^>]*>(.*?)</select>', re.DOTALL)
-_OPTION = re.compile(r'<option(?: value="([^"]*)")?[^>]*>([^<]*)</option>')
+_OPTION = re.compile(r'<option(?: value="([^"]*)"|())[^>]*>([^<]*)</option>')
 _ELSEWHERE = re.compile(r'formaction="([^"]+)"')
 
 #: Reports to hand round and statements: made while somebody waits, beside the pages.
@@ -231,7 +231,8 @@ def _links(here: str, page: str) -> list[str]:
     for form in _FILTERS.findall(page):
         targets = [html.unescape(one) for one in _ELSEWHERE.findall(form)] or [here]
         for name, options in _CHOICE.findall(form):
-            values = [html.unescape(value or text) for value, text in _OPTION.findall(options)]
+            given = _OPTION.finditer(options)
+            values = [html.unescape(one[3] if one[1] is None else one[1]) for one in given]
             found += [f"{one}?{urlencode({name: value})}" for one in targets for value in values[:_ADDRESSES] if value]
     return [f"{here}{one}" if one.startswith("?") else one for one in found]
 

@@ -40,7 +40,9 @@ def router(frame: Frame) -> APIRouter:
 
     @routes.get("/pulls/{pull_id}")
     def one(request: Request, pull_id: str, _: See) -> Response:
-        return frame.page(request, "pull.html", **state(pull_id))
+        found = state(pull_id)
+        registered = found["pull"].source in {one.name for one in gateway.endpoints.all()}  # files have no endpoint
+        return frame.page(request, "pull.html", registered=registered, **found)
 
     followed(routes, frame, "/pulls/{pull_id}/events", "see-endpoints", "pull_progress.html", state)
 
