@@ -70,7 +70,8 @@ _PATIENT_LINES = "SELECT '' AS source, _member AS id, _source AS sender, _raw FR
 _COPY_LINES = "SELECT _source AS source, id, _source AS sender, _raw FROM rows"
 
 _ADDRESSED = """
-SELECT DISTINCT $kind AS kind, source, id FROM ({lines}) WHERE regexp_matches(_raw, '"reference"\\s*:\\s*"(https?:|urn:)')
+SELECT DISTINCT $kind AS kind, source, id FROM ({lines})
+WHERE regexp_matches(_raw, '"reference"\\s*:\\s*"(https?:|urn:)')
 """
 # The last segment of each reference, of a URL, a path or a URN, without its version; a text may escape its characters.
 _REFERRED = r"""
