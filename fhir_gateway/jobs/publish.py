@@ -32,6 +32,9 @@ from fhir_gateway.jobs.served import (
     referred_to,
     write_present,
 )
+from fhir_gateway.lake.columns import belongs_to_patients
+from fhir_gateway.lake.store import Lake
+from fhir_gateway.lake.tables import NO_BUCKET
 from fhir_gateway.r4 import spec
 from fhir_gateway.r4.exact import parsed
 from fhir_gateway.sources.outcome import Progress, PullProgress
@@ -92,9 +95,7 @@ def _publish(gateway: Gateway, progress: Progress | None) -> Published:
     ranks = pa.table({"source": [one.name for one in gateway.endpoints.all()]})
     ranks = ranks.append_column("rank", pa.array(range(ranks.num_rows), pa.int64()))
     former = read_former(gateway.engine)
-    difference = compare(
-        patients, ranks, copies, former, lambda kind: lake.read(kind, ["_raw"], version=version, ordered=False)
-    )
+    difference = compare(patients, ranks, copies, former, lambda kind: _all_texts(lake, version, kind))
     counts: dict[str, int] = {}
 
     def put(kind: str, resources: Iterator[dict[str, Any]]) -> None:
@@ -126,6 +127,12 @@ def _publish(gateway: Gateway, progress: Progress | None) -> Published:
     write_present(gateway.engine, version, difference.digests(pa.concat_tables([NOT_ADDRESSED, *by_address])))
     counts["Organization"] += own
     return Published(len(difference.persons), counts)
+
+
+def _all_texts(lake: Lake, version: int, kind: str) -> Iterator[pa.Table]:
+    """All rows of a type with their text, a bucket after the other."""
+    for bucket in range(NO_BUCKET, lake.buckets) if belongs_to_patients(kind) else (None,):
+        yield lake.read(kind, ["_raw"], bucket=bucket, version=version, ordered=False)
 
 
 def _changed(kind: str, rows: pa.Table, keys: pa.Table) -> pa.Table:

@@ -8,7 +8,7 @@ its references lead; both count.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import duckdb
@@ -37,21 +37,30 @@ NOT_ADDRESSED = pa.schema([DIGESTS.field(name) for name in ("kind", "source", "i
 RENDERING = 2
 """Raise it when what is served of a row changes: then everything is served anew."""
 
+#: Rows that are compared at a time.
+_COMPARED = 500_000
+
 _LINK = "patient"  # kind of the rows that say which person a source's patient was
 
+# Rows of some ids at a time, by their hash: what is compared is of one id.
 _PERSONS = """
-CREATE TABLE present AS
+CREATE OR REPLACE TABLE present AS
 SELECT 'Patient' AS kind, '' AS source, _member AS id,
   hash($rendering, list(hash(_source, id, _hash) ORDER BY coalesce(rank, 1000000), _source, id)) AS digest
-FROM patients LEFT JOIN ranks ON ranks.source = _source WHERE _member IS NOT NULL GROUP BY _member
-UNION ALL SELECT $link, _source, id, hash(_member) FROM patients
+FROM patients LEFT JOIN ranks ON ranks.source = _source
+WHERE _member IS NOT NULL AND hash(_member) % $parts = $part GROUP BY _member
+UNION ALL SELECT $link, _source, id, hash(_member) FROM patients WHERE hash(id) % $parts = $part
 """
 
-_COPIES = "INSERT INTO present SELECT $kind, _source, id, hash($rendering, _hash, _member) FROM rows"
+_COPIES = """
+INSERT INTO present
+SELECT $kind, _source, id, hash($rendering, _hash, _member) FROM rows WHERE hash(id) % $parts = $part
+"""
+_FORMER = "CREATE OR REPLACE TABLE former AS SELECT * FROM all_former WHERE hash(id) % $parts = $part"
 
 # With what has references by URL or UUID: those lead to what we have by now.
 _CHANGED = """
-CREATE TABLE changed AS
+INSERT INTO changed
 SELECT n.kind, n.source, n.id FROM present n LEFT JOIN former f USING (kind, source, id)
 WHERE n.digest IS DISTINCT FROM f.digest OR f.addressed
 """
@@ -61,6 +70,7 @@ _LED_ELSEWHERE = """
 INSERT INTO changed
 WITH line AS ({lines}), mention AS (
     SELECT source, id, sender, unnest(regexp_extract_all(_raw, 'Patient\\\\?/([A-Za-z0-9.-]+)', 1)) AS patient FROM line
+    WHERE contains(_raw, 'Patient/') OR contains(_raw, 'Patient\\/')
 )
 SELECT DISTINCT $kind, m.source, m.id FROM mention m
 SEMI JOIN changed c ON c.kind = $link AND c.source = m.sender AND c.id = m.patient
@@ -146,30 +156,37 @@ def compare(
     ranks: pa.Table,
     copies: Mapping[str, pa.Table],
     former: pa.Table,
-    texts: Callable[[str], pa.Table],
+    texts: Callable[[str], Iterable[pa.Table]],
 ) -> Difference:
     """Compare rows of the lake with what was served.
 
     `patients` and `copies` have keys and `_hash`; `ranks` is the order of sources. `texts` reads all rows of a type
-    with `_raw`; it is asked only when a patient is somebody else than before.
+    with `_raw`, some at a time; it is asked only when a patient is somebody else than before, or has come.
     """
+    parts = 1 + (patients.num_rows + former.num_rows) // _COMPARED
+    gone, present = [], []
     with duckdb.connect() as connection:
         connection.register("patients", patients)
         connection.register("ranks", ranks)
-        connection.register("former", former)
-        connection.execute(_PERSONS, {"link": _LINK, "rendering": RENDERING})
-        for kind, rows in copies.items():
-            connection.register("rows", rows)
-            connection.execute(_COPIES, {"kind": kind, "rendering": RENDERING})
-        connection.execute(_CHANGED)
+        connection.register("all_former", former)
+        connection.execute("CREATE TABLE changed (kind VARCHAR, source VARCHAR, id VARCHAR)")
+        for part in range(parts):
+            some = {"parts": parts, "part": part}
+            connection.execute(_PERSONS, {"link": _LINK, "rendering": RENDERING, **some})
+            for kind, rows in copies.items():
+                connection.register("rows", rows)
+                connection.execute(_COPIES, {"kind": kind, "rendering": RENDERING, **some})
+            connection.execute(_FORMER, some)
+            connection.execute(_CHANGED)
+            gone.append(connection.sql(_GONE, params={"link": _LINK}).to_arrow_table())
+            present.append(connection.sql("SELECT * FROM present").to_arrow_table())
         (moved,) = connection.execute("SELECT count(*) FROM changed WHERE kind = $link", {"link": _LINK}).fetchall()[0]
         for kind in ("Patient", *copies) if former.num_rows and moved else ():
-            connection.register("rows", texts(kind))
-            connection.execute(_LED_ELSEWHERE.format(lines=_lines(kind)), {"kind": kind, "link": _LINK})
+            for rows in texts(kind):
+                connection.register("rows", rows)
+                connection.execute(_LED_ELSEWHERE.format(lines=_lines(kind)), {"kind": kind, "link": _LINK})
         changed = connection.sql("SELECT * FROM changed WHERE id IS NOT NULL ORDER BY ALL").to_arrow_table()
-        gone = connection.sql(_GONE, params={"link": _LINK}).to_arrow_table()
-        present = connection.sql("SELECT * FROM present").to_arrow_table()
-    return Difference(changed, gone, present)
+    return Difference(changed, pa.concat_tables(gone), pa.concat_tables(present))
 
 
 def read_former(engine: Engine) -> pa.Table:

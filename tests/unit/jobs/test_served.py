@@ -178,3 +178,18 @@ def test_another_rendering_serves_everything_anew(
     monkeypatch.setattr("fhir_gateway.jobs.served.RENDERING", RENDERING + 1)
     publishing.publish(gateway)
     assert rendered == ["a"]
+
+
+def test_what_is_compared_in_parts_is_what_is_compared_at_once(
+    gateway: Gateway, tmp_path: Path, rendered: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fhir_gateway.jobs.served._COMPARED", 3)
+    people = [patient(f"p{n}", f"m{n}") for n in range(9)]
+    take_in(gateway, tmp_path, "ehr", *people)
+    assert len(rendered) == 9
+    rendered.clear()
+    coverages = [coverage(f"c{n}", f"q{n}", f"Patient/q{n}") for n in range(5)]
+    take_in(gateway, tmp_path, "payer", *(patient(f"q{n}", f"m{n}") for n in range(5)), *coverages)
+    assert sorted(rendered) == sorted([*(f"p{n}" for n in range(5)), *(f"c{n}" for n in range(5))])
+    assert len(served(gateway, "Patient")) == 9
+    assert everything_anew(gateway) == {}
