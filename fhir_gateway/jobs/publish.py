@@ -130,9 +130,15 @@ def _publish(gateway: Gateway, progress: Progress | None) -> Published:
 
 
 def _all_texts(lake: Lake, version: int, kind: str) -> Iterator[pa.Table]:
-    """All rows of a type with their text, a bucket after the other."""
+    """All rows of a type with their text, some buckets at a time."""
+    waiting: list[pa.Table] = []
     for bucket in range(NO_BUCKET, lake.buckets) if belongs_to_patients(kind) else (None,):
-        yield lake.read(kind, ["_raw"], bucket=bucket, version=version, ordered=False)
+        waiting.append(lake.read(kind, ["_raw"], bucket=bucket, version=version, ordered=False))
+        if sum(rows.num_rows for rows in waiting) >= _AT_ONCE:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if any(rows.num_rows for rows in waiting):
+        yield pa.concat_tables(waiting)
 
 
 def _changed(kind: str, rows: pa.Table, keys: pa.Table) -> pa.Table:
