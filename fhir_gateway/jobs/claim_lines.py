@@ -42,6 +42,8 @@ _FEW = 64
 _TOGETHER = 20_000
 #: Seconds after which lines of an earlier lake version are deleted that nobody went by.
 _AGE = 40 * 86_400.0
+#: How often lines are derived that somebody deletes meanwhile.
+_TRIES = 3
 
 
 def kept_claim_lines(
@@ -58,13 +60,28 @@ def kept_claim_lines(
     within. Those of nobody known are left out. Of other lake versions the newest lines are kept, to go by, for
     :data:`_AGE` seconds; what another version of this program derived is deleted.
     """
+    with _kept(gateway, version, paid_through, precedence) as file:
+        return _read(file, columns, members)
+
+
+def _kept(gateway: Gateway, version: int, paid_through: date | None, precedence: Sequence[str]) -> pa.MemoryMappedFile:
+    """The file of the lines, open, and derived where there is none.
+
+    Somebody at a newer lake version, or of another version of this program, may delete it at any moment: what is open
+    stays readable, and what was gone before it was open is derived again.
+    """
     path = _path(gateway, version, paid_through, precedence)
-    try:
-        return _read(gateway, path, columns, members)
-    except FileNotFoundError:
-        _derive(gateway, version, paid_through, precedence, path)
-    _tidy(path, version)
-    return _read(gateway, path, columns, members)
+    for left in reversed(range(_TRIES)):
+        with suppress(FileNotFoundError):
+            return pa.memory_map(str(path))
+        try:
+            _derive(gateway, version, paid_through, precedence, path)
+        except FileNotFoundError:
+            if not left:
+                raise
+        else:
+            _tidy(path, version)
+    return pa.memory_map(str(path))
 
 
 def _tidy(path: Path, version: int) -> None:
@@ -92,13 +109,13 @@ def _others(path: Path) -> Iterator[tuple[int, Path]]:
             yield int(found.parent.name.partition("-")[0]), found
 
 
-def _read(gateway: Gateway, path: Path, columns: Sequence[str], members: pa.Array | None) -> pa.Table:
+def _read(file: pa.MemoryMappedFile, columns: Sequence[str], members: pa.Array | None) -> pa.Table:
     """Columns of a kept file; of few members only the row groups of their buckets that may have them."""
     if members is None or len(members) > _FEW:
         only = None if members is None else pc.field("_member").isin(members)
-        return pq.read_table(path, columns=list(columns), filters=only, memory_map=True)
+        return pq.read_table(file, columns=list(columns), filters=only)
     wanted = members.cast(pa.string())
-    with pq.ParquetFile(path, memory_map=True) as kept:
+    with pq.ParquetFile(file) as kept:
         groups = json.loads(kept.metadata.metadata[_ROW_GROUPS])
         names: dict[int, list[str]] = {}
         for one in wanted.to_pylist():
@@ -119,8 +136,7 @@ def kept_claim_line_buckets(
     gateway: Gateway, version: int, paid_through: date | None, columns: Sequence[str], precedence: Sequence[str] = ()
 ) -> Iterator[pa.Table]:
     """As :func:`kept_claim_lines`, of one bucket after the other, also of those without any."""
-    kept_claim_lines(gateway, version, paid_through, ["counts"], precedence)
-    with pq.ParquetFile(_path(gateway, version, paid_through, precedence), memory_map=True) as kept:
+    with _kept(gateway, version, paid_through, precedence) as file, pq.ParquetFile(file) as kept:
         first = 0
         for count in json.loads(kept.metadata.metadata[_ROW_GROUPS]):
             yield kept.read_row_groups(list(range(first, first + count)), columns=list(columns))
@@ -131,12 +147,9 @@ def copies_set_aside(
     gateway: Gateway, version: int, paid_through: date | None, precedence: Sequence[str], members: pa.Array
 ) -> dict[tuple[str, str], int]:
     """How many EOBs of a source stand aside, for members, for those of another source that sent the same claims."""
-    kept_claim_lines(gateway, version, paid_through, ["version_status"], precedence)
-    found = pq.read_table(
-        _path(gateway, version, paid_through, precedence),
-        columns=["_member", "source", "eob", "claim_group"],
-        filters=pc.field("version_status") == "copy",
-    )
+    columns = ["_member", "source", "eob", "claim_group"]
+    with _kept(gateway, version, paid_through, precedence) as file:
+        found = pq.read_table(file, columns=columns, filters=pc.field("version_status") == "copy")
     found = found.filter(pc.is_in(found["_member"], value_set=members)).drop_columns("_member")
     pairs = found.group_by(["source", "eob", "claim_group"]).aggregate([]).to_pylist()
     return dict(sorted(Counter((one["source"], one["claim_group"].partition("/")[0]) for one in pairs).items()))

@@ -150,3 +150,27 @@ def test_lines_by_who_changed_are_the_lines_of_everybody(tmp_path: Path, monkeyp
         shutil.rmtree(gateway.data_folder / "claim-lines")
         shutil.move(tmp_path / "aside", gateway.data_folder / "claim-lines")
         assert [path.read_bytes() for path in _kept(gateway)] == bytes_of
+
+
+def test_lines_that_somebody_deletes_meanwhile_are_derived_again(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version, columns = gateway.lake.version, ["_member", "eob"]
+    whole = kept_claim_lines(gateway, version, None, columns)
+    shutil.rmtree(gateway.data_folder / "claim-lines")
+    derive, deleted = claim_lines._derive, []
+
+    def deleting(*given: object) -> None:
+        derive(*given)  # type: ignore[arg-type]
+        if len(deleted) < 2:
+            deleted.extend(_kept(gateway))
+            deleted[-1].unlink()
+
+    monkeypatch.setattr("fhir_gateway.jobs.claim_lines._derive", deleting)
+    assert kept_claim_lines(gateway, version, None, columns).equals(whole)
+    assert len(deleted) == 2
+    shutil.rmtree(gateway.data_folder / "claim-lines")
+    monkeypatch.setattr("fhir_gateway.jobs.claim_lines._TRIES", 2)
+    deleted.clear()
+    with pytest.raises(FileNotFoundError):
+        kept_claim_lines(gateway, version, None, columns)
