@@ -130,6 +130,7 @@ def evaluate(work: Work, measures: int = 5) -> dict[str, Any]:
     from fhir_gateway.jobs.evaluate import evaluate as run
 
     gateway = _gateway(work)
+    shutil.rmtree(gateway.data_folder / "results", ignore_errors=True)  # of a run before
     published = sorted(work.data.glob("*FHIR*"), key=lambda path: (not path.name.startswith(FIFTH), path.name))
     packages = list(map(str, [*gateway.measure_packages(), *published][:measures]))
     if len(packages) != measures:
@@ -250,7 +251,8 @@ def show(sizes: dict[int, list[dict[str, Any]]]) -> None:
     for members, rows in sizes.items():
         resources, size = (sum(row.get(name, 0) for row in rows) for name in ("resources", "json_mb"))
         what = f"{resources:,} resources, {size:,} MB of JSON"
-        print(f"{members:,} members: {what}; kept, MB: {rows[-1]['disk_mb']}")
+        kept = next(row["disk_mb"] for row in reversed(rows) if row["stage"] in STAGES)
+        print(f"{members:,} members: {what}; kept, MB: {kept}")
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ import click
 from pydantic import SecretStr
 from typer.main import get_command
 
+from bench.sizing import RAW, Figures, Plan, measured, size, sized
 from fhir_gateway.claim_edits import edits
 from fhir_gateway.claim_edits.specs import SPECS
 from fhir_gateway.cli.app import app
@@ -86,11 +87,18 @@ def claim_edits() -> str:
     return "\n".join(lines)
 
 
+def sizes() -> str:
+    """What a member costs by the measured figures, and what ten million of them take."""
+    figures, plan = Figures.read(RAW.read_text(encoding="utf-8")), Plan()
+    return f"{measured(figures)}\n\n{sized(plan, size(figures, plan))}"
+
+
 GENERATED: dict[str, tuple[str, Callable[[], str]]] = {
     "index.md": ("pages", pages),
     "operate/commands.md": ("commands", commands),
     "use/claims.md": ("edits", claim_edits),
     "operate/settings.md": ("settings", settings),
+    "operate/sizing.md": ("sizes", sizes),
 }
 
 
