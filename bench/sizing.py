@@ -86,6 +86,8 @@ class Plan:
     quiet: float = 1.0  # CPU seconds of that machine for one of the measured
     process_mb: int = 600  # of an evaluation's process, and of each measure in it: docs/operate/evaluations.md
     measure_mb: int = 30
+    served_kb: float = 1.0  # of a member, that serving who is in the lake holds: growth of the pulls' peaks
+    always_cores: int = 4  # API, worker and PostgreSQL, day and night: 7,900 reads a second on two, bench/README.md
     changed: float = 0.01  # of the members, a day
     changed_share: float = 0.037  # of a full pull that pulling these takes, bench/incremental.txt
     versions: float = 2.0  # lake on disk by its newest version: what daily commits and compaction keep beside
@@ -131,10 +133,12 @@ def size(figures: Figures, plan: Plan) -> Size:
     storage["backups"] = plan.backups * sum(storage.values())
     top = {name: figures.largest(name).peak_mb / 1024 for name in ("ingest", "attribute", "settle")}
     top["evaluate"] = plan.cores * (plan.process_mb + plan.measure_mb * plan.measures) / 1024
+    top["ingest"] += plan.served_kb * max(plan.members - figures.largest("ingest").members, 0) / 1024**2
     block = storage["control plane"] + storage["results"] + storage["claim lines and evidence"]
     dollars = {
         "first load": hours["first load"] * plan.cores * plan.core_hour,
-        "a month of days": 30 * hours["a day"] * plan.cores * plan.core_hour,
+        "a month of servers": 730 * plan.always_cores * plan.core_hour,
+        "a month of daily runs": 30 * hours["a day"] * plan.cores * plan.core_hour,
         "a month of storage": block * plan.disk_month + (storage["lake"] + storage["backups"]) * plan.object_month,
     }
     return Size(cpu, hours, top, storage, dollars)
