@@ -29,7 +29,12 @@ class Folder:
         self.folder = folder
 
     def read(
-        self, resource_type: str, columns: Any = None, bucket: int | None = None, version: int | None = None
+        self,
+        resource_type: str,
+        columns: Any = None,
+        bucket: int | None = None,
+        version: int | None = None,
+        members: pa.Array | None = None,
     ) -> pa.Table:
         structure = column_structure(resource_type)
         names = list(dict.fromkeys(name.partition(".")[0] for name in columns))  # a path is of its column
