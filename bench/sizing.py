@@ -86,7 +86,7 @@ class Plan:
     quiet: float = 1.0  # CPU seconds of that machine for one of the measured
     process_mb: int = 600  # of an evaluation's process, and of each measure in it: docs/operate/evaluations.md
     measure_mb: int = 30
-    served_kb: float = 1.0  # of a member, that serving who is in the lake holds: growth of the pulls' peaks
+    served_kb: float = 1.1  # of a member, that serving who is in the lake holds: growth of the pulls' peaks
     always_cores: int = 4  # API, worker and PostgreSQL, day and night: 7,900 reads a second on two, bench/README.md
     changed: float = 0.01  # of the members, a day
     changed_share: float = 0.037  # of a full pull that pulling these takes, bench/incremental.txt

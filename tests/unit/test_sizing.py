@@ -36,7 +36,7 @@ def test_a_size_follows_by_the_stated_formulas() -> None:
     assert found.hours["ingest"] == pytest.approx(0.5)
     assert found.cpu_hours["evaluate"] == pytest.approx(10_000 / 3600)  # fifty were measured at 10 ms a member
     assert found.hours["evaluate"] == pytest.approx(10_000 / 3600 / 2)
-    assert found.memory_gb["ingest"] == pytest.approx(2.0 + 990_000 / 1024**2)
+    assert found.memory_gb["ingest"] == pytest.approx(2.0 + 1.1 * 990_000 / 1024**2)
     assert found.memory_gb["settle"] == pytest.approx(800 / 1024)
     assert found.memory_gb["evaluate"] == pytest.approx(4 * 2.1 * 1000 / 1024)
     assert found.storage_gb["lake"] == pytest.approx(2 * 200 * 100 / 1024)
