@@ -27,8 +27,8 @@ import pyarrow.parquet as pq
 
 from bench.measures import HEAD, PEER, EachPatientAPerson, cells_of, child, machine, peer
 from fhir_gateway.cql.values.base import offsets_of, ranges
+from fhir_gateway.lake.buckets import bucket_of
 from fhir_gateway.lake.columns import belongs_to_patients
-from fhir_gateway.lake.links import bucket_of
 from fhir_gateway.lake.object_tables import open_table
 from fhir_gateway.lake.parts import BucketWriter
 from fhir_gateway.lake.store import Lake

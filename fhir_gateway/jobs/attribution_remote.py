@@ -18,8 +18,8 @@ from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.attribution_facts import Known, facilities, known_directory
 from fhir_gateway.jobs.attribution_parts import Rows, Tables, attribute_rows
 from fhir_gateway.jobs.people import people_of
+from fhir_gateway.lake.buckets import bucket_of
 from fhir_gateway.lake.claims import claims
-from fhir_gateway.lake.links import bucket_of
 from fhir_gateway.lake.store import Lake
 
 

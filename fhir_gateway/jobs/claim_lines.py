@@ -28,8 +28,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fhir_gateway.factory import Gateway
+from fhir_gateway.lake.buckets import bucket_of
 from fhir_gateway.lake.claims import DIRECTORY_TYPES, LINE_SCHEMA, claims, directory, naming
-from fhir_gateway.lake.links import bucket_of
 from fhir_gateway.lake.store import Lake
 
 #: Rows of a row group at most (a bucket's are sorted by member: in so few those of one are found by statistics), and

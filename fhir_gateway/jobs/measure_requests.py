@@ -21,7 +21,7 @@ from fhir_gateway.errors import NotFoundError
 from fhir_gateway.factory import Gateway
 from fhir_gateway.jobs.publish import REPORTER, reporter
 from fhir_gateway.jobs.subjects import Subjects
-from fhir_gateway.lake.links import bucket_of
+from fhir_gateway.lake.buckets import bucket_of
 from fhir_gateway.measures.dialect import DIALECTS, Family
 from fhir_gateway.measures.package import MeasurePackage
 

@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fhir_gateway.lake.buckets import bucket_of
 from fhir_gateway.lake.columns import table_schema
-from fhir_gateway.lake.links import bucket_of
 from fhir_gateway.lake.parts import BucketWriter
 from fhir_gateway.lake.places import side_by_side
 from fhir_gateway.lake.reading import Only, filled, footer, stored_rows

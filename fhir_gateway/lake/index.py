@@ -7,8 +7,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fhir_gateway.lake.staging import id_words
-
 
 class Index:
     """Places of different ``ids``, none of them null: their numbers, or what is given as ``places``.
@@ -44,3 +42,10 @@ class Index:
         if self._places is not None:
             number = self._places[number]
         return np.where(there, number, np.int32(-1))
+
+
+def id_words(ids: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Those of :mod:`fhir_gateway.lake.staging`, which loads the compiler: who only reads does not need it."""
+    from fhir_gateway.lake import staging
+
+    return staging.id_words(ids)

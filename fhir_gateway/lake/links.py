@@ -6,7 +6,6 @@ commit who has become another person and must move.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fhir_gateway.errors import GatewayError
+from fhir_gateway.lake.buckets import bucket_of
 from fhir_gateway.lake.index import Index
 from fhir_gateway.lake.persons import PersonAssigner, PersonHistory
 from fhir_gateway.lake.places import Place, opened
@@ -24,11 +24,6 @@ SCHEMA = pa.schema(
     [("_source", pa.string()), ("_patient", pa.string()), ("_member", pa.string()), ("_bucket", pa.int32())]
 )
 _MOVED = pa.schema([SCHEMA.field("_source"), SCHEMA.field("_patient")])
-
-
-def bucket_of(member: str, buckets: int) -> int:
-    """Bucket of a person: stable over machines, versions and time."""
-    return int.from_bytes(hashlib.blake2b(member.encode(), digest_size=8).digest(), "big") % buckets
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fhir_gateway.errors import InputError
+from fhir_gateway.lake.buckets import bucket_of
 from fhir_gateway.lake.changes import Changes, changed
 from fhir_gateway.lake.coded import Coded
 from fhir_gateway.lake.columns import belongs_to_patients, layout, table_schema
 from fhir_gateway.lake.few import FEW
 from fhir_gateway.lake.journal import Sheet, rows_like, rows_with, sheets
 from fhir_gateway.lake.kept import KeptTables
-from fhir_gateway.lake.links import bucket_of
 from fhir_gateway.lake.object_tables import open_table
 from fhir_gateway.lake.places import Place
 from fhir_gateway.lake.quarantine import QuarantinedLine, read_quarantine

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from fhir_gateway.errors import GatewayError
-from fhir_gateway.lake.links import bucket_of
+from fhir_gateway.lake.buckets import bucket_of
 from fhir_gateway.lake.store import Lake
 from tests.support.lake_pulls import MakePull, People, observation, patient
 

@@ -12,7 +12,8 @@ import pytest
 
 from fhir_gateway.errors import ConfigurationError, InputError
 from fhir_gateway.lake import store
-from fhir_gateway.lake.links import bucket_of, read_links
+from fhir_gateway.lake.buckets import bucket_of
+from fhir_gateway.lake.links import read_links
 from fhir_gateway.lake.store import Lake, buckets_for
 from fhir_gateway.lake.tables import ResourceTable
 from fhir_gateway.lake.versions import VersionLog

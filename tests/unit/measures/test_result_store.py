@@ -87,7 +87,7 @@ def test_what_a_killed_process_left_is_swept_when_it_is_old(tmp_path: Path) -> N
     store = ResultStore(tmp_path)
     store.save(result_of(NAMES[0]))
     (layout,) = tmp_path.iterdir()
-    for name, age in ((".saving-old", 100_000), (".saving-new", 0)):
+    for name, age in ((".saving-old", 1_000_000), (".saving-new", 0)):
         spool = layout / name / "spool"
         spool.parent.mkdir()
         spool.write_bytes(b"")
